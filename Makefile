@@ -1,0 +1,37 @@
+# Each target installs what it needs into .venv, pinned by constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: sweep test lint types ui bench cluster-test clean
+
+sweep: $(INSTALLED)  ## sweep digits, log to MLflow, draw the map (OPTIONS="--seeds 5")
+	$(BIN)/python sweeps/ib.py $(OPTIONS)
+
+ui: $(INSTALLED)  ## the MLflow UI on http://localhost:5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+bench: $(INSTALLED)  ## both sides of every speed claim
+	$(BIN)/python -m tests.benchmarks
+
+cluster-test: $(INSTALLED)  ## a sweep on a cluster of two Ray nodes on this machine
+	$(BIN)/pytest -m cluster tests/cluster
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

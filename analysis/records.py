@@ -1,0 +1,134 @@
+"""The trials behind a map: one row each, duplicates out, every parameter as a position among its values."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.values import MISSING, Value, distinct, parse, plain, position
+from raybd.errors import InputError
+
+REQUIRED = ("attack.name", "poison_rate", "seed", "clean_accuracy", "attack_success")
+OPTIONAL = ("run_id", "status", "key", "clean_count", "triggered_count", "error", "start_time")
+RESERVED = ("seed", "clean_accuracy", "attack_success", *OPTIONAL)
+LOGGED = {  # a column of MLflow's -> ours; the other params.* are parameters
+    "run_id": "run_id",
+    "status": "status",
+    "start_time": "start_time",
+    "tags.raybd.key": "key",
+    "tags.raybd.error": "error",
+    "metrics.accuracy/clean": "clean_accuracy",
+    "metrics.attack_success": "attack_success",
+    "metrics.count/clean": "clean_count",
+    "metrics.count/triggered": "triggered_count",
+}
+FAMILIES = (
+    "attack.name",
+    "poison_rate",
+    "train.",
+    "model.",
+    "attack.",
+)  # the order in which parameters are shown
+NO_METRICS = "finished without a clean accuracy or an attack success"
+
+
+@dataclass(frozen=True)
+class Trials:
+    """One row a trial, in order of seed, and what each parameter is there."""
+
+    rows: pd.DataFrame  # the reserved columns, and `done`: finished, with both rates
+    codes: pd.DataFrame  # a column for each parameter: position in `values`, or MISSING
+    values: dict[str, list[Value]]  # the distinct values of each parameter, sorted
+
+
+def load(experiment: str | Sequence[str], tracking_uri: str | None) -> pd.DataFrame:
+    """The canonical frame of the trials logged under `experiment`."""
+    from raybd import (
+        tracking,
+    )  # here, because it takes MLflow's seconds, which a map of a table does not need
+
+    runs = tracking.load_runs(experiment, tracking_uri)
+    if runs.empty:
+        raise InputError(f"no trial is logged in {experiment!r}")
+    columns = {ours: runs[theirs] for theirs, ours in LOGGED.items() if theirs in runs}
+    columns |= {
+        name.removeprefix("params."): _parsed(runs[name])
+        for name in map(str, runs)
+        if name.startswith("params.")
+    }
+    metrics = {
+        "clean_accuracy": float("nan"),
+        "attack_success": float("nan"),
+    }  # absent if no trial got so far
+    return pd.DataFrame(metrics | columns, index=runs.index)
+
+
+def read(frame: pd.DataFrame) -> Trials:
+    """The trials of a canonical frame.
+
+    Raises:
+        InputError: a required column is missing, or there is no trial.
+    """
+    if missing := [name for name in REQUIRED if name not in frame]:
+        raise InputError(f"missing columns: {', '.join(missing)} (needed: {', '.join(REQUIRED)})")
+    frame = _placed(frame)
+    if frame.empty:
+        raise InputError("no trial: the frame has no row that names its attack and its poison rate")
+    values = {name: distinct(frame[name]) for name in _parameters(frame)}
+    codes = pd.DataFrame({name: _positions(frame[name], values[name]) for name in values})
+    rows = _rows(frame)
+    order = _latest(rows, codes)
+    return Trials(rows.loc[order].reset_index(drop=True), codes.loc[order].reset_index(drop=True), values)
+
+
+def _placed(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have a place in a map, numbered anew."""
+    frame = frame.assign(run_id=frame["run_id"] if "run_id" in frame else frame.index.astype(str))
+    known = frame["attack.name"].notna() & frame["poison_rate"].notna()
+    if not known.all():
+        warnings.warn(f"{(~known).sum()} trials name no attack or no poison rate: left out", stacklevel=2)
+    return frame[known].reset_index(drop=True)
+
+
+def _parameters(frame: pd.DataFrame) -> list[str]:
+    def order(name: str) -> tuple[int, str]:
+        family = next((i for i, start in enumerate(FAMILIES) if name.startswith(start)), len(FAMILIES))
+        return family, name
+
+    return sorted((name for name in map(str, frame) if name not in RESERVED), key=order)
+
+
+def _rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The reserved columns with their defaults; a trial that finished without its rates counts as failed."""
+    rows = pd.DataFrame({name: frame.get(name) for name in RESERVED}, index=frame.index)
+    for name in ("clean_accuracy", "attack_success", "clean_count", "triggered_count"):
+        rows[name] = pd.to_numeric(rows[name])
+    rows["status"] = rows["status"].astype(object).fillna("FINISHED").astype(str).str.upper()
+    no_trigger = frame["attack.name"] == "none"
+    has_rates = rows["clean_accuracy"].notna() & (rows["attack_success"].notna() | no_trigger)
+    finished = rows["status"] == "FINISHED"
+    rows["error"] = rows["error"].astype(object)
+    rows.loc[finished & ~has_rates, ["status", "error"]] = ["FAILED", NO_METRICS]
+    return rows.assign(done=finished & has_rates)
+
+
+def _latest(rows: pd.DataFrame, codes: pd.DataFrame) -> pd.Index:
+    """One row a trial (same key, or same parameters and seed): of the finished ones the latest, if any."""
+    ranked = rows.sort_values("start_time", na_position="first", kind="stable")
+    ranked = ranked.sort_values("done", kind="stable")
+    keyed = ranked["key"].notna()
+    ranked = ranked[~(keyed & ranked["key"].duplicated(keep="last"))]
+    same = codes.loc[ranked.index].assign(seed=ranked["seed"]).duplicated(keep="last")
+    return ranked[~same].sort_values(["seed", "run_id"]).index
+
+
+def _parsed(column: pd.Series) -> pd.Series:
+    meaning = {text: parse(text) for text in column.unique()}
+    return pd.Series([meaning[text] for text in column], index=column.index, dtype=object)
+
+
+def _positions(column: pd.Series, values: list[Value]) -> list[int]:
+    plain_values = [plain(value) for value in column]
+    known = {value: position(value, values) for value in set(plain_values)}
+    return [MISSING if (at := known[value]) is None else at for value in plain_values]

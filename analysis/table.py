@@ -1,0 +1,46 @@
+"""The map as a table for the terminal."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.cells import Cell
+from analysis.values import written
+
+if TYPE_CHECKING:
+    from analysis.region_map import DefendedRegionMap
+
+
+def summary(region_map: "DefendedRegionMap") -> str:
+    """One line a cell: its setting, mean and standard deviation over seeds in percent, and the verdict."""
+    names = region_map.names
+    head = [*(names.short[name] for name in names.shown), "ACC %", "ASR %", "defended", "verdict"]
+    return _aligned([head, *(_line(cell, names.shown) for cell in region_map.cells)])
+
+
+def _line(cell: Cell, shown: Sequence[str]) -> list[str]:
+    failed = f" ({cell.failures} failed)" if cell.failures else ""
+    return [
+        *("-" if cell.setting[name] is None else written(cell.setting[name]) for name in shown),
+        _spread(cell.clean_accuracy),
+        _spread(cell.attack_success),
+        f"{cell.defended}/{len(cell.clean_accuracy)}",
+        cell.verdict.status + failed,
+    ]
+
+
+def _spread(rates: Sequence[float]) -> str:
+    """Mean ± standard deviation (n - 1) in percent; one seed has no deviation."""
+    known = 100 * np.array([rate for rate in rates if not np.isnan(rate)])
+    if len(known) == 0:
+        return "-"
+    return f"{known.mean():.1f}" + (f" ± {known.std(ddof=1):.1f}" if len(known) > 1 else "")
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,83 @@
+"""Values of parameters: read from text, made comparable, sorted, found again, and written."""
+
+import ast
+import math
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+
+Value = (
+    Hashable  # a number, a word, a truth value, a tuple of these, or None where a trial has no such parameter
+)
+MISSING = -1  # the position of None
+TOLERANCE = 1e-9  # two numbers this near, relative to the larger, are one value
+
+
+def parse(text: object) -> Value:
+    """The number, truth value or tuple that a logged parameter denotes, else the word; "None" is missing."""
+    if not isinstance(text, str):
+        return plain(text)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return text if isinstance(value, str | bytes | dict | set | complex) else plain(value)
+
+
+def plain(value: object) -> Value:
+    """`value` without NumPy's types; NaN and pandas' NA are None, lists are tuples, other containers text."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, list | tuple):
+        return tuple(plain(v) for v in value)
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value if isinstance(value, Hashable) else str(value)
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` has a place on a scale (truth values have none)."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def same(a: Value, b: Value) -> bool:
+    """Equal, or numbers within the tolerance."""
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return isinstance(a, bool) == isinstance(b, bool) and math.isclose(a, b, rel_tol=TOLERANCE)
+    return a == b
+
+
+def distinct(values: Iterable[Value]) -> list[Value]:
+    """Each value once, None left out: numbers in rising order, then the rest by their text."""
+    ordered = sorted({plain(v) for v in values} - {None}, key=_order)
+    return [v for i, v in enumerate(ordered) if i == 0 or not same(ordered[i - 1], v)]
+
+
+def position(value: Value, among: Sequence[Value]) -> int | None:
+    """Where `value` stands `among` values, MISSING for None, and None where it is not there."""
+    value = plain(value)
+    if value is None:
+        return MISSING
+    return next((i for i, other in enumerate(among) if same(value, other)), None)
+
+
+def nearest(value: Value, among: Sequence[Value]) -> list[Value]:
+    """The measured neighbours of a number, one on either side; all of `among` for what has no scale."""
+    numbers = [v for v in among if isinstance(v, int | float) and is_number(v)]
+    if not isinstance(value, int | float) or not is_number(value) or not numbers:
+        return list(among)
+    below, above = [v for v in numbers if v < value], [v for v in numbers if v > value]
+    return [*below[-1:], *above[:1]]
+
+
+def written(value: Value) -> str:
+    """`value` as a person would type it."""
+    return f"{value:g}" if isinstance(value, int | float) and is_number(value) else str(value)
+
+
+def _order(value: Value) -> tuple[int, float, str]:
+    if isinstance(value, int | float) and is_number(value):
+        return 0, value, ""
+    return 1, 0.0, str(value)

@@ -1,0 +1,111 @@
+"""What the map says about a setting."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from analysis.values import Value, written
+
+Status = Literal["defended", "undefended", "uncertain", "unmeasured"]
+STATUSES: tuple[Status, ...] = ("defended", "undefended", "uncertain", "unmeasured")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A rate in [0, 1] (NaN if unknown) and its 90 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if math.isnan(self.value):
+            return "not measured"
+        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
+
+
+NOTHING = Estimate(math.nan, 0.0, 1.0)  # what is known of a rate that was not measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether the backdoor is held off at a setting, and what that rests on."""
+
+    setting: Mapping[str, Value]  # by the names the axes go by
+    status: Status
+    reason: str
+    probability: float = math.nan  # that a new seed is defended; NaN if nothing is known
+    clean_accuracy: Estimate = NOTHING
+    attack_success: Estimate = NOTHING
+    seeds: int = 0  # finished; of several cells, in the one that has fewest
+    evidence: tuple[str, ...] = ()  # run ids, nearest first
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{name}={written(value)}" for name, value in self.setting.items())
+        if self.status == "unmeasured":
+            return f"unmeasured at {where or 'any setting'}\n  why             {self.reason}"
+        chance = "unknown" if math.isnan(self.probability) else f"{self.probability:.0%}"
+        return "\n".join(
+            [
+                f"{self.status} at {where or 'every setting'}",
+                f"  clean accuracy  {self.clean_accuracy}",
+                f"  attack success  {self.attack_success}",
+                f"  probability     {chance} that a new seed is defended",
+                f"  why             {self.reason}",
+                f"  evidence        {_few(self.evidence)}",
+            ]
+        )
+
+    def row(self) -> dict[str, Any]:
+        """Its numbers, for a line of a table."""
+        numbers: dict[str, Any] = {
+            "status": self.status,
+            "probability": self.probability,
+            "seeds": self.seeds,
+        }
+        for name in ("clean_accuracy", "attack_success"):
+            rate: Estimate = getattr(self, name)
+            numbers |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
+        return numbers
+
+
+def pooled(verdicts: Sequence[Verdict], setting: Mapping[str, Value], free: Mapping[str, int]) -> Verdict:
+    """The conservative verdict on several cells: what holds for every one, and `uncertain` where they differ.
+
+    Args:
+        verdicts: one for each cell.
+        setting: what the cells have in common.
+        free: how many values each axis takes that they differ in.
+    """
+    counts = Counter(verdict.status for verdict in verdicts)
+    over = " x ".join(f"{name} ({number})" for name, number in free.items())
+    parts = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    measured = [verdict for verdict in verdicts if verdict.status != "unmeasured"]
+    why = "" if measured else f" ({verdicts[0].reason})"
+    return Verdict(
+        setting=setting,
+        status=verdicts[0].status if len(counts) == 1 else "uncertain",
+        reason=f"{len(verdicts)} cells match, over {over}: {parts}{why}",
+        probability=float(np.min([v.probability for v in measured], initial=1.0)) if measured else math.nan,
+        clean_accuracy=_hull([v.clean_accuracy for v in measured]),
+        attack_success=_hull([v.attack_success for v in measured]),
+        seeds=min((v.seeds for v in measured), default=0),
+        evidence=tuple(run for verdict in measured for run in verdict.evidence),
+    )
+
+
+def _hull(estimates: Sequence[Estimate]) -> Estimate:
+    known = [e for e in estimates if not math.isnan(e.value)]
+    if not known:
+        return NOTHING
+    mean = float(np.mean([e.value for e in known]))
+    return Estimate(mean, min(e.low for e in known), max(e.high for e in known))
+
+
+def _few(runs: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(runs) - most} more" if len(runs) > most else ""
+    return f"{len(runs)} trials: {', '.join(runs[:most])}{more}"

@@ -1,0 +1,135 @@
+"""TrialConfig: everything that decides a trial's outcome, and nothing else."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from raybd.attacks import ATTACKS, Attack, BadNets, NoAttack
+from raybd.data import check_name
+from raybd.defences import DEFENCES, Defence, NoDefence
+from raybd.models import check_model
+from raybd.plugins import build, spec, unknown
+from raybd.training import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network."""
+
+    name: str = "small_cnn"
+    width: float = 1.0  # multiplies the channels
+    depth: int | None = None  # None: the architecture's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """One trial. Two configs with the same key give the same numbers on the same device."""
+
+    data: str = "digits"
+    fingerprint: str = ""  # of the data; "" where it is not known yet
+    validation: float = 0.0  # share of the training set that is set aside
+    attack: Attack = field(default_factory=BadNets)
+    poison_rate: float = 0.05
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    probes: tuple[int, ...] = ()  # epochs to measure at besides the last; (): 1, 2, 3, 4, 8, 16, ...
+    defence: Defence = field(default_factory=NoDefence)
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested JSON types with every default written out."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["attack"] = spec(ATTACKS, self.attack)
+        plain["defence"] = spec(DEFENCES, self.defence)
+        plain |= {"model": asdict(self.model), "train": asdict(self.train)}
+        result: dict[str, Any] = json.loads(json.dumps(plain))
+        return result
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "TrialConfig":
+        """The config that `to_dict` wrote."""
+        parts = dict(plain)
+        parts["attack"] = build("attack", ATTACKS, plain["attack"])
+        parts["defence"] = build("defence", DEFENCES, plain["defence"])
+        parts["model"] = ModelConfig(**plain["model"])
+        parts["train"] = TrainConfig(**plain["train"])
+        parts["probes"] = tuple(plain["probes"])
+        return cls(**parts)
+
+    @cached_property
+    def key(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the sorted JSON.
+
+        A user's own images count by their pixels, not by the path they happen to lie at.
+        """
+        plain = self.to_dict()
+        if self.fingerprint:
+            plain["data"] = self.data.split(":")[0]
+        text = json.dumps(plain, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Every setting by its flattened name, as MLflow and the map know it: attack.name, train.weight_decay, ..."""
+        return _flat(self.to_dict())
+
+    @property
+    def label(self) -> str:
+        """A short name for people, for instance "badnets 0.05 width=0.5 seed=1"."""
+        train, model = self.train, self.model
+        return (
+            f"{spec(ATTACKS, self.attack)['name']} {self.poison_rate:g} {model.name} width={model.width:g} "
+            f"wd={train.weight_decay:g} lr={train.learning_rate:g} epochs={train.epochs} seed={self.seed}"
+        )
+
+    def problems(self) -> list[str]:
+        """Everything wrong with this config that can be told without its data."""
+        found = check_name(self.data)
+        found += [] if 0 <= self.validation < 1 else [f"validation {self.validation:g} is not in [0, 1)"]
+        found += [] if 0 <= self.poison_rate <= 1 else [f"poison rate {self.poison_rate:g} is not in [0, 1]"]
+        if isinstance(self.attack, NoAttack) and self.poison_rate:
+            found.append(f"attack none cannot poison: its rate must be 0, not {self.poison_rate:g}")
+        if self.model.width <= 0:
+            found.append(f"width {self.model.width:g} must be above 0")
+        found += [f"probe epoch {p} must be at least 1" for p in self.probes if p < 1]
+        return found + _train_problems(self.train)
+
+    def data_problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+        """Everything wrong with this config on images of `shape` with `classes` classes."""
+        model = self.model
+        return self.attack.check(shape, classes) + check_model(
+            model.name, shape, classes, model.width, model.depth
+        )
+
+
+def _train_problems(train: TrainConfig) -> list[str]:
+    at_least = {"epochs": 1, "batch_size": 2, "crop": 0, "patience": 0}
+    found = [
+        f"{name} {getattr(train, name)} must be at least {least}"
+        for name, least in at_least.items()
+        if getattr(train, name) < least
+    ]
+    if not train.learning_rate > 0:
+        found.append(f"learning rate {train.learning_rate:g} must be above 0")
+    if not train.weight_decay >= 0:
+        found.append(f"weight decay {train.weight_decay:g} must not be negative")
+    found += [] if 0 <= train.momentum < 1 else [f"momentum {train.momentum:g} is not in [0, 1)"]
+    found += [] if 0 <= train.label_smoothing < 1 else [f"label smoothing {train.label_smoothing:g} is not in [0, 1)"]
+    for name, allowed in {
+        "optimizer": ("sgd", "adamw"),
+        "schedule": ("one_cycle", "cosine", "constant"),
+        "precision": ("auto", "fp32", "bf16"),
+        "memory_format": ("auto", "contiguous", "channels_last"),
+    }.items():
+        found += unknown(name, [getattr(train, name)], allowed)
+    return found
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

@@ -1,0 +1,79 @@
+"""Image data by name: a line in `DATASETS` is all that a new source needs."""
+
+import os
+from pathlib import Path
+
+from raybd.data.cache import DEFAULT_ROOT, cached
+from raybd.data.digits import Digits
+from raybd.data.folder import Folder
+from raybd.data.npz import Npz
+from raybd.data.reader import Reader
+from raybd.data.split import split_validation
+from raybd.data.torchvision_sets import CIFAR10, CIFAR100, FASHION_MNIST, GTSRB, MNIST, SVHN
+from raybd.errors import InputError
+from raybd.plugins import unknown
+from raybd.types import Data
+
+__all__ = ["AUGMENTATION", "DATASETS", "augmentation", "check_name", "data_root", "load", "split_validation"]
+
+DATASETS: dict[str, Reader] = {
+    "digits": Digits(),
+    "mnist": MNIST,
+    "fashion_mnist": FASHION_MNIST,
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "gtsrb": GTSRB,
+    "svhn": SVHN,
+    "npz": Npz(),
+    "folder": Folder(),
+}
+FROM_PATH = ("npz", "folder")
+
+AUGMENTATION: dict[str, tuple[int, bool]] = {  # padding before a random crop (pixels), horizontal flips
+    "digits": (0, False),
+    "mnist": (0, False),
+    "fashion_mnist": (0, False),
+    "cifar10": (4, True),
+    "cifar100": (4, True),
+    "gtsrb": (4, False),
+    "svhn": (4, False),
+}
+
+
+def load(name: str, root: str | Path | None = None) -> Data:
+    """The data set `name`: one of `DATASETS`, or `npz:PATH` or `folder:PATH`.
+
+    A relative PATH starts at the working directory. Sets other than digits are converted once and then
+    mapped into memory from a cache file (see `raybd.data.cache`).
+
+    Raises:
+        InputError: the name is unknown, or the files are missing, corrupt or no data set.
+    """
+    if problems := check_name(name):
+        raise InputError(problems)
+    kind, _, path = name.partition(":")
+    home = data_root(root)
+    where = Path(path).expanduser().absolute() if path else home
+    return cached(name, DATASETS[kind], where, home)
+
+
+def check_name(name: str) -> list[str]:
+    """What is wrong with `name`, as far as can be told without looking for files; empty if nothing is."""
+    kind, colon, path = name.partition(":")
+    if problems := unknown("data set", [kind], DATASETS):
+        return problems
+    if kind in FROM_PATH and not path:
+        return [f"data set {kind} needs a path: {kind}:PATH, not {name!r}"]
+    if kind not in FROM_PATH and colon:
+        return [f"data set {kind} takes no path: {kind}, not {name!r}; it is read from the data root"]
+    return []
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """`root`, else the environment's RAYBD_DATA, else ~/.cache/raybd/data, as an absolute path."""
+    return Path(root or os.environ.get("RAYBD_DATA") or DEFAULT_ROOT).expanduser().absolute()
+
+
+def augmentation(name: str) -> tuple[int, bool]:
+    """Crop padding (pixels) and flips as is customary for `name`; none of either if no custom is known."""
+    return AUGMENTATION.get(name, (0, False))

@@ -1,0 +1,49 @@
+"""What is known of a data set from its pixels and labels alone."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from raybd.data.reader import Raw
+from raybd.types import Data
+
+STD_FLOOR = 1e-3
+
+
+def describe(name: str, raw: Raw) -> Data:
+    """`raw` with its fingerprint and the mean and deviation of its training images."""
+    mean, std = mean_std(raw.train.x)
+    return Data(name, raw.train, raw.test, raw.classes, fingerprint(raw), mean, std)
+
+
+def fingerprint(raw: Raw) -> str:
+    """16 hex digits: SHA-256 of shape and bytes of the training images and labels, then of the test ones.
+
+    Class names and the place the images came from do not count; their order does.
+    """
+    digest = hashlib.sha256()
+    for half in (raw.train, raw.test):
+        for values in (half.x.numpy(), half.y.numpy().astype("<i8", copy=False)):
+            digest.update(str(values.shape).encode())
+            digest.update(values.tobytes() if not values.flags.c_contiguous else values.data)
+    return digest.hexdigest()[:16]
+
+
+def mean_std(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population deviation of each channel of `x` (N, C, H, W) uint8, in [0, 1].
+
+    Exact sums over the 256 values a pixel can have. No deviation is below `STD_FLOOR`: a channel
+    that is the same everywhere can still be divided by it.
+    """
+    moments = [_moments(x[:, channel]) for channel in range(x.shape[1])]
+    return tuple(mean for mean, _ in moments), tuple(std for _, std in moments)
+
+
+def _moments(channel: Tensor) -> tuple[float, float]:
+    counts = torch.bincount(channel.reshape(-1), minlength=256).tolist()
+    total = sum(counts)
+    first = sum(value * count for value, count in enumerate(counts))
+    second = sum(value**2 * count for value, count in enumerate(counts))
+    variance = (second * total - first**2) / total**2
+    return first / total / 255, max(variance**0.5 / 255, STD_FLOOR)

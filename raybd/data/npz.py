@@ -1,0 +1,116 @@
+"""Arrays in a .npz file."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from raybd.data.reader import Array, Raw, array_problems, checked, shorten, stamp_of
+from raybd.errors import InputError
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Npz:
+    """`x_train`, `x_test` uint8, `y_train`, `y_test` integers 0 to C-1, and, if wanted, C names in `classes`.
+
+    Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3.
+    """
+
+    def stamp(self, where: Path) -> str:
+        """Of the file's size and time."""
+        if not where.is_file():
+            raise InputError(f"npz:{where}: there is no such file")
+        return stamp_of([where], where.parent)
+
+    def read(self, where: Path) -> Raw:
+        """The arrays of the file `where`."""
+        source = f"npz:{where}"
+        stored, problems = _stored(where)
+        names = stored.pop("classes", None)
+        classes, arrays = None if names is None else _names(names), {}
+        for key, value in stored.items():
+            if problem := _dtype_problem(key, value) or _shape_problem(key, value):
+                problems.append(problem)
+            else:
+                arrays[key] = _nchw(value) if key.startswith("x") else value
+        if problems:
+            problems += array_problems(arrays, classes)
+            raise InputError(f"{source}: {problem}" for problem in problems)
+        return checked(source, arrays, classes)
+
+
+def _stored(path: Path) -> tuple[dict[str, Array], list[str]]:
+    """The arrays of `path` that can be read, and what is wrong with the others."""
+    try:
+        file = np.load(path, allow_pickle=False)
+    except UNREADABLE as error:
+        raise InputError(f"npz:{path}: not a .npz file of plain arrays ({error})") from error
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise InputError(f"npz:{path}: one array alone, not a .npz file; numpy.savez writes one")
+    with file:
+        return _entries(file)
+
+
+def _entries(file: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
+    arrays, problems = {}, []
+    if missing := [key for key in KEYS if key not in file]:
+        problems.append(f"no {', '.join(missing)} (there is {shorten(sorted(file)) or 'nothing'})")
+    for key in (key for key in (*KEYS, "classes") if key in file):
+        try:
+            arrays[key] = file[key]
+        except UNREADABLE as error:
+            problems.append(f"{key} cannot be read ({error}); pickled objects are refused: save plain arrays")
+    return arrays, problems
+
+
+def _names(names: Array) -> list[str]:
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names.reshape(-1).tolist()]
+
+
+def _dtype_problem(key: str, value: Array) -> str | None:
+    if key.startswith("y"):
+        fine, wanted, cure = value.dtype.kind in "iu", "integers", "y.astype(numpy.int64)"
+    else:
+        fine, wanted, cure = value.dtype == np.uint8, "uint8 in 0-255", _cure(value)
+    return None if fine else f"{key} is {value.dtype}{_span(value)}, must be {wanted}: {cure}"
+
+
+def _span(value: Array) -> str:
+    if value.dtype.kind not in "iuf" or not value.size:
+        return ""
+    return f" from {value.min():g} to {value.max():g}"
+
+
+def _cure(x: Array) -> str:
+    if x.dtype.kind == "b":
+        return "x.astype(numpy.uint8) * 255"
+    if x.dtype.kind == "f" and x.size and x.min() >= 0 and x.max() <= 1:
+        return "(x * 255).round().astype(numpy.uint8)"
+    if x.dtype.kind == "f" and x.size and x.min() < 0 and x.min() >= -1 and x.max() <= 1:
+        return "((x + 1) * 127.5).round().astype(numpy.uint8) if it was scaled to [-1, 1]"
+    return "bring it to 0-255, then x.round().astype(numpy.uint8)"
+
+
+def _shape_problem(key: str, value: Array) -> str | None:
+    if key.startswith("y"):
+        return None if value.ndim == 1 else f"{key} is {value.shape}, must be (N,): one label for each image"
+    if value.ndim == 3:
+        return None
+    last = value.ndim == 4 and value.shape[3] in (1, 3)
+    first = value.ndim == 4 and value.shape[1] in (1, 3)
+    if last and first:
+        return f"{key} is {value.shape}: channels could be first or last; no side of an image may be 1 or 3"
+    wanted = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3"
+    return None if last or first else f"{key} is {value.shape}, must be {wanted}"
+
+
+def _nchw(x: Array) -> Array:
+    if x.ndim == 3:
+        return x[:, None]
+    return x if x.shape[1] in (1, 3) else x.transpose(0, 3, 1, 2)

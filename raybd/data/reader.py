@@ -1,0 +1,117 @@
+"""What every reader of images gives back, and the checks that all of them share."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from raybd.errors import InputError
+from raybd.types import Images
+
+Array = npt.NDArray[Any]
+HALVES = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set as it was read: its two halves and its class names."""
+
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+
+
+class Reader(Protocol):
+    """One family of data sets. `where` is the data root, or the path after `npz:` or `folder:`."""
+
+    def stamp(self, where: Path) -> str | None:
+        """What changes when the source does: "" where no source is there, None where a cache is of no use.
+
+        Raises:
+            InputError: the source cannot be a data set, as far as a look at its files tells.
+        """
+
+    def read(self, where: Path) -> Raw:
+        """The images, read from the source itself.
+
+        Raises:
+            InputError: with every problem found in the source.
+        """
+
+
+def stamp_of(paths: Iterable[Path], base: Path) -> str:
+    """A hash of the names under `base`, sizes and modification times (ns) of `paths`; "" for none."""
+    lines = []
+    for path in sorted(paths):
+        stat = path.stat()
+        lines.append(f"{path.relative_to(base).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
+
+
+def checked(source: str, arrays: Mapping[str, Array], classes: Sequence[str] | None = None) -> Raw:
+    """The data set of `x_train`, `x_test` (N, C, H, W) uint8 and `y_train`, `y_test` (N,) integers.
+
+    Raises:
+        InputError: as `array_problems`, each line opened by `source`.
+    """
+    if problems := array_problems(arrays, classes):
+        raise InputError(f"{source}: {problem}" for problem in problems)
+    names = classes or [str(label) for label in np.unique(arrays["y_train"])]
+    train, test = (_images(arrays[f"x_{half}"], arrays[f"y_{half}"]) for half in HALVES)
+    return Raw(train, test, tuple(names))
+
+
+def array_problems(arrays: Mapping[str, Array], classes: Sequence[str] | None) -> list[str]:
+    """All that keeps `arrays` from being a data set; of absent arrays nothing is said."""
+    problems = []
+    for half in HALVES:
+        x, y = arrays.get(f"x_{half}"), arrays.get(f"y_{half}")
+        if (x is not None and not x.size) or (y is not None and not y.size):
+            problems.append(f"the {half} half is empty")
+        if x is not None and y is not None and len(x) != len(y):
+            problems.append(f"{len(x)} {half} images but {len(y)} {half} labels")
+    if "x_train" in arrays and "x_test" in arrays:
+        train, test = arrays["x_train"].shape[1:], arrays["x_test"].shape[1:]
+        if train != test:
+            problems.append(
+                f"training images are {train} but test images {test} (C, H, W): make them the same"
+            )
+    if "y_train" in arrays and "y_test" in arrays and arrays["y_train"].size:
+        problems += _label_problems(arrays["y_train"], arrays["y_test"], classes)
+    return problems
+
+
+def shorten(values: Iterable[Any], most: int = 10) -> str:
+    """`values` with commas, and how many more there are beyond `most`."""
+    values = list(values)
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(str(value) for value in values[:most]) + more
+
+
+def _label_problems(train: Array, test: Array, classes: Sequence[str] | None) -> list[str]:
+    problems = []
+    seen = np.unique(train)
+    count = len(classes) if classes else len(seen)
+    if count < 2:
+        problems.append(f"{count} class only ({shorten(seen)}): at least 2 are needed")
+    if not np.array_equal(seen, np.arange(count)):
+        named = " (there are that many class names)" if classes else ""
+        problems.append(
+            f"training labels are {shorten(seen)}: they must be 0 to {count - 1}{named}, each at least once; "
+            "numpy.unique(labels, return_inverse=True)[1] renumbers them"
+        )
+    if len(extra := np.setdiff1d(test, seen)):
+        problems.append(f"test labels that no training image has: {shorten(extra)}")
+    return problems
+
+
+def _images(x: Array, y: Array) -> Images:
+    # torch takes over numpy's memory and so needs it whole and its own
+    return Images(
+        torch.from_numpy(np.require(x, requirements=["C", "W"])), torch.from_numpy(y.astype(np.int64))
+    )

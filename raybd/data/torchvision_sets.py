@@ -1,0 +1,121 @@
+"""The sets that torchvision knows, read from the files it keeps under the data root."""
+
+import http.client
+import socket
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from raybd.data.cache import writable
+from raybd.data.halves import Half, cifar, gtsrb, idx, packed, svhn
+from raybd.data.reader import HALVES, Raw, checked, stamp_of
+from raybd.errors import InputError
+
+TIMEOUT = 20.0  # seconds without a byte, after which a download is given up
+BROKEN = (OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error)
+OFFLINE = (OSError, RuntimeError, EOFError, http.client.HTTPException, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class TorchvisionSet:
+    """One set: its class in torchvision.datasets, the files it needs, and how one half of it is read."""
+
+    kind: str  # the class
+    files: tuple[str, ...]  # under the root
+    half: Callable[[Any, Path, str], Half]  # class, root, and "train" or "test"
+    choice: Literal["train", "split"]  # how the class is told which half: train=True or split="train"
+
+    def stamp(self, where: Path) -> str:
+        """Of the sizes and times of the files under the root `where`, "" where none is there."""
+        return stamp_of((path for path in self._paths(where).values() if path.exists()), where)
+
+    def read(self, where: Path) -> Raw:
+        """The set under the root `where`, downloaded first if files are missing and the root is writable."""
+        if self._missing(where):
+            self._download(where)
+        read = {half: self._half(where, half) for half in HALVES}
+        arrays = {f"x_{half}": read[half].x for half in HALVES} | {
+            f"y_{half}": read[half].y for half in HALVES
+        }
+        return checked(f"{self.kind} under {where}", arrays, read["train"].classes)
+
+    def _half(self, root: Path, half: str) -> Half:
+        try:
+            return self.half(self._cls(), root, half)
+        except BROKEN as error:
+            raise InputError(
+                f"{self.kind}: files under {root} are corrupt or not the originals ({error}); they are "
+                f"{', '.join(self.files)}. Delete them and get them again: {self._recipe(root)}. Pixels of "
+                "your own are read from npz:PATH or folder:PATH"
+            ) from error
+
+    def _cls(self) -> Any:
+        from torchvision import datasets
+
+        return getattr(datasets, self.kind)
+
+    def _choices(self) -> list[dict[str, str | bool]]:
+        return [{self.choice: half == "train" if self.choice == "train" else half} for half in HALVES]
+
+    def _paths(self, root: Path) -> dict[str, Path]:
+        return {file: packed(root / file) for file in self.files}
+
+    def _missing(self, root: Path) -> list[str]:
+        return [file for file, path in self._paths(root).items() if not path.exists()]
+
+    def _download(self, root: Path) -> None:
+        reason = "the root cannot be written to, so no download was tried"
+        if writable(root):
+            try:
+                with _timeout(TIMEOUT):
+                    for choice in self._choices():
+                        self._cls()(root, **choice, download=True)
+                reason = "the download left them out"
+            except OFFLINE as error:
+                reason = f"the download failed ({error})"
+        if missing := self._missing(root):
+            raise InputError(
+                f"{self.kind}: missing under the data root {root}: {', '.join(missing)}; {reason}. "
+                f"Where there is a network, run {self._recipe(root)}, and copy the files here; "
+                "RAYBD_DATA names another root"
+            )
+
+    def _recipe(self, root: Path) -> str:
+        flags = [f"{key}={value!r}" for choice in self._choices() for key, value in choice.items()]
+        calls = "; ".join(f"d.{self.kind}({str(root)!r}, {flag}, download=True)" for flag in flags)
+        return f'python -c "import torchvision.datasets as d; {calls}"'
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """torchvision sets no time limit of its own: a dead connection would hang for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _raw(kind: str) -> tuple[str, ...]:
+    parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    return tuple(f"{kind}/raw/{part}-ubyte" for part in parts)
+
+
+def _under(folder: str, *files: str) -> tuple[str, ...]:
+    return tuple(f"{folder}/{file}" for file in files)
+
+
+BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+SIGNS = ("GTSRB/Training", "GTSRB/Final_Test/Images", "GT-final_test.csv")
+
+MNIST = TorchvisionSet("MNIST", _raw("MNIST"), idx, "train")
+FASHION_MNIST = TorchvisionSet("FashionMNIST", _raw("FashionMNIST"), idx, "train")
+CIFAR10 = TorchvisionSet("CIFAR10", _under("cifar-10-batches-py", *BATCHES), cifar, "train")
+CIFAR100 = TorchvisionSet("CIFAR100", _under("cifar-100-python", "train", "test", "meta"), cifar, "train")
+GTSRB = TorchvisionSet("GTSRB", _under("gtsrb", *SIGNS), gtsrb, "split")
+SVHN = TorchvisionSet("SVHN", ("train_32x32.mat", "test_32x32.mat"), svhn, "split")

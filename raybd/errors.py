@@ -1,0 +1,23 @@
+"""The errors a user meets. Imports nothing of raybd."""
+
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What the user asked for cannot be done; raised before any work, with every problem found at once."""
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type["InputError"], tuple[list[str]]]:
+        """Survive the way back from a worker, which pickles errors."""
+        return InputError, (self.problems,)
+
+
+class GateError(ValueError):
+    """A poisoned set is not what was asked for; raised before any training."""
+
+
+class DivergedError(RuntimeError):
+    """A training that led nowhere: a loss that is no number, or one class predicted for every image."""

@@ -1,0 +1,56 @@
+"""The pictures of a trial: what the trigger looks like, and how training went."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from raybd.types import Images
+
+TILE = 72  # pixels of one example in the picture
+ROWS = ("clean", "triggered", "difference")
+CURVES = {
+    "clean accuracy": ("accuracy/clean", "-", "o"),
+    "attack success": ("attack_success", "--", "s"),
+    "robust accuracy": ("accuracy/robust", ":", "^"),
+}
+
+
+def draw_examples(clean: Images, triggered: Images, path: Path) -> None:
+    """Write a PNG: the same images clean and with the trigger, and where they differ (the largest change is white)."""
+    before, after = clean.x.cpu().numpy(), triggered.x.cpu().numpy()
+    change = np.abs(after.astype(int) - before.astype(int))
+    change = (change * (255 / max(change.max(), 1))).astype(np.uint8)
+    canvas = Image.new("RGB", (90 + len(before) * (TILE + 4), len(ROWS) * (TILE + 4) + 4), "white")
+    pen = ImageDraw.Draw(canvas)
+    for row, (name, images) in enumerate(zip(ROWS, (before, after, change), strict=True)):
+        top = 4 + row * (TILE + 4)
+        pen.text((6, top + TILE // 2 - 5), name, fill="black")
+        for column, image in enumerate(images):
+            canvas.paste(_tile(image), (90 + column * (TILE + 4), top))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path)
+
+
+def draw_curves(journal: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """Write a PNG: accuracies at the probes on the left, training loss of every epoch on the right."""
+    figure = Figure(figsize=(9, 3.2), dpi=80, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for label, (name, line, mark) in CURVES.items():
+        seen = [(entry["epoch"], entry["metrics"][name]) for entry in journal if name in entry["metrics"]]
+        left.plot(*zip(*seen, strict=True), line, marker=mark, markersize=4, label=label)
+    left.set(xlabel="epoch", ylabel="share of test images", ylim=(-0.03, 1.03))
+    left.legend(fontsize="small")
+    right.plot([entry["epoch"] for entry in journal], [entry["metrics"]["loss/train"] for entry in journal])
+    right.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
+    figure.suptitle(title, fontsize="medium")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _tile(image: np.ndarray) -> Image.Image:
+    pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    return Image.fromarray(pixels).convert("RGB").resize((TILE, TILE), Image.Resampling.NEAREST)

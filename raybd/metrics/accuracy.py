@@ -1,0 +1,80 @@
+"""Accuracy, attack success and robust accuracy, each with its denominator named, from one table of predictions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raybd.types import Evidence
+
+
+def accuracy(prediction: Tensor, wanted: Tensor, among: Tensor | None = None) -> float:
+    """Share of `prediction` (N,) equal to `wanted` (N,), among the images of the mask `among` (N,); nan if none."""
+    hit = prediction == wanted
+    return float((hit if among is None else hit[among]).double().mean())
+
+
+def attack_success(table: dict[str, Tensor], convention: str = "raybd") -> float:
+    """Share of triggered test images that are predicted as the attacker wants.
+
+    `table` holds (N,) tensors: true, wanted, measured, clean_prediction, triggered_prediction. Conventions:
+    raybd, backdoorbench, vibe: without the images of the target class; backdoorbox, mithridates: all images, those
+    of the target class too, which flatters the attack by their share; flipped: only images that the same network
+    gets right without the trigger.
+    """
+    among = {
+        "raybd": table["measured"],
+        "backdoorbench": table["measured"],
+        "vibe": table["measured"],
+        "backdoorbox": torch.ones_like(table["measured"]),
+        "mithridates": torch.ones_like(table["measured"]),
+        "flipped": table["measured"] & (table["clean_prediction"] == table["true"]),
+    }[convention]
+    return accuracy(table["triggered_prediction"], table["wanted"], among)
+
+
+def per_sample(seen: Evidence) -> dict[str, Tensor]:
+    """The table that every accuracy is read from: one row a test image."""
+    return {
+        "true": seen.data.test.y,
+        "wanted": seen.triggered.y,
+        "measured": seen.measured,
+        "clean_prediction": seen.clean_logits.argmax(1),
+        "triggered_prediction": seen.triggered_logits.argmax(1),
+    }
+
+
+def accuracies(seen: Evidence) -> dict[str, float]:
+    """Clean accuracy, attack success rate and robust accuracy, with the counts they are shares of."""
+    table = per_sample(seen)
+    return {
+        "accuracy/clean": accuracy(table["clean_prediction"], table["true"]),
+        "attack_success": attack_success(table),
+        "accuracy/robust": accuracy(table["triggered_prediction"], table["true"], table["measured"]),
+        "count/clean": float(len(table["true"])),
+        "count/triggered": float(table["measured"].sum()),
+    }
+
+
+def class_accuracies(seen: Evidence) -> dict[str, float]:
+    """Clean accuracy of each class that has test images."""
+    true, hit = seen.data.test.y, seen.clean_logits.argmax(1) == seen.data.test.y
+    classes = len(seen.data.classes)
+    count = torch.bincount(true, minlength=classes)
+    share = torch.bincount(true[hit], minlength=classes) / count
+    return {f"accuracy/class/{c}": s for c, (s, n) in enumerate(zip(share.tolist(), count.tolist(), strict=True)) if n}
+
+
+def losses(seen: Evidence) -> dict[str, float]:
+    """Cross-entropy in nats: on clean test images, and of triggered ones towards what the attacker wants."""
+    among = seen.measured
+    return {
+        "loss/clean": float(F.cross_entropy(seen.clean_logits, seen.data.test.y)),
+        "loss/triggered": float(F.cross_entropy(seen.triggered_logits[among], seen.triggered.y[among])),
+    }
+
+
+def validation_accuracy(seen: Evidence) -> dict[str, float]:
+    """Accuracy on the part of the training set that was set aside, where the trial asked for one."""
+    if seen.data.validation is None or seen.validation_logits is None:
+        return {}
+    return {"accuracy/validation": accuracy(seen.validation_logits.argmax(1), seen.data.validation.y)}

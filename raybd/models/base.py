@@ -1,0 +1,88 @@
+"""What every classifier of raybd is: images in [0, 1] -> normalised -> features -> head."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor, nn
+
+from raybd.errors import InputError
+
+Shape = tuple[int, int, int]  # (C, H, W) of one image
+
+
+class Classifier(nn.Module, ABC):
+    """A network that normalises its own input, with the last linear layer apart from the rest.
+
+    Normalising inside lets attacks and defences work on plain images in [0, 1].
+    """
+
+    head: nn.Linear  # (N, D) features -> (N, classes) logits
+    mean: Tensor  # (1, C, 1, 1), of each channel in [0, 1]
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1))
+
+    @property
+    def feature_size(self) -> int:
+        """D, the number of features that the head reads."""
+        return self.head.in_features
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """`x` (N, C, H, W) in [0, 1] with each channel at mean 0 and deviation 1 over the training images."""
+        return (x - self.mean) / self.std
+
+    @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """The pooled last block (N, D) of the *normalised* images `x` (N, C, H, W)."""
+
+    @final
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits (N, classes) of the images `x` (N, C, H, W) in [0, 1]."""
+        logits: Tensor = self.head(self.features(self.normalise(x)))
+        return logits
+
+
+class Builder(Protocol):
+    """Makes an untrained model for images of `shape`; keyword settings (width, depth) as it has them.
+
+    Its weights come from torch's global generator and nothing else.
+    """
+
+    def __call__(  # noqa: D102
+        self, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], **settings: Any
+    ) -> nn.Module: ...
+
+
+def require(*rules: tuple[bool, str]) -> None:
+    """Raise one InputError with the text of every one of `rules` that does not hold."""
+    if problems := [text for holds, text in rules if not holds]:
+        raise InputError(problems)
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded, and at least 4."""
+    return max(4, round(channels * width))
+
+
+def trial(name: str, model: nn.Module, shape: Shape, classes: int) -> None:
+    """Send one zero image of `shape` through `model`, in eval mode and with no gradient.
+
+    Raises:
+        InputError: the model cannot take the image, or its logits are not (1, classes).
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, *shape))
+    except Exception as error:
+        raise InputError(f"model {name} cannot take an image of shape {shape}: {error}") from error
+    finally:
+        model.train(training)
+    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    require((got == (1, classes), f"model {name} must return logits (1, {classes}) for one image, got {got}"))

@@ -1,0 +1,147 @@
+"""A trial on disk: one folder that holds everything the tracking store will, so that a lost store loses no trial.
+
+    journal.jsonl   one line an epoch, as it ends      trial.json       settings, status, last numbers, environment
+    per_sample.npz  predictions and roles              figures/*.png    what a person looks at
+    sent.json       what the tracking store has        checkpoint.pt    while it runs
+
+Imports no torch and no MLflow.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raybd.errors import InputError
+
+FINISHED, FAILED = "FINISHED", "FAILED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is known of a trial that has ended."""
+
+    key: str
+    label: str
+    config: dict[str, Any]
+    params: dict[str, Any]  # the flattened config
+    status: str  # FINISHED or FAILED
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str = ""
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """The folder of one trial."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state of its training is kept."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def artifacts(self) -> list[Path]:
+        """The files that go to the tracking store, besides trial.json."""
+        return sorted(p for p in [*self.path.glob("*.npz"), *self.path.glob("figures/*.png")] if p.is_file())
+
+    def start(self, epoch: int) -> None:
+        """Begin an attempt that goes on after `epoch` (0: from the start): what came later is forgotten."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in self.journal() if line["epoch"] <= epoch]
+        _replace(self.path / "journal.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        for name in ("sent.json", "trial.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def append(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Note the end of an epoch."""
+        line = {"epoch": epoch, "time": int(time.time() * 1000), "metrics": metrics}
+        with (self.path / "journal.jsonl").open("a") as journal:
+            journal.write(json.dumps(line) + "\n")
+
+    def journal(self) -> list[dict[str, Any]]:
+        """The epochs noted so far; a line cut short by a crash is left out."""
+        path = self.path / "journal.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+    def write(self, record: Record) -> None:
+        """Keep `record`, whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _replace(self.path / "trial.json", json.dumps(asdict(record), indent=1))
+
+    def read(self) -> Record | None:
+        """The record of the trial; None while it has not ended."""
+        path = self.path / "trial.json"
+        return Record(**json.loads(path.read_text())) if path.exists() else None
+
+    def sent(self) -> dict[str, Any]:
+        """What the tracking store has of it: run_id, lines of the journal, done."""
+        path = self.path / "sent.json"
+        return json.loads(path.read_text()) if path.exists() else {"run_id": "", "lines": 0, "done": False}
+
+    def note_sent(self, state: dict[str, Any]) -> None:
+        """Remember what the tracking store has."""
+        _replace(self.path / "sent.json", json.dumps(state))
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The folder of one sweep under the results folder."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, results: str | Path, name: str) -> "SweepFolder":
+        """The folder of sweep `name`; made if need be.
+
+        Raises:
+            InputError: the name cannot be a folder's, or the folder cannot be written to.
+        """
+        if problems := check_name(name):
+            raise InputError(problems)
+        path = Path(results).expanduser().absolute() / name
+        try:
+            (path / "trials").mkdir(parents=True, exist_ok=True)
+            probe = path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(f"the results folder {path} cannot be written to: {error.strerror}") from error
+        return cls(path)
+
+    def trial(self, key: str) -> TrialFolder:
+        """The folder of the trial with this key."""
+        return TrialFolder(self.path / "trials" / key)
+
+    def unsent(self) -> Iterator[TrialFolder]:
+        """Trials that have ended and are not whole in the tracking store."""
+        for path in sorted((self.path / "trials").glob("*/trial.json")):
+            folder = TrialFolder(path.parent)
+            if not folder.sent()["done"]:
+                yield folder
+
+
+def check_name(name: str) -> list[str]:
+    """Why `name` cannot be a sweep's; empty if it can."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._+=-]{0,99}", name) and not name.endswith((" ", ".")):
+        return []
+    return [
+        f"{name!r} cannot name a sweep (allowed: letters, digits, space and . _ + = -, "
+        "beginning with a letter or digit, at most 100)"
+    ]
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(text)
+    part.replace(path)

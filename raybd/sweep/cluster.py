@@ -1,0 +1,169 @@
+"""The only file that imports Ray: a list of trials to Ray Tune, outcomes back."""
+
+import os
+import shutil
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+# Read when Ray is imported: trials keep the driver's folder, records are raybd's own, and nothing phones home.
+for _name, _value in {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import numpy as np
+import ray
+import torch
+from ray import tune
+
+import raybd
+from raybd.config import TrialConfig
+from raybd.records import FINISHED
+from raybd.sweep.execute import Outcome, Resources, Setup, execute, watchdog
+from raybd.sweep.progress import Progress
+from raybd.types import Data, Images
+
+STORE_BYTES = 1_000_000_000  # shared memory for data sets on a local Ray, and no less than twice the data
+
+
+def connect(address: str | None, data_bytes: int) -> int:
+    """Join the Ray at `address` or one that runs on this machine, else start one as large as the machine; its CPUs."""
+    if ray.is_initialized():
+        return int(ray.cluster_resources().get("CPU", 1))
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address != "local":
+        try:
+            package = {"py_modules": [str(Path(raybd.__file__).parent)]}  # every node runs this very code
+            ray.init(address=address or "auto", runtime_env=package, **quiet)
+            return int(ray.cluster_resources().get("CPU", 1))
+        except ConnectionError:
+            if address or os.environ.get("RAY_ADDRESS"):
+                raise
+    ray.init(
+        address="local",
+        num_cpus=os.cpu_count(),
+        include_dashboard=False,
+        object_store_memory=max(STORE_BYTES, 2 * data_bytes),
+        _node_ip_address="127.0.0.1",
+        **quiet,
+    )
+    return os.cpu_count() or 1
+
+
+def gpus() -> float:
+    """GPUs of the Ray that is connected."""
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def run_round(
+    configs: Sequence[TrialConfig],
+    data: dict[str, Data],
+    setup: Setup,
+    resources: Resources,
+    progress: Progress,
+) -> tuple[dict[str, Outcome], str]:
+    """Try every config once; the outcomes by key of those that were started, and why Tune gave up ("" if it did not).
+
+    A trial that kills its worker is a failed outcome. Tune itself ends on some faults (its memory monitor, a full
+    disk): what had ended by then is returned, the rest is the caller's to start again.
+    """
+    seen: dict[str, Outcome] = {}
+    shared = {name: _pack(one) for name, one in data.items()}
+    trainable = tune.with_resources(
+        tune.with_parameters(_trial, shared=shared, setup=setup), {"cpu": resources.cpus, "gpu": resources.gpus}
+    )
+    state = setup.folder.path / "tune"
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"point": tune.grid_search([config.to_dict() for config in configs])},
+        tune_config=tune.TuneConfig(
+            reuse_actors=True,
+            max_concurrent_trials=resources.at_once,
+            trial_name_creator=_key,
+            trial_dirname_creator=_key,
+        ),
+        run_config=tune.RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+            storage_path=str(state),
+            callbacks=[_Watcher(seen, progress)],
+            verbose=0,
+        ),
+    )
+    trouble = _fit(tuner.fit)
+    shutil.rmtree(state, ignore_errors=True)  # every trial has its own folder: Tune's state is of no more use
+    return seen, trouble
+
+
+def _fit(fit: Callable[[], Any]) -> str:
+    try:
+        fit()
+    except Exception as error:  # noqa: BLE001 - Tune raises what it meets: OutOfMemoryError, EOFError, OSError, ...
+        return f"Ray Tune gave up: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+    return ""
+
+
+def _trial(point: dict[str, Any], shared: dict[str, dict[str, Any]], setup: Setup) -> None:
+    """In a worker: one trial, one report."""
+    config = TrialConfig.from_dict(point["point"])
+    with watchdog(setup.stall_seconds) as beat:
+        outcome = execute(config, _unpack(shared[config.data]), setup, beat)
+    tune.report({name: getattr(outcome, name) for name in Outcome.__dataclass_fields__})
+
+
+def _key(trial: Any) -> str:
+    return TrialConfig.from_dict(trial.config["point"]).key
+
+
+class _Watcher(tune.Callback):
+    """Collects outcomes on the driver as they come: what it has survives a Tune that gives up."""
+
+    def __init__(self, seen: dict[str, Outcome], progress: Progress) -> None:
+        self.seen, self.progress = seen, progress
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.progress.started()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        fields = {name: trial.last_result.get(name) for name in Outcome.__dataclass_fields__}
+        if fields["key"] is not None:
+            self._take(Outcome(**fields))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        config = TrialConfig.from_dict(trial.config["point"])
+        error = str(trial.get_pickled_error() or "the worker died").strip().splitlines()[-1]
+        self._take(Outcome(config.key, config.label, "FAILED", error=error, sent=False))
+
+    def _take(self, outcome: Outcome) -> None:
+        self.seen[outcome.key] = outcome
+        self.progress.ended(outcome.status == FINISHED)
+
+
+def _pack(data: Data) -> dict[str, Any]:
+    """`data` with its tensors as arrays: Ray shares those between processes without a copy."""
+    halves = {"train": data.train, "test": data.test}
+    arrays = {name: (half.x.numpy(), half.y.numpy()) for name, half in halves.items()}
+    return {"data": replace(data, train=_EMPTY, test=_EMPTY), "arrays": arrays}
+
+
+def _unpack(packed: dict[str, Any]) -> Data:
+    halves = {name: Images(_tensor(x), _tensor(y)) for name, (x, y) in packed["arrays"].items()}
+    return replace(packed["data"], **halves)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the array is read-only, and nobody writes to it
+        return torch.from_numpy(array)
+
+
+_EMPTY = Images(torch.empty((0, 1, 1, 1), dtype=torch.uint8), torch.empty(0, dtype=torch.int64))

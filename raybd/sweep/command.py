@@ -1,0 +1,84 @@
+"""What every sweep script does with its options: check, list, run, sum up."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from raybd.config import TrialConfig
+from raybd.errors import InputError
+from raybd.sweep import driver, estimate
+from raybd.sweep.execute import Resources
+from raybd.sweep.options import SweepOptions, read
+from raybd.sweep.progress import SweepResult, clock
+
+Summary = Callable[[str, str, Path], tuple[str, list[Path]]]  # (name, tracking URI, folder) -> (text, pictures)
+
+
+def main(presets: dict[str, SweepOptions], summarise: Summary, args: Sequence[str] | None = None) -> int:
+    """Run the sweep that `args` (default: the command line) ask for; the exit status.
+
+    0: every trial has finished; 1: some have not; 2: the options cannot be run; 130: interrupted.
+    """
+    try:
+        options = read(presets, list(sys.argv[1:] if args is None else args))
+        configs = options.configs()
+        return _list(options, configs) if options.dry_run else _sweep(options, configs, summarise)
+    except InputError as error:
+        print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
+        return 2
+
+
+def _list(options: SweepOptions, configs: list[TrialConfig]) -> int:
+    known, data = driver.prepare(configs, options.data_root)
+    for config in known:
+        print(f"{config.key}  {config.label}")
+    cores = 1 if options.inline else os.cpu_count() or 1
+    total = estimate.seconds(known, data)
+    print(
+        f"{len(known)} trials, about {clock(total)} of one core, {clock(total / cores)} on {cores} "
+        "(a rough guess from one training step here)"
+    )
+    return 0
+
+
+def _sweep(options: SweepOptions, configs: list[TrialConfig], summarise: Summary) -> int:
+    plan = driver.plan(options.name, configs, options.results, options.tracking_uri, options.data_root)
+    print(f"{options.name}: {plan.known} trials are done, {len(plan.todo)} to run", flush=True)
+    plan.store.begin(asdict(options))
+    result = _run(options, plan)
+    _sum_up(plan, result, summarise)
+    return result.exit_status
+
+
+def _run(options: SweepOptions, plan: driver.Plan) -> SweepResult:
+    if not plan.todo:
+        return SweepResult(plan.name, plan.known, [], 0, 0.0, 1, [])
+    if options.inline:
+        gpu = torch.cuda.is_available() and options.gpus_per_trial != 0
+        return driver.run_inline(plan, max(1, int(options.cpus_per_trial)), "cuda" if gpu else "cpu")
+    resources = Resources(options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent)
+    return driver.run_on_ray(plan, resources, options.address, options.stall_seconds)
+
+
+def _sum_up(plan: driver.Plan, result: SweepResult, summarise: Summary) -> None:
+    uri = plan.store.address.uri
+    try:
+        text, pictures = summarise(plan.name, uri, plan.folder.path)
+        numbers = {"trials": float(plan.known + len(result.outcomes)), "failed": float(len(result.failures))}
+        if result.outcomes:
+            numbers |= {"seconds/sweep": result.seconds, "busy": result.busy}
+        note = f"```\n{text}\n\n{result.text}\n```"
+        plan.store.end("FINISHED" if result.exit_status == 0 else "FAILED", numbers, note, pictures)
+        print(f"\n{text}")
+    except Exception as error:  # noqa: BLE001 - the trials are safe: a summary that fails must not hide them
+        print(f"no summary: {type(error).__name__}: {error}", file=sys.stderr)
+    print(f"\n{result.text}")
+    print(
+        f"\nLook at the runs:  mlflow server --backend-store-uri '{uri}' --port 5000   (here: make ui)\n"
+        f"Ask the map:       python -c \"from analysis import DefendedRegionMap; "
+        f"m = DefendedRegionMap.from_mlflow('{plan.name}'); print(m.axes)\""
+    )

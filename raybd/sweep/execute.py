@@ -1,0 +1,218 @@
+"""One trial with its records, whoever started it: a Ray worker, or this very process. Knows no Ray."""
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import raybd
+from raybd.config import TrialConfig
+from raybd.errors import DivergedError, GateError, InputError
+from raybd.figures import draw_curves, draw_examples
+from raybd.records import FAILED, FINISHED, Record, SweepFolder, TrialFolder
+from raybd.tracking import Address, TrialRun, abandon
+from raybd.training import Checkpoint
+from raybd.trial import TrialResult, run_trial
+from raybd.types import Data, Report
+
+HOPELESS = (InputError, GateError, DivergedError)  # another try would end the same way
+HUNG = 17  # exit status of a worker that its watchdog ended
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all trials of a sweep share."""
+
+    name: str
+    folder: SweepFolder
+    address: Address
+    threads: int = 1  # of a trial on a CPU
+    device: str = "cpu"
+    stall_seconds: float = 3600.0  # a trial without a finished epoch for so long is hung
+    checkpoint_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial holds, and how many may run at once."""
+
+    cpus: float = 1.0
+    gpus: float | None = None  # None: a whole one where there are any
+    at_once: int | None = None  # None: as many as fit
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt at a trial ended."""
+
+    key: str
+    label: str
+    status: str  # FINISHED or FAILED
+    seconds: float = 0.0
+    error: str = ""
+    hopeless: bool = False  # failed, and would again
+    sent: bool = True
+
+
+def execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None] = lambda: None) -> Outcome:
+    """Run one trial, write its folder, bring it to the tracking store. A failure is an outcome, not an exception."""
+    torch.set_num_threads(setup.threads)
+    start, folder = time.perf_counter(), setup.folder.trial(config.key)
+    checkpoint = _begin(setup, folder)
+    run = TrialRun(setup.address, folder, config.label, _tags(config, data, setup))
+
+    def note(report: Report) -> None:
+        beat()
+        folder.append(report.epoch, report.metrics)
+        run.log()
+
+    try:
+        result = run_trial(config, _on(setup.device, data), note, checkpoint)
+        _keep(folder, config, result)
+        record = _record(config, run.tags, FINISHED, start, result)
+    except Exception as error:  # noqa: BLE001 - a failed trial is data, whatever failed it
+        record = _record(config, run.tags, FAILED, start, error=error)
+        hopeless = isinstance(error, HOPELESS)
+    else:
+        hopeless = False
+    beat()
+    folder.write(record)
+    folder.checkpoint.unlink(missing_ok=True)
+    sent = run.finish(record)
+    seconds = time.perf_counter() - start
+    return Outcome(config.key, config.label, record.status, seconds, record.error, hopeless, sent)
+
+
+def record_death(config: TrialConfig, setup: Setup, error: str) -> None:
+    """Keep a failed record of a trial whose worker died before it could write one."""
+    folder = setup.folder.trial(config.key)
+    if folder.read() is not None:
+        return
+    tags = _tags(config, None, setup) | {"raybd.error": error[:500]}
+    record = Record(
+        key=config.key, label=config.label, config=config.to_dict(), params=config.params, status=FAILED, tags=tags, error=error
+    )
+    folder.write(record)
+    TrialRun(setup.address, folder, config.label, tags).finish(record)
+
+
+@contextmanager
+def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
+    """End this process when the yielded function was not called for `seconds`: a hung trial cannot end itself."""
+    last, done = [time.monotonic()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(min(1.0, seconds / 4)):
+            if time.monotonic() - last[0] > seconds:
+                os._exit(HUNG)
+
+    def beat() -> None:
+        last[0] = time.monotonic()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield beat
+    finally:
+        done.set()
+
+
+def _begin(setup: Setup, folder: TrialFolder) -> Checkpoint:
+    """Make `folder` ready for an attempt; an earlier one that died is closed, and gone on with where it can be."""
+    abandon(setup.address, folder)
+    checkpoint = Checkpoint(folder.checkpoint, setup.checkpoint_seconds)
+    state = checkpoint.load()
+    folder.start(state["epoch"] if state else 0)
+    return checkpoint
+
+
+def _keep(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None:
+    table = {name: column.cpu().numpy().astype(np.int16) for name, column in result.table.items()}
+    np.savez_compressed(folder.path / "per_sample.npz", **table, train_roles=result.roles.cpu().numpy())
+    draw_examples(result.clean, result.triggered, folder.path / "figures" / "examples.png")
+    draw_curves(folder.journal(), config.label, folder.path / "figures" / "training.png")
+
+
+def _record(
+    config: TrialConfig,
+    tags: dict[str, str],
+    status: str,
+    start: float,
+    result: TrialResult | None = None,
+    error: Exception | None = None,
+) -> Record:
+    said = f"{type(error).__name__}: {error}" if error else ""
+    return Record(
+        key=config.key,
+        label=config.label,
+        config=config.to_dict(),
+        params=config.params,
+        status=status,
+        tags=tags | ({"raybd.error": said[:500]} if error else {}),
+        metrics=result.metrics if result else {},
+        manifest=result.manifest if result else {},
+        environment=environment(),
+        seconds=time.perf_counter() - start,
+        error=said,
+        traceback="".join(traceback.format_exception(error)) if error else "",
+    )
+
+
+def _tags(config: TrialConfig, data: Data | None, setup: Setup) -> dict[str, str]:
+    return {
+        "raybd.kind": "trial",
+        "raybd.key": config.key,
+        "raybd.version": raybd.__version__,
+        "raybd.commit": environment()["commit"],
+        "raybd.data_fingerprint": data.fingerprint if data else config.fingerprint,
+        "raybd.sweep": setup.name,
+        "raybd.device": setup.device,
+    }
+
+
+@cache
+def environment() -> dict[str, str]:
+    """What ran the trial: versions, commit, machine."""
+    versions = {name: importlib.metadata.version(name) for name in ("raybd", "torch", "numpy", "mlflow")}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    machine = {"python": platform.python_version(), "host": socket.gethostname(), "gpu": gpu, "cpu": platform.machine()}
+    return versions | machine | {"commit": _commit()}
+
+
+def _commit() -> str:
+    """The commit of the checkout that raybd runs from, with a + where files differ from it; "" outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", folder, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+_resident: dict[tuple[str, str], Data] = {}
+
+
+def _on(device: str, data: Data) -> Data:
+    """`data` on `device`; a worker that runs many trials moves a set there once."""
+    if device == "cpu":
+        return data
+    if (data.fingerprint, device) not in _resident:
+        _resident.clear()
+        _resident[data.fingerprint, device] = data.to(device)
+    return _resident[data.fingerprint, device]

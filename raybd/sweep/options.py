@@ -1,0 +1,175 @@
+"""What a person can say to a sweep, and the list of trials that comes of it."""
+
+import os
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import tyro
+
+from raybd.attacks import ATTACKS, Attack, NoAttack
+from raybd.config import ModelConfig, TrialConfig
+from raybd.data import augmentation, check_name
+from raybd.errors import InputError
+from raybd.plugins import build, unknown
+from raybd.records import check_name as check_sweep_name
+from raybd.training import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """Options common to all sweeps. Lists are axes: every combination of their values is a trial."""
+
+    name: str = "ib"
+    """Name of the sweep and of its MLflow experiment; a run with the same name resumes."""
+    preset: str = "quick"
+    """Defaults for everything else: quick (digits on a laptop) or paper."""
+    data: str = "digits"
+    """digits, mnist, fashion_mnist, cifar10, cifar100, gtsrb, svhn, npz:PATH or folder:PATH."""
+    data_root: str | None = field(default_factory=lambda: os.environ.get("RAYBD_DATA"))
+    """Folder with the data sets (also RAYBD_DATA)."""
+    validation: float = 0.0
+    """Share of the training set to set aside."""
+    model: str = "small_cnn"
+    """small_cnn, resnet18, preact_resnet18, torchvision:NAME or module:function (runs that code)."""
+    attacks: tuple[str, ...] = ("badnets", "blended")
+    """Attacks by name, or all."""
+    poison_rates: tuple[float, ...] = (0.0, 0.01, 0.05, 0.1)
+    """Poisoned images / training set; 0 is the clean twin."""
+    target: int = 0
+    """Class that triggered images shall get."""
+    labels: str = "all_to_one"
+    """all_to_one, or all_to_all (class y becomes y + 1)."""
+    victims: str = "non_target"
+    """Whom dirty-label attacks draw from: non_target or all."""
+    seeds: int = 3
+    """Number of seeds; trials use 0, 1, ..."""
+    weight_decays: tuple[float, ...] = (5e-4, 2e-2, 5e-2)
+    """Complexity axis."""
+    widths: tuple[float, ...] = (0.25, 1.0)
+    """Complexity axis: multiplies the channels."""
+    depths: tuple[int, ...] = ()
+    """Complexity axis, where the architecture has one; none: its own."""
+    epochs: tuple[int, ...] = (20,)
+    """Complexity axis."""
+    learning_rates: tuple[float, ...] = (0.1,)
+    """Complexity axis: the peak."""
+    batch_sizes: tuple[int, ...] = (64,)
+    """Complexity axis."""
+    optimizer: str = "sgd"
+    """sgd or adamw."""
+    schedule: str = "one_cycle"
+    """one_cycle, cosine or constant."""
+    crop: int | None = None
+    """Pixels of padding before a random crop; none: what is usual for the data set."""
+    flip: bool | None = None
+    """Random mirroring; none: what is usual for the data set."""
+    patience: int = 0
+    """Stop a trial after so many epochs without a lower training loss; 0: never."""
+    precision: str = "auto"
+    """auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16."""
+    probes: tuple[int, ...] = ()
+    """Epochs to measure at besides the last; none: 1, 2, 3, 4, 8, 16, ..."""
+    gpus_per_trial: float | None = None
+    """Share of a GPU a trial holds; 0.25 packs four on each; none: 1 where there are any."""
+    cpus_per_trial: float = 1.0
+    """CPUs a trial holds, and its threads."""
+    max_concurrent: int | None = None
+    """Most trials at once; none: as many as fit."""
+    stall_seconds: float = 3600.0
+    """A trial without a finished epoch for so long is ended."""
+    tracking_uri: str | None = None
+    """MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default."""
+    results: str = field(default_factory=lambda: os.environ.get("RAYBD_RESULTS", "results"))
+    """Folder for trials on disk (also RAYBD_RESULTS)."""
+    address: str | None = None
+    """Ray to join: auto, HOST:PORT or local; none: one that runs here (also RAY_ADDRESS), else a new one."""
+    inline: bool = False
+    """Run in this process, without Ray."""
+    dry_run: bool = False
+    """Print the trials and an estimate of the time; run nothing."""
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the options themselves; a trial's own checks come later."""
+        found = check_sweep_name(self.name) + check_name(self.data)
+        found += unknown("attack", self.attacks, [*ATTACKS, "all"])
+        axes = "attacks poison_rates weight_decays widths epochs learning_rates batch_sizes".split()
+        found += [f"--{axis.replace('_', '-')} needs at least one value" for axis in axes if not getattr(self, axis)]
+        limits = {"seeds": 1, "cpus_per_trial": 0.01, "gpus_per_trial": 0, "stall_seconds": 1}
+        found += [
+            f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}"
+            for name, least in limits.items()
+            if getattr(self, name) is not None and getattr(self, name) < least
+        ]
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            found.append(f"--max-concurrent {self.max_concurrent} must be at least 1")
+        return found
+
+    def configs(self) -> list[TrialConfig]:
+        """Every trial of the sweep, clean twins first.
+
+        Raises:
+            InputError: with everything wrong with the options.
+        """
+        if found := self.problems():
+            raise InputError(found)
+        trials = [
+            TrialConfig(
+                data=self.data,
+                validation=self.validation,
+                attack=attack,
+                poison_rate=rate,
+                model=ModelConfig(name=self.model, width=width, depth=depth),
+                train=train,
+                probes=self.probes,
+                seed=seed,
+            )
+            for seed, rate, attack, width, depth, train in product(
+                range(self.seeds),
+                sorted(self.poison_rates),
+                self._attacks(),
+                self.widths,
+                self.depths or (None,),
+                self._trainings(),
+            )
+            if not (isinstance(attack, NoAttack) and rate > 0)
+        ]
+        if problems := dict.fromkeys(p for trial in trials for p in trial.problems()):
+            raise InputError(list(problems))
+        return trials
+
+    def _attacks(self) -> list[Attack]:
+        names = list(ATTACKS) if "all" in self.attacks else list(dict.fromkeys(self.attacks))
+        common = {"target": self.target, "labels": self.labels, "victims": self.victims}
+        return [build("attack", ATTACKS, {"name": name} | common) for name in names]
+
+    def _trainings(self) -> list[TrainConfig]:
+        crop, flip = augmentation(self.data)
+        fixed: dict[str, Any] = {
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "crop": crop if self.crop is None else self.crop,
+            "flip": flip if self.flip is None else self.flip,
+            "patience": self.patience,
+            "precision": self.precision,
+        }
+        axes = product(self.weight_decays, self.epochs, self.learning_rates, self.batch_sizes)
+        return [
+            TrainConfig(weight_decay=decay, epochs=epochs, learning_rate=rate, batch_size=size, **fixed)
+            for decay, epochs, rate, size in axes
+        ]
+
+
+def read(presets: dict[str, SweepOptions], args: list[str]) -> SweepOptions:
+    """The options that `args` give over the preset they name.
+
+    Raises:
+        InputError: the preset is unknown.
+    """
+    names = [after for before, after in zip(args, args[1:], strict=False) if before == "--preset"]
+    names += [arg.removeprefix("--preset=") for arg in args if arg.startswith("--preset=")]
+    if found := unknown("preset", names, presets):
+        raise InputError(found)
+    return tyro.cli(SweepOptions, default=presets[names[-1] if names else "quick"], args=args)
+
+

@@ -1,0 +1,278 @@
+"""The only door to MLflow: an experiment a sweep's name, a parent run a sweep, a child run a trial."""
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+
+from raybd.errors import InputError
+from raybd.records import FINISHED, Record, TrialFolder
+
+log = logging.getLogger(__name__)
+PARENT = "mlflow.parentRunId"
+NOTE = "mlflow.note.content"
+FLUSH_SECONDS = 10.0  # how old an epoch's numbers may get before they are sent
+METRICS_A_BATCH = 1000  # MLflow's own limits
+PARAMS_A_BATCH = 100
+
+# MLflow's defaults block a trial for minutes when a server is away: what cannot be sent is on disk, and sent later.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a sweep's runs go: all that a worker needs to write there."""
+
+    uri: str
+    experiment_id: str
+    parent_id: str
+
+
+def resolve(uri: str | None) -> str:
+    """`uri` or MLflow's own default, made absolute: a worker's current folder is not the driver's."""
+    uri = uri or mlflow.get_tracking_uri()
+    path = _sqlite_path(uri)
+    return uri if path is None else f"sqlite:///{path}"
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    prefix = "sqlite:///"
+    return Path(unquote(uri.removeprefix(prefix).split("?")[0])).absolute() if uri.startswith(prefix) else None
+
+
+def _client(uri: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=uri)
+
+
+class Store:
+    """One sweep's experiment, as its driver sees it."""
+
+    def __init__(self, client: MlflowClient, address: Address) -> None:
+        self.client, self.address = client, address
+
+    @classmethod
+    def open(cls, name: str, uri: str | None = None) -> "Store":
+        """The experiment `name` in the store at `uri` with its parent run; both made if need be.
+
+        Raises:
+            InputError: the store cannot be reached or written to.
+        """
+        uri = resolve(uri)
+        _prepare_sqlite(uri)
+        try:
+            client = _client(uri)
+            experiment = client.get_experiment_by_name(name)
+            made = experiment.experiment_id if experiment else client.create_experiment(name, _artifacts(uri, name))
+            return cls(client, Address(uri, made, _parent(client, made, name)))
+        except Exception as error:
+            raise InputError(f"the tracking store {uri} cannot be used: {_first_line(error)}") from error
+
+    def finished(self) -> dict[str, str]:
+        """Key -> run id of every trial that has finished."""
+        runs = _search(self.client, self.address.experiment_id, "attributes.status = 'FINISHED'")
+        return {run.data.tags["raybd.key"]: run.info.run_id for run in runs if "raybd.key" in run.data.tags}
+
+    def begin(self, options: dict[str, Any]) -> None:
+        """Open the parent run for another round of the sweep and note its options."""
+        self.client.update_run(self.address.parent_id, status="RUNNING")
+        self.client.log_dict(self.address.parent_id, options, f"options/{time.strftime('%Y%m%d-%H%M%S')}.json")
+
+    def end(self, status: str, metrics: dict[str, float], note: str, artifacts: Iterable[Path]) -> None:
+        """Close the parent run with its summary; runs of workers that died are closed with it."""
+        orphans = _search(self.client, self.address.experiment_id, "attributes.status = 'RUNNING'")
+        for run in orphans:
+            self.client.set_terminated(run.info.run_id, "KILLED")
+        parent = self.address.parent_id
+        self.client.log_batch(parent, metrics=_metrics([{"epoch": 0, "time": _now(), "metrics": metrics}]))
+        self.client.set_tag(parent, NOTE, note)
+        for path in artifacts:
+            self.client.log_artifact(parent, str(path), "figures" if path.suffix == ".png" else None)
+        self.client.set_terminated(parent, status)
+
+
+class TrialRun:
+    """One trial's run, written from its folder: while it goes on, at its end, or whenever the store is back."""
+
+    def __init__(self, address: Address, folder: TrialFolder, label: str, tags: dict[str, str]) -> None:
+        self.address, self.folder, self.label, self.tags = address, folder, label, tags
+        self._flushed = time.monotonic()
+        self._broken = False
+
+    def log(self) -> None:
+        """Send the new lines of the journal if the last ones are old enough; never raises, a later send makes good."""
+        if self._broken or time.monotonic() - self._flushed < FLUSH_SECONDS:
+            return
+        try:
+            self._flush(_client(self.address.uri), {})
+        except Exception as error:  # noqa: BLE001 - whatever a store does, the trial goes on
+            self._broken = True
+            log.warning("the tracking store %s is away (%s)", self.address.uri, _first_line(error))
+        self._flushed = time.monotonic()
+
+    def finish(self, record: Record) -> bool:
+        """Send all that the store lacks and close the run; False, with a warning, where that cannot be done."""
+        try:
+            send(self.address, self.folder, record)
+        except Exception as error:  # noqa: BLE001 - as above
+            log.warning("trial %s stays on disk in %s: %s", record.key, self.folder.path, _first_line(error))
+            return False
+        return True
+
+    def _flush(self, client: MlflowClient, params: dict[str, Any]) -> str:
+        state = self.folder.sent()
+        if not state["run_id"]:
+            state["run_id"] = _create(client, self.address, self.label, self.tags)
+            self.folder.note_sent(state)
+        journal = self.folder.journal()
+        metrics = _metrics(journal[state["lines"] :])
+        entries = [Param(name, str(value)) for name, value in params.items()]
+        for start in range(0, max(len(metrics), 1), METRICS_A_BATCH):
+            client.log_batch(
+                state["run_id"],
+                metrics=metrics[start : start + METRICS_A_BATCH],
+                params=entries[:PARAMS_A_BATCH] if start == 0 else [],
+            )
+        self.folder.note_sent(state | {"lines": len(journal)})
+        return str(state["run_id"])
+
+
+def send(address: Address, folder: TrialFolder, record: Record) -> None:
+    """Bring the trial in `folder` into the store, or the rest of it.
+
+    Raises:
+        Exception: whatever the store raises; the folder then stays unsent.
+    """
+    client = _client(address.uri)
+    run = TrialRun(address, folder, record.label, record.tags)
+    run_id = run._flush(client, record.params)
+    tags = [RunTag(name, value) for name, value in {**record.tags, NOTE: _describe(record)}.items()]
+    client.log_batch(run_id, tags=tags)
+    for path in [folder.path / "trial.json", *folder.artifacts]:
+        client.log_artifact(run_id, str(path), "figures" if path.suffix == ".png" else None)
+    if record.traceback:
+        client.log_text(run_id, record.traceback, "traceback.txt")
+    client.set_terminated(run_id, record.status)
+    folder.note_sent(folder.sent() | {"done": True})
+
+
+def abandon(address: Address, folder: TrialFolder) -> None:
+    """Close the run that a worker left open when it died in this trial, if it had come that far."""
+    run_id = folder.sent()["run_id"]
+    try:
+        if run_id and _client(address.uri).get_run(run_id).info.status == "RUNNING":
+            _client(address.uri).set_terminated(run_id, "KILLED")
+    except MlflowException as error:
+        log.warning("run %s of a dead worker stays open: %s", run_id, _first_line(error))
+
+
+def load_runs(experiment: str | Sequence[str], tracking_uri: str | None = None) -> pd.DataFrame:
+    """Every trial of the named experiments, one row each, with columns as mlflow.search_runs names them.
+
+    Raises:
+        InputError: the store cannot be reached or an experiment is not in it.
+    """
+    names, uri = [experiment] if isinstance(experiment, str) else list(experiment), resolve(tracking_uri)
+    path = _sqlite_path(uri)
+    if path is not None and not path.exists():
+        raise InputError(f"there is no tracking store at {path}")
+    try:
+        known = {e.name: e.experiment_id for e in _client(uri).search_experiments()}
+    except Exception as error:
+        raise InputError(f"the tracking store {uri} cannot be read: {_first_line(error)}") from error
+    if missing := [name for name in names if name not in known]:
+        raise InputError(f"no experiment {', '.join(missing)} in {uri} (there: {', '.join(sorted(known))})")
+    previous = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)  # search_runs takes no URI of its own
+    try:
+        runs: pd.DataFrame = mlflow.search_runs(
+            [known[name] for name in names], "tags.`raybd.kind` = 'trial'", max_results=50_000
+        )
+    finally:
+        mlflow.set_tracking_uri(previous)
+    return runs
+
+
+def _prepare_sqlite(uri: str) -> None:
+    """Many trials write while people read: a write-ahead log lets them."""
+    path = _sqlite_path(uri)
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with sqlite3.connect(path, timeout=60) as connection:
+            connection.execute("PRAGMA journal_mode=wal")
+        connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise InputError(f"the tracking store {uri} cannot be written to: {error}") from error
+
+
+def _artifacts(uri: str, name: str) -> str | None:
+    path = _sqlite_path(uri)
+    return None if path is None else (path.parent / "mlruns" / name).as_uri()
+
+
+def _parent(client: MlflowClient, experiment_id: str, name: str) -> str:
+    found = client.search_runs([experiment_id], "tags.`raybd.kind` = 'sweep'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    run = client.create_run(experiment_id, run_name=f"sweep {name}", tags={"raybd.kind": "sweep", "raybd.sweep": name})
+    return str(run.info.run_id)
+
+
+def _create(client: MlflowClient, address: Address, label: str, tags: dict[str, str]) -> str:
+    run = client.create_run(address.experiment_id, run_name=label, tags={**tags, PARENT: address.parent_id})
+    return str(run.info.run_id)
+
+
+def _search(client: MlflowClient, experiment_id: str, condition: str) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        query = f"tags.`raybd.kind` = 'trial' and {condition}"
+        page = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, 5000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _metrics(lines: Iterable[dict[str, Any]]) -> list[Metric]:
+    return [
+        Metric(name, value, line["time"], line["epoch"]) for line in lines for name, value in line["metrics"].items()
+    ]
+
+
+def _describe(record: Record) -> str:
+    """What a run shows at first glance in the UI, in Markdown."""
+    if record.status != FINISHED:
+        return f"**{record.label}** failed: {record.error}"
+    said = record.metrics
+    return (
+        f"**{record.label}**: clean accuracy {said['accuracy/clean']:.2%}, "
+        f"attack success {said['attack_success']:.2%}, robust accuracy {said['accuracy/robust']:.2%}.\n\n"
+        "`attack_success`: triggered test images whose true class is not the target, predicted as the target; "
+        "`accuracy/robust`: the same images predicted as their true class. "
+        "Metrics have the epoch as step; losses are in nats."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

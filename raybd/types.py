@@ -1,0 +1,95 @@
+"""The nouns every other module shares. Imports nothing of raybd."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CLEAN, POISON, COVER = 0, 1, 2  # roles of a training image
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: `x` (N, C, H, W) uint8 in 0-255 and `y` (N,) int64."""
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != torch.uint8 or self.x.ndim != 4:
+            raise ValueError(f"images must be uint8 (N, C, H, W), got {self.x.dtype} {tuple(self.x.shape)}")
+        if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
+            raise ValueError(
+                f"labels must be int64 ({len(self.x)},), got {self.y.dtype} {tuple(self.y.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.x.shape[1:]
+        return channels, height, width
+
+    def take(self, index: Tensor) -> "Images":
+        """The images at `index` (any index tensor over N), in that order."""
+        return Images(self.x[index], self.y[index])
+
+    def to(self, device: str | torch.device) -> "Images":
+        """The same images on `device`; no copy where they are there already."""
+        return Images(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: its two halves, its class names, and the hash that tells it from any other."""
+
+    name: str
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    fingerprint: str
+    mean: tuple[float, ...]  # of each channel over the training images, in [0, 1]
+    std: tuple[float, ...]
+    validation: Images | None = None
+
+    def to(self, device: str | torch.device) -> "Data":
+        """The same data on `device`."""
+        validation = None if self.validation is None else self.validation.to(device)
+        return replace(
+            self, train=self.train.to(device), test=self.test.to(device), validation=validation
+        )
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    """A poisoned training set: what the learner sees, and what it does not."""
+
+    images: Images
+    roles: Tensor  # (N,) uint8: CLEAN, POISON or COVER
+    true: Tensor  # (N,) int64: the labels before poisoning
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a metric may look at, at one probe of a trial."""
+
+    model: nn.Module
+    data: Data  # as the trial uses it: with the validation images taken out of the training set
+    poisoned: Poisoned
+    triggered: Images  # every test image with the trigger, labelled with what the attacker wants of it
+    measured: Tensor  # (N,) mask of the test images that the attack success rate counts
+    clean_logits: Tensor  # (N, K) float32, of the test images
+    triggered_logits: Tensor  # (N, K) float32
+    validation_logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a trial says at the end of an epoch: metric name to number."""
+
+    epoch: int
+    metrics: dict[str, float]

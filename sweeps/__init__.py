@@ -1,0 +1,1 @@
+"""Sweeps: each script is a list of trials and its options."""

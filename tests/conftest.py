@@ -1,0 +1,24 @@
+import os
+
+# Before torch is imported anywhere: one thread, as in every trial.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+from raybd.types import Data, Images
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    from raybd.data import load
+
+    torch.set_num_threads(1)
+    return load("digits")
+
+
+def made_images(n: int = 40, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 4, seed: int = 0) -> Images:
+    """Random images of which each class has its equal share."""
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 256, (n, *shape), generator=rng, dtype=torch.uint8)
+    return Images(x, torch.arange(n) % classes)

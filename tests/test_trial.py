@@ -1,0 +1,243 @@
+"""A trial's numbers: hand-made tables and networks, the accuracy contract, and what is refused."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raybd.attacks import BadNets, Blended, NoAttack
+from raybd.attacks.recipe import Recipe
+from raybd.config import ModelConfig, TrialConfig
+from raybd.errors import DivergedError, InputError
+from raybd.metrics.accuracy import accuracies, attack_success, class_accuracies, losses, per_sample
+from raybd.training import Checkpoint, TrainConfig
+from raybd.trial import check_trial, run_trial
+from raybd.types import Data, Evidence, Images, Report
+
+QUICK = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
+
+
+class Corner(nn.Module):
+    """A network by hand: class 0 where the last pixel is white, else the class written in the first pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        written = (x[:, 0, 0, 0] * 255).round().long()
+        return torch.nn.functional.one_hot(torch.where(x[:, 0, -1, -1] == 1, 0, written), 3).float()
+
+
+def evidence() -> Evidence:
+    """Six test images of three classes; the network errs on the last one, and falls for the trigger on two of four."""
+    true = torch.tensor([0, 0, 1, 1, 2, 2])
+    clean = torch.tensor([0, 0, 1, 1, 2, 1])
+    triggered = torch.tensor([0, 1, 0, 1, 0, 2])
+    test = Images(torch.zeros(6, 1, 4, 4, dtype=torch.uint8), true)
+    data = Data("hand", test, test, ("a", "b", "c"), "f", (0.0,), (1.0,))
+    poisoned = Recipe(BadNets(), 0.0, 0).poison(test, 3)
+    return Evidence(
+        model=nn.Identity(),
+        data=data,
+        poisoned=poisoned,
+        triggered=replace(test, y=torch.zeros(6, dtype=torch.int64)),
+        measured=true != 0,
+        clean_logits=nn.functional.one_hot(clean, 3).float(),
+        triggered_logits=nn.functional.one_hot(triggered, 3).float(),
+    )
+
+
+def test_accuracies_on_a_case_worked_by_hand() -> None:
+    assert accuracies(evidence()) == {
+        "accuracy/clean": 5 / 6,
+        "attack_success": 2 / 4,  # images 2 and 4; the two of class 0 do not count
+        "accuracy/robust": 2 / 4,  # images 3 and 5
+        "count/clean": 6.0,
+        "count/triggered": 4.0,
+    }
+
+
+def test_attack_success_by_the_conventions_of_others() -> None:
+    table = per_sample(evidence())
+    assert attack_success(table, "backdoorbench") == 2 / 4
+    assert attack_success(table, "backdoorbox") == 3 / 6  # image 0 counts as a success there
+    assert attack_success(table, "flipped") == 2 / 3  # image 5 was wrong before
+    with pytest.raises(KeyError):
+        attack_success(table, "other")
+
+
+def test_class_accuracies_by_hand() -> None:
+    assert class_accuracies(evidence()) == {
+        "accuracy/class/0": 1.0,
+        "accuracy/class/1": 1.0,
+        "accuracy/class/2": 0.5,
+    }
+
+
+def test_losses_by_hand() -> None:
+    right, wrong = math.log(math.e + 2) - 1, math.log(math.e + 2)  # logits are 1 for the class said, 0 elsewhere
+    said = losses(evidence())
+    assert said["loss/clean"] == pytest.approx((5 * right + wrong) / 6)
+    assert said["loss/triggered"] == pytest.approx((2 * right + 2 * wrong) / 4)
+
+
+def test_the_table_of_a_network_made_by_hand() -> None:
+    """The whole path, trigger to prediction: a network that reads its class from a pixel and obeys a white corner."""
+    true = torch.tensor([0, 1, 2, 1])
+    x = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    x[:, 0, 0, 0] = true.to(torch.uint8)
+    from raybd.training import predict
+
+    triggered = Recipe(BadNets(), 0.5, 0).triggered(Images(x, true), 3)
+    how = TrainConfig()
+    assert predict(Corner(), x, how).argmax(1).tolist() == [0, 1, 2, 1]
+    assert predict(Corner(), triggered.x, how).argmax(1).tolist() == [0, 0, 0, 0]
+
+
+def test_reports_come_at_every_epoch_and_measures_at_probes(digits: Data) -> None:
+    reports: list[Report] = []
+    config = replace(QUICK, train=TrainConfig(epochs=5), probes=(2,))
+    result = run_trial(config, digits, reports.append)
+    assert [r.epoch for r in reports] == [1, 2, 3, 4, 5]
+    assert [r.epoch for r in reports if "attack_success" in r.metrics] == [2, 5]
+    assert all({"loss/train", "seconds/trial"} <= set(r.metrics) for r in reports)
+    assert result.metrics == reports[-1].metrics
+    assert result.metrics["count/clean"] == 500
+    assert result.metrics["attack_success"] + result.metrics["accuracy/robust"] <= 1
+    assert result.manifest["poison"] == round(0.1 * 1297) == int((result.roles == 1).sum())
+
+
+def test_the_table_gives_the_metrics_back(digits: Data) -> None:
+    result = run_trial(QUICK, digits)
+    hit = (result.table["triggered_prediction"] == 0)[digits.test.y != 0]
+    assert result.metrics["attack_success"] == pytest.approx(hit.double().mean().item(), abs=0)
+    clean = (result.table["clean_prediction"] == digits.test.y).double().mean().item()
+    assert result.metrics["accuracy/clean"] == clean
+
+
+def test_same_config_same_bits(digits: Data) -> None:
+    first, again = run_trial(QUICK, digits), run_trial(QUICK, digits)
+    timeless = [{k: v for k, v in r.metrics.items() if k != "seconds/trial"} for r in (first, again)]
+    assert timeless[0] == timeless[1]
+    pairs = zip(first.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_probes_leave_the_training_alone(digits: Data) -> None:
+    dense, sparse = (run_trial(replace(QUICK, probes=probes), digits) for probes in ((1, 2, 3), (3,)))
+    pairs = zip(dense.model.state_dict().values(), sparse.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_trial_resumes_to_the_same_numbers(digits: Data, tmp_path: object) -> None:
+    config, path = replace(QUICK, train=TrainConfig(epochs=6)), tmp_path / "c.pt"  # type: ignore[operator]
+    whole = run_trial(config, digits)
+
+    def stop(report: Report) -> None:
+        if report.epoch == 4:  # the state after epoch 3 has been saved
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run_trial(config, digits, stop, Checkpoint(path, every=0))
+    reports: list[Report] = []
+    resumed = run_trial(config, digits, reports.append, Checkpoint(path))
+    assert [r.epoch for r in reports] == [4, 5, 6]
+    for one in (whole, resumed):
+        one.metrics.pop("seconds/trial")
+    assert resumed.metrics == whole.metrics
+    pairs = zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_clean_twins_of_two_attacks_are_the_same_network(digits: Data) -> None:
+    twins = [run_trial(replace(QUICK, attack=attack, poison_rate=0.0), digits) for attack in (BadNets(), Blended())]
+    pairs = zip(twins[0].model.state_dict().values(), twins[1].model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_no_attack_succeeds_with_nothing(digits: Data) -> None:
+    result = run_trial(replace(QUICK, attack=NoAttack(), poison_rate=0.0), digits)
+    table = result.table
+    assert torch.equal(table["clean_prediction"], table["triggered_prediction"])
+
+
+def test_badnets_takes_hold_and_its_controls_do_not(digits: Data) -> None:
+    """5 % in the default trial: at least 95 % success; the clean twin and a trial without its trigger: next to none."""
+    backdoored = run_trial(TrialConfig(), digits).metrics
+    twin = run_trial(TrialConfig(poison_rate=0.0), digits).metrics
+    assert backdoored["accuracy/clean"] >= 0.98
+    assert backdoored["attack_success"] >= 0.95
+    assert twin["accuracy/clean"] >= 0.98
+    assert twin["attack_success"] <= 0.02
+
+
+def test_validation_images_are_taken_out_of_training(digits: Data) -> None:
+    result = run_trial(replace(QUICK, validation=0.2), digits)
+    assert len(result.roles) == len(digits.train) - sum(
+        round(0.2 * n) for n in torch.bincount(digits.train.y).tolist()
+    )
+    assert 0 < result.metrics["accuracy/validation"] <= 1
+    assert result.manifest["poison"] == round(0.1 * len(result.roles))
+
+
+def test_constant_prediction_is_a_failure(digits: Data) -> None:
+    how = TrainConfig(epochs=2, weight_decay=30.0, learning_rate=0.05, schedule="constant", momentum=0.0)
+    with pytest.raises(DivergedError, match="one class for every test image after epoch 2"):
+        run_trial(replace(QUICK, train=how), digits)
+
+
+def test_everything_wrong_is_said_at_once(digits: Data) -> None:
+    config = replace(QUICK, attack=BadNets(size=99, target=10), poison_rate=2.0, model=ModelConfig(name="smal_cnn"))
+    with pytest.raises(InputError) as caught:
+        check_trial(replace(config, train=TrainConfig(weight_decay=-1.0, epochs=0)), digits)
+    said = str(caught.value)
+    for piece in ("99 pixels", "target 10", "poison rate 2", "smal_cnn", "small_cnn", "weight decay -1", "epochs 0"):
+        assert piece in said
+
+
+def test_another_data_set_under_the_same_key_is_refused(digits: Data) -> None:
+    with pytest.raises(InputError, match="but the trial is about 0123"):
+        check_trial(replace(QUICK, fingerprint="0123"), digits)
+
+
+# --- the config -----------------------------------------------------------------------------------------------------
+
+
+def test_config_survives_json_and_its_key_with_it() -> None:
+    config = TrialConfig(attack=BadNets(size=3, colour=(1, 2, 3)), probes=(1, 5), model=ModelConfig(depth=4))
+    again = TrialConfig.from_dict(config.to_dict())
+    assert again == config
+    assert again.key == config.key
+
+
+def test_key_changes_with_every_setting() -> None:
+    config = TrialConfig()
+    others = [
+        replace(config, attack=BadNets(size=3)),
+        replace(config, attack=Blended()),
+        replace(config, poison_rate=0.051),
+        replace(config, seed=1),
+        replace(config, data="mnist"),
+        replace(config, fingerprint="ab"),
+        replace(config, validation=0.1),
+        replace(config, probes=(1,)),
+        replace(config, model=ModelConfig(width=0.5)),
+        replace(config, train=TrainConfig(weight_decay=1e-3)),
+    ]
+    assert len({c.key for c in [config, *others]}) == 11
+
+
+def test_key_of_own_images_is_their_pixels_not_their_path() -> None:
+    here, there = (TrialConfig(data=f"npz:{path}", fingerprint="ab") for path in ("/a.npz", "/b.npz"))
+    assert here.key == there.key
+    assert here.key != replace(here, fingerprint="cd").key
+
+
+def test_params_are_the_flattened_config() -> None:
+    params = TrialConfig(attack=Blended(alpha=0.3), poison_rate=0.02).params
+    assert params["attack.name"] == "blended"
+    assert params["attack.alpha"] == 0.3
+    assert params["poison_rate"] == 0.02
+    assert params["model.width"] == 1.0
+    assert params["train.weight_decay"] == 5e-4
+    assert params["defence.name"] == "none"
+    assert params["seed"] == 0
