@@ -14,9 +14,7 @@ from analysis.verdict import Status, Verdict
 from raybd.errors import InputError
 
 SLACK = 1e-9  # a rate on the threshold is within it, whatever its last bits
-NO_TWIN = (
-    "no clean twin was measured (poison rate 0 or attack none, no defence): there is no reference accuracy"
-)
+NO_TWIN = "no clean twin was measured (poison rate 0 or attack none, no defence): there is no reference accuracy"
 Flags = NDArray[np.bool_]
 
 
@@ -62,9 +60,7 @@ def reference_accuracy(trials: Trials) -> dict[Value, float]:
     return dict(zip(names, best.tolist(), strict=True))
 
 
-def build(
-    trials: Trials, shown: Mapping[str, str], reference: Mapping[Value, float], rule: Rule
-) -> list[Cell]:
+def build(trials: Trials, shown: Mapping[str, str], reference: Mapping[Value, float], rule: Rule) -> list[Cell]:
     """Every cell that has a trial, sorted by its setting.
 
     Args:
@@ -156,8 +152,6 @@ def _faults(accurate: Flags, resisted: Flags, floor: float, rule: Rule) -> str:
 def _no_evidence(rows: pd.DataFrame, failed: pd.DataFrame) -> str:
     running = len(rows) - len(failed)
     errors: Sequence[str] = failed["error"].dropna().tolist()
-    parts = [f"{len(failed)} failed (first error: {errors[0] if errors else 'none recorded'})"] * bool(
-        len(failed)
-    )
+    parts = [f"{len(failed)} failed (first error: {errors[0] if errors else 'none recorded'})"] * bool(len(failed))
     parts += [f"{running} not finished yet"] * bool(running)
     return f"no finished trial: {', '.join(parts)}"

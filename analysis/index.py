@@ -12,14 +12,11 @@ from analysis.values import MISSING, Value, distinct, nearest, position, written
 class CellIndex:
     """For each parameter the position of its value in every cell."""
 
-    def __init__(
-        self, cells: Sequence[Cell], values: Mapping[str, list[Value]], short: Mapping[str, str]
-    ) -> None:
+    def __init__(self, cells: Sequence[Cell], values: Mapping[str, list[Value]], short: Mapping[str, str]) -> None:
         self._cells, self._values, self._short = cells, values, short
         places = {name: {v: i for i, v in enumerate(known)} for name, known in values.items()}
         self._codes = {
-            name: np.array([place.get(cell.setting[name], MISSING) for cell in cells])
-            for name, place in places.items()
+            name: np.array([place.get(cell.setting[name], MISSING) for cell in cells]) for name, place in places.items()
         }
 
     def find(self, asked: Mapping[str, Value]) -> list[Cell]:

@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 INK = "#1c2733"
 DPI = 150
 LEFT, RIGHT, TOP, BOTTOM = 0.85, 0.15, 1.2, 0.85  # margins of the whole map in inches
-ROW, NARROWEST, GAP, TITLE = (
-    0.46,
-    0.74,
-    0.25,
-    0.34,
-)  # a cell's height and least width, and the room between panels
+ROW, NARROWEST = 0.46, 0.7  # a cell's height and least width in inches
+GAP, TITLE = 0.25, 0.34  # between panels, across and up
 
 
 @dataclass(frozen=True)
@@ -61,9 +57,7 @@ def plot_slice(plane: "MapSlice", ax: Axes, legend: bool = True) -> Axes:
     ax.tick_params(length=0, labelsize=9, colors=INK)
     ax.spines[:].set_color("#8b9099")
     if legend:
-        ax.legend(
-            handles=_handles(), loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, handleheight=1.4
-        )
+        ax.legend(handles=_handles(), loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, handleheight=1.4)
     return ax
 
 
@@ -109,9 +103,7 @@ def _sheet(rows: int, columns: int, across: int, up: int, width: float) -> tuple
 def _draw_cell(ax: Axes, x: float, y: float, verdict: Verdict) -> None:
     look = LOOKS[verdict.status]
     corner = (x - 0.5, y - 0.5)
-    ax.add_patch(
-        Rectangle(corner, 1, 1, facecolor=look.face, edgecolor=look.line, hatch=look.hatch, linewidth=0)
-    )
+    ax.add_patch(Rectangle(corner, 1, 1, facecolor=look.face, edgecolor=look.line, hatch=look.hatch, linewidth=0))
     ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="white", linewidth=2))
     text = f"ASR {_percent(verdict.attack_success.value)}\nACC {_percent(verdict.clean_accuracy.value)}"
     behind = {"facecolor": look.face, "edgecolor": "none", "boxstyle": "square,pad=0.15"}
@@ -154,8 +146,7 @@ def _panels(region_map: "DefendedRegionMap") -> list[list["MapSlice"]]:
     drawn = drawn or [c.setting for c in region_map.cells]
     attacks, rates = distinct(s["attack.name"] for s in drawn), {s["poison_rate"] for s in drawn}
     return [
-        [_only(rates, region_map.slice(free[0], rate, **{attack: a}, **column)) for column in columns]
-        for a in attacks
+        [_only(rates, region_map.slice(free[0], rate, **{attack: a}, **column)) for column in columns] for a in attacks
     ]
 
 

@@ -53,9 +53,7 @@ def load(experiment: str | Sequence[str], tracking_uri: str | None) -> pd.DataFr
         raise InputError(f"no trial is logged in {experiment!r}")
     columns = {ours: runs[theirs] for theirs, ours in LOGGED.items() if theirs in runs}
     columns |= {
-        name.removeprefix("params."): _parsed(runs[name])
-        for name in map(str, runs)
-        if name.startswith("params.")
+        name.removeprefix("params."): _parsed(runs[name]) for name in map(str, runs) if name.startswith("params.")
     }
     metrics = {
         "clean_accuracy": float("nan"),
@@ -124,8 +122,8 @@ def _latest(rows: pd.DataFrame, codes: pd.DataFrame) -> pd.Index:
 
 
 def _parsed(column: pd.Series) -> pd.Series:
-    meaning = {text: parse(text) for text in column.unique()}
-    return pd.Series([meaning[text] for text in column], index=column.index, dtype=object)
+    meaning = {text: parse(text) for text in column.dropna().unique()}
+    return pd.Series([meaning.get(text) for text in column], index=column.index, dtype=object)
 
 
 def _positions(column: pd.Series, values: list[Value]) -> list[int]:

@@ -114,9 +114,7 @@ class DefendedRegionMap:
         """
         (name,) = self.names.full([over])
         others = [n for n in self.names.varying if n != name and n not in self.names.settings_of(name)]
-        poisoned = [
-            c for c in self.cells if c.setting["poison_rate"] != 0 and c.setting["attack.name"] != "none"
-        ]
+        poisoned = [c for c in self.cells if c.setting["poison_rate"] != 0 and c.setting["attack.name"] != "none"]
         everything = distinct(cell.setting[name] for cell in poisoned)
         settings = {tuple(cell.setting[n] for n in others): None for cell in poisoned}
         rows = [self._held_off(dict(zip(others, at, strict=True)), name, everything) for at in settings]
@@ -134,9 +132,7 @@ class DefendedRegionMap:
             for cell in self.cells
         )
 
-    def _held_off(
-        self, setting: dict[str, Value], over: str, everything: Sequence[Value]
-    ) -> dict[str, object]:
+    def _held_off(self, setting: dict[str, Value], over: str, everything: Sequence[Value]) -> dict[str, object]:
         verdicts = [self.query(**{**setting, over: value}) for value in everything]
         measured = [v for v in verdicts if v.status != "unmeasured"]
         defended = sum(v.status == "defended" for v in verdicts)

@@ -6,9 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
-Value = (
-    Hashable  # a number, a word, a truth value, a tuple of these, or None where a trial has no such parameter
-)
+Value = Hashable  # a number, a word, a truth value, a tuple of these, or None where a trial has no such parameter
 MISSING = -1  # the position of None
 TOLERANCE = 1e-9  # two numbers this near, relative to the larger, are one value
 

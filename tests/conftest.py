@@ -1,7 +1,9 @@
 import os
+from pathlib import Path
 
-# Before torch is imported anywhere: one thread, as in every trial.
+# Before torch and Ray are imported anywhere: one thread, as in every trial, and workers that can import tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
 
 import pytest
 import torch

@@ -39,7 +39,7 @@ def cached(name: str, reader: Reader, where: Path, root: Path) -> Data:
         warnings.warn(f"{name}: no cache, for neither {_folders(files)} can be written to", stacklevel=3)
         return describe(name, reader.read(where))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with FileLock(f"{target}.lock", mode=0o666):
         return _first(files, name, stamp) or _build(target, name, reader, where, stamp)
 
 

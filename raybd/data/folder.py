@@ -95,9 +95,7 @@ def _decode_all(where: Path, files: Sequence[Path]) -> Array:
     """(N, C, H, W) uint8."""
     with ThreadPoolExecutor(THREADS) as pool:
         images = list(pool.map(_decode, files))
-    if broken := [
-        path.relative_to(where) for path, image in zip(files, images, strict=True) if image is None
-    ]:
+    if broken := [path.relative_to(where) for path, image in zip(files, images, strict=True) if image is None]:
         raise InputError(f"folder:{where}: {len(broken)} broken images: {shorten(broken, most=5)}")
     pixels = [image for image in images if image is not None]
     _check_sizes(where, files, pixels)
@@ -125,7 +123,7 @@ def _decode(path: Path) -> Array | None:
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I"):
-                return np.clip(np.asarray(image, dtype=np.int64) >> 8, 0, 255).astype(np.uint8)
+                return (np.array(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
             return np.array(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), dtype=np.uint8)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # all that Pillow's decoders say
         return None

@@ -78,9 +78,7 @@ def array_problems(arrays: Mapping[str, Array], classes: Sequence[str] | None) -
     if "x_train" in arrays and "x_test" in arrays:
         train, test = arrays["x_train"].shape[1:], arrays["x_test"].shape[1:]
         if train != test:
-            problems.append(
-                f"training images are {train} but test images {test} (C, H, W): make them the same"
-            )
+            problems.append(f"training images are {train} but test images {test} (C, H, W): make them the same")
     if "y_train" in arrays and "y_test" in arrays and arrays["y_train"].size:
         problems += _label_problems(arrays["y_train"], arrays["y_test"], classes)
     return problems
@@ -112,6 +110,4 @@ def _label_problems(train: Array, test: Array, classes: Sequence[str] | None) ->
 
 def _images(x: Array, y: Array) -> Images:
     # torch takes over numpy's memory and so needs it whole and its own
-    return Images(
-        torch.from_numpy(np.require(x, requirements=["C", "W"])), torch.from_numpy(y.astype(np.int64))
-    )
+    return Images(torch.from_numpy(np.require(x, requirements=["C", "W"])), torch.from_numpy(y.astype(np.int64)))

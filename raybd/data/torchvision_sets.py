@@ -38,9 +38,7 @@ class TorchvisionSet:
         if self._missing(where):
             self._download(where)
         read = {half: self._half(where, half) for half in HALVES}
-        arrays = {f"x_{half}": read[half].x for half in HALVES} | {
-            f"y_{half}": read[half].y for half in HALVES
-        }
+        arrays = {f"x_{half}": read[half].x for half in HALVES} | {f"y_{half}": read[half].y for half in HALVES}
         return checked(f"{self.kind} under {where}", arrays, read["train"].classes)
 
     def _half(self, root: Path, half: str) -> Half:

@@ -1,27 +1,27 @@
-"""Models by name. A new one is a file here and a line in MODELS; docs/adding.md shows it."""
+"""The table of models: a new one is one file and one line in `MODELS`."""
 
 from collections.abc import Sequence
-from functools import cache
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import nn
 
 from raybd.errors import InputError
-from raybd.models.base import Builder, Classifier, Shape, trial
-from raybd.models.foreign import own_function, own_model, settings_of, torchvision_model
+from raybd.models.base import Builder, Classifier, Shape
+from raybd.models.own import own_builder
 from raybd.models.resnet import preact_resnet18, resnet18
 from raybd.models.small_cnn import small_cnn
+from raybd.models.torchvision_model import PREFIX, torchvision_builder
 from raybd.plugins import unknown
+
+__all__ = ["MODELS", "Builder", "Classifier", "build_model", "check_model"]
 
 MODELS: dict[str, Builder] = {
     "small_cnn": small_cnn,
     "resnet18": resnet18,
     "preact_resnet18": preact_resnet18,
 }
-FORMS = ("torchvision:NAME", "module:function")
-
-__all__ = ["MODELS", "Classifier", "build_model", "check_model"]
 
 
 def build_model(
@@ -34,52 +34,66 @@ def build_model(
     width: float = 1.0,
     depth: int | None = None,
 ) -> nn.Module:
-    """An untrained network for images (N, C, H, W) in [0, 1]; its weights come from torch's global generator.
+    """The untrained model `name` for images of `shape` (C, H, W) in [0, 1]; seed torch's generator before.
 
-    `mean` and `std` of each channel are what raybd's networks and torchvision's normalise with. `module:function`
-    runs the user's own code: function(shape, classes), with width and depth by keyword if it has them.
+    `name` is of `MODELS`, or `torchvision:NAME`, or `module:function`, which runs the user's own code.
+    `width` multiplies the channels; `depth` None is the architecture's own.
 
     Raises:
-        InputError: the name or a setting is unknown, or the network cannot take such images.
+        InputError: the name is unknown, or the model has not this setting or cannot take these images.
     """
-    settings = _settings(name, width, depth)
-    if name in MODELS:
-        return MODELS[name](shape, classes, mean, std, **settings)
-    if name.startswith("torchvision:"):
-        model: nn.Module = torchvision_model(name, shape, classes, mean, std)
-    else:
-        model = own_model(name, shape, classes, **settings)
-        trial(name, model, shape, classes)
-    return model
+    builder = _find(name)
+    return builder(shape, classes, mean, std, **_settings(name, builder, width, depth))
 
 
-@cache
 def check_model(name: str, shape: Shape, classes: int, width: float, depth: int | None) -> list[str]:
-    """Every reason why `build_model` would refuse; costs no weights and no computation."""
-    channel = [0.5] * shape[0]
+    """Every problem that `build_model` would raise, found without weights; torch's generator is left alone.
+
+    Of the user's own `module:function`, only the import and the settings are checked.
+    """
+    ones = [1.0] * shape[0]
     try:
-        if ":" in name and not name.startswith("torchvision:"):
-            build_model(name, shape, classes, channel, channel, width=width, depth=depth)
+        builder = _find(name)
+        settings = _settings(name, builder, width, depth)
+        if _is_own(name):
             return []
-        with torch.device("meta"):
-            model = build_model(name, shape, classes, channel, channel, width=width, depth=depth)
-            trial(name, model, shape, classes)
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            builder(shape, classes, ones, ones, **settings)
     except InputError as error:
         return error.problems
+    except NotImplementedError:
+        return []  # torchvision's regnets read weights while they are built, which "meta" has not
     return []
 
 
-def _settings(name: str, width: float, depth: int | None) -> dict[str, Any]:
-    """The settings that differ from the architecture's own, if it has them."""
-    if ":" not in name and (problems := unknown("model", [name], [*MODELS, *FORMS])):
+def _find(name: str) -> Builder:
+    if name.startswith(PREFIX):
+        return torchvision_builder(name.removeprefix(PREFIX))
+    if _is_own(name):
+        return own_builder(name)
+    if problems := unknown("model", [name], [*MODELS, f"{PREFIX}NAME", "module:function"]):
         raise InputError(problems)
-    own = () if name.startswith("torchvision:") else settings_of(MODELS.get(name) or own_function(name))
-    wanted = {"width": width} if width != 1.0 else {}
-    wanted |= {} if depth is None else {"depth": depth}
-    if surplus := [
-        f"model {name} has no {setting} (it has: {', '.join(own) or 'none'})"
-        for setting in wanted
-        if setting not in own
-    ]:
-        raise InputError(surplus)
-    return wanted
+    return MODELS[name]
+
+
+def _is_own(name: str) -> bool:
+    return ":" in name and not name.startswith(PREFIX)
+
+
+def _settings(name: str, builder: Builder, width: float, depth: int | None) -> dict[str, Any]:
+    """Those of `width` and `depth` that are given and that the builder has.
+
+    Raises:
+        InputError: one is given that the builder has not.
+    """
+    given: dict[str, Any] = {}
+    if width != 1.0:
+        given["width"] = width
+    if depth is not None:
+        given["depth"] = depth
+    parameters = signature(builder).parameters
+    if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        has = [setting for setting in ("width", "depth") if setting in parameters]
+        if bad := unknown(f"setting of model {name}", given, has):
+            raise InputError(bad)
+    return given

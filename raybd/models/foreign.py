@@ -26,9 +26,7 @@ class Wrapped(Classifier):
         return out
 
 
-def torchvision_model(
-    name: str, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float]
-) -> Classifier:
+def torchvision_model(name: str, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float]) -> Classifier:
     """The untrained torchvision classifier after the colon of `name`, its last linear layer as the head.
 
     Raises:

@@ -34,7 +34,7 @@ class SweepOptions:
     """small_cnn, resnet18, preact_resnet18, torchvision:NAME or module:function (runs that code)."""
     attacks: tuple[str, ...] = ("badnets", "blended")
     """Attacks by name, or all."""
-    poison_rates: tuple[float, ...] = (0.0, 0.01, 0.05, 0.1)
+    poison_rates: tuple[float, ...] = (0.0, 0.005, 0.01, 0.05, 0.1)
     """Poisoned images / training set; 0 is the clean twin."""
     target: int = 0
     """Class that triggered images shall get."""
@@ -44,9 +44,9 @@ class SweepOptions:
     """Whom dirty-label attacks draw from: non_target or all."""
     seeds: int = 3
     """Number of seeds; trials use 0, 1, ..."""
-    weight_decays: tuple[float, ...] = (5e-4, 2e-2, 5e-2)
+    weight_decays: tuple[float, ...] = (5e-4, 0.05, 0.08)
     """Complexity axis."""
-    widths: tuple[float, ...] = (0.25, 1.0)
+    widths: tuple[float, ...] = (0.5, 1.0)
     """Complexity axis: multiplies the channels."""
     depths: tuple[int, ...] = ()
     """Complexity axis, where the architecture has one; none: its own."""

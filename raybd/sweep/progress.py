@@ -16,7 +16,7 @@ class Progress:
     """Counts of a running sweep, printed as one line that a terminal rewrites."""
 
     total: int
-    stream: TextIO = field(default_factory=lambda: sys.stdout)
+    stream: TextIO | None = None  # None: standard output as it is then; Tune pickles this object, and no stream can be
     finished: int = 0
     failed: int = 0
     running: int = 0
@@ -46,12 +46,13 @@ class Progress:
         )
 
     def _show(self, last: bool = False) -> None:
-        terminal = self.stream.isatty()
+        stream = self.stream or sys.stdout
+        terminal = stream.isatty()
         if not last and time.monotonic() - self._printed < (0.2 if terminal else EVERY):
             return
         self._printed = time.monotonic()
         end = "\n" if last or not terminal else ""
-        print(("\r\x1b[K" if terminal else "") + self.line, end=end, file=self.stream, flush=True)
+        print(("\r\x1b[K" if terminal else "") + self.line, end=end, file=stream, flush=True)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,44 @@
+"""`module:function`: a model of the user's own."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from raybd.errors import InputError
+from raybd.models.base import Builder, Shape, require, trial
+
+
+def own_builder(name: str) -> Builder:
+    """The builder that calls the user's `function(shape, classes, **settings)`, `name` being "module:function".
+
+    This runs the user's code. The function returns any nn.Module that takes images (N, C, H, W) in
+    [0, 1] to logits (N, classes); `width` and `depth` are passed only if it has parameters so called.
+    Attacks and defences that read features need it to be a `raybd.models.Classifier`.
+
+    Raises:
+        InputError: there is no such function.
+    """
+    function = _load(name)
+
+    @wraps(function)  # so that the settings in the signature are the user's
+    def build(shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], **settings: Any) -> nn.Module:
+        model = function(shape, classes, **settings)
+        require((isinstance(model, nn.Module), f"{name} must return an nn.Module, got {type(model).__name__}"))
+        trial(name, model, shape, classes)
+        return model
+
+    return build
+
+
+def _load(name: str) -> Callable[..., nn.Module]:
+    module, _, attribute = name.partition(":")
+    try:
+        function = getattr(import_module(module), attribute)
+    except Exception as error:
+        raise InputError(f"model {name} cannot be imported: {error}") from error
+    require((callable(function), f"model {name} is no function but {type(function).__name__}"))
+    loaded: Callable[..., nn.Module] = function
+    return loaded

@@ -1,0 +1,74 @@
+"""Networks of a user's own that do what trials must survive; named to a sweep as tests.misbehaving:FUNCTION."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    """A small network that does `act` at a training step, `act` being told how many it has made."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, act: Any) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
+        self.act, self.steps = act, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.steps += 1
+            self.act(self.steps)
+        out: Tensor = self.body(x)
+        return out
+
+
+def _first_time() -> bool:
+    """True once for the folder that the test names in RAYBD_TEST_FLAGS."""
+    flag = Path(os.environ["RAYBD_TEST_FLAGS"]) / "done"
+    if flag.exists():
+        return False
+    flag.touch()
+    return True
+
+
+def healthy(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return Net(shape, classes, lambda step: None)
+
+
+def dies_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def act(step: int) -> None:
+        if step == 30 and _first_time():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return Net(shape, classes, act)
+
+
+def raises(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def act(step: int) -> None:
+        if step == 30:
+            raise RuntimeError("planted failure")
+
+    return Net(shape, classes, act)
+
+
+def raises_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def act(step: int) -> None:
+        if step == 30 and _first_time():
+            raise RuntimeError("planted failure")
+
+    return Net(shape, classes, act)
+
+
+def hangs(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def act(step: int) -> None:
+        if step == 30:
+            time.sleep(1000)
+
+    return Net(shape, classes, act)
+
+
+def slow(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return Net(shape, classes, lambda step: time.sleep(0.02))

@@ -1,0 +1,192 @@
+"""The cache: one memory-mapped file for each set, rebuilt where it is broken or old."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import raybd.data
+from raybd.data import cache
+from raybd.data.npz import Npz
+from raybd.data.reader import stamp_of
+
+SAVED = {
+    "x_train": np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4),
+    "y_train": np.array([0, 1]),
+    "x_test": np.arange(12, dtype=np.uint8).reshape(1, 3, 4),
+    "y_test": np.array([1]),
+}
+
+
+@pytest.fixture(autouse=True)
+def _home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # a cache that works is silent
+        yield
+
+
+@pytest.fixture
+def root(tmp_path):
+    np.savez(tmp_path / "set.npz", **SAVED)
+    return tmp_path / "root"
+
+
+def _load(root):
+    return raybd.data.load(f"npz:{root.parent / 'set.npz'}", root)
+
+
+def _file(root):
+    [file] = (root / "raybd-cache").glob("*.pt")
+    return file
+
+
+def _forbid_reading(monkeypatch):
+    def read(self, where):
+        raise AssertionError("read although cached")
+
+    monkeypatch.setattr(Npz, "read", read)
+
+
+def _same(one, other):
+    tensors = [(d.train.x, d.train.y, d.test.x, d.test.y) for d in (one, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*tensors, strict=True))
+    for field in ("name", "classes", "fingerprint", "mean", "std"):
+        assert getattr(one, field) == getattr(other, field)
+
+
+def test_cached_load_is_the_same_and_reads_nothing(root, monkeypatch):
+    first = _load(root)
+    assert first.train.x.tolist() == SAVED["x_train"][:, None].tolist()
+    _forbid_reading(monkeypatch)
+    monkeypatch.setattr(cache, "describe", None)
+    _same(first, _load(root))
+    assert sorted(path.suffix for path in (root / "raybd-cache").iterdir()) == [".lock", ".pt"]
+
+
+def test_loads_map_the_one_file_and_writing_to_one_changes_no_other(root):
+    first, second = _load(root), _load(root)
+    if Path("/proc/self/maps").exists():
+        maps = Path("/proc/self/maps").read_text()
+        assert maps.count(str(_file(root))) >= 2
+    before = _file(root).read_bytes()
+    first.train.x.zero_()
+    assert second.train.x.tolist() == SAVED["x_train"][:, None].tolist()
+    assert _file(root).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"not a zip file",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+    ],
+)
+def test_broken_cache_is_rebuilt_with_a_warning(root, damage):
+    first = _load(root)
+    file = _file(root)
+    whole = file.read_bytes()
+    file.unlink()  # `first` maps it: a file cut short in place takes its readers down
+    file.write_bytes(damage(whole))
+    with pytest.warns(UserWarning, match="rebuilding the broken cache file"):
+        _same(first, _load(root))
+    _same(first, _load(root))  # and silent again
+
+
+@pytest.mark.parametrize("entry", [{"format": cache.FORMAT}, {"format": cache.FORMAT, "stamp": None}, [1]])
+def test_cache_of_another_make_is_rebuilt_with_a_warning(root, entry):
+    first = _load(root)
+    if isinstance(entry, dict) and "stamp" in entry:
+        entry = entry | {"stamp": Npz().stamp(root.parent / "set.npz"), "x_train": torch.zeros(2)}
+    file = _file(root)
+    file.unlink()
+    torch.save(entry, file)
+    with pytest.warns(UserWarning, match="rebuilding the broken cache file"):
+        _same(first, _load(root))
+
+
+def test_cache_of_another_format_is_rebuilt(root, monkeypatch):
+    first = _load(root)
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    _same(first, _load(root))
+    assert torch.load(_file(root), weights_only=True)["format"] == cache.FORMAT
+
+
+def test_unwritable_root_uses_the_home_cache_and_roots_do_not_collide(root, monkeypatch, tmp_path):
+    home = tmp_path / "home/.cache/raybd/data/raybd-cache"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "raybd-cache").write_text("a file where the folder would be")
+    first = _load(tmp_path / "one")
+    assert len(list(home.glob("npz-*.pt"))) == 1
+    _forbid_reading(monkeypatch)
+    _same(first, _load(tmp_path / "two"))  # the same source, wherever the root
+    files = [cache.cache_files("mnist", tmp_path / name, tmp_path / name) for name in ("one", "two")]
+    assert [pair[0] for pair in files] == [tmp_path / name / "raybd-cache/mnist.pt" for name in ("one", "two")]
+    assert files[0][1].parent == files[1][1].parent == home
+    assert files[0][1] != files[1][1]
+
+
+def test_folder_marked_read_only_is_left_alone_even_by_an_administrator(root, tmp_path):
+    root.mkdir()
+    root.chmod(0o555)
+    _load(root)
+    assert list(root.iterdir()) == []
+    assert len(list((tmp_path / "home/.cache/raybd/data/raybd-cache").glob("*.pt"))) == 1
+    root.chmod(0o755)
+
+
+def test_no_writable_place_gives_the_data_and_a_warning(root, monkeypatch):
+    monkeypatch.setattr(cache, "writable", lambda folder: False)
+    with pytest.warns(UserWarning, match="no cache, for neither .*root/raybd-cache nor .*can be written"):
+        assert _load(root).train.y.tolist() == [0, 1]
+    assert not root.exists()
+
+
+def test_full_disk_gives_the_data_a_warning_and_no_litter(root, monkeypatch):
+    def save(entry, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("unexpected pos")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.warns(UserWarning, match="could not write the cache file .*unexpected pos"):
+        assert _load(root).test.y.tolist() == [1]
+    assert [path.suffix for path in (root / "raybd-cache").iterdir()] == [".lock"]
+
+
+def test_two_processes_at_once_build_it_once(root):
+    code = (
+        "import sys, time, raybd.data as d; from raybd.data.npz import Npz; read = Npz.read\n"
+        "Npz.read = lambda self, where: print('read') or time.sleep(1) or read(self, where)\n"
+        "sys.stdin.readline(); print(d.load(*sys.argv[1:]).fingerprint)"
+    )
+    command = [sys.executable, "-c", code, f"npz:{root.parent / 'set.npz'}", str(root)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate()[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(words.count("read") for words in said) == 1
+    assert said[0][-1] == said[1][-1] == _load(root).fingerprint
+
+
+def test_stamp_knows_names_sizes_and_times_but_not_the_base(tmp_path):
+    assert stamp_of([], tmp_path) == ""
+    for base in ("a", "b"):
+        (tmp_path / base).mkdir()
+        (tmp_path / base / "f").write_text("x")
+    os.utime(tmp_path / "a/f", ns=(5, 5))
+    os.utime(tmp_path / "b/f", ns=(5, 5))
+    first = stamp_of([tmp_path / "a/f"], tmp_path / "a")
+    assert stamp_of([tmp_path / "b/f"], tmp_path / "b") == first
+    os.utime(tmp_path / "b/f", ns=(5, 6))
+    assert stamp_of([tmp_path / "b/f"], tmp_path / "b") != first

@@ -1,0 +1,265 @@
+"""Slices, robust settings, the table and the pictures of the map."""
+
+import io
+import time
+
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from analysis import DefendedRegionMap
+from analysis.plots import LOOKS, plot_map
+from analysis.table import summary
+from raybd.errors import InputError
+
+DECAYS, RATES = (0.001, 0.01, 0.1), (0.0, 0.05)
+
+
+def rows(success, accuracy=0.9, seeds=3, **parameters):
+    parameters = {name.replace("__", "."): value for name, value in parameters.items()}
+    base = {"attack.name": "badnets", "data": "digits", "model.name": "cnn"} | parameters
+    return [base | {"seed": s, "clean_accuracy": accuracy, "attack_success": success} for s in range(seeds)]
+
+
+@pytest.fixture
+def plane():
+    """Two rates up, three decays across; every cell has an attack success of its own.
+
+    At rate 0: 0.01 defended, 0.02 defended, 0.03 one seed. At 0.05: 0.9 undefended, 0.04 defended, none measured.
+    """
+    trials = [
+        *rows(0.01, poison_rate=0.0, train__weight_decay=0.001),
+        *rows(0.02, poison_rate=0.0, train__weight_decay=0.01),
+        *rows(0.03, poison_rate=0.0, train__weight_decay=0.1, seeds=1),
+        *rows(0.9, poison_rate=0.05, train__weight_decay=0.001),
+        *rows(0.04, poison_rate=0.05, train__weight_decay=0.01, accuracy=0.89),
+    ]
+    return DefendedRegionMap.from_frame(pd.DataFrame(trials))
+
+
+STATUSES = [["defended", "defended", "uncertain"], ["undefended", "defended", "unmeasured"]]
+TEXTS = [
+    ["ASR 1.0%\nACC 90.0%", "ASR 2.0%\nACC 90.0%", "ASR 3.0%\nACC 90.0%"],
+    ["ASR 90.0%\nACC 90.0%", "ASR 4.0%\nACC 89.0%", "not\nmeasured"],
+]
+
+
+def test_a_slice_has_its_verdicts_at_y_then_x(plane):
+    found = plane.slice(x="weight_decay", y="poison_rate", attack="badnets")
+    assert (tuple(found.x), tuple(found.y)) == (DECAYS, RATES)
+    assert [[v.status for v in row] for row in found.verdicts] == STATUSES
+    turned = plane.slice(x="poison_rate", y="weight_decay")
+    assert [[v.status for v in row] for row in turned.verdicts] == [list(c) for c in zip(*STATUSES, strict=True)]
+
+
+def test_a_slice_as_a_frame(plane):
+    frame = plane.slice(x="train.weight_decay", y="poison_rate").to_frame().set_index(["weight_decay", "poison_rate"])
+    assert len(frame) == 6
+    assert frame.loc[(0.001, 0.05), "status"] == "undefended"
+    assert frame.loc[(0.1, 0.0), ["status", "seeds", "attack_success"]].tolist() == ["uncertain", 1, 0.03]
+
+
+def test_a_slice_needs_two_free_axes(plane):
+    with pytest.raises(InputError, match="two axes, and not fixed"):
+        plane.slice(x="poison_rate", y="poison_rate")
+    with pytest.raises(InputError, match="two axes, and not fixed"):
+        plane.slice(x="poison_rate", y="weight_decay", **{"train.weight_decay": 0.1})
+
+
+def drawn(ax):
+    """What stands in each cell of a drawn slice: its text, the colour and the hatch behind it."""
+    texts = {t.get_position(): t.get_text() for t in ax.texts}
+    boxes = {(p.get_x() + 0.5, p.get_y() + 0.5): p for p in ax.patches if p.get_fill()}
+    assert texts.keys() == boxes.keys()
+    return {at: (texts[at], to_hex(boxes[at].get_facecolor()), boxes[at].get_hatch()) for at in texts}
+
+
+def expected():
+    looks = {(x, y): LOOKS[status] for y, row in enumerate(STATUSES) for x, status in enumerate(row)}
+    return {(x, y): (TEXTS[y][x], look.face, look.hatch) for (x, y), look in looks.items()}
+
+
+def test_a_drawn_slice_shows_each_cell_where_it_belongs(plane):
+    ax = plane.slice(x="weight_decay", y="poison_rate").plot()
+    assert drawn(ax) == expected()
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0.001", "0.01", "0.1"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["0", "0.05"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("weight_decay", "poison_rate")
+    assert ax.get_ylim()[0] < ax.get_ylim()[1]  # the poison rate rises upwards
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == list(LOOKS)
+
+
+def test_a_slice_draws_into_the_axes_it_is_given(plane):
+    ax = Figure().add_subplot()
+    assert plane.slice(x="weight_decay", y="poison_rate").plot(ax) is ax
+
+
+def test_statuses_differ_without_colour():
+    assert len({look.hatch for look in LOOKS.values()}) == len(LOOKS) == 4
+
+    def light(colour):
+        red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (red, green, blue)]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for look in LOOKS.values():  # WCAG 2.1: at least 4.5 between text and ground
+        bright, dark = sorted([light(look.face), light(look.text)], reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5
+
+
+def whole_map(**more):
+    return DefendedRegionMap.from_frame(
+        pd.DataFrame(
+            row
+            for i, attack in enumerate(("badnets", "blend"))
+            for j, width in enumerate((0.5, 1, 2))
+            for rate in RATES
+            for decay in DECAYS
+            for row in rows(
+                (0.1 * i + 0.01 * j + 0.2 * decay) if rate else 0.0,
+                attack__name=attack,
+                poison_rate=rate,
+                model__width=width,
+                train__weight_decay=decay,
+                **more,
+            )
+        )
+    )
+
+
+def png(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    buffer.seek(0)
+    return imread(buffer)
+
+
+def test_the_whole_map_has_a_row_an_attack_and_a_column_a_width():
+    figure = plot_map(whole_map())
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        f"attack={attack}, width={width}" for attack in ("badnets", "blend") for width in ("0.5", "1", "2")
+    ]
+    texts = [drawn(ax)[2, 1][0] for ax in figure.axes]  # decay 0.1 at rate 0.05: 0.1 i + 0.01 j + 0.02
+    assert texts == [f"ASR {n}.0%\nACC 90.0%" for n in (2, 3, 4, 12, 13, 14)]
+    said = "\n".join(text.get_text() for text in figure.texts)
+    assert "Where does the backdoor not take hold?" in said
+    assert "digits, cnn: 108 trials, 3 seeds a cell" in said  # 2 x 3 x 2 x 3 cells
+    assert "attack success (ASR) ≤ 10%, clean accuracy (ACC) ≥ 88.0% (2 points under the best clean twins)" in said
+    picture = png(figure)
+    assert abs(picture.shape[1] - 1200) <= 1
+    assert picture[..., :3].std() > 0.05
+
+
+def test_further_axes_are_pooled_and_said():
+    trials = [
+        row
+        for epochs, success in ((1, 0.01), (9, 0.9))
+        for width in (1, 2)
+        for decay in DECAYS
+        for rate in RATES
+        for row in rows(
+            success * (rate > 0),
+            poison_rate=rate,
+            train__weight_decay=decay,
+            train__epochs=epochs,
+            model__width=width,
+        )
+    ]
+    figure = plot_map(DefendedRegionMap.from_frame(pd.DataFrame(trials)))
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [f"attack=badnets, weight_decay={d}" for d in DECAYS]
+    assert figure.axes[0].get_xlabel() == "epochs"
+    assert "pooled over width: defended where every value is" in figure.texts[1].get_text()
+
+
+def test_twins_under_attack_none_give_no_row_of_their_own():
+    trials = rows(0.0, attack__name="none", poison_rate=0.0, train__weight_decay=0.1)
+    trials += rows(0.0, poison_rate=0.1, train__weight_decay=0.1) + rows(0.0, poison_rate=0.1, train__weight_decay=0.2)
+    (ax,) = plot_map(DefendedRegionMap.from_frame(pd.DataFrame(trials))).axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["0.1"]
+    assert ax.get_title(loc="left") == "attack=badnets"
+
+
+def test_a_map_without_a_complexity_axis_has_the_attacks_across(plane):
+    trials = rows(0.0, poison_rate=0.0) + rows(0.9, poison_rate=0.1) + rows(0.0, attack__name="blend", poison_rate=0.1)
+    (ax,) = plot_map(DefendedRegionMap.from_frame(pd.DataFrame(trials))).axes
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["badnets", "blend"]
+    only_clean = DefendedRegionMap.from_frame(pd.DataFrame(rows(0.0, attack__name="none", poison_rate=0.0)))
+    assert len(plot_map(only_clean).axes) == 1
+
+
+def test_robust_needs_every_attack_measured_and_defended():
+    trials = [
+        *rows(0.0, attack__name="none", poison_rate=0.0, train__weight_decay=0.1),
+        *rows(0.0, attack__name="none", poison_rate=0.1, train__weight_decay=0.1),
+        *rows(0.0, attack__name="badnets", poison_rate=0.0, train__weight_decay=0.1),
+        *rows(0.01, attack__name="badnets", poison_rate=0.1, train__weight_decay=0.1),
+        *rows(0.9, attack__name="blend", poison_rate=0.1, train__weight_decay=0.1),
+        *rows(0.01, attack__name="badnets", poison_rate=0.1, train__weight_decay=0.2),
+        *rows(0.05, attack__name="badnets", poison_rate=0.1, train__weight_decay=0.3),
+        *rows(0.03, attack__name="blend", poison_rate=0.1, train__weight_decay=0.3),
+    ]
+    found = DefendedRegionMap.from_frame(pd.DataFrame(trials)).robust(over="attack")
+    assert found.to_dict("list") == {
+        "poison_rate": [0.1, 0.1, 0.1],
+        "weight_decay": [0.3, 0.1, 0.2],
+        "defended against": [2, 1, 1],
+        "measured": [2, 2, 1],
+        "robust": [True, False, False],
+        "worst attack success": pytest.approx([0.05, 0.9, 0.01]),
+    }
+
+
+def test_robust_pools_the_settings_of_an_attack():
+    trials = [
+        *rows(0.0, poison_rate=0.0, attack__alpha=None),
+        *rows(0.0, poison_rate=0.1, attack__alpha=None),
+        *rows(0.0, attack__name="blend", poison_rate=0.1, attack__alpha=0.1),
+        *rows(0.9, attack__name="blend", poison_rate=0.1, attack__alpha=0.2),
+    ]
+    (row,) = DefendedRegionMap.from_frame(pd.DataFrame(trials)).robust().to_dict("records")
+    assert (row["defended against"], row["measured"], row["robust"]) == (1, 2, False)
+
+
+def test_the_frame_has_one_row_a_cell(plane):
+    frame = plane.to_frame()
+    assert list(frame) == [
+        "poison_rate",
+        "weight_decay",
+        *("status", "probability", "seeds"),
+        *("clean_accuracy", "clean_accuracy_low", "clean_accuracy_high"),
+        *("attack_success", "attack_success_low", "attack_success_high"),
+        "failures",
+    ]
+    assert frame["status"].tolist() == ["defended", "defended", "uncertain", "undefended", "defended"]
+
+
+def test_the_summary_is_a_table_for_a_terminal():
+    trials = [
+        *rows(0.0, poison_rate=0.0, seeds=1),
+        *rows(0.1, poison_rate=0.1, seeds=1),
+        {**rows(0.3, poison_rate=0.1)[1], "clean_accuracy": 0.8},
+        {**rows(0.3, poison_rate=0.1)[2], "status": "FAILED"},
+    ]
+    # 90 and 80: mean 85, deviation sqrt((25 + 25) / 1) = 7.1; 10 and 30: 20 and sqrt(200) = 14.1
+    assert summary(DefendedRegionMap.from_frame(pd.DataFrame(trials))).splitlines() == [
+        "attack   poison_rate  ACC %       ASR %        defended  verdict",
+        "badnets  0            90.0        0.0          1/1       uncertain",
+        "badnets  0.1          85.0 ± 7.1  20.0 ± 14.1  1/2       uncertain (1 failed)",
+    ]
+
+
+def test_ten_thousand_trials_load_and_answer_fast():
+    axes = {"attack.name": list("abcd"), "poison_rate": [0, 0.01, 0.02, 0.05, 0.1], "model.width": [1, 2, 3, 4]}
+    axes |= {"train.weight_decay": [1, 2, 3, 4, 5], "train.epochs": [1, 2, 3, 4, 5], "seed": range(5)}
+    frame = pd.MultiIndex.from_product(axes.values(), names=axes).to_frame(index=False)
+    frame = frame.assign(clean_accuracy=0.9, attack_success=0.05, clean_count=1000, triggered_count=900)
+    assert len(frame) == 10_000
+    start = time.perf_counter()
+    found = DefendedRegionMap.from_frame(frame)
+    loaded = time.perf_counter()
+    for width in (1, 2, 3, 9):
+        found.query(attack="a", width=width, poison_rate=0.02)
+    assert loaded - start < 10
+    assert (time.perf_counter() - loaded) / 4 < 0.02

@@ -1,0 +1,321 @@
+"""Sweeps on a real local Ray and in this process: same records, nothing lost, nothing twice."""
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from raybd.attacks import BadNets, Blended
+from raybd.config import ModelConfig, TrialConfig
+from raybd.errors import InputError
+from raybd.records import FAILED, FINISHED
+from raybd.sweep import driver
+from raybd.sweep.driver import plan, run_inline, run_on_ray
+from raybd.sweep.execute import Outcome, Resources
+from raybd.sweep.progress import Progress, SweepResult, clock
+from raybd.tracking import load_runs
+from raybd.training import TrainConfig
+from raybd.types import Data
+
+CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
+ONE = Resources(cpus=1, gpus=0)
+
+
+@pytest.fixture
+def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RAYBD_TEST_FLAGS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def local_ray(flags: Path) -> Iterator[None]:
+    """A Ray of this test's own: its workers must know the flags."""
+    import ray
+
+    yield
+    ray.shutdown()
+
+
+def made(configs: list[TrialConfig], folder: Path, name: str = "s") -> driver.Plan:
+    return plan(name, configs, folder / "results", f"sqlite:///{folder}/mlflow.db")
+
+
+def own(function: str, seed: int = 0) -> TrialConfig:
+    return replace(CONFIG, model=ModelConfig(name=f"tests.misbehaving:{function}"), seed=seed)
+
+
+def children(a: driver.Plan) -> list[dict[str, str]]:
+    runs = load_runs(a.name, a.store.address.uri)
+    return [{"key": r["tags.raybd.key"], "status": r["status"]} for _, r in runs.iterrows()]
+
+
+def test_inline_and_ray_give_the_same_numbers(tmp_path: Path, local_ray: None) -> None:
+    configs = [replace(CONFIG, attack=attack, seed=seed) for attack in (BadNets(), Blended()) for seed in (0, 1)]
+    metrics = []
+    for folder, run in (("a", run_inline), ("b", lambda p: run_on_ray(p, ONE, "local"))):
+        (tmp_path / folder).mkdir()
+        a = made(configs, tmp_path / folder)
+        result = run(a)  # type: ignore[operator]
+        assert result.exit_status == 0
+        assert {o.status for o in result.outcomes} == {FINISHED}
+        records = [a.folder.trial(config.key).read() for config in a.todo]
+        metrics.append(
+            {r.key: {k: v for k, v in r.metrics.items() if k != "seconds/trial"} for r in records if r is not None}
+        )
+        runs = load_runs("s", a.store.address.uri)
+        assert sorted(runs["tags.raybd.key"]) == sorted(config.key for config in a.todo)
+        assert set(runs["status"]) == {"FINISHED"}
+        assert not (a.folder.path / "tune").exists()
+    assert len(metrics[0]) == 4
+    assert metrics[0] == metrics[1]
+
+
+def test_killed_worker_failing_trial_and_hung_trial(tmp_path: Path, local_ray: None) -> None:
+    """One sweep meets all three: it ends complete, and every trial is accounted for once."""
+    good = [replace(CONFIG, seed=seed) for seed in range(4)]
+    dies, fails, hung = own("dies_once"), own("raises"), own("hangs")
+    a = made([*good, dies, fails, hung], tmp_path)
+    result = run_on_ray(a, ONE, "local", stall_seconds=4)
+
+    status = {o.label: o.status for o in result.outcomes}
+    by_key = {config.key: config for config in a.todo}
+    models = {by_key[o.key].model.name.rpartition(":")[2]: o for o in result.outcomes}
+    assert len(status) == 7 or len(result.outcomes) == 7
+    assert models["dies_once"].status == FINISHED
+    assert models["raises"].status == FAILED
+    assert "planted failure" in models["raises"].error
+    assert models["hangs"].status == FAILED
+    assert result.left == 0
+    assert result.exit_status == 1
+
+    runs = load_runs("s", a.store.address.uri)
+    finished = runs[runs["status"] == "FINISHED"]["tags.raybd.key"]
+    assert sorted(finished) == sorted(k for k, c in by_key.items() if c.model.name.rpartition(":")[2] not in ("raises", "hangs"))
+    failed = set(runs[runs["status"] == "FAILED"]["tags.raybd.key"])
+    assert failed == {k for k, c in by_key.items() if c.model.name.rpartition(":")[2] in ("raises", "hangs")}
+
+    client = MlflowClient(a.store.address.uri)
+    run_id = runs[(runs["status"] == "FAILED") & (runs["params.model.name"] == "tests.misbehaving:raises")]["run_id"].iloc[0]
+    text = Path(client.download_artifacts(run_id, "traceback.txt")).read_text()
+    assert "planted failure" in text
+    assert "misbehaving.py" in text
+    assert "FAILED" in result.text
+
+
+def test_a_failure_is_tried_once_more(tmp_path: Path, flags: Path) -> None:
+    result = run_inline(made([own("raises_once")], tmp_path))
+    assert [o.status for o in result.outcomes] == [FINISHED]
+    assert result.exit_status == 0
+
+
+def test_what_would_fail_again_is_not_tried_again(tmp_path: Path) -> None:
+    how = TrainConfig(epochs=2, weight_decay=30.0, learning_rate=0.05, schedule="constant", momentum=0.0)
+    a = made([replace(CONFIG, train=how)], tmp_path)
+    result = run_inline(a)
+    assert result.outcomes[0].hopeless
+    assert "one class for every test image" in result.outcomes[0].error
+    assert [c["status"] for c in children(a)] == ["FAILED"]
+
+
+def test_a_finished_sweep_has_nothing_to_run_and_new_cells_are_added(tmp_path: Path) -> None:
+    assert run_inline(made([CONFIG], tmp_path)).exit_status == 0
+    again = made([CONFIG], tmp_path)
+    assert (again.todo, again.known) == ([], 1)
+    more = made([CONFIG, replace(CONFIG, seed=1)], tmp_path)
+    assert ([c.seed for c in more.todo], more.known) == ([1], 1)
+    run_inline(more)
+    assert sorted(c["status"] for c in children(more)) == ["FINISHED", "FINISHED"]
+
+
+def test_the_same_trial_twice_in_a_list_runs_once(tmp_path: Path) -> None:
+    assert len(made([CONFIG, CONFIG], tmp_path).todo) == 1
+
+
+def test_what_mlflow_holds(tmp_path: Path, digits: Data) -> None:
+    a = made([CONFIG], tmp_path)
+    a.store.begin({"name": "s"})
+    run_inline(a)
+    a.store.end("FINISHED", {"trials": 1.0}, "the table", [])
+    client = MlflowClient(a.store.address.uri)
+    experiment = client.get_experiment_by_name("s")
+    assert experiment is not None
+    runs = {run.data.tags["raybd.kind"]: run for run in client.search_runs([experiment.experiment_id])}
+    parent, child = runs["sweep"], runs["trial"]
+    record = a.folder.trial(a.todo[0].key).read()
+    assert record is not None
+
+    assert parent.info.status == child.info.status == "FINISHED"
+    assert parent.data.metrics == {"trials": 1.0}
+    assert parent.data.tags["mlflow.note.content"] == "the table"
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["raybd.key"] == a.todo[0].key == record.key
+    assert child.data.tags["raybd.data_fingerprint"] == digits.fingerprint
+    assert {"raybd.version", "raybd.commit", "raybd.sweep", "raybd.device"} <= set(child.data.tags)
+    assert child.data.params == {name: str(value) for name, value in a.todo[0].params.items()}
+    assert child.data.metrics == pytest.approx(record.metrics)
+    history = client.get_metric_history(child.info.run_id, "attack_success")
+    assert [m.step for m in history] == [1, 2, 3]
+    assert history[-1].value == record.metrics["attack_success"]
+
+    artifacts = {f.path for f in client.list_artifacts(child.info.run_id)}
+    assert artifacts == {"trial.json", "per_sample.npz", "figures"}
+    pictures = {f.path for f in client.list_artifacts(child.info.run_id, "figures")}
+    assert pictures == {"figures/examples.png", "figures/training.png"}
+    table = np.load(client.download_artifacts(child.info.run_id, "per_sample.npz"))
+    assert np.array_equal(table["true"], digits.test.y.numpy())
+    hit = (table["triggered_prediction"] == table["wanted"])[table["measured"].astype(bool)]
+    assert hit.mean() == record.metrics["attack_success"]
+    assert int((table["train_roles"] == 1).sum()) == record.manifest["poison"]
+    trial = json.loads(Path(client.download_artifacts(child.info.run_id, "trial.json")).read_text())
+    assert TrialConfig.from_dict(trial["config"]) == a.todo[0]
+
+
+def test_a_store_that_goes_away_loses_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = made([CONFIG, replace(CONFIG, seed=1)], tmp_path)
+    with monkeypatch.context() as away:
+
+        def refuse(uri: str) -> None:
+            raise ConnectionError("no route to the store")
+
+        away.setattr("raybd.tracking._client", refuse)
+        result = run_inline(a)
+    assert result.exit_status == 0
+    assert [o.sent for o in result.outcomes] == [False, False]
+    assert "2 trials wait on disk" in result.text
+    assert children(a) == []
+
+    from raybd.cli import main
+
+    args = ["send", "s", "--tracking-uri", a.store.address.uri, "--results", str(tmp_path / "results")]
+    assert main(args) == 0
+    assert sorted(c["status"] for c in children(a)) == ["FINISHED", "FINISHED"]
+    assert main(args) == 0  # nothing is sent twice
+    assert len(children(a)) == 2
+    assert made([CONFIG], tmp_path).todo == []
+
+
+def test_planning_sends_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = made([CONFIG], tmp_path)
+    with monkeypatch.context() as away:
+        away.setattr("raybd.tracking._client", lambda uri: 1 / 0)
+        run_inline(a)
+    again = made([CONFIG], tmp_path)
+    assert (again.known, again.todo) == (1, [])
+
+
+def test_a_store_that_goes_away_in_mid_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the epochs are sent, then the store is gone, then it is back: every epoch is there once."""
+    monkeypatch.setattr("raybd.tracking.FLUSH_SECONDS", 0.0)
+    from raybd import tracking
+
+    a, real, calls = made([CONFIG], tmp_path), tracking._client, []
+
+    def flaky(uri: str) -> MlflowClient:
+        calls.append(uri)
+        if 2 < len(calls) < 9:
+            raise ConnectionError("gone")
+        return real(uri)
+
+    with monkeypatch.context() as away:
+        away.setattr("raybd.tracking._client", flaky)
+        result = run_inline(a)
+    assert not result.outcomes[0].sent or len(calls) >= 9
+    made([CONFIG], tmp_path)
+    runs = load_runs("s", a.store.address.uri)
+    assert list(runs["status"]) == ["FINISHED"]
+    history = MlflowClient(a.store.address.uri).get_metric_history(runs["run_id"].iloc[0], "loss/train")
+    assert [m.step for m in history] == [1, 2, 3]
+
+
+# --- rounds, on made-up outcomes -------------------------------------------------------------------------------------
+
+
+def rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[tuple[dict[int, str], str]]) -> SweepResult:
+    """A sweep of three trials whose rounds end as `said`: {seed: status}, and why Tune gave up."""
+    from raybd.sweep import cluster
+
+    a = made([replace(CONFIG, seed=seed) for seed in range(3)], tmp_path)
+    asked: list[list[int]] = []
+
+    def fake(configs: list[TrialConfig], *_: object) -> tuple[dict[str, Outcome], str]:
+        asked.append([c.seed for c in configs])
+        ends, trouble = said[len(asked) - 1]
+        return {
+            c.key: Outcome(c.key, c.label, FINISHED if ends[c.seed] == "ok" else FAILED, 1.0, hopeless=ends[c.seed] == "no")
+            for c in configs
+            if c.seed in ends
+        }, trouble
+
+    monkeypatch.setattr(cluster, "connect", lambda *_: 2)
+    monkeypatch.setattr(cluster, "run_round", fake)
+    result = run_on_ray(a, ONE)
+    rounds.asked = asked  # type: ignore[attr-defined]
+    return result
+
+
+def test_tune_gives_up_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [({0: "ok"}, "Ray Tune gave up: OutOfMemoryError"), ({1: "ok", 2: "ok"}, "")]
+    result = rounds(monkeypatch, tmp_path, said)
+    assert rounds.asked == [[0, 1, 2], [1, 2]]  # type: ignore[attr-defined]
+    assert (result.exit_status, result.left) == (0, 0)
+    assert "OutOfMemoryError" in result.text
+
+
+def test_tune_that_gives_up_at_once_is_not_started_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = rounds(monkeypatch, tmp_path, [({}, "disk full")] * 10)
+    assert len(rounds.asked) == 3  # type: ignore[attr-defined]
+    assert (result.exit_status, result.left) == (1, 3)
+    assert "3 trials are left" in result.text
+
+
+def test_failures_get_two_tries_and_hopeless_ones_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [({0: "ok", 1: "fail", 2: "no"}, ""), ({1: "fail"}, "")]
+    result = rounds(monkeypatch, tmp_path, said)
+    assert rounds.asked == [[0, 1, 2], [1]]  # type: ignore[attr-defined]
+    assert (len(result.failures), result.exit_status) == (2, 1)
+
+
+def test_an_early_end_without_trouble_is_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = rounds(monkeypatch, tmp_path, [({0: "ok"}, "")])
+    assert (result.exit_status, result.left, result.interrupted) == (130, 2, True)
+
+
+def test_busy_share_by_hand() -> None:
+    outcomes = [Outcome("a", "a", FINISHED, 3.0), Outcome("b", "b", FINISHED, 5.0)]
+    result = SweepResult("s", 0, outcomes, 0, seconds=5.0, cores=2, trouble=[])
+    assert result.busy == pytest.approx(8 / 10)
+    assert "80% of their seconds inside trials" in result.text
+
+
+def test_progress_counts() -> None:
+    out = io.StringIO()
+    progress = Progress(3, out)
+    for ok in (True, False):
+        progress.started()
+        progress.ended(ok)
+    progress.started()
+    assert progress.line.startswith("done 1  running 1  failed 1  left 0  0:00")
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(5, "0:05"), (65.4, "1:05"), (3600, "1:00:00")])
+def test_clock(seconds: float, said: str) -> None:
+    assert clock(seconds) == said
+
+
+def test_every_problem_of_every_config_at_once() -> None:
+    bad = [replace(CONFIG, poison_rate=0.0001), replace(CONFIG, attack=BadNets(size=50))]
+    with pytest.raises(InputError) as caught:
+        driver.prepare(bad)
+    assert "poisons nobody" in str(caught.value)
+    assert "50 pixels" in str(caught.value)
+
+
+def test_outcomes_travel_as_plain_numbers() -> None:
+    assert Outcome(**json.loads(json.dumps(asdict(Outcome("k", "l", FINISHED))))) == Outcome("k", "l", FINISHED)
+    assert os.environ["OMP_NUM_THREADS"] == "1"
