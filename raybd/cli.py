@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from raybd.errors import InputError
-from raybd.records import SweepFolder, TrialFolder
-from raybd.tracking import Address, Store, send
+from raybd.records import SweepFolder
+from raybd.tracking import Store, send_all
 
 
 def send_waiting(
@@ -27,19 +27,9 @@ def send_waiting(
     """
     if not (Path(results).expanduser() / name).is_dir():
         raise InputError(f"there is no sweep {name!r} in {Path(results).absolute()}")
-    folder = SweepFolder.of(results, name)
-    waiting = list(folder.unsent())
     address = Store.open(name, tracking_uri).address
-    for trial in waiting:
-        _send(address, trial)
-    print(f"{len(waiting)} trials sent")
+    print(f"{send_all(SweepFolder.of(results, name), address)} trials sent")
     return 0
-
-
-def _send(address: Address, trial: TrialFolder) -> None:
-    record = trial.read()
-    if record is not None:
-        send(address, trial, record)
 
 
 def main(args: Sequence[str] | None = None) -> int:

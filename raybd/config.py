@@ -100,9 +100,7 @@ class TrialConfig:
     def data_problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Everything wrong with this config on images of `shape` with `classes` classes."""
         model = self.model
-        return self.attack.check(shape, classes) + check_model(
-            model.name, shape, classes, model.width, model.depth
-        )
+        return self.attack.check(shape, classes) + check_model(model.name, shape, classes, model.width, model.depth)
 
 
 def _train_problems(train: TrainConfig) -> list[str]:

@@ -59,8 +59,12 @@ class TrialFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self.journal() if line["epoch"] <= epoch]
         _replace(self.path / "journal.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-        for name in ("sent.json", "trial.json"):
-            (self.path / name).unlink(missing_ok=True)
+        (self.path / "sent.json").unlink(missing_ok=True)
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Forget how an earlier attempt ended."""
+        (self.path / "trial.json").unlink(missing_ok=True)
 
     def append(self, epoch: int, metrics: dict[str, float]) -> None:
         """Note the end of an epoch."""
@@ -84,10 +88,11 @@ class TrialFolder:
         path = self.path / "trial.json"
         return Record(**json.loads(path.read_text())) if path.exists() else None
 
-    def sent(self) -> dict[str, Any]:
-        """What the tracking store has of it: run_id, lines of the journal, done."""
+    def sent(self, store: str) -> dict[str, Any]:
+        """What the tracking store called `store` has of it: run_id, lines of the journal, done."""
         path = self.path / "sent.json"
-        return json.loads(path.read_text()) if path.exists() else {"run_id": "", "lines": 0, "done": False}
+        state = json.loads(path.read_text()) if path.exists() else {}
+        return state if state.get("store") == store else {"store": store, "run_id": "", "lines": 0, "done": False}
 
     def note_sent(self, state: dict[str, Any]) -> None:
         """Remember what the tracking store has."""
@@ -123,11 +128,11 @@ class SweepFolder:
         """The folder of the trial with this key."""
         return TrialFolder(self.path / "trials" / key)
 
-    def unsent(self) -> Iterator[TrialFolder]:
-        """Trials that have ended and are not whole in the tracking store."""
+    def unsent(self, store: str) -> Iterator[TrialFolder]:
+        """Trials that have ended and are not whole in the tracking store called `store`."""
         for path in sorted((self.path / "trials").glob("*/trial.json")):
             folder = TrialFolder(path.parent)
-            if not folder.sent()["done"]:
+            if not folder.sent(store)["done"]:
                 yield folder
 
 

@@ -17,7 +17,7 @@ from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from raybd.errors import InputError
-from raybd.records import FINISHED, Record, TrialFolder
+from raybd.records import FINISHED, Record, SweepFolder, TrialFolder
 
 log = logging.getLogger(__name__)
 PARENT = "mlflow.parentRunId"
@@ -40,6 +40,11 @@ class Address:
     uri: str
     experiment_id: str
     parent_id: str
+
+    @property
+    def name(self) -> str:
+        """What trial folders call this store."""
+        return f"{self.uri} {self.experiment_id}"
 
 
 def resolve(uri: str | None) -> str:
@@ -83,7 +88,7 @@ class Store:
 
     def finished(self) -> dict[str, str]:
         """Key -> run id of every trial that has finished."""
-        runs = _search(self.client, self.address.experiment_id, "attributes.status = 'FINISHED'")
+        runs = _search(self.client, self.address.experiment_id, "FINISHED")
         return {run.data.tags["raybd.key"]: run.info.run_id for run in runs if "raybd.key" in run.data.tags}
 
     def begin(self, options: dict[str, Any]) -> None:
@@ -93,7 +98,7 @@ class Store:
 
     def end(self, status: str, metrics: dict[str, float], note: str, artifacts: Iterable[Path]) -> None:
         """Close the parent run with its summary; runs of workers that died are closed with it."""
-        orphans = _search(self.client, self.address.experiment_id, "attributes.status = 'RUNNING'")
+        orphans = _search(self.client, self.address.experiment_id, "RUNNING")
         for run in orphans:
             self.client.set_terminated(run.info.run_id, "KILLED")
         parent = self.address.parent_id
@@ -133,7 +138,7 @@ class TrialRun:
         return True
 
     def _flush(self, client: MlflowClient, params: dict[str, Any]) -> str:
-        state = self.folder.sent()
+        state = self.folder.sent(self.address.name)
         if not state["run_id"]:
             state["run_id"] = _create(client, self.address, self.label, self.tags)
             self.folder.note_sent(state)
@@ -166,12 +171,26 @@ def send(address: Address, folder: TrialFolder, record: Record) -> None:
     if record.traceback:
         client.log_text(run_id, record.traceback, "traceback.txt")
     client.set_terminated(run_id, record.status)
-    folder.note_sent(folder.sent() | {"done": True})
+    folder.note_sent(folder.sent(address.name) | {"done": True})
+
+
+def send_all(sweep: SweepFolder, address: Address) -> int:
+    """Bring every trial of `sweep` that has ended and waits on disk into the store; how many there were.
+
+    Raises:
+        Exception: whatever the store raises; what had been sent by then stays sent.
+    """
+    count = 0
+    for folder in sweep.unsent(address.name):
+        if record := folder.read():
+            send(address, folder, record)
+            count += 1
+    return count
 
 
 def abandon(address: Address, folder: TrialFolder) -> None:
     """Close the run that a worker left open when it died in this trial, if it had come that far."""
-    run_id = folder.sent()["run_id"]
+    run_id = folder.sent(address.name)["run_id"]
     try:
         if run_id and _client(address.uri).get_run(run_id).info.status == "RUNNING":
             _client(address.uri).set_terminated(run_id, "KILLED")
@@ -181,6 +200,8 @@ def abandon(address: Address, folder: TrialFolder) -> None:
 
 def load_runs(experiment: str | Sequence[str], tracking_uri: str | None = None) -> pd.DataFrame:
     """Every trial of the named experiments, one row each, with columns as mlflow.search_runs names them.
+
+    (That function itself sets the tracking URI of the whole process and of all it starts.)
 
     Raises:
         InputError: the store cannot be reached or an experiment is not in it.
@@ -195,15 +216,15 @@ def load_runs(experiment: str | Sequence[str], tracking_uri: str | None = None) 
         raise InputError(f"the tracking store {uri} cannot be read: {_first_line(error)}") from error
     if missing := [name for name in names if name not in known]:
         raise InputError(f"no experiment {', '.join(missing)} in {uri} (there: {', '.join(sorted(known))})")
-    previous = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)  # search_runs takes no URI of its own
-    try:
-        runs: pd.DataFrame = mlflow.search_runs(
-            [known[name] for name in names], "tags.`raybd.kind` = 'trial'", max_results=50_000
-        )
-    finally:
-        mlflow.set_tracking_uri(previous)
-    return runs
+    client = _client(uri)
+    return pd.DataFrame([_row(run) for name in names for run in _search(client, known[name])])
+
+
+def _row(run: Any) -> dict[str, Any]:
+    parts = {"params": run.data.params, "metrics": run.data.metrics, "tags": run.data.tags}
+    flat = {f"{kind}.{name}": value for kind, values in parts.items() for name, value in values.items()}
+    start = pd.Timestamp(run.info.start_time, unit="ms", tz="UTC")
+    return {"run_id": run.info.run_id, "status": run.info.status, "start_time": start} | flat
 
 
 def _prepare_sqlite(uri: str) -> None:
@@ -238,11 +259,11 @@ def _create(client: MlflowClient, address: Address, label: str, tags: dict[str, 
     return str(run.info.run_id)
 
 
-def _search(client: MlflowClient, experiment_id: str, condition: str) -> list[Any]:
+def _search(client: MlflowClient, experiment_id: str, status: str | None = None) -> list[Any]:
+    query = "tags.`raybd.kind` = 'trial'" + (f" and attributes.status = '{status}'" if status else "")
     found: list[Any] = []
     token = None
     while True:
-        query = f"tags.`raybd.kind` = 'trial' and {condition}"
         page = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, 5000, page_token=token)
         found += page
         token = page.token

@@ -89,7 +89,7 @@ def fit(
     Raises:
         DivergedError: the loss is no longer a number.
     """
-    model.to(memory_format=memory_format(how, images.x.device))  # type: ignore[call-overload]
+    model.to(memory_format=memory_format(how, images.x.device))
     optimizer = _optimizer(model, how)
     first, best = _restore(model, optimizer, checkpoint)
     for number in range(first, how.epochs + 1):
@@ -193,9 +193,7 @@ def _cosine(start: float, end: float, share: float) -> float:
 def _optimizer(model: nn.Module, how: TrainConfig) -> torch.optim.Optimizer:
     # One fused kernel for all parameters: a small network's step is mostly the optimiser's own overhead.
     if how.optimizer == "adamw":
-        return torch.optim.AdamW(
-            model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay, fused=True
-        )
+        return torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
     return torch.optim.SGD(
         model.parameters(),
         lr=how.learning_rate,
@@ -207,9 +205,7 @@ def _optimizer(model: nn.Module, how: TrainConfig) -> torch.optim.Optimizer:
 
 def memory_format(how: TrainConfig, device: torch.device) -> torch.memory_format:
     """The memory format that `how` means on `device`."""
-    last = how.memory_format == "channels_last" or (
-        how.memory_format == "auto" and device.type == "cuda"
-    )
+    last = how.memory_format == "channels_last" or (how.memory_format == "auto" and device.type == "cuda")
     return torch.channels_last if last else torch.contiguous_format
 
 

@@ -115,9 +115,7 @@ def _model(config: TrialConfig, data: Data) -> nn.Module:
     return model.to(data.train.x.device)
 
 
-def _evidence(
-    config: TrialConfig, model: nn.Module, data: Data, poisoned: Poisoned, triggered: Images
-) -> Evidence:
+def _evidence(config: TrialConfig, model: nn.Module, data: Data, poisoned: Poisoned, triggered: Images) -> Evidence:
     validation = data.validation
     return Evidence(
         model=model,
@@ -133,7 +131,5 @@ def _evidence(
 
 def _measure(seen: Evidence, epoch: Epoch) -> dict[str, float]:
     if epoch.last and seen.clean_logits.argmax(1).unique().numel() == 1:
-        raise DivergedError(
-            f"the network predicts one class for every test image after epoch {epoch.number}"
-        )
+        raise DivergedError(f"the network predicts one class for every test image after epoch {epoch.number}")
     return {name: value for metric in METRICS.values() for name, value in metric(seen).items()}

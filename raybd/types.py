@@ -20,9 +20,7 @@ class Images:
         if self.x.dtype != torch.uint8 or self.x.ndim != 4:
             raise ValueError(f"images must be uint8 (N, C, H, W), got {self.x.dtype} {tuple(self.x.shape)}")
         if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
-            raise ValueError(
-                f"labels must be int64 ({len(self.x)},), got {self.y.dtype} {tuple(self.y.shape)}"
-            )
+            raise ValueError(f"labels must be int64 ({len(self.x)},), got {self.y.dtype} {tuple(self.y.shape)}")
 
     def __len__(self) -> int:
         return len(self.y)
@@ -58,9 +56,7 @@ class Data:
     def to(self, device: str | torch.device) -> "Data":
         """The same data on `device`."""
         validation = None if self.validation is None else self.validation.to(device)
-        return replace(
-            self, train=self.train.to(device), test=self.test.to(device), validation=validation
-        )
+        return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
 
 
 @dataclass(frozen=True)

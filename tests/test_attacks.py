@@ -288,7 +288,11 @@ def test_clean_label_attacks_are_held_to_the_share_of_their_class() -> None:
 
 
 def test_unknown_names_come_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"unknown attack: badnetz \(known: badnets, blended, none; did you mean badnets\?\)"):
+    with pytest.raises(
+        InputError, match=r"unknown attack: badnetz \(known: badnets, blended, none; did you mean badnets\?\)"
+    ):
         build("attack", ATTACKS, {"name": "badnetz"})
-    with pytest.raises(InputError, match=r"unknown setting of attack blended: alfa \(known: .*alpha.*did you mean alpha"):
+    with pytest.raises(
+        InputError, match=r"unknown setting of attack blended: alfa \(known: .*alpha.*did you mean alpha"
+    ):
         build("attack", ATTACKS, {"name": "blended", "alfa": 0.3})

@@ -81,7 +81,7 @@ def test_killed_worker_failing_trial_and_hung_trial(tmp_path: Path, local_ray: N
     good = [replace(CONFIG, seed=seed) for seed in range(4)]
     dies, fails, hung = own("dies_once"), own("raises"), own("hangs")
     a = made([*good, dies, fails, hung], tmp_path)
-    result = run_on_ray(a, ONE, "local", stall_seconds=4)
+    result = run_on_ray(a, ONE, "local", stall_seconds=12)
 
     status = {o.label: o.status for o in result.outcomes}
     by_key = {config.key: config for config in a.todo}
@@ -96,12 +96,16 @@ def test_killed_worker_failing_trial_and_hung_trial(tmp_path: Path, local_ray: N
 
     runs = load_runs("s", a.store.address.uri)
     finished = runs[runs["status"] == "FINISHED"]["tags.raybd.key"]
-    assert sorted(finished) == sorted(k for k, c in by_key.items() if c.model.name.rpartition(":")[2] not in ("raises", "hangs"))
+    assert sorted(finished) == sorted(
+        k for k, c in by_key.items() if c.model.name.rpartition(":")[2] not in ("raises", "hangs")
+    )
     failed = set(runs[runs["status"] == "FAILED"]["tags.raybd.key"])
     assert failed == {k for k, c in by_key.items() if c.model.name.rpartition(":")[2] in ("raises", "hangs")}
 
     client = MlflowClient(a.store.address.uri)
-    run_id = runs[(runs["status"] == "FAILED") & (runs["params.model.name"] == "tests.misbehaving:raises")]["run_id"].iloc[0]
+    run_id = runs[(runs["status"] == "FAILED") & (runs["params.model.name"] == "tests.misbehaving:raises")][
+        "run_id"
+    ].iloc[0]
     text = Path(client.download_artifacts(run_id, "traceback.txt")).read_text()
     assert "planted failure" in text
     assert "misbehaving.py" in text
@@ -247,7 +251,9 @@ def rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[tuple[dic
         asked.append([c.seed for c in configs])
         ends, trouble = said[len(asked) - 1]
         return {
-            c.key: Outcome(c.key, c.label, FINISHED if ends[c.seed] == "ok" else FAILED, 1.0, hopeless=ends[c.seed] == "no")
+            c.key: Outcome(
+                c.key, c.label, FINISHED if ends[c.seed] == "ok" else FAILED, 1.0, hopeless=ends[c.seed] == "no"
+            )
             for c in configs
             if c.seed in ends
         }, trouble

@@ -172,9 +172,7 @@ def test_badnets_takes_hold_and_its_controls_do_not(digits: Data) -> None:
 
 def test_validation_images_are_taken_out_of_training(digits: Data) -> None:
     result = run_trial(replace(QUICK, validation=0.2), digits)
-    assert len(result.roles) == len(digits.train) - sum(
-        round(0.2 * n) for n in torch.bincount(digits.train.y).tolist()
-    )
+    assert len(result.roles) == len(digits.train) - sum(round(0.2 * n) for n in torch.bincount(digits.train.y).tolist())
     assert 0 < result.metrics["accuracy/validation"] <= 1
     assert result.manifest["poison"] == round(0.1 * len(result.roles))
 

@@ -10,3 +10,5 @@ ATTACKS: dict[str, type[Attack]] = {
     "blended": Blended,
     "none": NoAttack,
 }
+
+__all__ = ["ATTACKS", "Attack", "BadNets", "Blended", "NoAttack"]

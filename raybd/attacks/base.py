@@ -52,9 +52,7 @@ class Attack(ABC):
     @final
     def apply(self, x: Tensor, trigger: Tensor) -> Tensor:
         """`x` (N, C, H, W) uint8 with the trigger, clipped and rounded to what a file would hold (uint8)."""
-        parts = (
-            self.stamp(part.float(), trigger).clamp(0, 255).round().to(torch.uint8) for part in x.split(CHUNK)
-        )
+        parts = (self.stamp(part.float(), trigger).clamp(0, 255).round().to(torch.uint8) for part in x.split(CHUNK))
         return torch.cat(list(parts)) if len(x) else x
 
     @final

@@ -49,9 +49,7 @@ def _counts(recipe: Recipe, n: int, count: int) -> list[str]:
 def _labels(recipe: Recipe, clean: Images, poisoned: Poisoned, classes: int) -> list[str]:
     expected = clean.y.clone()
     if not recipe.attack.clean_label:
-        expected = torch.where(
-            poisoned.roles == POISON, recipe.attack.wanted(clean.y, classes), expected
-        )
+        expected = torch.where(poisoned.roles == POISON, recipe.attack.wanted(clean.y, classes), expected)
     wrong = int((expected != poisoned.images.y).sum())
     return [f"{wrong} labels are not what the attack makes of them"] if wrong else []
 
@@ -61,15 +59,11 @@ def _pixels(clean: Images, poisoned: Poisoned, untouched: Tensor, changed: Tenso
     if not torch.equal(clean.x[untouched], poisoned.images.x[untouched]):
         found.append("images outside the poison and the covers have changed")
     if len(changed) and _mean(changed) < LEAST_CHANGED:
-        found.append(
-            f"the trigger changes only {_mean(changed):.1%} of the poisoned images after rounding to 8 bits"
-        )
+        found.append(f"the trigger changes only {_mean(changed):.1%} of the poisoned images after rounding to 8 bits")
     return found
 
 
-def _same_trigger(
-    recipe: Recipe, clean: Images, poisoned: Poisoned, index: Tensor, classes: int
-) -> list[str]:
+def _same_trigger(recipe: Recipe, clean: Images, poisoned: Poisoned, index: Tensor, classes: int) -> list[str]:
     test = digest(recipe.triggered(clean.take(index), classes).x)
     train = digest(poisoned.images.x[index])
     return [] if test == train else [f"the trigger in training ({train}) is not that at test ({test})"]

@@ -29,9 +29,7 @@ class Recipe:
             return [f"poison rate {self.rate:g} is no share (allowed: 0 to 1)"]
         count, eligible = self.count(len(y)), int(self.attack.eligible(y).sum())
         if self.rate > 0 and count == 0:
-            return [
-                f"poison rate {self.rate:g} of {len(y)} images poisons nobody (the least rate is {1 / len(y):.2g})"
-            ]
+            return [f"poison rate {self.rate:g} of {len(y)} images poisons nobody (the least rate is {1 / len(y):.2g})"]
         if count > eligible:
             return [
                 f"poison rate {self.rate:g} asks for {count} images, but only {eligible} of {len(y)} may be poisoned "

@@ -6,3 +6,5 @@ from raybd.defences.none import NoDefence
 DEFENCES: dict[str, type[Defence]] = {
     "none": NoDefence,
 }
+
+__all__ = ["DEFENCES", "Defence", "NoDefence"]

@@ -1,8 +1,7 @@
 """What every classifier of raybd is: images in [0, 1] -> normalised -> features -> head."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Protocol, final
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,22 +39,15 @@ class Classifier(nn.Module, ABC):
     def features(self, x: Tensor) -> Tensor:
         """The pooled last block (N, D) of the *normalised* images `x` (N, C, H, W)."""
 
-    @final
     def forward(self, x: Tensor) -> Tensor:
         """The logits (N, classes) of the images `x` (N, C, H, W) in [0, 1]."""
         logits: Tensor = self.head(self.features(self.normalise(x)))
         return logits
 
 
-class Builder(Protocol):
-    """Makes an untrained model for images of `shape`; keyword settings (width, depth) as it has them.
-
-    Its weights come from torch's global generator and nothing else.
-    """
-
-    def __call__(  # noqa: D102
-        self, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], **settings: Any
-    ) -> nn.Module: ...
+Builder = Callable[..., nn.Module]
+"""(shape, classes, mean, std, *, width, depth) -> an untrained model for images of `shape`; it takes the settings that
+its architecture has. Its weights come from torch's global generator and nothing else."""
 
 
 def require(*rules: tuple[bool, str]) -> None:

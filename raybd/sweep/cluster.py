@@ -1,5 +1,6 @@
 """The only file that imports Ray: a list of trials to Ray Tune, outcomes back."""
 
+import logging
 import os
 import shutil
 import time
@@ -10,18 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-# Read when Ray is imported: trials keep the driver's folder, records are raybd's own, and nothing phones home.
-for _name, _value in {
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the old output is silent at verbose=0, the new one is not
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_WARN_THRESHOLD_S": "60",
-}.items():
-    os.environ.setdefault(_name, _value)
-
 import numpy as np
 import ray
 import torch
@@ -29,11 +18,12 @@ from ray import tune
 
 import raybd
 from raybd.config import TrialConfig
-from raybd.records import FINISHED
+from raybd.records import FAILED, FINISHED
 from raybd.sweep.execute import Outcome, Resources, Setup, execute, watchdog
 from raybd.sweep.progress import Progress
 from raybd.types import Data, Images
 
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that died is told in the sweep's own summary
 STORE_BYTES = 1_000_000_000  # shared memory for data sets on a local Ray, and no less than twice the data
 
 
@@ -55,7 +45,6 @@ def connect(address: str | None, data_bytes: int) -> int:
         num_cpus=os.cpu_count(),
         include_dashboard=False,
         object_store_memory=max(STORE_BYTES, 2 * data_bytes),
-        _node_ip_address="127.0.0.1",
         **quiet,
     )
     return os.cpu_count() or 1
@@ -81,7 +70,7 @@ def run_round(
     seen: dict[str, Outcome] = {}
     shared = {name: _pack(one) for name, one in data.items()}
     trainable = tune.with_resources(
-        tune.with_parameters(_trial, shared=shared, setup=setup), {"cpu": resources.cpus, "gpu": resources.gpus}
+        tune.with_parameters(_trial, shared=shared, setup=setup), {"cpu": resources.cpus, "gpu": resources.gpus or 0.0}
     )
     state = setup.folder.path / "tune"
     tuner = tune.Tuner(
@@ -142,7 +131,7 @@ class _Watcher(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         config = TrialConfig.from_dict(trial.config["point"])
         error = str(trial.get_pickled_error() or "the worker died").strip().splitlines()[-1]
-        self._take(Outcome(config.key, config.label, "FAILED", error=error, sent=False))
+        self._take(Outcome(config.key, config.label, FAILED, error=error, sent=False, died=True))
 
     def _take(self, outcome: Outcome) -> None:
         self.seen[outcome.key] = outcome
@@ -158,7 +147,8 @@ def _pack(data: Data) -> dict[str, Any]:
 
 def _unpack(packed: dict[str, Any]) -> Data:
     halves = {name: Images(_tensor(x), _tensor(y)) for name, (x, y) in packed["arrays"].items()}
-    return replace(packed["data"], **halves)
+    data: Data = replace(packed["data"], **halves)
+    return data
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

@@ -79,6 +79,6 @@ def _sum_up(plan: driver.Plan, result: SweepResult, summarise: Summary) -> None:
     print(f"\n{result.text}")
     print(
         f"\nLook at the runs:  mlflow server --backend-store-uri '{uri}' --port 5000   (here: make ui)\n"
-        f"Ask the map:       python -c \"from analysis import DefendedRegionMap; "
+        f'Ask the map:       python -c "from analysis import DefendedRegionMap; '
         f"m = DefendedRegionMap.from_mlflow('{plan.name}'); print(m.axes)\""
     )

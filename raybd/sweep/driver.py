@@ -13,7 +13,7 @@ from raybd.errors import InputError
 from raybd.records import FINISHED, SweepFolder
 from raybd.sweep.execute import Outcome, Resources, Setup, execute, record_death
 from raybd.sweep.progress import Progress, SweepResult
-from raybd.tracking import Address, Store, send
+from raybd.tracking import Store, send_all
 from raybd.trial import check_trial
 from raybd.types import Data
 
@@ -33,7 +33,9 @@ class Plan:
     store: Store
 
 
-def prepare(configs: Sequence[TrialConfig], data_root: str | Path | None = None) -> tuple[list[TrialConfig], dict[str, Data]]:
+def prepare(
+    configs: Sequence[TrialConfig], data_root: str | Path | None = None
+) -> tuple[list[TrialConfig], dict[str, Data]]:
     """The configs with the fingerprint of their data, each once, and the data by name.
 
     Raises:
@@ -69,20 +71,12 @@ def plan(
     folder = SweepFolder.of(results, name)
     known, data = prepare(configs, data_root)
     store = Store.open(name, tracking_uri)
-    resend(folder, store.address)
+    send_all(folder, store.address)
     finished = store.finished()
     todo = [config for config in known if config.key not in finished]
+    for config in todo:
+        folder.trial(config.key).reopen()  # what it says from now on, it says of this sweep
     return Plan(name, todo, len(known) - len(todo), data, folder, store)
-
-
-def resend(folder: SweepFolder, address: Address) -> int:
-    """Bring every ended trial that waits on disk into the store; how many there were."""
-    count = 0
-    for trial in folder.unsent():
-        if record := trial.read():
-            send(address, trial, record)
-            count += 1
-    return count
 
 
 def run_inline(plan: Plan, threads: int = 1, device: str = "cpu") -> SweepResult:
@@ -129,28 +123,52 @@ def run_on_ray(
         device="cuda" if resources.gpus else "cpu",
         stall_seconds=stall_seconds,
     )
-    outcomes: dict[str, Outcome] = {}
-    tries: dict[str, int] = {}
-    trouble: list[str] = []
-    todo, idle, interrupted = plan.todo, 0, False
-    while todo and idle < GIVE_UPS and not interrupted:
-        progress = Progress(len(todo))
-        seen, gave_up = cluster.run_round(todo, plan.data, setup, resources, progress)
-        outcomes |= seen
-        trouble += [gave_up] if gave_up else []
-        interrupted = len(seen) < len(todo) and not gave_up  # Tune ends early without an error on Ctrl-C only
-        idle = 0 if seen else idle + 1
-        for key in seen:
-            tries[key] = tries.get(key, 0) + 1
-        todo = [c for c in todo if _open(outcomes.get(c.key), tries.get(c.key, 0))]
+    rounds = _Rounds(plan)
+    while rounds.todo and rounds.idle < GIVE_UPS and not rounds.interrupted:
+        progress = Progress(len(rounds.todo))
+        rounds.take(*cluster.run_round(rounds.todo, plan.data, setup, resources, progress))
     for config in plan.todo:
-        if config.key in outcomes and outcomes[config.key].status != FINISHED:
-            record_death(config, setup, outcomes[config.key].error)
-    return _result(plan, outcomes, time.monotonic() - start, cores, trouble, interrupted)
+        if config.key in rounds.outcomes and rounds.outcomes[config.key].died:
+            record_death(config, setup, rounds.outcomes[config.key].error)
+    seconds = time.monotonic() - start
+    return _result(plan, rounds.outcomes, seconds, cores, rounds.trouble, rounds.interrupted)
 
 
-def _open(outcome: Outcome | None, tries: int) -> bool:
-    return outcome is None or (_worth_another_try(outcome) and tries < TRIES)
+class _Rounds:
+    """Who is still to run, as rounds of a sweep end."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.todo = plan, plan.todo
+        self.outcomes: dict[str, Outcome] = {}
+        self.tries: dict[str, int] = {}
+        self.trouble: list[str] = []
+        self.idle = 0  # rounds in a row in which no trial ended
+        self.interrupted = False
+
+    def take(self, seen: dict[str, Outcome], gave_up: str) -> None:
+        """What a round saw, and why Tune gave up in it, if it did."""
+        self.interrupted = len(seen) < len(self.todo) and not gave_up  # without an error Tune ends early on Ctrl-C only
+        seen = seen | self._unreported(seen)
+        self.outcomes |= seen
+        self.trouble += [gave_up] if gave_up else []
+        self.idle = 0 if seen else self.idle + 1
+        for key in seen:
+            self.tries[key] = self.tries.get(key, 0) + 1
+        self.todo = [config for config in self.todo if self._open(config.key)]
+
+    def _unreported(self, seen: dict[str, Outcome]) -> dict[str, Outcome]:
+        """Trials that have finished on this disk although nobody lived to tell Tune."""
+        silent = [c.key for c in self.todo if c.key not in seen or seen[c.key].status != FINISHED]
+        records = [self.plan.folder.trial(key).read() for key in silent]
+        return {
+            r.key: Outcome(r.key, r.label, r.status, r.seconds, sent=False)
+            for r in records
+            if r and r.status == FINISHED
+        }
+
+    def _open(self, key: str) -> bool:
+        outcome = self.outcomes.get(key)
+        return outcome is None or (_worth_another_try(outcome) and self.tries[key] < TRIES)
 
 
 def _worth_another_try(outcome: Outcome) -> bool:
@@ -163,13 +181,17 @@ def _result(
     left = sum(config.key not in outcomes for config in plan.todo)
     if any(not outcome.sent for outcome in outcomes.values()):
         trouble = trouble + _last_try(plan)
-    ended = [replace(outcome, sent=plan.folder.trial(key).sent()["done"]) for key, outcome in outcomes.items()]
+    store = plan.store.address.name
+    ended = [
+        replace(outcome, sent=outcome.sent or plan.folder.trial(key).sent(store)["done"])
+        for key, outcome in outcomes.items()
+    ]
     return SweepResult(plan.name, plan.known, ended, left, seconds, cores, trouble, interrupted)
 
 
 def _last_try(plan: Plan) -> list[str]:
     try:
-        resend(plan.folder, plan.store.address)
+        send_all(plan.folder, plan.store.address)
     except Exception as error:  # noqa: BLE001 - the trials are on disk, and the summary says so
         return [f"the tracking store is still away: {type(error).__name__}"]
     return []

@@ -49,7 +49,7 @@ class Resources:
     """What one trial holds, and how many may run at once."""
 
     cpus: float = 1.0
-    gpus: float | None = None  # None: a whole one where there are any
+    gpus: float | None = None  # None: a whole one where there are any, else none
     at_once: int | None = None  # None: as many as fit
 
 
@@ -64,6 +64,7 @@ class Outcome:
     error: str = ""
     hopeless: bool = False  # failed, and would again
     sent: bool = True
+    died: bool = False  # its worker did, so that it could write no record
 
 
 def execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None] = lambda: None) -> Outcome:
@@ -102,7 +103,13 @@ def record_death(config: TrialConfig, setup: Setup, error: str) -> None:
         return
     tags = _tags(config, None, setup) | {"raybd.error": error[:500]}
     record = Record(
-        key=config.key, label=config.label, config=config.to_dict(), params=config.params, status=FAILED, tags=tags, error=error
+        key=config.key,
+        label=config.label,
+        config=config.to_dict(),
+        params=config.params,
+        status=FAILED,
+        tags=tags,
+        error=error,
     )
     folder.write(record)
     TrialRun(setup.address, folder, config.label, tags).finish(record)
@@ -139,7 +146,8 @@ def _begin(setup: Setup, folder: TrialFolder) -> Checkpoint:
 
 def _keep(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None:
     table = {name: column.cpu().numpy().astype(np.int16) for name, column in result.table.items()}
-    np.savez_compressed(folder.path / "per_sample.npz", **table, train_roles=result.roles.cpu().numpy())
+    table["train_roles"] = result.roles.cpu().numpy()
+    np.savez_compressed(folder.path / "per_sample.npz", allow_pickle=False, **table)
     draw_examples(result.clean, result.triggered, folder.path / "figures" / "examples.png")
     draw_curves(folder.journal(), config.label, folder.path / "figures" / "training.png")
 

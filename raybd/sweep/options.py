@@ -93,7 +93,7 @@ class SweepOptions:
         """Everything wrong with the options themselves; a trial's own checks come later."""
         found = check_sweep_name(self.name) + check_name(self.data)
         found += unknown("attack", self.attacks, [*ATTACKS, "all"])
-        axes = "attacks poison_rates weight_decays widths epochs learning_rates batch_sizes".split()
+        axes = ["attacks", "poison_rates", "weight_decays", "widths", "epochs", "learning_rates", "batch_sizes"]
         found += [f"--{axis.replace('_', '-')} needs at least one value" for axis in axes if not getattr(self, axis)]
         limits = {"seeds": 1, "cpus_per_trial": 0.01, "gpus_per_trial": 0, "stall_seconds": 1}
         found += [
@@ -171,5 +171,3 @@ def read(presets: dict[str, SweepOptions], args: list[str]) -> SweepOptions:
     if found := unknown("preset", names, presets):
         raise InputError(found)
     return tyro.cli(SweepOptions, default=presets[names[-1] if names else "quick"], args=args)
-
-

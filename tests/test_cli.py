@@ -1,0 +1,221 @@
+"""The sweep script as people start it: help, dry run, every bad input, Ctrl-C, a copy in another folder."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raybd.cli import main as raybd_main
+from raybd.sweep.command import main
+from raybd.tracking import load_runs
+from sweeps.ib import PRESETS, summarise
+
+SCRIPT = Path(__file__).parent.parent / "sweeps" / "ib.py"
+SMALL = "--epochs 2 --widths 0.25 --weight-decays 5e-4 --poison-rates 0 0.1 --seeds 1 --attacks badnets".split()
+
+
+def run(*args: str, cwd: Path, script: Path = SCRIPT) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
+    return subprocess.run(
+        [sys.executable, script, *args], capture_output=True, text=True, cwd=cwd, env=env, timeout=120, check=False
+    )
+
+
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *args: str) -> str:
+    """What the script says on standard error when it refuses `args`, having written nothing."""
+    places = ["--results", str(tmp_path / "r"), "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]
+    assert main(PRESETS, summarise, [*SMALL, *places, "--inline", *args]) == 2
+    assert list((tmp_path / "r").glob("*/trials/*")) == []
+    return capsys.readouterr().err
+
+
+def test_help_lists_typed_options_with_defaults(tmp_path: Path) -> None:
+    said = run("--help", cwd=tmp_path)
+    assert said.returncode == 0
+    for option in (
+        "--name --data --data-root --model --attacks --poison-rates --weight-decays --widths --epochs --seeds "
+        "--gpus-per-trial --cpus-per-trial --max-concurrent --tracking-uri --address --inline --dry-run --preset"
+    ).split():
+        assert option in said.stdout
+    assert "0.005 0.01 0.05 0.1" in said.stdout
+
+
+def test_a_copy_of_the_script_runs_alone(tmp_path: Path) -> None:
+    """As `ray submit` does it: this one file in the home folder, no sibling beside it."""
+    copy = tmp_path / "ib.py"
+    shutil.copy(SCRIPT, copy)
+    said = run(*SMALL, "--inline", cwd=tmp_path, script=copy)
+    assert said.returncode == 0, said.stderr
+    assert "2 trials finished" in said.stdout
+    assert re.search(r"badnets +0\.1 ", said.stdout)
+    assert (tmp_path / "results" / "ib" / "map.png").read_bytes().startswith(b"\x89PNG")
+    again = time.monotonic()
+    second = run(*SMALL, "--inline", cwd=tmp_path, script=copy)
+    assert "2 trials are done, 0 to run" in second.stdout
+    assert time.monotonic() - again < 15 * float(os.environ.get("RAYBD_SLOW", "1"))
+
+
+def test_dry_run_lists_the_trials_and_an_estimate(tmp_path: Path) -> None:
+    said = run("--dry-run", cwd=tmp_path)
+    lines = said.stdout.splitlines()
+    assert len({line.split()[0] for line in lines[:-1]}) == 180
+    assert re.match(r"180 trials, about \d+:\d\d of one core, \d+:\d\d on \d+", lines[-1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paper_preset_is_the_papers_setting() -> None:
+    trials = PRESETS["paper"].configs()
+    assert {t.model.name for t in trials} == {"resnet18"}
+    assert {(t.data, t.train.epochs, t.train.batch_size, t.train.learning_rate) for t in trials} == {
+        ("cifar10", 120, 256, 0.1)
+    }
+    assert trials[0].probes == (1, 5, 10, 20, 40, 60, 80, 100, 120)
+
+
+def test_common_options_reach_the_trials() -> None:
+    from dataclasses import replace
+
+    options = replace(PRESETS["quick"], attacks=("blended",), poison_rates=(0.02,), seeds=2, depths=(2, 3))
+    trials = options.configs()
+    assert len(trials) == 2 * 2 * 3 * 2  # seeds x depths x weight decays x widths
+    assert {t.model.depth for t in trials} == {2, 3}
+    assert {t.train.crop for t in replace(options, data="cifar10").configs()} == {4}
+    assert {t.train.flip for t in replace(options, data="cifar10", flip=False).configs()} == {False}
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--attacks", "badnetz"], "unknown attack: badnetz (known: all, badnets, blended, none"),
+        (["--model", "smal_cnn"], "unknown model: smal_cnn"),
+        (["--model", "torchvision:resnet19"], "resnet18"),
+        (["--model", "nowhere:net"], "nowhere:net cannot be imported"),
+        (["--data", "digit"], "digits"),
+        (["--preset", "fast"], "unknown preset: fast (known: paper, quick"),
+        (["--poison-rates", "-0.1"], "poison rate -0.1 is not in [0, 1]"),
+        (["--poison-rates", "1.5"], "poison rate 1.5 is not in [0, 1]"),
+        (["--poison-rates", "0.0001"], "poison rate 0.0001 of 1297 images poisons nobody"),
+        (["--target", "10"], "target 10 is no class (allowed: 0 to 9)"),
+        (["--seeds", "0"], "--seeds 0 must be at least 1"),
+        (["--weight-decays", "-1"], "weight decay -1 must not be negative"),
+        (["--epochs", "0"], "epochs 0 must be at least 1"),
+        (["--learning-rates", "0"], "learning rate 0 must be above 0"),
+        (["--widths", "-1"], "width -1 must be above 0"),
+        (["--optimizer", "adm"], "unknown optimizer: adm (known: adamw, sgd"),
+        (["--labels", "some"], "unknown labels 'some'"),
+        (["--max-concurrent", "0"], "--max-concurrent 0 must be at least 1"),
+        (["--name", "a/b"], "'a/b' cannot name a sweep"),
+        (["--name", "../up"], "'../up' cannot name a sweep"),
+        (["--name", "a\x07b"], "cannot name a sweep"),
+        (["--results", "/proc/nowhere"], "the results folder /proc/nowhere/ib cannot be written to"),
+        (["--tracking-uri", "sqlite:////proc/nowhere/m.db"], "cannot be written to"),
+        (["--tracking-uri", "http://127.0.0.1:9"], "the tracking store http://127.0.0.1:9 cannot be used"),
+        (["--tracking-uri", "nonsense://x"], "the tracking store nonsense://x cannot be used"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_refused_before_any_work(
+    args: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert says in refused(capsys, tmp_path, *args)
+
+
+def test_all_problems_come_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = refused(capsys, tmp_path, "--attacks", "badnetz", "blendet", "--seeds", "0", "--name", "a/b", "--data", "x")
+    for piece in ("badnetz, blendet", "--seeds 0", "'a/b'", "unknown data"):
+        assert piece in said
+
+
+def test_unknown_options_are_refused(tmp_path: Path) -> None:
+    said = run("--posion-rates", "0.1", cwd=tmp_path)
+    assert said.returncode == 2
+    assert "--poison-rates" in said.stdout + said.stderr
+
+
+def test_bad_data_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def picture(name: str, side: int = 8) -> None:
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((side, side), 9, np.uint8)).save(path)
+
+    def said() -> str:
+        return refused(capsys, tmp_path, "--data", f"folder:{tmp_path / 'data'}")
+
+    for n in range(5):
+        picture(f"cat/{n}.png")
+    assert "class" in said()
+    for n in range(5):
+        picture(f"dog/{n}.png", 8 if n else 9)
+    assert "9x9" in said()
+    picture("dog/0.png")
+    (tmp_path / "data" / "dog" / "broken.png").write_bytes(b"no picture")
+    assert "broken.png" in said()
+
+    x = np.zeros((6, 8, 8), np.uint8)
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=np.arange(5) % 2, x_test=x, y_test=np.arange(6) % 2)
+    text = refused(capsys, tmp_path, "--data", f"npz:{tmp_path / 'd.npz'}")
+    assert "6" in text
+    assert "5" in text
+
+
+def test_missing_files_name_the_root(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir(mode=0o555)
+    said = refused(capsys, tmp_path, "--data", "cifar10", "--data-root", str(tmp_path / "empty"))
+    assert str(tmp_path / "empty") in said
+    assert "cifar-10" in said
+
+
+def test_own_images_from_a_folder(tmp_path: Path) -> None:
+    """Two classes a person can tell apart, as PNG files: the whole way."""
+    rng = np.random.default_rng(0)
+    for label, level in (("dark", 40), ("light", 200)):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for n in range(40):
+            pixels = rng.integers(level - 30, level + 30, (16, 16, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{n}.png")
+    args = [*SMALL, "--data", f"folder:{tmp_path / 'data'}", "--inline", "--results", str(tmp_path / "r")]
+    assert main(PRESETS, summarise, [*args, "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0
+    runs = load_runs("ib", f"sqlite:///{tmp_path}/m.db")
+    assert set(runs["metrics.accuracy/clean"]) == {1.0}
+
+
+def test_ctrl_c_leaves_what_has_finished(tmp_path: Path) -> None:
+    """Interrupted in the middle, then started again: every trial is there once."""
+    env = os.environ | {"RAYBD_TEST_FLAGS": str(tmp_path)}
+    args = "--epochs 8 --weight-decays 5e-4 --widths 1.0 --poison-rates 0.1 --attacks badnets --seeds 16".split()
+    args += ["--model", "tests.misbehaving:slow", "--address", "local"]
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=tmp_path,
+        env=env,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if (found := re.match(r"done (\d+) ", line)) and int(found[1]) >= 1:
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    assert process.wait(60) == 130, rest
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    runs = load_runs("ib", uri)
+    done = int((runs["status"] == "FINISHED").sum())
+    assert 1 <= done < 16
+    assert "RUNNING" not in set(runs["status"])
+    assert f"{16 - done} trials are left" in rest
+
+
+def test_send_needs_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert raybd_main(["send", "none-such", "--results", str(tmp_path)]) == 2
+    assert "there is no sweep 'none-such'" in capsys.readouterr().err
