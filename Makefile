@@ -25,8 +25,8 @@ types: $(INSTALLED)
 bench: $(INSTALLED)  ## both sides of every speed claim
 	$(BIN)/python -m tests.benchmarks
 
-cluster-test: $(INSTALLED)  ## a sweep on a cluster of two Ray nodes on this machine
-	$(BIN)/pytest -m cluster tests/cluster
+cluster-test: $(INSTALLED)  ## a sweep on a running cluster of two Ray nodes on this machine, one of which dies
+	$(BIN)/pytest tests/test_cluster.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -28,7 +28,7 @@ def draw_examples(clean: Images, triggered: Images, path: Path) -> None:
     pen = ImageDraw.Draw(canvas)
     for row, (name, images) in enumerate(zip(ROWS, (before, after, change), strict=True)):
         top = 4 + row * (TILE + 4)
-        pen.text((6, top + TILE // 2 - 5), name, fill="black")
+        pen.text((6, top + TILE // 2 - 8), name, fill="black", font_size=14)
         for column, image in enumerate(images):
             canvas.paste(_tile(image), (90 + column * (TILE + 4), top))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    started: int = 0  # milliseconds since 1970
     seconds: float = 0.0
     error: str = ""
     traceback: str = ""

@@ -81,7 +81,7 @@ class Store:
         try:
             client = _client(uri)
             experiment = client.get_experiment_by_name(name)
-            made = experiment.experiment_id if experiment else client.create_experiment(name, _artifacts(uri, name))
+            made = experiment.experiment_id if experiment else _make(client, name, _artifacts(uri, name))
             return cls(client, Address(uri, made, _parent(client, made, name)))
         except Exception as error:
             raise InputError(f"the tracking store {uri} cannot be used: {_first_line(error)}") from error
@@ -112,8 +112,8 @@ class Store:
 class TrialRun:
     """One trial's run, written from its folder: while it goes on, at its end, or whenever the store is back."""
 
-    def __init__(self, address: Address, folder: TrialFolder, label: str, tags: dict[str, str]) -> None:
-        self.address, self.folder, self.label, self.tags = address, folder, label, tags
+    def __init__(self, address: Address, folder: TrialFolder, label: str, tags: dict[str, str], started: int) -> None:
+        self.address, self.folder, self.label, self.tags, self.started = address, folder, label, tags, started
         self._flushed = time.monotonic()
         self._broken = False
 
@@ -137,10 +137,15 @@ class TrialRun:
             return False
         return True
 
+    def _create(self, client: MlflowClient) -> str:
+        tags = {**self.tags, PARENT: self.address.parent_id}
+        run = client.create_run(self.address.experiment_id, self.started, tags, run_name=self.label)
+        return str(run.info.run_id)
+
     def _flush(self, client: MlflowClient, params: dict[str, Any]) -> str:
         state = self.folder.sent(self.address.name)
         if not state["run_id"]:
-            state["run_id"] = _create(client, self.address, self.label, self.tags)
+            state["run_id"] = self._create(client)
             self.folder.note_sent(state)
         journal = self.folder.journal()
         metrics = _metrics(journal[state["lines"] :])
@@ -162,7 +167,7 @@ def send(address: Address, folder: TrialFolder, record: Record) -> None:
         Exception: whatever the store raises; the folder then stays unsent.
     """
     client = _client(address.uri)
-    run = TrialRun(address, folder, record.label, record.tags)
+    run = TrialRun(address, folder, record.label, record.tags, record.started)
     run_id = run._flush(client, record.params)
     tags = [RunTag(name, value) for name, value in {**record.tags, NOTE: _describe(record)}.items()]
     client.log_batch(run_id, tags=tags)
@@ -170,7 +175,7 @@ def send(address: Address, folder: TrialFolder, record: Record) -> None:
         client.log_artifact(run_id, str(path), "figures" if path.suffix == ".png" else None)
     if record.traceback:
         client.log_text(run_id, record.traceback, "traceback.txt")
-    client.set_terminated(run_id, record.status)
+    client.set_terminated(run_id, record.status, record.started + round(1000 * record.seconds))
     folder.note_sent(folder.sent(address.name) | {"done": True})
 
 
@@ -246,16 +251,16 @@ def _artifacts(uri: str, name: str) -> str | None:
     return None if path is None else (path.parent / "mlruns" / name).as_uri()
 
 
+def _make(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """A new experiment, which the UI shall show as trainings and not as conversations with a language model."""
+    return str(client.create_experiment(name, artifacts, {"mlflow.experimentKind": "custom_model_development"}))
+
+
 def _parent(client: MlflowClient, experiment_id: str, name: str) -> str:
     found = client.search_runs([experiment_id], "tags.`raybd.kind` = 'sweep'", max_results=1)
     if found:
         return str(found[0].info.run_id)
     run = client.create_run(experiment_id, run_name=f"sweep {name}", tags={"raybd.kind": "sweep", "raybd.sweep": name})
-    return str(run.info.run_id)
-
-
-def _create(client: MlflowClient, address: Address, label: str, tags: dict[str, str]) -> str:
-    run = client.create_run(address.experiment_id, run_name=label, tags={**tags, PARENT: address.parent_id})
     return str(run.info.run_id)
 
 

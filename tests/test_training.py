@@ -187,7 +187,7 @@ def test_two_processes_same_bits() -> None:
         "from raybd.trial import run_trial; import hashlib\n"
         "r = run_trial(TrialConfig(train=TrainConfig(epochs=2)), load('digits'))\n"
         "w = b''.join(v.numpy().tobytes() for v in r.model.state_dict().values())\n"
-        "print(hashlib.sha256(w).hexdigest(), r.metrics['attack_success'], *map(r.manifest.get, ('indices', 'trigger')))"
+        "m = r.manifest; print(hashlib.sha256(w).hexdigest(), r.metrics['attack_success'], m['indices'], m['trigger'])"
     )
     said = [subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout for _ in range(2)]
     assert said[0] == said[1]

@@ -1,6 +1,7 @@
 """The table of models: a new one is one file and one line in `MODELS`."""
 
 from collections.abc import Sequence
+from functools import cache
 from inspect import Parameter, signature
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from raybd.errors import InputError
-from raybd.models.base import Builder, Classifier, Shape
+from raybd.models.base import Builder, Classifier, Shape, require
 from raybd.models.own import own_builder
 from raybd.models.resnet import preact_resnet18, resnet18
 from raybd.models.small_cnn import small_cnn
@@ -46,6 +47,7 @@ def build_model(
     return builder(shape, classes, mean, std, **_settings(name, builder, width, depth))
 
 
+@cache
 def check_model(name: str, shape: Shape, classes: int, width: float, depth: int | None) -> list[str]:
     """Every problem that `build_model` would raise, found without weights; torch's generator is left alone.
 
@@ -81,19 +83,16 @@ def _is_own(name: str) -> bool:
 
 
 def _settings(name: str, builder: Builder, width: float, depth: int | None) -> dict[str, Any]:
-    """Those of `width` and `depth` that are given and that the builder has.
+    """Those of `width` and `depth` that are given.
 
     Raises:
         InputError: one is given that the builder has not.
     """
-    given: dict[str, Any] = {}
-    if width != 1.0:
-        given["width"] = width
-    if depth is not None:
-        given["depth"] = depth
+    given: dict[str, Any] = {} if width == 1.0 else {"width": width}
+    given |= {} if depth is None else {"depth": depth}
     parameters = signature(builder).parameters
-    if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        has = [setting for setting in ("width", "depth") if setting in parameters]
-        if bad := unknown(f"setting of model {name}", given, has):
-            raise InputError(bad)
+    takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    has = [setting for setting in ("width", "depth") if takes_any or setting in parameters]
+    listed = ", ".join(has) or "none"
+    require(*((key in has, f"model {name} has no setting {key} (it has: {listed})") for key in given))
     return given

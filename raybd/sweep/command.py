@@ -50,7 +50,7 @@ def _sweep(options: SweepOptions, configs: list[TrialConfig], summarise: Summary
     print(f"{options.name}: {plan.known} trials are done, {len(plan.todo)} to run", flush=True)
     plan.store.begin(asdict(options))
     result = _run(options, plan)
-    _sum_up(plan, result, summarise)
+    _sum_up(options, plan, result, summarise)
     return result.exit_status
 
 
@@ -64,14 +64,15 @@ def _run(options: SweepOptions, plan: driver.Plan) -> SweepResult:
     return driver.run_on_ray(plan, resources, options.address, options.stall_seconds)
 
 
-def _sum_up(plan: driver.Plan, result: SweepResult, summarise: Summary) -> None:
+def _sum_up(options: SweepOptions, plan: driver.Plan, result: SweepResult, summarise: Summary) -> None:
     uri = plan.store.address.uri
     try:
         text, pictures = summarise(plan.name, uri, plan.folder.path)
         numbers = {"trials": float(plan.known + len(result.outcomes)), "failed": float(len(result.failures))}
         if result.outcomes:
             numbers |= {"seconds/sweep": result.seconds, "busy": result.busy}
-        note = f"```\n{text}\n\n{result.text}\n```"
+        said = "\n".join(f"{name} = {value}" for name, value in asdict(options).items())
+        note = f"```\n{text}\n\n{result.text}\n```\n\nOptions:\n```\n{said}\n```"
         plan.store.end("FINISHED" if result.exit_status == 0 else "FAILED", numbers, note, pictures)
         print(f"\n{text}")
     except Exception as error:  # noqa: BLE001 - the trials are safe: a summary that fails must not hide them

@@ -70,9 +70,9 @@ class Outcome:
 def execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None] = lambda: None) -> Outcome:
     """Run one trial, write its folder, bring it to the tracking store. A failure is an outcome, not an exception."""
     torch.set_num_threads(setup.threads)
-    start, folder = time.perf_counter(), setup.folder.trial(config.key)
+    start, folder = time.time(), setup.folder.trial(config.key)
     checkpoint = _begin(setup, folder)
-    run = TrialRun(setup.address, folder, config.label, _tags(config, data, setup))
+    run = TrialRun(setup.address, folder, config.label, _tags(config, data, setup), round(1000 * start))
 
     def note(report: Report) -> None:
         beat()
@@ -92,7 +92,7 @@ def execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], No
     folder.write(record)
     folder.checkpoint.unlink(missing_ok=True)
     sent = run.finish(record)
-    seconds = time.perf_counter() - start
+    seconds = time.time() - start
     return Outcome(config.key, config.label, record.status, seconds, record.error, hopeless, sent)
 
 
@@ -109,10 +109,11 @@ def record_death(config: TrialConfig, setup: Setup, error: str) -> None:
         params=config.params,
         status=FAILED,
         tags=tags,
+        started=round(1000 * time.time()),
         error=error,
     )
     folder.write(record)
-    TrialRun(setup.address, folder, config.label, tags).finish(record)
+    TrialRun(setup.address, folder, config.label, tags, record.started).finish(record)
 
 
 @contextmanager
@@ -171,7 +172,8 @@ def _record(
         metrics=result.metrics if result else {},
         manifest=result.manifest if result else {},
         environment=environment(),
-        seconds=time.perf_counter() - start,
+        started=round(1000 * start),
+        seconds=time.time() - start,
         error=said,
         traceback="".join(traceback.format_exception(error)) if error else "",
     )

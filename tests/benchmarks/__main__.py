@@ -1,0 +1,62 @@
+"""Both sides of every speed claim, on one thread: `python -m tests.benchmarks [--only NAME ...]`."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+import torch
+
+from tests.benchmarks.poisoning import poisoning
+from tests.benchmarks.timing import Row
+from tests.benchmarks.training import training
+from tests.benchmarks.trial import trial
+
+BENCHMARKS: dict[str, Callable[[], list[Row]]] = {"poisoning": poisoning, "training": training, "trial": trial}
+HEAD = ["name", "ours", "plain reference", "ratio (lowest to highest)", "n", "unit"]
+
+
+def main() -> None:
+    """Run the benchmarks and print one table."""
+    parser = argparse.ArgumentParser(prog="tests.benchmarks", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
+    torch.set_num_threads(1)
+    start, rows = time.perf_counter(), []
+    for name in parser.parse_args().only:
+        print(f"{name} ...", flush=True)
+        rows += BENCHMARKS[name]()
+    print(f"\n{machine()}\n{time.perf_counter() - start:.0f} s in all\n")
+    print(table(rows))
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    packages = ("torch", "torchvision", "numpy", "pillow", "mlflow")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    cpu = f"{_cpu()}, {os.cpu_count()} cores, of which one is used"
+    return f"{cpu}\npython {platform.python_version()}, {versions}"
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def table(rows: list[Row]) -> str:
+    """The rows in Markdown, aligned for reading as text."""
+    cells = [HEAD, *(row.cells for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(HEAD))]
+    text = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells]
+    text.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What every benchmark shares: rows of the table, and two sides timed in turn."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+REPETITIONS = 5
+Side = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `plain` is None where there is nothing to compare with."""
+
+    name: str
+    ours: float
+    plain: float | None
+    n: int  # timed repetitions of each side; the numbers are their medians
+    unit: str
+    ratios: tuple[float, float] | None = None  # lowest and highest ours / plain among the repetitions
+
+    @property
+    def cells(self) -> list[str]:
+        """The line as text."""
+        if self.plain is None or self.ratios is None:
+            return [self.name, figure(self.ours), "-", "-", str(self.n), self.unit]
+        ratio = f"{self.ours / self.plain:.2f} ({self.ratios[0]:.2f} to {self.ratios[1]:.2f})"
+        return [self.name, figure(self.ours), figure(self.plain), ratio, str(self.n), self.unit]
+
+
+def figure(value: float) -> str:
+    """Three significant digits, thousands apart."""
+    if value >= 100:
+        digits = len(str(int(value))) - 3
+        return f"{round(value, -digits):,.0f}"
+    return f"{value:.3g}"
+
+
+def interleave(sides: Mapping[str, Side], repetitions: int = REPETITIONS) -> dict[str, list[float]]:
+    """Seconds of every repetition of every side: A B A B ..., after one run of each that does not count."""
+    for side in sides.values():
+        side()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repetitions):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def rate(name: str, ours: list[float], plain: list[float], images: tuple[int, int]) -> Row:
+    """Images/s of both sides, which handled so many (ours, plain) in each repetition; a ratio above 1: ours is ahead."""
+    fast, slow = ([n / second for second in side] for n, side in zip(images, (ours, plain), strict=True))
+    ratios = [a / b for a, b in zip(fast, slow, strict=True)]
+    middle = statistics.median(fast), statistics.median(slow)
+    return Row(name, *middle, len(ours), "images/s", (min(ratios), max(ratios)))
+
+
+def require(equal: bool, what: str) -> None:
+    """Stop where the two sides do not compute the same: their times would not be comparable."""
+    if not equal:
+        raise SystemExit(f"the two sides differ: {what}")

@@ -1,0 +1,170 @@
+"""The training loop against the plain one: a DataLoader over PIL images, float32, `loss.item()` in every step."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from raybd.models import Classifier, build_model
+from raybd.seeds import stream
+from raybd.training import TrainConfig, augment, fit, prepare
+from raybd.types import Images
+from tests.benchmarks.timing import Row, interleave, rate, require
+
+CLASSES, MEAN, STD, SEED = 10, 0.5, 0.29, 0
+FEW = 4  # steps in the check that both sides learn the same
+CLOSE = 1e-4
+VARIANTS = {
+    "": {},
+    ", channels_last": {"memory_format": "channels_last"},
+    ", bf16": {"precision": "bf16"},
+    ", channels_last, bf16": {"memory_format": "channels_last", "precision": "bf16"},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, made images of one size, and how it is trained on them."""
+
+    name: str
+    model: str
+    shape: tuple[int, int, int]
+    images: int
+    how: TrainConfig
+
+
+CASES = [
+    Case("small_cnn 8x8x1", "small_cnn", (1, 8, 8), 1297, TrainConfig(epochs=3, batch_size=64)),
+    Case("small_cnn 28x28x1", "small_cnn", (1, 28, 28), 6000, TrainConfig(epochs=1, batch_size=128)),
+    Case("resnet18 32x32x3", "resnet18", (3, 32, 32), 128, TrainConfig(epochs=1, batch_size=32, crop=4, flip=True)),
+]
+
+
+def training() -> list[Row]:
+    """Images/s of whole trainings, ours in every format and precision, and of the feed alone with crop and flip."""
+    return [row for case in CASES for row in _rows(case)] + [_feed(CASES[-1])]
+
+
+def _rows(case: Case) -> list[Row]:
+    images, network = _made(case), _network(case)
+    _check(case, images, network)
+    sides = {
+        variant: partial(_ours, network, images, replace(case.how, **changes)) for variant, changes in VARIANTS.items()
+    }
+    seconds = interleave(sides | {"plain": partial(_plain, network, images, case.how)})
+    seen = 2 * (len(images) * case.how.epochs,)
+    return [rate(f"train {case.name}{variant}", seconds[variant], seconds["plain"], seen) for variant in VARIANTS]
+
+
+def _feed(case: Case) -> Row:
+    images, how = _made(replace(case, images=2000)), case.how
+    order = _order(images, 1)
+    bare = torch.cat([x for x, _ in _loader(images, replace(how, crop=0, flip=False), order)])
+    require(torch.allclose(_normalised(prepare(images.x[order], how)), bare, atol=1e-6), "the feed without crop")
+
+    def ours() -> None:
+        rng = stream(SEED, "augmentation")
+        for index in order.split(how.batch_size):
+            _normalised(prepare(augment(images.x[index], how.crop, how.flip, rng), how))
+
+    def plain() -> None:
+        for _ in _loader(images, how, order):
+            pass
+
+    seconds = interleave({"ours": ours, "plain": plain})
+    return rate("feed 32x32x3 crop flip", seconds["ours"], seconds["plain"], 2 * (len(images),))
+
+
+def _ours(network: Classifier, images: Images, how: TrainConfig) -> Classifier:
+    model = deepcopy(network)
+    for _ in fit(model, images, how, SEED):
+        pass
+    return model
+
+
+def _plain(network: Classifier, images: Images, how: TrainConfig) -> Classifier:
+    model = deepcopy(network).train()
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=how.learning_rate, momentum=how.momentum, weight_decay=how.weight_decay
+    )
+    steps = how.epochs * -(-len(images) // how.batch_size)
+    schedule = OneCycleLR(optimizer, how.learning_rate, total_steps=steps, cycle_momentum=False)
+    losses = []
+    for epoch in range(1, how.epochs + 1):
+        for x, y in _loader(images, how, _order(images, epoch)):
+            loss = F.cross_entropy(model.head(model.features(x)), y)  # the transforms have normalised x already
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+    return model
+
+
+class PilImages(Dataset[tuple[Tensor, int]]):
+    """An image at a time, as torchvision's MNIST and CIFAR-10 hand them out."""
+
+    def __init__(self, images: Images, transform: transforms.Compose) -> None:
+        x = images.x.permute(0, 2, 3, 1).numpy()
+        self.x, self.y = np.ascontiguousarray(x.squeeze(3) if x.shape[3] == 1 else x), images.y.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.x[index])), self.y[index]
+
+
+def _loader(images: Images, how: TrainConfig, order: Tensor) -> DataLoader[tuple[Tensor, Tensor]]:
+    steps: list[object] = [transforms.RandomCrop(images.shape[1:], padding=how.crop)] if how.crop else []
+    steps += [transforms.RandomHorizontalFlip()] if how.flip else []
+    channels = images.shape[0]
+    steps += [transforms.ToTensor(), transforms.Normalize(channels * [MEAN], channels * [STD])]
+    sampler: Sequence[int] = order.tolist()
+    return DataLoader(PilImages(images, transforms.Compose(steps)), how.batch_size, sampler=sampler, num_workers=0)
+
+
+def _check(case: Case, images: Images, network: Classifier) -> None:
+    """A few steps on the same batches: the same parameters from both sides, in either memory format."""
+    how = replace(case.how, crop=0, flip=False, epochs=1)
+    few = images.take(torch.arange(min(len(images), FEW * how.batch_size)))
+    formats = ("contiguous", "channels_last")
+    trained = [_ours(network, few, replace(how, memory_format=which)) for which in formats]
+    for one, other in pairwise([_plain(network, few, how), *trained]):
+        apart = max(
+            float((a - b).detach().abs().max()) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+        )
+        require(apart < CLOSE, f"{case.name}: parameters {apart:.1e} apart after {FEW} steps")
+
+
+def _order(images: Images, epoch: int) -> Tensor:
+    return torch.randperm(len(images), generator=stream(SEED, "batches", epoch))  # as in raybd.training
+
+
+def _normalised(x: Tensor) -> Tensor:
+    return (x - MEAN) / STD
+
+
+def _network(case: Case) -> Classifier:
+    torch.manual_seed(SEED)
+    channels = case.shape[0]
+    model = build_model(case.model, case.shape, CLASSES, channels * [MEAN], channels * [STD])
+    assert isinstance(model, Classifier)
+    return model
+
+
+def _made(case: Case) -> Images:
+    rng = torch.Generator().manual_seed(SEED)
+    x = torch.randint(0, 256, (case.images, *case.shape), generator=rng, dtype=torch.uint8)
+    return Images(x, torch.randint(0, CLASSES, (case.images,), generator=rng))

@@ -1,0 +1,88 @@
+"""Where the seconds of one default trial on digits go. There is no other side: nobody else keeps these records."""
+
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from raybd import training as training_module
+from raybd import trial as trial_module
+from raybd.attacks.recipe import Recipe
+from raybd.config import TrialConfig
+from raybd.records import FINISHED, TrialFolder
+from raybd.sweep import execute as execute_module
+from raybd.sweep.driver import Plan, plan
+from raybd.sweep.execute import Setup, execute
+from raybd.tracking import TrialRun
+from tests.benchmarks.timing import REPETITIONS, Row, require
+
+PARTS: dict[str, list[tuple[Any, str]]] = {
+    "poisoning": [(Recipe, "poison"), (Recipe, "triggered")],
+    "gate": [(trial_module, "inspect")],
+    "training": [(training_module, "_one_epoch")],
+    "measuring": [(trial_module, "_evidence"), (trial_module, "_measure"), (trial_module, "per_sample")],
+    "figures": [(execute_module, "draw_examples"), (execute_module, "draw_curves")],
+    "records": [(execute_module, "_begin"), (execute_module, "_keep"), (TrialFolder, "append"), (TrialFolder, "write")],
+    "tracking": [(TrialRun, "log"), (TrialRun, "finish")],
+}
+
+
+def trial() -> list[Row]:
+    """Seconds of a trial with its records and a SQLite store, and of its parts; another seed in each repetition."""
+    with tempfile.TemporaryDirectory() as folder:
+        configs = [TrialConfig(seed=seed) for seed in range(REPETITIONS + 1)]
+        sweep = plan("benchmark", configs, Path(folder) / "results", f"sqlite:///{folder}/mlflow.db")
+        first, *timed = [_timed(config, sweep) for config in sweep.todo]
+    rows = [_row(f"trial digits: {part}", [parts[part] for parts in timed]) for part in ("all", *PARTS, "rest")]
+    return [*rows, _row("trial digits: the first of a process", [first["all"]])]
+
+
+def _row(name: str, seconds: list[float]) -> Row:
+    return Row(name, statistics.median(seconds), None, len(seconds), "s")
+
+
+def _timed(config: TrialConfig, sweep: Plan) -> Counter[str]:
+    setup = Setup(sweep.name, sweep.folder, sweep.store.address)
+    with _clocks() as seconds:
+        start = time.perf_counter()
+        outcome = execute(config, sweep.data[config.data], setup)
+        seconds["all"] = time.perf_counter() - start
+    require(outcome.status == FINISHED, f"the trial failed: {outcome.error}")
+    seconds["rest"] = seconds["all"] - sum(seconds[part] for part in PARTS)
+    return seconds
+
+
+@contextmanager
+def _clocks() -> Iterator[Counter[str]]:
+    """Seconds by part while the context is open; a part within another one counts as itself alone."""
+    seconds: Counter[str] = Counter()
+    running: list[str] = []
+    with ExitStack() as stack:
+        for part, places in PARTS.items():
+            for owner, name in places:
+                clocked = _clocked(getattr(owner, name), part, seconds, running)
+                stack.enter_context(patch.object(owner, name, clocked))
+        yield seconds
+
+
+def _clocked(function: Callable[..., Any], part: str, seconds: Counter[str], running: list[str]) -> Callable[..., Any]:
+    @wraps(function)
+    def clocked(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        running.append(part)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            running.pop()
+            spent = time.perf_counter() - start
+            seconds[part] += spent
+            if running:
+                seconds[running[-1]] -= spent
+
+    return clocked

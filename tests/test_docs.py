@@ -1,0 +1,75 @@
+"""The documents' code runs as it stands."""
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+
+from raybd.attacks import ATTACKS
+from raybd.attacks.gate import inspect
+from raybd.attacks.recipe import Recipe
+from sweeps.ib import PRESETS, summarise
+from tests.conftest import made_images
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_attack_of_the_page_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [code] = blocks("docs/adding.md", "python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    (tmp_path / "stripe.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from stripe import Stripe  # type: ignore[import-not-found]
+
+    monkeypatch.setitem(ATTACKS, "stripe", Stripe)
+    options = replace(PRESETS["quick"], attacks=("stripe",), poison_rates=(0.05,), seeds=1)
+    assert {config.params["attack.name"] for config in options.configs()} == {"stripe"}
+    images, recipe = made_images(200, (3, 16, 16)), Recipe(Stripe(), 0.1, 0)
+    manifest = inspect(recipe, images, recipe.poison(images, 4), 4)
+    assert manifest["poison"] == 20
+
+
+def test_the_readme_s_questions_run_on_a_sweep_and_meet_all_four_statuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The README's own blocks, on a smaller sweep of the same name."""
+    mpl.use("Agg")
+    from raybd.sweep.command import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    args = "--inline --epochs 8 --weight-decays 5e-4 0.05 --widths 0.5 1 --poison-rates 0 0.005 0.05 --seeds 3"
+    assert main(PRESETS, summarise, args.split()) == 0
+    names: dict[str, object] = {}
+    for block in blocks("README.md", "python"):
+        exec(compile(block, "README.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "undefended" in said
+    assert "0.03" in said
+    frame = names["m"].to_frame()  # type: ignore[attr-defined]
+    assert len(frame) == 2 * 3 * 2 * 2
+
+
+@pytest.mark.parametrize("command", [c for b in blocks("README.md", "sh") for c in b.splitlines() if c.startswith(".venv")])
+def test_the_readme_s_sweep_commands(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command, comments=True)
+    if "cifar10" in words:
+        words += ["--data", "digits"]  # the files of CIFAR-10 are the reader's to bring
+    done = subprocess.run(
+        [sys.executable, str(ROOT / words[1]), *words[2:]], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_ci_runs_what_the_readme_names() -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert all(f"make {target}" in ci for target in ("lint", "types", "test", "sweep"))
