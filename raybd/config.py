@@ -120,7 +120,7 @@ def _train_problems(train: TrainConfig) -> list[str]:
         "optimizer": ("sgd", "adamw"),
         "schedule": ("one_cycle", "cosine", "constant"),
         "precision": ("auto", "fp32", "bf16"),
-        "memory_format": ("auto", "contiguous", "channels_last"),
+        "memory_format": ("contiguous", "channels_last"),
     }.items():
         found += unknown(name, [getattr(train, name)], allowed)
     return found

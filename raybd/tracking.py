@@ -27,8 +27,9 @@ METRICS_A_BATCH = 1000  # MLflow's own limits
 PARAMS_A_BATCH = 100
 
 # MLflow's defaults block a trial for minutes when a server is away: what cannot be sent is on disk, and sent later.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 

@@ -59,7 +59,9 @@ def test_the_readme_s_questions_run_on_a_sweep_and_meet_all_four_statuses(
     assert len(frame) == 2 * 3 * 2 * 2
 
 
-@pytest.mark.parametrize("command", [c for b in blocks("README.md", "sh") for c in b.splitlines() if c.startswith(".venv")])
+@pytest.mark.parametrize(
+    "command", [c for b in blocks("README.md", "sh") for c in b.splitlines() if c.startswith(".venv")]
+)
 def test_the_readme_s_sweep_commands(command: str, tmp_path: Path) -> None:
     words = shlex.split(command, comments=True)
     if "cifar10" in words:

@@ -189,7 +189,7 @@ def test_a_store_that_goes_away_loses_no_trial(tmp_path: Path, monkeypatch: pyte
 
         away.setattr("raybd.tracking._client", refuse)
         result = run_inline(a)
-    assert result.exit_status == 0
+    assert result.exit_status == 1
     assert [o.sent for o in result.outcomes] == [False, False]
     assert "2 trials wait on disk" in result.text
     assert children(a) == []

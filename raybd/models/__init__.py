@@ -47,25 +47,29 @@ def build_model(
     return builder(shape, classes, mean, std, **_settings(name, builder, width, depth))
 
 
-@cache
 def check_model(name: str, shape: Shape, classes: int, width: float, depth: int | None) -> list[str]:
     """Every problem that `build_model` would raise, found without weights; torch's generator is left alone.
 
     Of the user's own `module:function`, only the import and the settings are checked.
     """
+    return list(_problems(name, shape, classes, width, depth))
+
+
+@cache
+def _problems(name: str, shape: Shape, classes: int, width: float, depth: int | None) -> tuple[str, ...]:
     ones = [1.0] * shape[0]
     try:
         builder = _find(name)
         settings = _settings(name, builder, width, depth)
         if _is_own(name):
-            return []
+            return ()
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             builder(shape, classes, ones, ones, **settings)
     except InputError as error:
-        return error.problems
+        return tuple(error.problems)
     except NotImplementedError:
-        return []  # torchvision's regnets read weights while they are built, which "meta" has not
-    return []
+        return ()  # torchvision's regnets read weights while they are built, which "meta" has not
+    return ()
 
 
 def _find(name: str) -> Builder:
@@ -83,14 +87,16 @@ def _is_own(name: str) -> bool:
 
 
 def _settings(name: str, builder: Builder, width: float, depth: int | None) -> dict[str, Any]:
-    """Those of `width` and `depth` that are given.
+    """Those of `width` and `depth` that are given; a `width` of 1 too where the builder names it.
+
+    A user's function may have another default.
 
     Raises:
         InputError: one is given that the builder has not.
     """
-    given: dict[str, Any] = {} if width == 1.0 else {"width": width}
-    given |= {} if depth is None else {"depth": depth}
     parameters = signature(builder).parameters
+    given: dict[str, Any] = {"width": width} if width != 1.0 or "width" in parameters else {}
+    given |= {} if depth is None else {"depth": depth}
     takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
     has = [setting for setting in ("width", "depth") if takes_any or setting in parameters]
     listed = ", ".join(has) or "none"

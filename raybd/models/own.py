@@ -19,13 +19,16 @@ def own_builder(name: str) -> Builder:
     Attacks and defences that read features need it to be a `raybd.models.Classifier`.
 
     Raises:
-        InputError: there is no such function.
+        InputError: there is no such function; the builder raises it where the function fails.
     """
     function = _load(name)
 
     @wraps(function)  # so that the settings in the signature are the user's
     def build(shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], **settings: Any) -> nn.Module:
-        model = function(shape, classes, **settings)
+        try:
+            model = function(shape, classes, **settings)
+        except Exception as error:
+            raise InputError(f"model {name} fails: {type(error).__name__}: {error}") from error
         require((isinstance(model, nn.Module), f"{name} must return an nn.Module, got {type(model).__name__}"))
         trial(name, model, shape, classes)
         return model

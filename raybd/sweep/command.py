@@ -78,8 +78,12 @@ def _sum_up(options: SweepOptions, plan: driver.Plan, result: SweepResult, summa
     except Exception as error:  # noqa: BLE001 - the trials are safe: a summary that fails must not hide them
         print(f"no summary: {type(error).__name__}: {error}", file=sys.stderr)
     print(f"\n{result.text}")
-    print(
-        f"\nLook at the runs:  mlflow server --backend-store-uri '{uri}' --port 5000   (here: make ui)\n"
-        f'Ask the map:       python -c "from analysis import DefendedRegionMap; '
-        f"m = DefendedRegionMap.from_mlflow('{plan.name}'); print(m.axes)\""
-    )
+    print(f"\n{_next(plan.name, uri, options.tracking_uri is not None)}")
+
+
+def _next(name: str, uri: str, asked_for: bool) -> str:
+    """The commands that a person will want to type now."""
+    look = f"mlflow server --backend-store-uri '{uri}' --port 5000   (in a checkout: make ui)"
+    where = f", tracking_uri='{uri}'" if asked_for else ""
+    ask = f"from analysis import DefendedRegionMap; print(DefendedRegionMap.from_mlflow('{name}'{where}).axes)"
+    return f'Look at the runs:  {uri if uri.startswith("http") else look}\nAsk the map:       python -c "{ask}"'

@@ -1,6 +1,7 @@
 """One trial with its records, whoever started it: a Ray worker, or this very process. Knows no Ray."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import socket
@@ -27,6 +28,7 @@ from raybd.training import Checkpoint
 from raybd.trial import TrialResult, run_trial
 from raybd.types import Data, Report
 
+log = logging.getLogger(__name__)
 HOPELESS = (InputError, GateError, DivergedError)  # another try would end the same way
 HUNG = 17  # exit status of a worker that its watchdog ended
 
@@ -64,12 +66,19 @@ class Outcome:
     error: str = ""
     hopeless: bool = False  # failed, and would again
     sent: bool = True
-    died: bool = False  # its worker did, so that it could write no record
+    died: bool = False  # its worker did, or its disk: it could write no record
 
 
 def execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None] = lambda: None) -> Outcome:
     """Run one trial, write its folder, bring it to the tracking store. A failure is an outcome, not an exception."""
     torch.set_num_threads(setup.threads)
+    try:
+        return _execute(config, data, setup, beat)
+    except OSError as error:  # a full disk, say: there is nowhere to keep a record
+        return Outcome(config.key, config.label, FAILED, error=f"OSError: {error}", sent=False, died=True)
+
+
+def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None]) -> Outcome:
     start, folder = time.time(), setup.folder.trial(config.key)
     checkpoint = _begin(setup, folder)
     run = TrialRun(setup.address, folder, config.label, _tags(config, data, setup), round(1000 * start))
@@ -112,8 +121,11 @@ def record_death(config: TrialConfig, setup: Setup, error: str) -> None:
         started=round(1000 * time.time()),
         error=error,
     )
-    folder.write(record)
-    TrialRun(setup.address, folder, config.label, tags, record.started).finish(record)
+    try:
+        folder.write(record)
+        TrialRun(setup.address, folder, config.label, tags, record.started).finish(record)
+    except OSError as failure:
+        log.warning("the failure of %s could not be kept: %s", config.label, failure)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TextIO
 from raybd.records import FINISHED
 from raybd.sweep.execute import Outcome
 
+SHOWN = 10  # failures listed at the end
 EVERY = 5.0  # seconds between lines where the terminal cannot rewrite one
 
 
@@ -75,8 +76,13 @@ class SweepResult:
 
     @property
     def exit_status(self) -> int:
-        """0 if every trial has finished, 130 after Ctrl-C, else 1."""
-        return 130 if self.interrupted else int(bool(self.failures or self.left))
+        """0 if every trial has finished and is in the tracking store, 130 after Ctrl-C, else 1."""
+        return 130 if self.interrupted else int(bool(self.failures or self.left or self.unsent))
+
+    @property
+    def unsent(self) -> int:
+        """How many trials wait on disk for the tracking store."""
+        return sum(not outcome.sent for outcome in self.outcomes)
 
     @property
     def busy(self) -> float:
@@ -94,9 +100,11 @@ class SweepResult:
                 f"{clock(self.seconds)} on {self.cores} core(s), {self.busy:.0%} of their seconds inside trials "
                 f"({inside:.1f} s / ({self.cores} x {self.seconds:.1f} s))"
             )
-        lines += [f"FAILED {o.label} [{o.key}]: {o.error}" for o in self.failures]
-        if unsent := sum(not outcome.sent for outcome in self.outcomes):
-            lines.append(f"{unsent} trials wait on disk for the tracking store: raybd send {self.name!r}")
+        lines += [f"FAILED {o.label} [{o.key}]: {o.error}" for o in self.failures[:SHOWN]]
+        if len(self.failures) > SHOWN:
+            lines.append(f"FAILED {len(self.failures) - SHOWN} more: all are in the tracking store")
+        if self.unsent:
+            lines.append(f"{self.unsent} trials wait on disk for the tracking store: raybd send {self.name!r}")
         lines += self.trouble
         if self.left:
             lines.append(f"{self.left} trials are left: the same command goes on with them")

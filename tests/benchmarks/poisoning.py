@@ -19,7 +19,7 @@ Stamp = Callable[[Array], Array]
 
 
 def poisoning() -> list[Row]:
-    """Images/s stamped at CIFAR-10 size; ours also chooses victims, copies the set and changes the labels."""
+    """Images/CPU-s stamped at CIFAR-10 size; ours also chooses victims, copies the set and changes the labels."""
     train, test = _made(TRAIN, 0), _made(TEST, 1)
     attacks: list[Attack] = [BadNets(), Blended()]
     return [_row(Recipe(attack, RATE, seed=0), train, test) for attack in attacks]
