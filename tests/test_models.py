@@ -266,7 +266,7 @@ def test_width_multiplies_the_channels_of_a_resnet(name: str, width: float, chan
     assert [b.conv1.out_channels for b in blocks] == [c for c in channels for _ in range(2)]
     assert [b.conv2.out_channels for b in blocks] == [c for c in channels for _ in range(2)]
     assert [b.conv1.stride[0] for b in blocks] == [1, 1, 2, 1, 2, 1, 2, 1]
-    assert [m for m in model.modules() if isinstance(m, nn.Conv2d)][0].out_channels == channels[0]
+    assert next(m for m in model.modules() if isinstance(m, nn.Conv2d)).out_channels == channels[0]
 
 
 def test_the_narrowest_small_cnn_has_four_channels() -> None:

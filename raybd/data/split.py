@@ -19,9 +19,10 @@ def split_validation(images: Images, fraction: float, seed: int) -> tuple[Images
     """
     if not 0 < fraction < 1:
         raise InputError(f"validation fraction is {fraction}: it must be above 0 and below 1")
-    held = stratified(images.y, fraction, stream(seed, "validation"))
-    classes, counts = torch.unique(images.y, return_counts=True)
-    left = images.y[~held]
+    y = images.y.cpu()  # where the stream is, so that the draw is the same on every device
+    held = stratified(y, fraction, stream(seed, "validation"))
+    classes, counts = torch.unique(y, return_counts=True)
+    left = y[~held]
     empty = [(int(c), int(n)) for c, n in zip(classes, counts, strict=True) if not (left == c).any()]
     if empty:
         named = ", ".join(f"class {label} ({count})" for label, count in empty)

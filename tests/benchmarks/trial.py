@@ -34,7 +34,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
 
 
 def trial() -> list[Row]:
-    """Seconds (of the clock) of a trial with its records and a SQLite store, and of its parts; another seed in each repetition."""
+    """Clock seconds of a trial with records and a SQLite store, and of its parts; another seed each time."""
     with tempfile.TemporaryDirectory() as folder:
         configs = [TrialConfig(seed=seed) for seed in range(REPETITIONS + 1)]
         sweep = plan("benchmark", configs, Path(folder) / "results", f"sqlite:///{folder}/mlflow.db")
