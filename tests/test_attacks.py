@@ -76,7 +76,7 @@ def test_settings_survive_json(name: str) -> None:
 def test_batch_size_does_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images, recipe = made_images(50, (3, 16, 16)), Recipe(make(name), 0.1, 0)
     whole = recipe.triggered(images, 4).x
-    monkeypatch.setattr("raybd.attacks.base.CHUNK", 7)
+    monkeypatch.setattr("raybd.attacks.base.CHUNK", 7 * 3 * 16 * 16)
     assert torch.equal(recipe.triggered(images, 4).x, whole)
 
 

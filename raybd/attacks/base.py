@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-CHUNK = 4096  # images stamped at once: bounds the float copy
+CHUNK = 2**20  # values stamped at once: a float copy that stays in the cache is ten times as fast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,10 @@ class Attack(ABC):
     @final
     def apply(self, x: Tensor, trigger: Tensor) -> Tensor:
         """`x` (N, C, H, W) uint8 with the trigger, clipped and rounded to what a file would hold (uint8)."""
-        parts = (self.stamp(part.float(), trigger).clamp(0, 255).round().to(torch.uint8) for part in x.split(CHUNK))
+        parts = (
+            self.stamp(part.float(), trigger).clamp(0, 255).round().to(torch.uint8)
+            for part in x.split(max(1, CHUNK // max(1, x[:1].numel())))
+        )
         return torch.cat(list(parts)) if len(x) else x
 
     @final
