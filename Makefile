@@ -23,7 +23,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## both sides of every speed claim
-	$(BIN)/python -m tests.benchmarks
+	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 $(BIN)/python -m tests.benchmarks
 
 cluster-test: $(INSTALLED)  ## a sweep on a running cluster of two Ray nodes on this machine, one of which dies
 	$(BIN)/pytest tests/test_cluster.py

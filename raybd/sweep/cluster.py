@@ -19,6 +19,7 @@ from ray import tune
 import raybd
 from raybd.config import TrialConfig
 from raybd.records import FAILED, FINISHED
+from raybd.sweep import WORKER_ENVIRONMENT
 from raybd.sweep.execute import Outcome, Resources, Setup, execute, watchdog
 from raybd.sweep.progress import Progress
 from raybd.types import Data, Images
@@ -34,7 +35,8 @@ def connect(address: str | None, data_bytes: int) -> int:
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address != "local":
         try:
-            package = {"py_modules": [str(Path(raybd.__file__).parent)]}  # every node runs this very code
+            package = {"py_modules": [str(Path(raybd.__file__).parent)], "env_vars": WORKER_ENVIRONMENT}
+            # every node runs this very code
             ray.init(address=address or "auto", runtime_env=package, **quiet)
             return int(ray.cluster_resources().get("CPU", 1))
         except ConnectionError:
