@@ -2,13 +2,11 @@
 
 import logging
 import os
-import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import mlflow
 import pandas as pd
@@ -16,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
+from raybd import sqlite
 from raybd.errors import InputError
 from raybd.records import FINISHED, Record, SweepFolder, TrialFolder
 
@@ -51,17 +50,13 @@ class Address:
 def resolve(uri: str | None) -> str:
     """`uri` or MLflow's own default, made absolute: a worker's current folder is not the driver's."""
     uri = uri or mlflow.get_tracking_uri()
-    path = _sqlite_path(uri)
+    path = sqlite.path_of(uri)
     return uri if path is None else f"sqlite:///{path}"
 
 
-def _sqlite_path(uri: str) -> Path | None:
-    prefix = "sqlite:///"
-    return Path(unquote(uri.removeprefix(prefix).split("?")[0])).absolute() if uri.startswith(prefix) else None
-
-
 def _client(uri: str) -> MlflowClient:
-    return MlflowClient(tracking_uri=uri)
+    patient = f"{uri}?timeout=60" if sqlite.path_of(uri) else uri  # many writers wait longer than SQLite's 5 seconds
+    return MlflowClient(tracking_uri=patient)
 
 
 class Store:
@@ -78,7 +73,7 @@ class Store:
             InputError: the store cannot be reached or written to.
         """
         uri = resolve(uri)
-        _prepare_sqlite(uri)
+        sqlite.prepare(uri)
         try:
             client = _client(uri)
             experiment = client.get_experiment_by_name(name)
@@ -213,7 +208,7 @@ def load_runs(experiment: str | Sequence[str], tracking_uri: str | None = None) 
         InputError: the store cannot be reached or an experiment is not in it.
     """
     names, uri = [experiment] if isinstance(experiment, str) else list(experiment), resolve(tracking_uri)
-    path = _sqlite_path(uri)
+    path = sqlite.path_of(uri)
     if path is not None and not path.exists():
         raise InputError(f"there is no tracking store at {path}")
     try:
@@ -233,22 +228,8 @@ def _row(run: Any) -> dict[str, Any]:
     return {"run_id": run.info.run_id, "status": run.info.status, "start_time": start} | flat
 
 
-def _prepare_sqlite(uri: str) -> None:
-    """Many trials write while people read: a write-ahead log lets them."""
-    path = _sqlite_path(uri)
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with sqlite3.connect(path, timeout=60) as connection:
-            connection.execute("PRAGMA journal_mode=wal")
-        connection.close()
-    except (OSError, sqlite3.Error) as error:
-        raise InputError(f"the tracking store {uri} cannot be written to: {error}") from error
-
-
 def _artifacts(uri: str, name: str) -> str | None:
-    path = _sqlite_path(uri)
+    path = sqlite.path_of(uri)
     return None if path is None else (path.parent / "mlruns" / name).as_uri()
 
 

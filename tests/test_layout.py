@@ -15,7 +15,7 @@ SOURCES = sorted(p for folder in ("raybd", "analysis", "sweeps") for p in (ROOT 
 # Each may import what stands before it, and its own package.
 ORDER = [
     {"raybd", "raybd.errors", "raybd.seeds"},
-    {"raybd.types", "raybd.plugins", "raybd.records"},
+    {"raybd.types", "raybd.plugins", "raybd.records", "raybd.sqlite"},
     {"raybd.data", "raybd.models", "raybd.training", "raybd.figures"},
     {"raybd.attacks", "raybd.metrics", "raybd.defences"},
     {"raybd.config"},

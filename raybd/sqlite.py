@@ -1,0 +1,31 @@
+"""Tracking stores that are a file on this machine."""
+
+import sqlite3
+from pathlib import Path
+from urllib.parse import unquote
+
+from raybd.errors import InputError
+
+
+def path_of(uri: str) -> Path | None:
+    """The file of a SQLite URI, absolute; None for any other URI."""
+    prefix = "sqlite:///"
+    return Path(unquote(uri.removeprefix(prefix).split("?")[0])).absolute() if uri.startswith(prefix) else None
+
+
+def prepare(uri: str) -> None:
+    """Make the file of a SQLite URI and give it a write-ahead log: many trials write while people read.
+
+    Raises:
+        InputError: it cannot be written to.
+    """
+    path = path_of(uri)
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with sqlite3.connect(path, timeout=60) as connection:
+            connection.execute("PRAGMA journal_mode=wal")
+        connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise InputError(f"the tracking store {uri} cannot be written to: {error}") from error
