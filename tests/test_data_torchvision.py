@@ -3,10 +3,8 @@
 import csv
 import gzip
 import hashlib
-import os
 import pickle
 import socket
-from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -287,14 +285,3 @@ def test_read_only_root_is_not_touched_and_not_downloaded_to(root, downloads):
         assert list(root.iterdir()) == []
     finally:
         root.chmod(0o755)
-
-
-@pytest.mark.skipif("RAYBD_TEST_DATA" not in os.environ, reason="needs the real MNIST files")
-def test_real_mnist(tmp_path):
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root/MNIST").symlink_to(Path(os.environ["RAYBD_TEST_DATA"]) / "MNIST")
-    data = raybd.data.load("mnist", tmp_path / "root")
-    assert torch.bincount(data.train.y).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert torch.bincount(data.test.y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    assert data.mean[0] == pytest.approx(0.1307, abs=5e-5)
-    assert data.std[0] == pytest.approx(0.3081, abs=5e-5)
