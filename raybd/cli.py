@@ -27,8 +27,9 @@ def send_waiting(
     """
     if not (Path(results).expanduser() / name).is_dir():
         raise InputError(f"there is no sweep {name!r} in {Path(results).absolute()}")
-    address = Store.open(name, tracking_uri).address
-    print(f"{send_all(SweepFolder.of(results, name), address)} trials sent")
+    folder = SweepFolder.of(results, name)
+    with folder.locked():
+        print(f"{send_all(folder, Store.open(name, tracking_uri).address)} trials sent")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -13,6 +14,7 @@ from raybd.defences import DEFENCES, Defence, NoDefence
 from raybd.models import check_model
 from raybd.plugins import build, spec, unknown
 from raybd.training import TrainConfig
+from raybd.types import settle_floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,9 @@ class ModelConfig:
     name: str = "small_cnn"
     width: float = 1.0  # multiplies the channels
     depth: int | None = None  # None: the architecture's own
+
+    def __post_init__(self) -> None:
+        settle_floats(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,9 @@ class TrialConfig:
     probes: tuple[int, ...] = ()  # epochs to measure at besides the last; (): 1, 2, 3, 4, 8, 16, ...
     defence: Defence = field(default_factory=NoDefence)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        settle_floats(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested JSON types with every default written out."""
@@ -92,9 +100,10 @@ class TrialConfig:
         found += [] if 0 <= self.poison_rate <= 1 else [f"poison rate {self.poison_rate:g} is not in [0, 1]"]
         if isinstance(self.attack, NoAttack) and self.poison_rate:
             found.append(f"attack none cannot poison: its rate must be 0, not {self.poison_rate:g}")
-        if self.model.width <= 0:
+        if not 0 < self.model.width < math.inf:
             found.append(f"width {self.model.width:g} must be above 0")
-        found += [f"probe epoch {p} must be at least 1" for p in self.probes if p < 1]
+        last = self.train.epochs
+        found += [f"probe epoch {p} is not among the epochs 1 to {last}" for p in self.probes if not 1 <= p <= last]
         return found + _train_problems(self.train)
 
     def data_problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
@@ -110,10 +119,10 @@ def _train_problems(train: TrainConfig) -> list[str]:
         for name, least in at_least.items()
         if getattr(train, name) < least
     ]
-    if not train.learning_rate > 0:
-        found.append(f"learning rate {train.learning_rate:g} must be above 0")
-    if not train.weight_decay >= 0:
-        found.append(f"weight decay {train.weight_decay:g} must not be negative")
+    if not 0 < train.learning_rate < math.inf:
+        found.append(f"learning rate {train.learning_rate:g} must be above 0 and finite")
+    if not 0 <= train.weight_decay < math.inf:
+        found.append(f"weight decay {train.weight_decay:g} must not be negative, and finite")
     found += [] if 0 <= train.momentum < 1 else [f"momentum {train.momentum:g} is not in [0, 1)"]
     found += [] if 0 <= train.label_smoothing < 1 else [f"label smoothing {train.label_smoothing:g} is not in [0, 1)"]
     for name, allowed in {

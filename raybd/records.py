@@ -2,7 +2,7 @@
 
     journal.jsonl   one line an epoch, as it ends      trial.json       settings, status, last numbers, environment
     per_sample.npz  predictions and roles              figures/*.png    what a person looks at
-    sent.json       what the tracking store has        checkpoint.pt    while it runs
+    sent.json       what each tracking store has       checkpoint.pt    while it runs
 
 Imports no torch and no MLflow.
 """
@@ -11,9 +11,12 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from raybd.errors import InputError
 
@@ -92,12 +95,15 @@ class TrialFolder:
     def sent(self, store: str) -> dict[str, Any]:
         """What the tracking store called `store` has of it: run_id, lines of the journal, done."""
         path = self.path / "sent.json"
-        state = json.loads(path.read_text()) if path.exists() else {}
-        return state if state.get("store") == store else {"store": store, "run_id": "", "lines": 0, "done": False}
+        stores = json.loads(path.read_text()) if path.exists() else {}
+        state: dict[str, Any] = stores.get(store, {"run_id": "", "lines": 0, "done": False})
+        return state
 
-    def note_sent(self, state: dict[str, Any]) -> None:
-        """Remember what the tracking store has."""
-        _replace(self.path / "sent.json", json.dumps(state))
+    def note_sent(self, store: str, state: dict[str, Any]) -> None:
+        """Remember what the tracking store called `store` has."""
+        path = self.path / "sent.json"
+        stores = json.loads(path.read_text()) if path.exists() else {}
+        _replace(path, json.dumps(stores | {store: state}))
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,21 @@ class SweepFolder:
         except OSError as error:
             raise InputError(f"the results folder {path} cannot be written to: {error.strerror}") from error
         return cls(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the sweep: two drivers at once would run its trials twice.
+
+        Raises:
+            InputError: another process holds it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"another process is at work on {self.path}: wait for it, or use another name") from None
+        with lock:
+            yield
 
     def trial(self, key: str) -> TrialFolder:
         """The folder of the trial with this key."""

@@ -140,9 +140,10 @@ class TrialRun:
 
     def _flush(self, client: MlflowClient, params: dict[str, Any]) -> str:
         state = self.folder.sent(self.address.name)
-        if not state["run_id"]:
+        if not _active(client, state["run_id"]):
+            state = {"lines": 0, "done": False}
             state["run_id"] = self._create(client)
-            self.folder.note_sent(state)
+            self.folder.note_sent(self.address.name, state)
         journal = self.folder.journal()
         metrics = _metrics(journal[state["lines"] :])
         entries = [Param(name, str(value)) for name, value in params.items()]
@@ -152,7 +153,7 @@ class TrialRun:
                 metrics=metrics[start : start + METRICS_A_BATCH],
                 params=entries[:PARAMS_A_BATCH] if start == 0 else [],
             )
-        self.folder.note_sent(state | {"lines": len(journal)})
+        self.folder.note_sent(self.address.name, state | {"lines": len(journal)})
         return str(state["run_id"])
 
 
@@ -172,7 +173,7 @@ def send(address: Address, folder: TrialFolder, record: Record) -> None:
     if record.traceback:
         client.log_text(run_id, record.traceback, "traceback.txt")
     client.set_terminated(run_id, record.status, record.started + round(1000 * record.seconds))
-    folder.note_sent(folder.sent(address.name) | {"done": True})
+    folder.note_sent(address.name, folder.sent(address.name) | {"done": True})
 
 
 def send_all(sweep: SweepFolder, address: Address) -> int:
@@ -187,6 +188,18 @@ def send_all(sweep: SweepFolder, address: Address) -> int:
             send(address, folder, record)
             count += 1
     return count
+
+
+def _active(client: MlflowClient, run_id: str) -> bool:
+    """Whether the store has the run: somebody may have deleted it since."""
+    if not run_id:
+        return False
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
 
 
 def abandon(address: Address, folder: TrialFolder) -> None:

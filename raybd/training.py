@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from raybd.errors import DivergedError
 from raybd.seeds import derive, stream
-from raybd.types import Images
+from raybd.types import Images, settle_floats
 
 log = logging.getLogger(__name__)
 EVAL_BATCH = 512
@@ -42,6 +42,9 @@ class TrainConfig:
     patience: int = 0  # stop after so many epochs without a lower training loss; 0: never
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on a GPU, fp32 on a CPU
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"  # no slower on a CPU, faster on a GPU
+
+    def __post_init__(self) -> None:
+        settle_floats(self)
 
 
 @dataclass(frozen=True)

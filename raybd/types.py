@@ -1,12 +1,19 @@
 """The nouns every other module shares. Imports nothing of raybd."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 CLEAN, POISON, COVER = 0, 1, 2  # roles of a training image
+
+
+def settle_floats(config: Any) -> None:
+    """Make whole numbers in the float fields of a frozen dataclass floats: 0 and 0.0 are one setting with one key."""
+    for f in fields(config):
+        if f.type in (float, "float"):
+            object.__setattr__(config, f.name, float(getattr(config, f.name)))
 
 
 @dataclass(frozen=True)

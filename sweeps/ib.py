@@ -1,7 +1,7 @@
 """Where does a backdoor not take hold? Attack x poison rate x complexity x seed, with clean twins, as a map.
 
-python sweeps/ib.py                                    digits on this machine
-ray submit cluster.yaml sweeps/ib.py -- --data cifar10 --model resnet18
+python sweeps/ib.py                                       digits, on this machine
+python sweeps/ib.py --data cifar10 --model resnet18       on the Ray that runs here, or a new one
 """
 
 import sys

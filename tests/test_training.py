@@ -81,6 +81,50 @@ def test_one_step_of_sgd_by_hand() -> None:
     assert np.allclose(model[1].bias.detach().numpy(), new_b, atol=1e-6)  # type: ignore[union-attr]
 
 
+def test_momentum_and_the_schedule_over_two_epochs_by_hand() -> None:
+    """Softmax regression, two epochs of one batch: v <- 0.9 v + g, w <- w - rate v, in NumPy."""
+    images = made_images(8, classes=2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2, bias=False))
+    w, v = model[1].weight.detach().double().numpy().copy(), np.zeros((2, 64))  # type: ignore[union-attr]
+    how = TrainConfig(epochs=2, batch_size=8, learning_rate=0.3, weight_decay=0.0, schedule="cosine")
+    list(fit(model, images, how, seed=0))
+    x, y = images.x.flatten(1).double().numpy() / 255, np.eye(2)[images.y.numpy()]
+    for rate in (0.3, 0.15):  # cosine over two steps: 0.3 (1 + cos 0) / 2, then 0.3 (1 + cos pi/2) / 2
+        p = np.exp(x @ w.T) / np.exp(x @ w.T).sum(1, keepdims=True)
+        v = 0.9 * v + (p - y).T @ x / 8
+        w = w - rate * v
+    assert np.allclose(model[1].weight.detach().numpy(), w, atol=1e-6)  # type: ignore[union-attr]
+
+
+def test_every_epoch_has_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[list[int]] = []
+
+    def note(order: torch.Tensor, size: int) -> list[torch.Tensor]:
+        orders.append(order.tolist())
+        return [order]
+
+    monkeypatch.setattr("raybd.training._batches", note)
+    list(fit(network(), made_images(40), replace(HOW, epochs=3), seed=0))
+    assert len({tuple(order) for order in orders}) == 3
+    assert all(sorted(order) == list(range(40)) for order in orders)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"label_smoothing": 0.0}, {"label_smoothing": 0.2}),
+        ({"optimizer": "adamw", "weight_decay": 0.0}, {"optimizer": "adamw", "weight_decay": 0.5}),
+        ({"crop": 0}, {"crop": 1}),
+        ({"flip": False}, {"flip": True}),
+    ],
+)
+def test_settings_reach_the_training(one: dict[str, object], other: dict[str, object]) -> None:
+    models = [network(), network()]
+    for model, change in zip(models, (one, other), strict=True):
+        list(fit(model, made_images(40), replace(HOW, **change), seed=0))  # type: ignore[arg-type]
+    assert any(not np.array_equal(a, b) for a, b in zip(*map(bits, models), strict=True))
+
+
 @pytest.mark.parametrize("steps", [10, 97])
 def test_schedules_are_pytorch_s(steps: int) -> None:
     def theirs(make: object) -> list[float]:

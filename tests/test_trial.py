@@ -31,7 +31,7 @@ def evidence() -> Evidence:
     """Six test images of three classes; the network errs on the last one, and falls for the trigger on two of four."""
     true = torch.tensor([0, 0, 1, 1, 2, 2])
     clean = torch.tensor([0, 0, 1, 1, 2, 1])
-    triggered = torch.tensor([0, 1, 0, 1, 0, 2])
+    triggered = torch.tensor([0, 1, 0, 2, 0, 2])
     test = Images(torch.zeros(6, 1, 4, 4, dtype=torch.uint8), true)
     data = Data("hand", test, test, ("a", "b", "c"), "f", (0.0,), (1.0,))
     poisoned = Recipe(BadNets(), 0.0, 0).poison(test, 3)
@@ -50,7 +50,7 @@ def test_accuracies_on_a_case_worked_by_hand() -> None:
     assert accuracies(evidence()) == {
         "accuracy/clean": 5 / 6,
         "attack_success": 2 / 4,  # images 2 and 4; the two of class 0 do not count
-        "accuracy/robust": 2 / 4,  # images 3 and 5
+        "accuracy/robust": 1 / 4,  # image 5; image 0 is of the target class and does not count
         "count/clean": 6.0,
         "count/triggered": 4.0,
     }
@@ -164,7 +164,7 @@ def test_badnets_takes_hold_and_its_controls_do_not(digits: Data) -> None:
     """5 % in the default trial: at least 95 % success; the clean twin and a trial without its trigger: next to none."""
     backdoored = run_trial(TrialConfig(), digits).metrics
     twin = run_trial(TrialConfig(poison_rate=0.0), digits).metrics
-    assert backdoored["accuracy/clean"] >= 0.98
+    assert backdoored["accuracy/clean"] >= 0.99
     assert backdoored["attack_success"] >= 0.95
     assert twin["accuracy/clean"] >= 0.98
     assert twin["attack_success"] <= 0.02
@@ -222,6 +222,19 @@ def test_key_changes_with_every_setting() -> None:
         replace(config, train=TrainConfig(weight_decay=1e-3)),
     ]
     assert len({c.key for c in [config, *others]}) == 11
+
+
+def test_whole_numbers_and_floats_are_one_setting() -> None:
+    whole = TrialConfig(poison_rate=0, model=ModelConfig(width=1), train=TrainConfig(weight_decay=0))
+    floats = TrialConfig(poison_rate=0.0, model=ModelConfig(width=1.0), train=TrainConfig(weight_decay=0.0))
+    assert whole.key == floats.key
+
+
+def test_initialisation_differs_between_seeds(digits: Data) -> None:
+    from raybd.trial import _model
+
+    weights = [_model(replace(QUICK, seed=seed), digits).state_dict()["head.weight"] for seed in (0, 1)]
+    assert not torch.equal(*weights)
 
 
 def test_key_of_own_images_is_their_pixels_not_their_path() -> None:

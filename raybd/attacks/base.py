@@ -7,6 +7,8 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from raybd.types import settle_floats
+
 CHUNK = 2**20  # values stamped at once: a float copy that stays in the cache is ten times as fast
 
 
@@ -19,6 +21,9 @@ class Attack(ABC):
     victims: Literal["non_target", "all"] = "non_target"  # whom a dirty-label attack draws from
 
     clean_label: ClassVar[bool] = False  # poisons the target class and leaves every label alone
+
+    def __post_init__(self) -> None:
+        settle_floats(self)
 
     def draw(self, shape: tuple[int, int, int], rng: torch.Generator) -> Tensor:
         """The random part of the trigger for images of `shape`, drawn once a trial; none by default."""

@@ -1,5 +1,6 @@
 """The only file that imports Ray: a list of trials to Ray Tune, outcomes back."""
 
+import gc
 import logging
 import os
 import shutil
@@ -18,9 +19,10 @@ from ray import tune
 
 import raybd
 from raybd.config import TrialConfig
+from raybd.errors import InputError
 from raybd.records import FAILED, FINISHED
 from raybd.sweep import WORKER_ENVIRONMENT
-from raybd.sweep.execute import Outcome, Resources, Setup, execute, watchdog
+from raybd.sweep.execute import HUNG, Outcome, Resources, Setup, execute, watchdog
 from raybd.sweep.progress import Progress
 from raybd.types import Data, Images
 
@@ -44,12 +46,37 @@ def connect(address: str | None, data_bytes: int) -> int:
                 raise
     ray.init(
         address="local",
-        num_cpus=os.cpu_count(),
+        num_cpus=cores(),
         include_dashboard=False,
         object_store_memory=max(STORE_BYTES, 2 * data_bytes),
         **quiet,
     )
-    return os.cpu_count() or 1
+    return cores()
+
+
+def cores() -> int:
+    """The CPUs that this process may use, which a container or a scheduler can make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check(resources: Resources, local_store: bool) -> None:
+    """Refuse what the connected Ray can never give: Tune would wait for it without a word.
+
+    Raises:
+        InputError: no node has what a trial holds, or workers elsewhere cannot reach a store that is a file here.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    sizes = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in nodes]
+    problems = []
+    if not any(cpu >= resources.cpus and gpu >= (resources.gpus or 0) for cpu, gpu in sizes):
+        there = ", ".join(f"{cpu:g} CPUs and {gpu:g} GPUs" for cpu, gpu in sizes)
+        problems.append(
+            f"a trial with {resources.cpus:g} CPUs and {resources.gpus:g} GPUs fits no node (there: {there})"
+        )
+    if local_store and len({node["NodeManagerAddress"] for node in nodes}) > 1:
+        problems.append("a tracking store that is a file cannot be reached from other machines: use an MLflow server")
+    if problems:
+        raise InputError(problems)
 
 
 def gpus() -> float:
@@ -109,7 +136,17 @@ def _trial(point: dict[str, Any], shared: dict[str, dict[str, Any]], setup: Setu
     config = TrialConfig.from_dict(point["point"])
     with watchdog(setup.stall_seconds) as beat:
         outcome = execute(config, _unpack(shared[config.data]), setup, beat)
+    if setup.device == "cuda":
+        _clear_gpu(outcome)
     tune.report({name: getattr(outcome, name) for name in Outcome.__dataclass_fields__})
+
+
+def _clear_gpu(outcome: Outcome) -> None:
+    """Leave the GPU to the next trial: give memory back, and end a process whose CUDA context a fault has broken."""
+    if "CUDA error" in outcome.error:
+        os._exit(HUNG)
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _key(trial: Any) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from raybd.config import TrialConfig
 from raybd.errors import InputError
+from raybd.records import SweepFolder
 from raybd.sweep import driver, estimate
 from raybd.sweep.execute import Resources
 from raybd.sweep.options import SweepOptions, read
@@ -46,7 +47,13 @@ def _list(options: SweepOptions, configs: list[TrialConfig]) -> int:
 
 
 def _sweep(options: SweepOptions, configs: list[TrialConfig], summarise: Summary) -> int:
-    plan = driver.plan(options.name, configs, options.results, options.tracking_uri, options.data_root)
+    known, data = driver.prepare(configs, options.data_root)
+    folder = SweepFolder.of(options.results, options.name)
+    with folder.locked():
+        return _run_and_sum_up(options, driver.settle(folder, known, data, options.tracking_uri), summarise)
+
+
+def _run_and_sum_up(options: SweepOptions, plan: driver.Plan, summarise: Summary) -> int:
     print(f"{options.name}: {plan.known} trials are done, {len(plan.todo)} to run", flush=True)
     plan.store.begin(asdict(options))
     result = _run(options, plan)
@@ -65,20 +72,28 @@ def _run(options: SweepOptions, plan: driver.Plan) -> SweepResult:
 
 
 def _sum_up(options: SweepOptions, plan: driver.Plan, result: SweepResult, summarise: Summary) -> None:
-    uri = plan.store.address.uri
+    uri, text = plan.store.address.uri, ""
+    pictures: list[Path] = []
     try:
         text, pictures = summarise(plan.name, uri, plan.folder.path)
-        numbers = {"trials": float(plan.known + len(result.outcomes)), "failed": float(len(result.failures))}
-        if result.outcomes:
-            numbers |= {"seconds/sweep": result.seconds, "busy": result.busy}
-        said = "\n".join(f"{name} = {value}" for name, value in asdict(options).items())
-        note = f"```\n{text}\n\n{result.text}\n```\n\nOptions:\n```\n{said}\n```"
-        plan.store.end("FINISHED" if result.exit_status == 0 else "FAILED", numbers, note, pictures)
         print(f"\n{text}")
     except Exception as error:  # noqa: BLE001 - the trials are safe: a summary that fails must not hide them
         print(f"no summary: {type(error).__name__}: {error}", file=sys.stderr)
+    try:
+        _close(options, plan, result, text, pictures)
+    except Exception as error:  # noqa: BLE001 - as above
+        print(f"the sweep's own run stays open: {type(error).__name__}", file=sys.stderr)
     print(f"\n{result.text}")
     print(f"\n{_next(plan.name, uri, options.tracking_uri is not None)}")
+
+
+def _close(options: SweepOptions, plan: driver.Plan, result: SweepResult, text: str, pictures: list[Path]) -> None:
+    numbers = {"trials": float(plan.known + len(result.outcomes)), "failed": float(len(result.failures))}
+    if result.outcomes:
+        numbers |= {"seconds/sweep": result.seconds, "busy": result.busy}
+    said = "\n".join(f"{name} = {value}" for name, value in asdict(options).items())
+    note = f"```\n{text}\n\n{result.text}\n```\n\nOptions:\n```\n{said}\n```"
+    plan.store.end("FINISHED" if result.exit_status == 0 else "FAILED", numbers, note, pictures)
 
 
 def _next(name: str, uri: str, asked_for: bool) -> str:

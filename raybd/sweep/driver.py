@@ -11,6 +11,7 @@ from raybd.config import TrialConfig
 from raybd.data import load
 from raybd.errors import InputError
 from raybd.records import FINISHED, SweepFolder
+from raybd.sqlite import path_of
 from raybd.sweep.execute import Outcome, Resources, Setup, execute, record_death
 from raybd.sweep.progress import Progress, SweepResult
 from raybd.tracking import Store, send_all
@@ -68,8 +69,19 @@ def plan(
     Raises:
         InputError: a config, the data, the results folder or the tracking store is not usable.
     """
-    folder = SweepFolder.of(results, name)
     known, data = prepare(configs, data_root)
+    return settle(SweepFolder.of(results, name), known, data, tracking_uri)
+
+
+def settle(
+    folder: SweepFolder, known: Sequence[TrialConfig], data: dict[str, Data], tracking_uri: str | None = None
+) -> Plan:
+    """The plan for trials that `prepare` has let pass: without those that the tracking store has finished.
+
+    Raises:
+        InputError: the tracking store is not usable.
+    """
+    name = folder.path.name
     store = Store.open(name, tracking_uri)
     send_all(folder, store.address)
     finished = store.finished()
@@ -115,6 +127,7 @@ def run_on_ray(
     cores = cluster.connect(address, sum(_bytes(data) for data in plan.data.values()))
     if resources.gpus is None:
         resources = replace(resources, gpus=min(1.0, cluster.gpus()))
+    cluster.check(resources, path_of(plan.store.address.uri) is not None)
     setup = Setup(
         plan.name,
         plan.folder,

@@ -206,10 +206,10 @@ def _tags(config: TrialConfig, data: Data | None, setup: Setup) -> dict[str, str
 @cache
 def environment() -> dict[str, str]:
     """What ran the trial: versions, commit, machine."""
-    versions = {name: importlib.metadata.version(name) for name in ("raybd", "torch", "numpy", "mlflow")}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "mlflow")}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     machine = {"python": platform.python_version(), "host": socket.gethostname(), "gpu": gpu, "cpu": platform.machine()}
-    return versions | machine | {"commit": _commit()}
+    return {"raybd": raybd.__version__} | versions | machine | {"commit": _commit()}
 
 
 def _commit() -> str:

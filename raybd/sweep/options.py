@@ -11,6 +11,7 @@ from raybd.attacks import ATTACKS, Attack, NoAttack
 from raybd.config import ModelConfig, TrialConfig
 from raybd.data import augmentation, check_name
 from raybd.errors import InputError
+from raybd.models import MODELS
 from raybd.plugins import build, unknown
 from raybd.records import check_name as check_sweep_name
 from raybd.training import TrainConfig
@@ -49,8 +50,8 @@ class SweepOptions:
     """Number of seeds; trials use 0, 1, ..."""
     weight_decays: tuple[float, ...] = ()
     """Complexity axis; none: 0.0005 0.05 0.08 for digits, whose trainings are short, else 0.0005 0.005."""
-    widths: tuple[float, ...] = (0.5, 1.0)
-    """Complexity axis: multiplies the channels."""
+    widths: tuple[float, ...] = ()
+    """Complexity axis: multiplies the channels; none: 0.5 1, or 1 for a network that is not raybd's own."""
     depths: tuple[int, ...] = ()
     """Complexity axis, where the architecture has one; none: its own."""
     epochs: tuple[int, ...] = (20,)
@@ -96,7 +97,7 @@ class SweepOptions:
         """Everything wrong with the options themselves; a trial's own checks come later."""
         found = check_sweep_name(self.name) + check_name(self.data)
         found += unknown("attack", self.attacks, [*ATTACKS, "all"])
-        axes = "attacks poison_rates widths epochs learning_rates batch_sizes".split()
+        axes = "attacks poison_rates epochs learning_rates batch_sizes".split()
         found += [f"--{axis.replace('_', '-')} needs at least one value" for axis in axes if not getattr(self, axis)]
         limits = {"seeds": 1, "cpus_per_trial": 0.01, "gpus_per_trial": 0, "stall_seconds": 1}
         found += [
@@ -131,7 +132,7 @@ class SweepOptions:
                 range(self.seeds),
                 sorted(self.poison_rates),
                 self._attacks(),
-                self.widths,
+                self.widths or ((0.5, 1.0) if self.model in MODELS else (1.0,)),
                 self.depths or (None,),
                 self._trainings(),
             )
