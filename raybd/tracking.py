@@ -205,9 +205,12 @@ def _active(client: MlflowClient, run_id: str) -> bool:
 def abandon(address: Address, folder: TrialFolder) -> None:
     """Close the run that a worker left open when it died in this trial, if it had come that far."""
     run_id = folder.sent(address.name)["run_id"]
+    if not run_id:
+        return
     try:
-        if run_id and _client(address.uri).get_run(run_id).info.status == "RUNNING":
-            _client(address.uri).set_terminated(run_id, "KILLED")
+        client = _client(address.uri)
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, "KILLED")
     except MlflowException as error:
         log.warning("run %s of a dead worker stays open: %s", run_id, _first_line(error))
 

@@ -87,7 +87,7 @@ def check_trial(config: TrialConfig, data: Data) -> None:
     if config.fingerprint not in ("", data.fingerprint):
         found.append(f"the data is {data.fingerprint}, but the trial is about {config.fingerprint}")
     if not found:
-        train = _validated(config, data).train if config.validation else data.train
+        train = _validated(config, data).train
         found = Recipe(config.attack, config.poison_rate, config.seed).check(train.y)
     if found:
         raise InputError(found)

@@ -81,7 +81,7 @@ def execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], No
 def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None]) -> Outcome:
     start, folder = time.time(), setup.folder.trial(config.key)
     checkpoint = _begin(setup, folder)
-    run = TrialRun(setup.address, folder, config.label, _tags(config, data, setup), round(1000 * start))
+    run = TrialRun(setup.address, folder, config.label, _tags(config, setup), round(1000 * start))
 
     def note(report: Report) -> None:
         beat()
@@ -91,12 +91,9 @@ def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], N
     try:
         result = run_trial(config, _on(setup.device, data), note, checkpoint)
         _keep(folder, config, result)
-        record = _record(config, run.tags, FINISHED, start, result)
+        record, hopeless = _record(config, run.tags, FINISHED, start, result), False
     except Exception as error:  # noqa: BLE001 - a failed trial is data, whatever failed it
-        record = _record(config, run.tags, FAILED, start, error=error)
-        hopeless = isinstance(error, HOPELESS)
-    else:
-        hopeless = False
+        record, hopeless = _record(config, run.tags, FAILED, start, error=error), isinstance(error, HOPELESS)
     beat()
     folder.write(record)
     folder.checkpoint.unlink(missing_ok=True)
@@ -110,7 +107,7 @@ def record_death(config: TrialConfig, setup: Setup, error: str) -> None:
     folder = setup.folder.trial(config.key)
     if folder.read() is not None:
         return
-    tags = _tags(config, None, setup) | {"raybd.error": error[:500]}
+    tags = _tags(config, setup) | {"raybd.error": error[:500]}
     record = Record(
         key=config.key,
         label=config.label,
@@ -191,13 +188,13 @@ def _record(
     )
 
 
-def _tags(config: TrialConfig, data: Data | None, setup: Setup) -> dict[str, str]:
+def _tags(config: TrialConfig, setup: Setup) -> dict[str, str]:
     return {
         "raybd.kind": "trial",
         "raybd.key": config.key,
         "raybd.version": raybd.__version__,
         "raybd.commit": environment()["commit"],
-        "raybd.data_fingerprint": data.fingerprint if data else config.fingerprint,
+        "raybd.data_fingerprint": config.fingerprint,
         "raybd.sweep": setup.name,
         "raybd.device": setup.device,
     }
