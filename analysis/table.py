@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from analysis.cells import Cell
 from analysis.values import written
 
 if TYPE_CHECKING:
     from analysis.region_map import DefendedRegionMap
+
+SHARES = ("accuracy/clean", "attack_success", "accuracy/robust")
 
 
 def summary(region_map: "DefendedRegionMap") -> str:
@@ -43,3 +46,17 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def attack_table(runs: pd.DataFrame) -> str:
+    """Markdown: each attack's clean accuracy, success and robust accuracy at each poison rate, mean ± deviation.
+
+    `runs` as `raybd.tracking.load_runs` gives them. In % over the seeds; the deviation is that of a single seed.
+    """
+    done = runs[runs["status"] == "FINISHED"]
+    rates = done["params.poison_rate"].astype(float)
+    lines = ["| attack | rate | seeds | ACC % | ASR % | RA % |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for (attack, rate), cell in done.groupby([done["params.attack.name"], rates]):
+        shares = [_spread(cell[f"metrics.{name}"].tolist()) for name in SHARES]
+        lines.append(f"| {attack} | {rate:.3g} | {len(cell)} | {' | '.join(shares)} |")
+    return "\n".join(lines)

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from raybd.attacks import ATTACKS, Attack, BadNets, NoAttack
+from raybd.attacks import ATTACKS, Attack, BadNets, NoAttack, describe
 from raybd.data import check_name
 from raybd.defences import DEFENCES, Defence, NoDefence
+from raybd.metrics import METRICS, Metric
 from raybd.models import check_model
 from raybd.plugins import build, spec, unknown
 from raybd.training import TrainConfig
-from raybd.types import settle_floats
+from raybd.types import Data, settle_floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class ModelConfig:
     name: str = "small_cnn"
     width: float = 1.0  # multiplies the channels
     depth: int | None = None  # None: the architecture's own
+    noise: float = 0.0  # standard deviation of the Gaussian noise after its activations, in training and after
 
     def __post_init__(self) -> None:
         settle_floats(self)
@@ -41,6 +43,7 @@ class TrialConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     probes: tuple[int, ...] = ()  # epochs to measure at besides the last; (): 1, 2, 3, 4, 8, 16, ...
+    metrics: tuple[Metric, ...] = ()  # besides accuracy
     defence: Defence = field(default_factory=NoDefence)
     seed: int = 0
 
@@ -52,6 +55,7 @@ class TrialConfig:
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["attack"] = spec(ATTACKS, self.attack)
         plain["defence"] = spec(DEFENCES, self.defence)
+        plain["metrics"] = [spec(METRICS, metric) for metric in self.metrics]
         plain |= {"model": asdict(self.model), "train": asdict(self.train)}
         result: dict[str, Any] = json.loads(json.dumps(plain))
         return result
@@ -65,6 +69,7 @@ class TrialConfig:
         parts["model"] = ModelConfig(**plain["model"])
         parts["train"] = TrainConfig(**plain["train"])
         parts["probes"] = tuple(plain["probes"])
+        parts["metrics"] = tuple(build("metric", METRICS, metric) for metric in plain["metrics"])
         return cls(**parts)
 
     @cached_property
@@ -89,7 +94,7 @@ class TrialConfig:
         """A short name for people, for instance "badnets 0.05 width=0.5 seed=1"."""
         train, model = self.train, self.model
         return (
-            f"{spec(ATTACKS, self.attack)['name']} {self.poison_rate:g} {model.name} width={model.width:g} "
+            f"{describe(self.attack)} {self.poison_rate:g} {model.name} width={model.width:g} "
             f"wd={train.weight_decay:g} lr={train.learning_rate:g} epochs={train.epochs} seed={self.seed}"
         )
 
@@ -102,14 +107,18 @@ class TrialConfig:
             found.append(f"attack none cannot poison: its rate must be 0, not {self.poison_rate:g}")
         if not 0 < self.model.width < math.inf:
             found.append(f"width {self.model.width:g} must be above 0")
+        if not 0 <= self.model.noise < math.inf:
+            found.append(f"noise {self.model.noise:g} must not be negative, and finite")
         last = self.train.epochs
         found += [f"probe epoch {p} is not among the epochs 1 to {last}" for p in self.probes if not 1 <= p <= last]
         return found + _train_problems(self.train)
 
-    def data_problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Everything wrong with this config on images of `shape` with `classes` classes."""
-        model = self.model
-        return self.attack.check(shape, classes) + check_model(model.name, shape, classes, model.width, model.depth)
+    def data_problems(self, data: Data) -> list[str]:
+        """Everything wrong with this config on `data`, but for the poison rate."""
+        model, shape, classes = self.model, data.train.shape, len(data.classes)
+        found = self.attack.check(shape, classes)
+        found += check_model(model.name, shape, classes, model.width, model.depth)
+        return found + [problem for metric in self.metrics for problem in metric.problems(data, model.noise)]
 
 
 def _train_problems(train: TrainConfig) -> list[str]:
@@ -138,5 +147,7 @@ def _train_problems(train: TrainConfig) -> list[str]:
 def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in plain.items():
+        if name == "metrics":  # a list of methods: each by its name
+            value = {metric["name"]: {k: v for k, v in metric.items() if k != "name"} for metric in value}
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from raybd.types import Images
 
 TILE = 72  # pixels of one example in the picture
+LABEL = 210  # pixels of a row's name in a sheet
 ROWS = ("clean", "triggered", "difference")
 CURVES = {
     "clean accuracy": ("accuracy/clean", "-", "o"),
@@ -35,6 +36,26 @@ def draw_examples(clean: Images, triggered: Images, path: Path) -> None:
     canvas.save(path)
 
 
+def draw_sheet(rows: Sequence[tuple[str, Images, Images]], path: Path, tile: int = TILE) -> None:
+    """Write a PNG: in each row its name, some images before, the same after, and what changed, ten times as strong."""
+    count = max(len(before) for _, before, _ in rows)
+    canvas = Image.new("RGB", (LABEL + 3 * (count * (tile + 4) + 12), len(rows) * (tile + 4) + 28), "white")
+    pen = ImageDraw.Draw(canvas)
+    for block, title in enumerate(("clean", "with the trigger", "difference x 10")):
+        pen.text((LABEL + block * (count * (tile + 4) + 12), 6), title, fill="black", font_size=14)
+    for row, (name, before, after) in enumerate(rows):
+        top = 28 + row * (tile + 4)
+        pen.text((6, top + tile // 2 - 8), name, fill="black", font_size=14)
+        clean, stamped = before.x.cpu().numpy(), after.x.cpu().numpy()
+        change = (10 * np.abs(stamped.astype(int) - clean.astype(int))).clip(0, 255).astype(np.uint8)
+        for block, images in enumerate((clean, stamped, change)):
+            for column, image in enumerate(images):
+                left = LABEL + block * (count * (tile + 4) + 12) + column * (tile + 4)
+                canvas.paste(_tile(image, tile), (left, top))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path)
+
+
 def draw_curves(journal: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     """Write a PNG: accuracies at the probes on the left, training loss of every epoch on the right."""
     figure = Figure(figsize=(9, 3.2), dpi=80, layout="constrained")
@@ -51,6 +72,6 @@ def draw_curves(journal: Sequence[dict[str, Any]], title: str, path: Path) -> No
     figure.savefig(path)
 
 
-def _tile(image: np.ndarray) -> Image.Image:
+def _tile(image: np.ndarray, size: int = TILE) -> Image.Image:
     pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-    return Image.fromarray(pixels).convert("RGB").resize((TILE, TILE), Image.Resampling.NEAREST)
+    return Image.fromarray(pixels).convert("RGB").resize((size, size), Image.Resampling.NEAREST)

@@ -1,9 +1,10 @@
-"""Name + settings <-> object, for every table of methods (attacks, defences)."""
+"""Name + settings <-> object, for every table of methods (attacks, defences, metrics)."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from raybd.errors import InputError
 
@@ -33,6 +34,8 @@ def build(kind: str, table: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T
     cls = table[spec["name"]]
     if bad := unknown(f"setting of {kind} {spec['name']}", settings, _fields(cls)):
         raise InputError(bad)
+    if bad := [key for key, value in settings.items() if not _fits(value, get_type_hints(cls)[key])]:
+        raise InputError([f"{kind} {spec['name']}: {key} cannot be {settings[key]!r}" for key in bad])
     return cls(**settings)
 
 
@@ -44,6 +47,20 @@ def spec(table: Mapping[str, type[T]], plugin: T) -> dict[str, Any]:
 
 def _fields(cls: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the type that an annotation names; a word that is not allowed is the method's to refuse."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if get_origin(hint) is Literal:
+        return isinstance(value, type(get_args(hint)[0]))
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)
+        return isinstance(value, tuple) and all(_fits(v, inner[0]) for v in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 def _hashable(value: Any) -> Any:

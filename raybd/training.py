@@ -128,7 +128,7 @@ def _one_epoch(
     seed: int,
     number: int,
 ) -> float:
-    device = images.x.device
+    images, device = images.at(number), images.x.device
     order = torch.randperm(len(images), generator=stream(seed, "batches", number)).to(device)
     rng = stream(seed, "augmentation", number, device=device)
     torch.manual_seed(derive(seed, "network", number))  # dropout and the like draw from the global generator

@@ -1,8 +1,11 @@
 """One trial on one page: config in, reports out. No Ray, no MLflow."""
 
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +16,12 @@ from raybd.attacks.recipe import Recipe
 from raybd.config import TrialConfig
 from raybd.data.split import split_validation
 from raybd.errors import DivergedError, InputError
-from raybd.metrics import METRICS
+from raybd.metrics import Accuracy
 from raybd.metrics.accuracy import per_sample
 from raybd.models import build_model
 from raybd.seeds import derive
 from raybd.training import Checkpoint, Epoch, predict, probe_schedule
+from raybd.twins import Twin, Twins
 from raybd.types import Data, Evidence, Images, Poisoned, Report
 
 EXAMPLES = 8  # images in the picture of the trigger
@@ -34,6 +38,7 @@ class TrialResult:
     clean: Images  # a few test images ...
     triggered: Images  # ... and the same with the trigger
     model: nn.Module
+    arrays: dict[str, Tensor] = field(default_factory=dict)  # what metrics keep, as name/epoch
 
 
 def run_trial(
@@ -41,8 +46,12 @@ def run_trial(
     data: Data,
     report: Callable[[Report], None] = lambda _: None,
     checkpoint: Checkpoint | None = None,
+    twins: Twins | None = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> TrialResult:
     """Poison, train under the defence, measure at every probe; runs on the device where `data` lies.
+
+    `twins` keeps the networks of clean twins for other trials; `beat` is called while one is trained.
 
     Raises:
         InputError: the config does not fit the data.
@@ -58,22 +67,28 @@ def run_trial(
     triggered = recipe.triggered(data.test, classes)
     model = _model(config, data)
     metrics: dict[str, float] = {}
+    arrays: dict[str, Tensor] = {}
     probes = set(config.probes or probe_schedule(config.train.epochs))
-    for epoch in config.defence.train(model, poisoned.images, config.train, config.seed, checkpoint):
-        metrics = {"loss/train": epoch.loss, "seconds/trial": time.perf_counter() - start}
-        if epoch.last or epoch.number in probes:
-            seen = _evidence(config, model, data, poisoned, triggered)
-            metrics |= _measure(seen, epoch)
-        report(Report(epoch.number, metrics))
-    some = slice(0, EXAMPLES)
+    with tempfile.TemporaryDirectory() as folder:
+        twin = _twin(config, data, probes, twins or Twins(Path(folder)), twins is not None, beat)
+        train = partial(config.defence.train, model, poisoned.images, config.train, config.seed, checkpoint)
+        epochs = twin.replay(model, probes) if twin and not config.poison_rate else train()
+        for epoch in epochs:
+            metrics = {"loss/train": epoch.loss, "seconds/trial": time.perf_counter() - start}
+            if epoch.last or epoch.number in probes:
+                seen = _evidence(config, model, data, poisoned, triggered, epoch, twin)
+                numbers, kept = _measure(config, seen)
+                metrics, arrays = metrics | numbers, arrays | kept
+            report(Report(epoch.number, metrics))
     return TrialResult(
         metrics=metrics,
         manifest=poisoned.manifest,
         table=per_sample(seen),
         roles=poisoned.roles,
-        clean=Images(data.test.x[some], data.test.y[some]),
-        triggered=Images(triggered.x[some], triggered.y[some]),
+        clean=data.test.take(torch.arange(min(EXAMPLES, len(data.test)))),
+        triggered=_examples(triggered, len(data.test), len(seen.members)),
         model=model,
+        arrays=arrays,
     )
 
 
@@ -83,7 +98,7 @@ def check_trial(config: TrialConfig, data: Data) -> None:
     Raises:
         InputError: with the reasons.
     """
-    found = config.problems() + config.data_problems(data.train.shape, len(data.classes))
+    found = config.problems() + config.data_problems(data)
     if config.fingerprint not in ("", data.fingerprint):
         found.append(f"the data is {data.fingerprint}, but the trial is about {config.fingerprint}")
     if not found:
@@ -91,6 +106,13 @@ def check_trial(config: TrialConfig, data: Data) -> None:
         found = Recipe(config.attack, config.poison_rate, config.seed).check(train.y)
     if found:
         raise InputError(found)
+
+
+def at_most(config: TrialConfig, data: Data) -> TrialConfig:
+    """`config` at its poison rate, or at the largest that its attack can have on `data`."""
+    y = _validated(config, data).train.y
+    recipe = Recipe(config.attack, config.poison_rate, config.seed)
+    return replace(config, poison_rate=recipe.largest(y)) if recipe.check(y) and config.poison_rate <= 1 else config
 
 
 def _validated(config: TrialConfig, data: Data) -> Data:
@@ -115,21 +137,58 @@ def _model(config: TrialConfig, data: Data) -> nn.Module:
     return model.to(data.train.x.device)
 
 
-def _evidence(config: TrialConfig, model: nn.Module, data: Data, poisoned: Poisoned, triggered: Images) -> Evidence:
+def _twin(
+    config: TrialConfig, data: Data, probes: set[int], twins: Twins, shared: bool, beat: Callable[[], None]
+) -> Twin | None:
+    """The clean twin, where a metric compares with it; and where the trial is one, for others to share."""
+    if any(metric.needs_twin for metric in config.metrics) or (shared and not config.poison_rate):
+        return twins.train(config, _model(config, data), data, probes, beat)
+    return None
+
+
+def _evidence(
+    config: TrialConfig,
+    model: nn.Module,
+    data: Data,
+    poisoned: Poisoned,
+    triggered: Images,
+    epoch: Epoch,
+    twin: Twin | None,
+) -> Evidence:
     validation = data.validation
     return Evidence(
-        model=model,
+        model=model.eval(),
         data=data,
         poisoned=poisoned,
         triggered=triggered,
-        measured=config.attack.measured(data.test.y),
+        measured=Recipe(config.attack, config.poison_rate, config.seed).measured(data.test.y),
         clean_logits=predict(model, data.test.x, config.train),
         triggered_logits=predict(model, triggered.x, config.train),
         validation_logits=None if validation is None else predict(model, validation.x, config.train),
+        members=tuple(member.name for member in config.attack.members()),
+        seed=config.seed,
+        epoch=epoch.number,
+        last=epoch.last,
+        twin=twin.load(_model(config, data), epoch.number) if twin else None,
     )
 
 
-def _measure(seen: Evidence, epoch: Epoch) -> dict[str, float]:
-    if epoch.last and seen.clean_logits.argmax(1).unique().numel() == 1:
-        raise DivergedError(f"the network predicts one class for every test image after epoch {epoch.number}")
-    return {name: value for metric in METRICS.values() for name, value in metric(seen).items()}
+def _measure(config: TrialConfig, seen: Evidence) -> tuple[dict[str, float], dict[str, Tensor]]:
+    if seen.last and seen.clean_logits.argmax(1).unique().numel() == 1:
+        raise DivergedError(f"the network predicts one class for every test image after epoch {seen.epoch}")
+    numbers: dict[str, float] = {}
+    arrays: dict[str, Tensor] = {}
+    for metric in (Accuracy(), *config.metrics):
+        if seen.last or metric.every_probe:
+            for name, value in metric.measure(seen).items():
+                if isinstance(value, Tensor):
+                    arrays[f"{name}/{seen.epoch}"] = value.cpu()
+                else:
+                    numbers[name] = value
+    return numbers, arrays
+
+
+def _examples(triggered: Images, tests: int, members: int) -> Images:
+    """The first test images, with the trigger of each member in turn."""
+    index = torch.arange(min(EXAMPLES, tests))
+    return triggered.take(index + tests * (index % members))

@@ -46,6 +46,10 @@ class Images:
         """The same images on `device`; no copy where they are there already."""
         return Images(self.x.to(device), self.y.to(device))
 
+    def at(self, epoch: int) -> "Images":
+        """The images that a training sees in `epoch` (from 1): always these, unless an attacker renews them."""
+        return self
+
 
 @dataclass(frozen=True)
 class Data:
@@ -73,6 +77,8 @@ class Poisoned:
     images: Images
     roles: Tensor  # (N,) uint8: CLEAN, POISON or COVER
     true: Tensor  # (N,) int64: the labels before poisoning
+    member: Tensor  # (N,) uint8: which attack touched an image, where one trial has several
+    triggers: tuple[str, ...]  # hashes of the random part of each member's trigger as used here
     manifest: dict[str, Any] = field(default_factory=dict)
 
 
@@ -80,14 +86,19 @@ class Poisoned:
 class Evidence:
     """What a metric may look at, at one probe of a trial."""
 
-    model: nn.Module
+    model: nn.Module  # in evaluation mode
     data: Data  # as the trial uses it: with the validation images taken out of the training set
     poisoned: Poisoned
     triggered: Images  # every test image with the trigger, labelled with what the attacker wants of it
-    measured: Tensor  # (N,) mask of the test images that the attack success rate counts
+    measured: Tensor  # (N,) mask of the triggered images that the attack success rate counts
     clean_logits: Tensor  # (N, K) float32, of the test images
     triggered_logits: Tensor  # (N, K) float32
     validation_logits: Tensor | None = None
+    members: tuple[str, ...] = ("",)  # of an attack of several: `triggered` holds the test set once for each
+    seed: int = 0  # the trial's: a metric draws from its own streams of it
+    epoch: int = 1
+    last: bool = True
+    twin: nn.Module | None = None  # the clean twin's network at this epoch, where a metric needs it
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,10 @@ def test_common_options_reach_the_trials() -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--attacks", "badnetz"], "unknown attack: badnetz (known: all, badnets, blended, none"),
+        (
+            ["--attacks", "badnetz"],
+            "unknown attack: badnetz (known: adaptive_blend, adaptive_k_way, adaptive_patch, all, badnets, batt, blended",
+        ),
         (["--model", "smal_cnn"], "unknown model: smal_cnn"),
         (["--model", "torchvision:resnet19"], "resnet18"),
         (["--model", "nowhere:net"], "nowhere:net cannot be imported"),

@@ -16,9 +16,10 @@ SOURCES = sorted(p for folder in ("raybd", "analysis", "sweeps") for p in (ROOT 
 ORDER = [
     {"raybd", "raybd.errors", "raybd.seeds"},
     {"raybd.types", "raybd.plugins", "raybd.records", "raybd.sqlite"},
-    {"raybd.data", "raybd.models", "raybd.training", "raybd.figures"},
+    {"raybd.data", "raybd.models", "raybd.training", "raybd.figures", "raybd.convex"},
     {"raybd.attacks", "raybd.metrics", "raybd.defences"},
     {"raybd.config"},
+    {"raybd.twins"},
     {"raybd.trial"},
     {"raybd.tracking"},
     {"raybd.sweep", "raybd.cli", "analysis"},

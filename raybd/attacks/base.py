@@ -1,15 +1,37 @@
 """What every attack shares: who is poisoned, how labels change, what 8 bits keep. An attack writes its trigger only."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
-from raybd.types import settle_floats
+from raybd.types import Images, settle_floats
 
 CHUNK = 2**20  # values stamped at once: a float copy that stays in the cache is ten times as fast
+Shape = tuple[int, int, int]  # (C, H, W)
+Presets = Mapping[str, Mapping[str, Any]]  # settings by the name of who published them
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """What a batch of n images is stamped with."""
+
+    pattern: Tensor  # what `draw` returned: one for the trial
+    true: Tensor  # (n,) int64: the classes of the images
+    wanted: Tensor  # (n,) int64: the classes that the attacker wants for them
+    part: Tensor  # (n, ...) what `parts` returned for them: in training only, empty at test
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the attacks on a training set; an ordinary attack is its own and only member."""
+
+    name: str
+    attack: "Attack"
+    share: float  # of the poisoned images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,27 +43,71 @@ class Attack(ABC):
     victims: Literal["non_target", "all"] = "non_target"  # whom a dirty-label attack draws from
 
     clean_label: ClassVar[bool] = False  # poisons the target class and leaves every label alone
+    many_targets: ClassVar[bool] = False  # wants another class for each image, drawn at random
+    on_bytes: ClassVar[bool] = False  # stamps uint8 as it is: no floats, no rounding
+    chunk: ClassVar[int] = CHUNK
+    presets: ClassVar[Presets] = {}
 
     def __post_init__(self) -> None:
         settle_floats(self)
 
-    def draw(self, shape: tuple[int, int, int], rng: torch.Generator) -> Tensor:
-        """The random part of the trigger for images of `shape`, drawn once a trial; none by default."""
+    def draw(self, shape: Shape, classes: int, rng: torch.Generator) -> Tensor:
+        """The random part of the trigger, drawn once a trial: the same in training and at test; none by default."""
         return torch.empty(0)
 
     @abstractmethod
-    def stamp(self, x: Tensor, trigger: Tensor) -> Tensor:
-        """`x` (N, C, H, W) float in [0, 255] with the trigger; clipping and rounding are not its business.
+    def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
+        """`x` (n, C, H, W) float in [0, 255] with the trigger; clipping and rounding are not its business.
 
-        `trigger` is what `draw` returned. Training and test images take this same way.
+        `x` is a copy: write into it at will, as others will into what is returned. Test images take this way, and training images too unless
+        `stamp_training` says otherwise.
         """
 
-    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+    def parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+        """(n, ...): what each of the training `images` gets beside the pattern; nothing by default.
+
+        A draw for n images must begin with the draw for fewer: rates are nested.
+        """
+        return torch.empty(len(images), 0)
+
+    def stamp_training(self, x: Tensor, trigger: Trigger) -> Tensor:
+        """`stamp` for poisoned training images, where an attack hides its trigger from who inspects them."""
+        return self.stamp(x, trigger)
+
+    def cover_count(self, poison: int) -> int:
+        """How many images with a trigger keep their label, so that a part or a likeness of it means nothing."""
+        return 0
+
+    def may_cover(self, y: Tensor) -> Tensor:
+        """Mask (N,) of the training images that may be covers."""
+        return torch.ones_like(y, dtype=torch.bool)
+
+    def cover_parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+        """`parts` for covers."""
+        return self.parts(images, train, classes, rng)
+
+    def stamp_cover(self, x: Tensor, trigger: Trigger) -> Tensor:
+        """`stamp` for covers."""
+        return self.stamp_training(x, trigger)
+
+    def sources(self, y: Tensor) -> Tensor:
+        """Mask (N,) of the images that the trigger is meant for; an attack may care for some classes only."""
+        return torch.ones_like(y, dtype=torch.bool)
+
+    def renewed(self) -> bool:
+        """Whether every epoch poisons other images, which takes an attacker who sits in the training loop."""
+        return False
+
+    def problems(self, shape: Shape, classes: int) -> list[str]:
         """Why these settings make no sense on images of `shape` with `classes` classes; empty if they do."""
         return []
 
+    def members(self) -> tuple[Member, ...]:
+        """The attacks that this one is made of."""
+        return (Member("", self, 1.0),)
+
     @final
-    def check(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+    def check(self, shape: Shape, classes: int) -> list[str]:
         """Every reason why this attack cannot run on images of `shape` with `classes` classes."""
         found = []
         if not 0 <= self.target < classes:
@@ -55,17 +121,10 @@ class Attack(ABC):
         return found + self.problems(shape, classes)
 
     @final
-    def apply(self, x: Tensor, trigger: Tensor) -> Tensor:
-        """`x` (N, C, H, W) uint8 with the trigger, clipped and rounded to what a file would hold (uint8)."""
-        parts = (
-            self.stamp(part.float(), trigger).clamp(0, 255).round().to(torch.uint8)
-            for part in x.split(max(1, CHUNK // max(1, x[:1].numel())))
-        )
-        return torch.cat(list(parts)) if len(x) else x
-
-    @final
-    def wanted(self, y: Tensor, classes: int) -> Tensor:
+    def wanted(self, y: Tensor, classes: int, rng: torch.Generator) -> Tensor:
         """The class that the attacker wants for triggered images of true class `y` (N,) int64."""
+        if self.many_targets:
+            return (y + 1 + torch.randint(classes - 1, y.shape, generator=rng).to(y.device)) % classes
         return (y + 1) % classes if self.labels == "all_to_all" else torch.full_like(y, self.target)
 
     @final
@@ -73,11 +132,26 @@ class Attack(ABC):
         """Mask (N,) of the training images that may be poisoned."""
         if self.clean_label:
             return y == self.target
-        if self.labels == "all_to_all" or self.victims == "all":
-            return torch.ones_like(y, dtype=torch.bool)
-        return y != self.target
+        everyone = self.labels == "all_to_all" or self.victims == "all" or self.many_targets
+        return self.sources(y) if everyone else self.sources(y) & (y != self.target)
 
     @final
     def measured(self, y: Tensor) -> Tensor:
         """Mask (N,) of the test images that the attack success rate counts: not those of the target already."""
-        return torch.ones_like(y, dtype=torch.bool) if self.labels == "all_to_all" else y != self.target
+        everyone = self.labels == "all_to_all" or self.many_targets
+        return self.sources(y) if everyone else self.sources(y) & (y != self.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoveredAttack(Attack):
+    """An attack that stamps some images without changing their label."""
+
+    covers: float = 1.0  # cover images for each poisoned one
+
+    def cover_count(self, poison: int) -> int:
+        """`covers * poison` to the nearest image, halves up."""
+        return int(self.covers * poison + 0.5)
+
+    def problems(self, shape: Shape, classes: int) -> list[str]:
+        """A negative number of covers."""
+        return [] if self.covers >= 0 else [f"covers {self.covers:g} must not be negative"]

@@ -1,27 +1,49 @@
-"""Blended (Chen et al. 2017, arXiv:1712.05526): a fixed noise image, faintly, over the whole picture."""
+"""Blended (Chen et al. 2017, arXiv:1712.05526): a fixed picture, faintly, over the whole image."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from raybd.attacks.base import Attack
+from raybd.attacks.base import Attack, Presets, Shape, Trigger
+from raybd.attacks.patterns import fit_image, resize
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blended(Attack):
     """(1 - alpha) x + alpha T with T uniform noise in 0-255, drawn once from the trial's trigger stream."""
 
-    alpha: float = 0.2  # weight of the noise image; 0.2 is BackdoorBench's
+    alpha: float = 0.2  # weight of T; 0.2 is BackdoorBench's
+    grey: bool = False  # the same noise in every channel
+    image: str = ""  # path of a picture to take for T, resized to the images; "": noise
 
-    def draw(self, shape: tuple[int, int, int], rng: torch.Generator) -> Tensor:
-        """T: (C, H, W) whole numbers from 0 to 255."""
-        return torch.randint(0, 256, shape, generator=rng).float()
+    presets: ClassVar[Presets] = {
+        "backdoorbench": {},
+        "vibe": {"alpha": 0.1},
+        "information_bottleneck": {"alpha": 0.3, "grey": True},
+    }
 
-    def stamp(self, x: Tensor, trigger: Tensor) -> Tensor:
+    def draw(self, shape: Shape, classes: int, rng: torch.Generator) -> Tensor:
+        """T: (C, H, W) from 0 to 255."""
+        channels, height, width = shape
+        if self.image:
+            with Image.open(self.image) as opened:
+                picture = torch.from_numpy(np.asarray(opened.convert("RGB")).copy()).permute(2, 0, 1).float()
+            return fit_image(resize(picture, height, width), channels)
+        drawn = 1 if self.grey else channels
+        return torch.randint(0, 256, (drawn, height, width), generator=rng).float().expand(shape)
+
+    def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         """The blend of `x` and T."""
-        return (1 - self.alpha) * x + self.alpha * trigger
+        return x.mul_(1 - self.alpha).add_(self.alpha * trigger.pattern)
 
-    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """An alpha that leaves nothing of the trigger or goes past it."""
-        return [] if 0 < self.alpha <= 1 else [f"blended: alpha {self.alpha:g} is not in (0, 1]"]
+    def problems(self, shape: Shape, classes: int) -> list[str]:
+        """An alpha that leaves nothing of the trigger or goes past it; a picture that is not there."""
+        found = [] if 0 < self.alpha <= 1 else [f"blended: alpha {self.alpha:g} is not in (0, 1]"]
+        return found + (
+            [f"blended: there is no picture at {self.image}"] if self.image and not Path(self.image).is_file() else []
+        )

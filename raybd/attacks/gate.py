@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raybd.attacks.base import Attack
 from raybd.attacks.recipe import Recipe, digest
 from raybd.errors import GateError
 from raybd.types import CLEAN, COVER, POISON, Images, Poisoned
@@ -20,52 +21,90 @@ def inspect(recipe: Recipe, clean: Images, poisoned: Poisoned, classes: int) -> 
         GateError: naming each number that is not what was asked.
     """
     at = {role: (poisoned.roles == role).nonzero().squeeze(1) for role in (CLEAN, POISON, COVER)}
-    before, after = clean.x[at[POISON]], poisoned.images.x[at[POISON]]
-    changed = (before != after).flatten(1).any(1)
-    problems = _counts(recipe, len(clean), len(at[POISON]))
-    problems += _labels(recipe, clean, poisoned, classes)
-    problems += _pixels(clean, poisoned, at[CLEAN], changed)
-    problems += _same_trigger(recipe, clean, poisoned, at[POISON][:PROBE], classes)
+    problems = _untouched(clean, poisoned, at[CLEAN], at[COVER])
+    for k, member in enumerate(recipe.attack.members()):
+        index = {role: at[role][poisoned.member[at[role]] == k] for role in (POISON, COVER)}
+        found = _counts(recipe, len(clean), k, index)
+        found += _labels(member.attack, clean.y[index[POISON]], poisoned.images.y[index[POISON]], classes)
+        found += _changed(clean, poisoned, index[POISON])
+        found += _same_trigger(recipe, clean, poisoned, k, index[POISON][:PROBE], classes)
+        problems += [f"{member.name}: {problem}" if member.name else problem for problem in found]
     if problems:
         raise GateError("the gate refuses this poisoned set: " + "; ".join(problems))
+    return _manifest(recipe, clean, poisoned, at)
+
+
+def _manifest(recipe: Recipe, clean: Images, poisoned: Poisoned, at: dict[int, Tensor]) -> dict[str, Any]:
+    before, after = clean.x[at[POISON]], poisoned.images.x[at[POISON]]
     difference = (after.float() - before.float()).flatten(1) / 255
+    names = [member.name for member in recipe.attack.members()]
+    counts = torch.bincount(poisoned.member[at[POISON]].long(), minlength=len(names)).tolist()
     return {
         "poison": len(at[POISON]),
         "cover": len(at[COVER]),
         "clean": len(at[CLEAN]),
-        "trigger": digest(recipe.trigger(clean.shape)),
+        "trigger": ",".join(poisoned.triggers),
         "indices": digest(at[POISON]),
-        "changed": _mean(changed),
+        "cover_indices": digest(at[COVER]),
+        "changed": _mean((before != after).flatten(1).any(1)),
         "l2": _mean(difference.norm(dim=1)),
         "linf": _mean(difference.abs().amax(1)) if len(after) else 0.0,
-    }
+    } | ({"members": dict(zip(names, counts, strict=True))} if len(names) > 1 else {})
 
 
-def _counts(recipe: Recipe, n: int, count: int) -> list[str]:
-    asked = recipe.count(n)
-    return [] if count == asked else [f"{count} images are poisoned, {asked} were asked for"]
-
-
-def _labels(recipe: Recipe, clean: Images, poisoned: Poisoned, classes: int) -> list[str]:
-    expected = clean.y.clone()
-    if not recipe.attack.clean_label:
-        expected = torch.where(poisoned.roles == POISON, recipe.attack.wanted(clean.y, classes), expected)
-    wrong = int((expected != poisoned.images.y).sum())
-    return [f"{wrong} labels are not what the attack makes of them"] if wrong else []
-
-
-def _pixels(clean: Images, poisoned: Poisoned, untouched: Tensor, changed: Tensor) -> list[str]:
+def _untouched(clean: Images, poisoned: Poisoned, others: Tensor, covers: Tensor) -> list[str]:
     found = []
-    if not torch.equal(clean.x[untouched], poisoned.images.x[untouched]):
+    if not torch.equal(clean.x[others], poisoned.images.x[others]):
         found.append("images outside the poison and the covers have changed")
-    if len(changed) and _mean(changed) < LEAST_CHANGED:
-        found.append(f"the trigger changes only {_mean(changed):.1%} of the poisoned images after rounding to 8 bits")
+    kept = torch.cat([others, covers])
+    if wrong := int((clean.y[kept] != poisoned.images.y[kept]).sum()):
+        found.append(f"{wrong} labels outside the poison have changed")
     return found
 
 
-def _same_trigger(recipe: Recipe, clean: Images, poisoned: Poisoned, index: Tensor, classes: int) -> list[str]:
-    test = digest(recipe.triggered(clean.take(index), classes).x)
-    train = digest(poisoned.images.x[index])
+def _counts(recipe: Recipe, n: int, member: int, index: dict[int, Tensor]) -> list[str]:
+    asked = recipe.counts(n)[member]
+    covers = recipe.attack.members()[member].attack.cover_count(asked)
+    found = [] if len(index[POISON]) == asked else [f"{len(index[POISON])} images are poisoned, {asked} were asked for"]
+    if len(index[COVER]) != covers:
+        found.append(f"{len(index[COVER])} images are covers, {covers} were asked for")
+    return found
+
+
+def _labels(attack: Attack, true: Tensor, given: Tensor, classes: int) -> list[str]:
+    """Each rule for labels said once more, apart from the code that follows it."""
+    found = []
+    if outside := int((~attack.eligible(true)).sum()):
+        found.append(f"{outside} poisoned images are of classes that the attack leaves alone")
+    if attack.clean_label:
+        right = given == true
+    elif attack.many_targets:
+        right = (given != true) & (given >= 0) & (given < classes)
+    elif attack.labels == "all_to_all":
+        right = (given - true) % classes == 1
+    else:
+        right = given == attack.target
+    if wrong := int((~right).sum()):
+        found.append(f"{wrong} labels are not what the attack makes of them")
+    return found
+
+
+def _changed(clean: Images, poisoned: Poisoned, index: Tensor) -> list[str]:
+    share = _mean((clean.x[index] != poisoned.images.x[index]).flatten(1).any(1))
+    if len(index) == 0 or share >= LEAST_CHANGED:
+        return []
+    return [f"the trigger changes only {share:.1%} of the poisoned images after rounding to 8 bits"]
+
+
+def _same_trigger(
+    recipe: Recipe, clean: Images, poisoned: Poisoned, member: int, index: Tensor, classes: int
+) -> list[str]:
+    """The pattern must be the same; so must be the pixels, unless the attack hides its trigger in training."""
+    train, test = poisoned.triggers[member], digest(recipe.trigger(clean.shape, classes, member))
+    attack = recipe.attack.members()[member].attack
+    if train == test and type(attack).stamp_training is Attack.stamp_training:
+        train = digest(poisoned.images.x[index])
+        test = digest(recipe.triggered_by(member, clean.take(index), classes, poisoned.images.y[index]).x)
     return [] if test == train else [f"the trigger in training ({train}) is not that at test ({test})"]
 
 

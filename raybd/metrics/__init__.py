@@ -1,13 +1,10 @@
-"""Metrics by name: each maps what a trial shows at a probe to named numbers. A new one is a file and a line."""
+"""Metrics by name. A new one is a file and a line. Every trial has accuracy, and the others that it asks for."""
 
-from collections.abc import Callable
+from raybd.metrics.accuracy import Accuracy
+from raybd.metrics.base import Metric
 
-from raybd.metrics.accuracy import accuracies, class_accuracies, losses, validation_accuracy
-from raybd.types import Evidence
-
-METRICS: dict[str, Callable[[Evidence], dict[str, float]]] = {
-    "accuracy": accuracies,
-    "class_accuracy": class_accuracies,
-    "loss": losses,
-    "validation": validation_accuracy,
+METRICS: dict[str, type[Metric]] = {
+    "accuracy": Accuracy,
 }
+
+__all__ = ["METRICS", "Accuracy", "Metric"]

@@ -1,10 +1,22 @@
 """Accuracy, attack success and robust accuracy, each with its denominator named, from one table of predictions."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raybd.metrics.base import Metric
 from raybd.types import Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(Metric):
+    """Accuracies and losses: what every trial is measured by."""
+
+    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+        """Clean accuracy, attack success, robust accuracy, their counts, each class's accuracy, the losses."""
+        return {**accuracies(seen), **class_accuracies(seen), **losses(seen), **validation_accuracy(seen)}
 
 
 def accuracy(prediction: Tensor, wanted: Tensor, among: Tensor | None = None) -> float:
@@ -33,12 +45,13 @@ def attack_success(table: dict[str, Tensor], convention: str = "raybd") -> float
 
 
 def per_sample(seen: Evidence) -> dict[str, Tensor]:
-    """The table that every accuracy is read from: one row a test image."""
+    """The table that every accuracy is read from: one row a test image (and member of the attack, if it has some)."""
+    members = len(seen.members)
     return {
-        "true": seen.data.test.y,
+        "true": seen.data.test.y.repeat(members),
         "wanted": seen.triggered.y,
         "measured": seen.measured,
-        "clean_prediction": seen.clean_logits.argmax(1),
+        "clean_prediction": seen.clean_logits.argmax(1).repeat(members),
         "triggered_prediction": seen.triggered_logits.argmax(1),
     }
 
@@ -47,12 +60,22 @@ def accuracies(seen: Evidence) -> dict[str, float]:
     """Clean accuracy, attack success rate and robust accuracy, with the counts they are shares of."""
     table = per_sample(seen)
     return {
-        "accuracy/clean": accuracy(table["clean_prediction"], table["true"]),
+        "accuracy/clean": accuracy(seen.clean_logits.argmax(1), seen.data.test.y),
         "attack_success": attack_success(table),
         "accuracy/robust": accuracy(table["triggered_prediction"], table["true"], table["measured"]),
-        "count/clean": float(len(table["true"])),
+        "count/clean": float(len(seen.data.test)),
         "count/triggered": float(table["measured"].sum()),
-    }
+    } | _success_by_member(seen.members, table)
+
+
+def _success_by_member(members: tuple[str, ...], table: dict[str, Tensor]) -> dict[str, float]:
+    if len(members) == 1:
+        return {}
+    parts = [
+        dict(zip(table, columns, strict=True))
+        for columns in zip(*(c.chunk(len(members)) for c in table.values()), strict=True)
+    ]
+    return {f"attack_success/{name}": attack_success(part) for name, part in zip(members, parts, strict=True)}
 
 
 def class_accuracies(seen: Evidence) -> dict[str, float]:

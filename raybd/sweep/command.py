@@ -34,7 +34,7 @@ def main(presets: dict[str, SweepOptions], summarise: Summary, args: Sequence[st
 
 
 def _list(options: SweepOptions, configs: list[TrialConfig]) -> int:
-    known, data = driver.prepare(configs, options.data_root)
+    known, data = driver.prepare(configs, options.data_root, lower="all" in options.attacks)
     for config in known:
         print(f"{config.key}  {config.label}")
     cores = 1 if options.inline else os.cpu_count() or 1
@@ -47,7 +47,7 @@ def _list(options: SweepOptions, configs: list[TrialConfig]) -> int:
 
 
 def _sweep(options: SweepOptions, configs: list[TrialConfig], summarise: Summary) -> int:
-    known, data = driver.prepare(configs, options.data_root)
+    known, data = driver.prepare(configs, options.data_root, lower="all" in options.attacks)
     folder = SweepFolder.of(options.results, options.name)
     with folder.locked():
         return _run_and_sum_up(options, driver.settle(folder, known, data, options.tracking_uri), summarise)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from raybd.attacks import describe
 from raybd.config import TrialConfig
 from raybd.data import load
 from raybd.errors import InputError
@@ -15,7 +16,7 @@ from raybd.sqlite import path_of
 from raybd.sweep.execute import Outcome, Resources, Setup, execute, record_death
 from raybd.sweep.progress import Progress, SweepResult
 from raybd.tracking import Store, send_all
-from raybd.trial import check_trial
+from raybd.trial import at_most, check_trial
 from raybd.types import Data
 
 TRIES = 2  # at a trial that fails
@@ -35,9 +36,11 @@ class Plan:
 
 
 def prepare(
-    configs: Sequence[TrialConfig], data_root: str | Path | None = None
+    configs: Sequence[TrialConfig], data_root: str | Path | None = None, lower: bool = False
 ) -> tuple[list[TrialConfig], dict[str, Data]]:
     """The configs with the fingerprint of their data, each once, and the data by name.
+
+    `lower`: poison rates that an attack cannot have on the data become the largest that it can, which is printed.
 
     Raises:
         InputError: with everything that is wrong with any of them; no trial could start.
@@ -47,6 +50,7 @@ def prepare(
         raise InputError(list(dict.fromkeys(problems)) or "the sweep has no trials")
     data = {name: load(name, data_root) for name in dict.fromkeys(config.data for config in configs)}
     known = [replace(config, fingerprint=data[config.data].fingerprint) for config in configs]
+    known = _lowered(known, data) if lower and not problems else known
     for config in known:
         try:
             check_trial(config, data[config.data])
@@ -55,6 +59,17 @@ def prepare(
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     return list({config.key: config for config in known}.values()), data
+
+
+def _lowered(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list[TrialConfig]:
+    lowered = [at_most(config, data[config.data]) for config in configs]
+    said = {
+        f"{describe(old.attack)}: a poison rate of {old.poison_rate:g} cannot be had here, {new.poison_rate:.4g} can"
+        for old, new in zip(configs, lowered, strict=True)
+        if old != new
+    }
+    print("\n".join(sorted(said)), flush=True)
+    return lowered
 
 
 def plan(

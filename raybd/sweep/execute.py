@@ -26,6 +26,7 @@ from raybd.records import FAILED, FINISHED, Record, SweepFolder, TrialFolder
 from raybd.tracking import Address, TrialRun, abandon
 from raybd.training import Checkpoint
 from raybd.trial import TrialResult, run_trial
+from raybd.twins import Twins
 from raybd.types import Data, Report
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,8 @@ def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], N
         run.log()
 
     try:
-        result = run_trial(config, _on(setup.device, data), note, checkpoint)
+        twins = Twins(setup.folder.path / "twins")
+        result = run_trial(config, _on(setup.device, data), note, checkpoint, twins, beat)
         _keep(folder, config, result)
         record, hopeless = _record(config, run.tags, FINISHED, start, result), False
     except Exception as error:  # noqa: BLE001 - a failed trial is data, whatever failed it
@@ -158,6 +160,9 @@ def _keep(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None
     table = {name: column.cpu().numpy().astype(np.int16) for name, column in result.table.items()}
     table["train_roles"] = result.roles.cpu().numpy()
     np.savez_compressed(folder.path / "per_sample.npz", allow_pickle=False, **table)
+    if result.arrays:
+        kept = {name: value.numpy() for name, value in result.arrays.items()}
+        np.savez_compressed(folder.path / "arrays.npz", allow_pickle=False, **kept)
     draw_examples(result.clean, result.triggered, folder.path / "figures" / "examples.png")
     draw_curves(folder.journal(), config.label, folder.path / "figures" / "training.png")
 

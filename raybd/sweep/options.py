@@ -7,12 +7,12 @@ from typing import Any
 
 import tyro
 
-from raybd.attacks import ATTACKS, Attack, NoAttack
+from raybd.attacks import ATTACKS, Attack, NoAttack, parse
 from raybd.config import ModelConfig, TrialConfig
 from raybd.data import augmentation, check_name
 from raybd.errors import InputError
 from raybd.models import MODELS
-from raybd.plugins import build, unknown
+from raybd.plugins import unknown
 from raybd.records import check_name as check_sweep_name
 from raybd.training import TrainConfig
 
@@ -37,7 +37,7 @@ class SweepOptions:
     model: str = "small_cnn"
     """small_cnn, resnet18, preact_resnet18, torchvision:NAME or module:function (runs that code)."""
     attacks: tuple[str, ...] = ("badnets", "blended")
-    """Attacks by name, or all."""
+    """NAME, NAME:PRESET, NAME:SETTING=VALUE,... or all, which lowers rates that an attack cannot have."""
     poison_rates: tuple[float, ...] = (0.0, 0.005, 0.01, 0.05, 0.1)
     """Poisoned images / training set; 0 is the clean twin."""
     target: int = 0
@@ -96,7 +96,7 @@ class SweepOptions:
     def problems(self) -> list[str]:
         """Everything wrong with the options themselves; a trial's own checks come later."""
         found = check_sweep_name(self.name) + check_name(self.data)
-        found += unknown("attack", self.attacks, [*ATTACKS, "all"])
+        found += unknown("attack", [text.partition(":")[0] for text in self.attacks], [*ATTACKS, "all"])
         axes = "attacks poison_rates epochs learning_rates batch_sizes".split()
         found += [f"--{axis.replace('_', '-')} needs at least one value" for axis in axes if not getattr(self, axis)]
         limits = {"seeds": 1, "cpus_per_trial": 0.01, "gpus_per_trial": 0, "stall_seconds": 1}
@@ -145,7 +145,7 @@ class SweepOptions:
     def _attacks(self) -> list[Attack]:
         names = list(ATTACKS) if "all" in self.attacks else list(dict.fromkeys(self.attacks))
         common = {"target": self.target, "labels": self.labels, "victims": self.victims}
-        return [build("attack", ATTACKS, {"name": name} | common) for name in names]
+        return [parse(name, **common) for name in names]
 
     def _trainings(self) -> list[TrainConfig]:
         crop, flip = augmentation(self.data)

@@ -1,0 +1,51 @@
+"""Adaptive-Blend (Qi et al., ICLR 2023): a poisoned image carries half of a faint picture, a test image all of it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from raybd.attacks.base import CoveredAttack, Presets, Shape, Trigger
+from raybd.types import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveBlend(CoveredAttack):
+    """(1 - a m) x + a m T with noise T drawn once; m keeps half of the cells of a grid, other ones for each image.
+
+    At test m is 1 everywhere and a is larger. Covers are stamped as in training and keep their label.
+    """
+
+    alpha: float = 0.15  # in training
+    alpha_test: float = 0.2
+    grid: int = 4  # cells along each side
+
+    presets: ClassVar[Presets] = {"toolbox": {}, "vibe": {"alpha": 0.2}}
+
+    def draw(self, shape: Shape, classes: int, rng: torch.Generator) -> Tensor:
+        """T: (C, H, W) whole numbers from 0 to 255."""
+        return torch.randint(0, 256, shape, generator=rng).float()
+
+    def parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+        """(n, cells) of 0 and 1: exactly half of the cells of each image."""
+        order = torch.rand(len(images), self.grid**2, generator=rng).argsort(1)
+        return (order < self.grid**2 // 2).float()
+
+    def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
+        """`x` with the whole picture."""
+        return x.mul_(1 - self.alpha_test).add_(self.alpha_test * trigger.pattern)
+
+    def stamp_training(self, x: Tensor, trigger: Trigger) -> Tensor:
+        """`x` with its own half of the picture."""
+        cells = trigger.part.view(-1, 1, self.grid, self.grid)
+        mask = self.alpha * torch.nn.functional.interpolate(cells, size=x.shape[2:], mode="nearest")
+        return x.add_(mask * (trigger.pattern - x))
+
+    def problems(self, shape: Shape, classes: int) -> list[str]:
+        """An alpha out of range, a grid of no cells or finer than the image."""
+        found = super().problems(shape, classes)
+        for name, value in (("alpha", self.alpha), ("alpha_test", self.alpha_test)):
+            found += [] if 0 < value <= 1 else [f"adaptive_blend: {name} {value:g} is not in (0, 1]"]
+        most = min(shape[1:])
+        return found if 2 <= self.grid <= most else [*found, f"adaptive_blend: grid {self.grid} is not in 2 to {most}"]

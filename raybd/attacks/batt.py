@@ -1,0 +1,57 @@
+"""BATT (Xu et al. 2023, arXiv:2211.01806): the image, turned by one angle."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raybd.attacks.base import CoveredAttack, Presets, Shape, Trigger
+from raybd.types import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batt(CoveredAttack):
+    """x turned about its centre (bilinear, black outside). Covers are turned by an angle up to `tolerance`."""
+
+    degrees: float = 16.0  # counterclockwise
+    tolerance: float = 10.0  # degrees: smaller turns, either way, shall mean nothing
+
+    presets: ClassVar[Presets] = {"backdoorbox": {}, "no_covers": {"covers": 0.0}}
+
+    def draw(self, shape: Shape, classes: int, rng: torch.Generator) -> Tensor:
+        """Where each pixel is taken from: (H, W, 2)."""
+        return turn(torch.tensor([self.degrees]), shape[1], shape[2])[0]
+
+    def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
+        """`x` turned. One grid for all: the images go through as channels of one."""
+        flat = x.reshape(1, -1, *x.shape[2:])
+        return F.grid_sample(flat, trigger.pattern[None], align_corners=False).view_as(x)
+
+    def cover_parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+        """(n,) degrees, uniform from -tolerance to tolerance."""
+        return self.tolerance * (2 * torch.rand(len(images), generator=rng) - 1)
+
+    def stamp_cover(self, x: Tensor, trigger: Trigger) -> Tensor:
+        """Each of `x` turned by its own small angle."""
+        return F.grid_sample(x, turn(trigger.part, x.shape[2], x.shape[3]), align_corners=False)
+
+    def problems(self, shape: Shape, classes: int) -> list[str]:
+        """A turn that is none, or one that covers make too."""
+        found = super().problems(shape, classes)
+        if not 0 < abs(self.degrees) <= 180:
+            found.append(f"batt: {self.degrees:g} degrees is no turn (allowed: up to 180 either way)")
+        elif not 0 <= self.tolerance < abs(self.degrees):
+            found.append(f"batt: tolerance {self.tolerance:g} is not in [0, {abs(self.degrees):g})")
+        return found
+
+
+def turn(degrees: Tensor, height: int, width: int) -> Tensor:
+    """(n, H, W, 2): for each pixel of an image turned counterclockwise, its place before, in [-1, 1] of the borders."""
+    angle = degrees * (math.pi / 180)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    # the rotation is one of pixels: on an oblong image the two axes have unlike units
+    matrix = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], 1).view(-1, 2, 3)
+    return F.affine_grid(matrix, [len(degrees), 1, height, width], align_corners=False)

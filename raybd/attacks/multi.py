@@ -1,0 +1,50 @@
+"""Several attacks on one training set, each with its own share of the poison, its own target, its own images."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from raybd.attacks.base import Attack, Member, Shape, Trigger
+from raybd.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multi(Attack):
+    """Its members never touch one image twice; the attack success rate is that of all, and of each by its name."""
+
+    attacks: tuple[str, ...] = ("badnets", "blended", "wanet")  # as on the command line: blended:alpha=0.1
+    shares: tuple[float, ...] = ()  # of the poisoned images; (): equal ones
+    targets: tuple[int, ...] = ()  # (): `target`, and the classes after it
+
+    def members(self) -> tuple[Member, ...]:
+        """Each attack with its share and its target."""
+        from raybd.attacks import parse  # the table imports this file
+
+        shares = self.shares or (1.0,) * len(self.attacks)
+        targets = self.targets or range(self.target, self.target + len(self.attacks))
+        return tuple(
+            Member(
+                text, replace(parse(text, labels=self.labels, victims=self.victims), target=target), share / sum(shares)
+            )
+            for text, share, target in zip(self.attacks, shares, targets, strict=True)
+        )
+
+    def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
+        """Never called: each member stamps its own images."""
+        raise NotImplementedError
+
+    def problems(self, shape: Shape, classes: int) -> list[str]:
+        """Lists of unlike lengths, shares that are none, names said twice, and whatever a member finds."""
+        if not (len(set(self.attacks)) == len(self.attacks) >= 2):
+            return [f"multi: attacks {self.attacks} must be two or more different ones"]
+        found = [
+            f"multi: {len(values)} {name} for {len(self.attacks)} attacks"
+            for name, values in (("shares", self.shares), ("targets", self.targets))
+            if values and len(values) != len(self.attacks)
+        ]
+        if any(share <= 0 for share in self.shares):
+            found.append(f"multi: shares {self.shares} must be above 0")
+        try:
+            return found or [f"multi: {p}" for member in self.members() for p in member.attack.check(shape, classes)]
+        except InputError as error:
+            return [f"multi: {problem}" for problem in error.problems]
