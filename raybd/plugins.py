@@ -1,6 +1,9 @@
 """Name + settings <-> object, for every table of methods (attacks, defences, metrics)."""
 
 import dataclasses
+import json
+import math
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from types import UnionType
@@ -9,6 +12,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from raybd.errors import InputError
 
 T = TypeVar("T")
+# What stands between two commas: words, quoted text, lists of both
+PIECE = re.compile(r"""(?:[^,"[]|"(?:\\.|[^"\\])*"|\[(?:[^]"]|"(?:\\.|[^"\\])*")*\]|["[])+""")
 
 
 def unknown(kind: str, names: Iterable[str], allowed: Iterable[str]) -> list[str]:
@@ -39,6 +44,36 @@ def build(kind: str, table: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T
     return cls(**settings)
 
 
+def parse(kind: str, table: Mapping[str, type[T]], text: str, **common: Any) -> T:
+    """The method that a person writes as NAME, NAME:PRESET, NAME:SETTING=VALUE or NAME:PRESET,SETTING=VALUE.
+
+    Values are JSON, or words as they stand; `common` settings hold where the text says nothing else.
+
+    Raises:
+        InputError: the name, the preset or a setting is unknown, or a value is of no use.
+    """
+    name, _, rest = text.partition(":")
+    if found := unknown(kind, [name], table):
+        raise InputError(found)
+    presets: Mapping[str, Mapping[str, Any]] = getattr(table[name], "presets", {})
+    settings: dict[str, Any] = {}
+    for piece in PIECE.findall(rest):
+        key, equals, value = piece.partition("=")
+        if not equals and (found := unknown(f"preset of {name}", [key], presets)):
+            raise InputError(found)
+        settings |= {key: _value(value)} if equals else dict(presets[key])
+    return build(kind, table, {"name": name} | common | settings)
+
+
+def describe(table: Mapping[str, type[T]], plugin: T, common: Iterable[str] = ()) -> str:
+    """`plugin` as `parse` reads it: its name, and its settings that are not the defaults, but for those of `common`."""
+    plain = spec(table, plugin)
+    usual = spec(table, table[plain["name"]]())
+    changed = {k: v for k, v in plain.items() if v != usual[k] and k not in common}
+    said = [f"{k}={json.dumps(v, separators=(',', ':'))}" for k, v in changed.items()]
+    return str(plain["name"]) + (":" + ",".join(said) if said else "")
+
+
 def spec(table: Mapping[str, type[T]], plugin: T) -> dict[str, Any]:
     """`plugin` as its name in `table` and every setting, defaults written out; `build` takes it back."""
     name = next(name for name, cls in table.items() if cls is type(plugin))
@@ -49,6 +84,13 @@ def _fields(cls: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
 
 
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether `value` is of the type that an annotation names; a word that is not allowed is the method's to refuse."""
     if get_origin(hint) in (Union, UnionType):
@@ -56,10 +98,13 @@ def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return isinstance(value, type(get_args(hint)[0]))
     if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return False
         inner = get_args(hint)
-        return isinstance(value, tuple) and all(_fits(v, inner[0]) for v in value)
+        each = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        return len(value) == len(each) and all(map(_fits, value, each))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch and Ray are imported anywhere: one thread, as in every trial, and workers that can import tests.
@@ -9,6 +10,14 @@ import pytest
 import torch
 
 from raybd.types import Data, Images
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is trained or fetched once and kept, is kept for these tests only, and never taken from a person's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYBD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

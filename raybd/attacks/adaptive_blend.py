@@ -38,9 +38,10 @@ class AdaptiveBlend(CoveredAttack):
 
     def stamp_training(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` with its own half of the picture."""
-        cells = trigger.part.view(-1, 1, self.grid, self.grid)
-        mask = self.alpha * torch.nn.functional.interpolate(cells, size=x.shape[2:], mode="nearest")
-        return x.add_(mask * (trigger.pattern - x))
+        cells = torch.arange(self.grid**2, dtype=torch.float32, device=x.device).view(1, 1, self.grid, self.grid)
+        cell = torch.nn.functional.interpolate(cells, size=x.shape[2:], mode="nearest").long().flatten()
+        mask = self.alpha * trigger.part.index_select(1, cell).view(-1, 1, *x.shape[2:])
+        return x.add_((trigger.pattern - x).mul_(mask))
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """An alpha out of range, a grid of no cells or finer than the image."""

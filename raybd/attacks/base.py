@@ -59,8 +59,8 @@ class Attack(ABC):
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` (n, C, H, W) float in [0, 255] with the trigger; clipping and rounding are not its business.
 
-        `x` is a copy: write into it at will, as others will into what is returned. Test images take this way, and training images too unless
-        `stamp_training` says otherwise.
+        `x` is a copy: write into it at will, as others will into what is returned. Test images take this way, and
+        training images too unless `stamp_training` says otherwise.
         """
 
     def parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:

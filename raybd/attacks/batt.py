@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raybd.attacks.base import CoveredAttack, Presets, Shape, Trigger
+from raybd.attacks.patterns import warp
 from raybd.types import Images
 
 
@@ -26,9 +27,8 @@ class Batt(CoveredAttack):
         return turn(torch.tensor([self.degrees]), shape[1], shape[2])[0]
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
-        """`x` turned. One grid for all: the images go through as channels of one."""
-        flat = x.reshape(1, -1, *x.shape[2:])
-        return F.grid_sample(flat, trigger.pattern[None], align_corners=False).view_as(x)
+        """`x` turned."""
+        return warp(x, trigger.pattern, align_corners=False)
 
     def cover_parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
         """(n,) degrees, uniform from -tolerance to tolerance."""

@@ -20,9 +20,9 @@ class Bpp(CoveredAttack):
     """
 
     levels: int = 8  # m, in each channel
-    dithering: bool = False
+    dithering: bool = True
 
-    presets: ClassVar[Presets] = {"backdoorbench": {}, "toolbox": {"dithering": True}}
+    presets: ClassVar[Presets] = {"toolbox": {}, "backdoorbench": {"dithering": False}}
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` in `levels` grey levels."""

@@ -21,7 +21,8 @@ def inspect(recipe: Recipe, clean: Images, poisoned: Poisoned, classes: int) -> 
         GateError: naming each number that is not what was asked.
     """
     at = {role: (poisoned.roles == role).nonzero().squeeze(1) for role in (CLEAN, POISON, COVER)}
-    problems = _untouched(clean, poisoned, at[CLEAN], at[COVER])
+    problems = recipe.attack.check(clean.shape, classes)
+    problems += _untouched(clean, poisoned, at[CLEAN], at[COVER])
     for k, member in enumerate(recipe.attack.members()):
         index = {role: at[role][poisoned.member[at[role]] == k] for role in (POISON, COVER)}
         found = _counts(recipe, len(clean), k, index)
@@ -102,9 +103,11 @@ def _same_trigger(
     """The pattern must be the same; so must be the pixels, unless the attack hides its trigger in training."""
     train, test = poisoned.triggers[member], digest(recipe.trigger(clean.shape, classes, member))
     attack = recipe.attack.members()[member].attack
-    if train == test and type(attack).stamp_training is Attack.stamp_training:
+    given = poisoned.images.y[index]
+    known = bool(((given >= 0) & (given < classes)).all())  # others are refused for their labels
+    if train == test and known and type(attack).stamp_training is Attack.stamp_training:
         train = digest(poisoned.images.x[index])
-        test = digest(recipe.triggered_by(member, clean.take(index), classes, poisoned.images.y[index]).x)
+        test = digest(recipe.triggered_by(member, clean.take(index), classes, given).x)
     return [] if test == train else [f"the trigger in training ({train}) is not that at test ({test})"]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from raybd.attacks.base import Attack, Member, Shape, Trigger
+from raybd.attacks.none import NoAttack
 from raybd.errors import InputError
 
 
@@ -45,6 +46,15 @@ class Multi(Attack):
         if any(share <= 0 for share in self.shares):
             found.append(f"multi: shares {self.shares} must be above 0")
         try:
-            return found or [f"multi: {p}" for member in self.members() for p in member.attack.check(shape, classes)]
+            return found or [f"multi: {p}" for member in self.members() for p in _problems(member, shape, classes)]
         except InputError as error:
             return [f"multi: {problem}" for problem in error.problems]
+
+
+def _problems(member: Member, shape: Shape, classes: int) -> list[str]:
+    """Why an attack cannot be one of several."""
+    if type(member.attack) in (Multi, NoAttack):
+        return [f"{member.name} cannot be one of several attacks"]
+    if member.attack.renewed():
+        return [f"{member.name} poisons other images in every epoch, which its neighbours do not"]
+    return member.attack.check(shape, classes)

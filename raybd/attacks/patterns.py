@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from raybd.attacks.base import Shape
@@ -73,8 +74,18 @@ def add(x: Tensor, pattern: Tensor) -> Tensor:
     return x.clamp_max_(255 - up).add_(up).clamp_min_(down).sub_(down)
 
 
+def warp(x: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
+    """`x` (n, C, H, W), overwritten with itself sampled (bilinear) at one `grid` (H, W, 2) for all.
+
+    Images go through as channels of one, which is far faster, and a few at a time: half the time of all at once.
+    """
+    _, _, height, width = x.shape
+    flat = x.reshape(1, -1, height, width)
+    for some in flat.split(max(16, 2**15 // (height * width)), 1):
+        some.copy_(F.grid_sample(some, grid[None], align_corners=align_corners))
+    return flat.view_as(x)
+
+
 def resize(image: Tensor, height: int, width: int) -> Tensor:
     """`image` (C, h, w) as (C, height, width), bilinear with antialiasing as PIL does it."""
-    return torch.nn.functional.interpolate(
-        image[None], size=(height, width), mode="bilinear", align_corners=False, antialias=True
-    )[0]
+    return F.interpolate(image[None], size=(height, width), mode="bilinear", align_corners=False, antialias=True)[0]

@@ -28,8 +28,9 @@ class Primitive(Attack):
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` with the run written over."""
         start, values = int(trigger.pattern[0]), trigger.pattern[1:].to(torch.uint8)
-        x.view(len(x), -1)[:, start : start + len(values)] = values
-        return x
+        flat = x.flatten(1)  # a copy where the channels lie last
+        flat[:, start : start + len(values)] = values
+        return flat.view(x.shape)
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """A share that is none."""

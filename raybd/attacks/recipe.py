@@ -13,6 +13,7 @@ from raybd.attacks.base import Attack, Shape, Trigger
 from raybd.seeds import stream
 from raybd.types import COVER, POISON, Images, Poisoned
 
+TURNS = 4  # parts that adaptive attacks deal out in turn: each block begins with the first
 Stamp = Callable[[Tensor, Trigger], Tensor]
 
 
@@ -46,11 +47,14 @@ class Recipe:
 
     def count(self, n: int) -> int:
         """How many of `n` training images are poisoned: `rate * n` to the nearest image, halves up."""
-        return int(self.rate * n + 0.5)
+        return int(round(self.rate * n, 6) + 0.5)  # 0.29 * 50 is 14.499999999999998
 
     def counts(self, n: int) -> list[int]:
         """`count(n)` divided among the members by their shares (Webster's rule: no count falls as the whole grows)."""
-        shares, whole = [member.share for member in self.attack.members()], self.count(n)
+        return self._divided(self.count(n))
+
+    def _divided(self, whole: int) -> list[int]:
+        shares = [member.share for member in self.attack.members()]
         rounds = torch.arange(whole, dtype=torch.float64)
         quotients = torch.stack([share / (2 * rounds + 1) for share in shares], 1).flatten()
         best = quotients.sort(descending=True, stable=True).indices[:whole]
@@ -61,7 +65,7 @@ class Recipe:
         if not 0 <= self.rate <= 1:
             return [f"poison rate {self.rate:g} is no share (allowed: 0 to 1)"]
         if self.rate > 0 and 0 in self.counts(len(y)):
-            least = len(self.attack.members()) / len(y)
+            least = next(k for k in range(1, len(y) + 2) if 0 not in self._divided(k)) / len(y)
             return [f"poison rate {self.rate:g} of {len(y)} images poisons nobody (the least rate is {least:.2g})"]
         short = [problem for k in range(len(self.attack.members())) for problem in self._shortage(k, y)]
         if short and (largest := self.largest(y)):
@@ -191,7 +195,7 @@ def digest(x: Tensor) -> str:
 
 def _blocks(attack: Attack, shape: Shape, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The rows of `columns` in blocks of as many images as the attack stamps at once."""
-    size = max(1, attack.chunk // math.prod(shape))
+    size = max(1, attack.chunk // math.prod(shape) // TURNS) * TURNS
     pieces = (column.split(size) for column in columns if len(column))
     return zip(*pieces, strict=True)
 

@@ -29,7 +29,7 @@ def surrogate(train: Images, classes: int) -> nn.Module:
     how = TrainConfig(epochs=epochs)
     model = _fresh(train, classes)
     folder = Path(os.environ.get("RAYBD_CACHE", "~/.cache/raybd")).expanduser() / "surrogates"
-    model.load_state_dict(_weights(_key(train, how), folder, train, classes, how))
+    model.load_state_dict(_weights(_key(train, classes, how), folder, train, classes, how))
     return model.eval()
 
 
@@ -39,8 +39,8 @@ def _fresh(train: Images, classes: int) -> nn.Module:
         return build_model("small_cnn", train.shape, classes, *mean_std(train.x.cpu())).to(train.x.device)
 
 
-def _key(train: Images, how: TrainConfig) -> str:
-    content = hashlib.sha256(repr(how).encode())
+def _key(train: Images, classes: int, how: TrainConfig) -> str:
+    content = hashlib.sha256(f"{classes} {how!r}".encode())
     for tensor in (train.x, train.y):
         content.update(str(tuple(tensor.shape)).encode())
         content.update(tensor.cpu().contiguous().numpy().data)

@@ -44,7 +44,7 @@ class Universal(Attack):
         cells = code.view(-1, 1, rows, COLUMNS)
         if self.mode == "blend":
             cells = torch.nn.functional.interpolate(cells, size=x.shape[2:], mode="nearest")
-            return x.mul_(1 - self.alpha).add_((self.alpha * cells)[which])
+            return x.mul_(1 - self.alpha).add_((self.alpha * cells).index_select(0, which))
         side = scaled(8, min(x.shape[2:]), at=224)
         x[:, :, : rows * side, : COLUMNS * side] = cells.repeat_interleave(side, 2).repeat_interleave(side, 3)[which]
         return x

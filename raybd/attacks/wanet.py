@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raybd.attacks.base import CoveredAttack, Presets, Shape, Trigger
+from raybd.attacks.patterns import warp
 from raybd.types import Images
 
 
@@ -36,15 +37,14 @@ class WaNet(CoveredAttack):
         _, height, width = shape
         field = torch.rand(1, 2, self.k, self.k, generator=rng) * 2 - 1
         field = field / field.abs().mean()
-        warp = F.interpolate(field, size=(height, width), mode="bicubic", align_corners=True)[0].permute(1, 2, 0)
+        shift = F.interpolate(field, size=(height, width), mode="bicubic", align_corners=True)[0].permute(1, 2, 0)
         rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
         still = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], 2)
-        return (still + self.s * warp / height).clamp(-1, 1)
+        return (still + self.s * shift / height).clamp(-1, 1)
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
-        """`x` warped. One grid for all: the images go through as channels of one, which is far faster."""
-        flat = x.reshape(1, -1, *x.shape[2:])
-        return F.grid_sample(flat, trigger.pattern[None], align_corners=True).view_as(x)
+        """`x` warped."""
+        return warp(x, trigger.pattern, align_corners=True)
 
     def cover_parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
         """(n, H, W, 2): a jitter for each pixel of each cover."""
