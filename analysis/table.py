@@ -19,29 +19,30 @@ def summary(region_map: "DefendedRegionMap") -> str:
     """One line a cell: its setting, mean and standard deviation over seeds in percent, and the verdict."""
     names = region_map.names
     head = [*(names.short[name] for name in names.shown), "ACC %", "ASR %", "defended", "verdict"]
-    return _aligned([head, *(_line(cell, names.shown) for cell in region_map.cells)])
+    return aligned([head, *(_line(cell, names.shown) for cell in region_map.cells)])
 
 
 def _line(cell: Cell, shown: Sequence[str]) -> list[str]:
     failed = f" ({cell.failures} failed)" if cell.failures else ""
     return [
         *("-" if cell.setting[name] is None else written(cell.setting[name]) for name in shown),
-        _spread(cell.clean_accuracy),
-        _spread(cell.attack_success),
+        spread(cell.clean_accuracy),
+        spread(cell.attack_success),
         f"{cell.defended}/{len(cell.clean_accuracy)}",
         cell.verdict.status + failed,
     ]
 
 
-def _spread(rates: Sequence[float]) -> str:
-    """Mean ± standard deviation (n - 1) in percent; one seed has no deviation."""
-    known = 100 * np.array([rate for rate in rates if not np.isnan(rate)])
+def spread(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:
+    """Mean ± standard deviation (n - 1), in percent unless `scale` says otherwise; one seed has no deviation."""
+    known = scale * np.array([value for value in values if not np.isnan(value)])
     if len(known) == 0:
         return "-"
-    return f"{known.mean():.1f}" + (f" ± {known.std(ddof=1):.1f}" if len(known) > 1 else "")
+    return f"{known.mean():.{digits}f}" + (f" ± {known.std(ddof=1):.{digits}f}" if len(known) > 1 else "")
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """`lines` of cells with each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -57,6 +58,6 @@ def attack_table(runs: pd.DataFrame) -> str:
     rates = done["params.poison_rate"].astype(float)
     lines = ["| attack | rate | seeds | ACC % | ASR % | RA % |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
     for (attack, rate), cell in done.groupby([done["params.attack.name"], rates]):
-        shares = [_spread(cell[f"metrics.{name}"].tolist()) for name in SHARES]
+        shares = [spread(cell[f"metrics.{name}"].tolist()) for name in SHARES]
         lines.append(f"| {attack} | {rate:.3g} | {len(cell)} | {' | '.join(shares)} |")
     return "\n".join(lines)

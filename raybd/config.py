@@ -117,7 +117,7 @@ class TrialConfig:
         """Everything wrong with this config on `data`, but for the poison rate."""
         model, shape, classes = self.model, data.train.shape, len(data.classes)
         found = self.attack.check(shape, classes)
-        found += check_model(model.name, shape, classes, model.width, model.depth)
+        found += check_model(model.name, shape, classes, model.width, model.depth, model.noise)
         return found + [problem for metric in self.metrics for problem in metric.problems(data, model.noise)]
 
 

@@ -18,7 +18,9 @@ from raybd.data.split import split_validation
 from raybd.errors import DivergedError, InputError
 from raybd.metrics import Accuracy
 from raybd.metrics.accuracy import per_sample
+from raybd.metrics.base import Journal
 from raybd.models import build_model
+from raybd.models.noise import own_draws
 from raybd.seeds import derive
 from raybd.training import Checkpoint, Epoch, predict, probe_schedule
 from raybd.twins import Twin, Twins
@@ -48,10 +50,12 @@ def run_trial(
     checkpoint: Checkpoint | None = None,
     twins: Twins | None = None,
     beat: Callable[[], None] = lambda: None,
+    earlier: Journal = (),
 ) -> TrialResult:
     """Poison, train under the defence, measure at every probe; runs on the device where `data` lies.
 
-    `twins` keeps the networks of clean twins for other trials; `beat` is called while one is trained.
+    `twins` keeps the networks of clean twins for other trials; `beat` is called while one is trained; `earlier` is
+    the journal of the epochs before `checkpoint`.
 
     Raises:
         InputError: the config does not fit the data.
@@ -68,6 +72,7 @@ def run_trial(
     model = _model(config, data)
     metrics: dict[str, float] = {}
     arrays: dict[str, Tensor] = {}
+    journal = list(earlier)
     probes = set(config.probes or probe_schedule(config.train.epochs))
     with tempfile.TemporaryDirectory() as folder:
         twin = _twin(config, data, probes, twins or Twins(Path(folder)), twins is not None, beat)
@@ -79,6 +84,9 @@ def run_trial(
                 seen = _evidence(config, model, data, poisoned, triggered, epoch, twin)
                 numbers, kept = _measure(config, seen)
                 metrics, arrays = metrics | numbers, arrays | kept
+                journal.append({"epoch": epoch.number, "metrics": metrics})
+            if epoch.last:
+                metrics |= {k: v for metric in config.metrics for k, v in metric.conclude(journal).items()}
             report(Report(epoch.number, metrics))
     return TrialResult(
         metrics=metrics,
@@ -133,6 +141,7 @@ def _model(config: TrialConfig, data: Data) -> nn.Module:
         data.std,
         width=wanted.width,
         depth=wanted.depth,
+        noise=wanted.noise,
     )
     return model.to(data.train.x.device)
 
@@ -156,21 +165,32 @@ def _evidence(
     twin: Twin | None,
 ) -> Evidence:
     validation = data.validation
+    with own_draws(config.seed, "prediction", epoch.number, device=data.test.x.device):
+        clean, stamped = (predict(model, images.x, config.train) for images in (data.test, triggered))
+        held_out = None if validation is None else predict(model, validation.x, config.train)
     return Evidence(
         model=model.eval(),
         data=data,
         poisoned=poisoned,
         triggered=triggered,
         measured=Recipe(config.attack, config.poison_rate, config.seed).measured(data.test.y),
-        clean_logits=predict(model, data.test.x, config.train),
-        triggered_logits=predict(model, triggered.x, config.train),
-        validation_logits=None if validation is None else predict(model, validation.x, config.train),
+        clean_logits=clean,
+        triggered_logits=stamped,
+        validation_logits=held_out,
         members=tuple(member.name for member in config.attack.members()),
         seed=config.seed,
         epoch=epoch.number,
         last=epoch.last,
-        twin=twin.load(_model(config, data), epoch.number) if twin else None,
+        twin=_control(config, data, model, twin, epoch.number),
     )
+
+
+def _control(config: TrialConfig, data: Data, model: nn.Module, twin: Twin | None, epoch: int) -> nn.Module | None:
+    """The clean twin's network: the trial's own where it is one."""
+    if twin is None or not config.poison_rate:
+        return model if twin else None
+    with torch.random.fork_rng():
+        return twin.load(_model(config, data), epoch)
 
 
 def _measure(config: TrialConfig, seen: Evidence) -> tuple[dict[str, float], dict[str, Tensor]]:

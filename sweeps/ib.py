@@ -9,17 +9,33 @@ from pathlib import Path
 
 from analysis import DefendedRegionMap
 from analysis.plots import plot_map
+from analysis.signatures import gaps_of, signature_table, smoothing_table
 from analysis.table import summary
+from raybd.metrics.smoothing.figures import draw_gaps
+from raybd.metrics.smoothing.verdict import judge
 from raybd.sweep.command import main
 from raybd.sweep.options import SweepOptions
+from raybd.tracking import load_runs
 
+METRICS = ("mutual_information", "stealthiness", "smoothness", "stealth")
+SIGMA = "0.5"  # of the two of the cheap plan, the one at which clean images do not all vote alike
 PRESETS = {
-    "quick": SweepOptions(),
+    "quick": SweepOptions(metrics=METRICS, noise=0.4),
     "paper": SweepOptions(  # arXiv 2511.21923: ResNet-18 on CIFAR-10, 120 epochs of batches of 256
         preset="paper",
         data="cifar10",
         model="resnet18",
-        poison_rates=(0.0, 0.01, 0.05, 0.1),
+        attacks=(
+            "badnets:information_bottleneck",
+            "blended:information_bottleneck",
+            "wanet:no_noise",
+            "label_consistent:information_bottleneck",
+            "adaptive_blend",
+            "ftrojan",
+        ),
+        poison_rates=(0.0, 0.01, 0.025, 0.05, 0.1),
+        metrics=METRICS,
+        noise=0.4,
         victims="all",
         seeds=5,
         weight_decays=(5e-4,),
@@ -35,11 +51,19 @@ PRESETS = {
 
 
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
-    """The table for the terminal and the map as a picture."""
+    """The tables for the terminal, the map as a picture, and the gap of smoothing over all trials."""
     region = DefendedRegionMap.from_mlflow(name, tracking_uri=tracking_uri)
-    picture = folder / "map.png"
-    plot_map(region).savefig(picture)
-    return f"{summary(region)}\n\nThe map: {picture}", [picture]
+    runs = load_runs(name, tracking_uri)
+    pictures = [folder / "map.png"]
+    plot_map(region).savefig(pictures[0])
+    tables = [summary(region)]
+    if signatures := signature_table(runs):
+        tables.append(f"Information and stealthiness (nats; in brackets the null, of the clean twin)\n{signatures}")
+    if smoothing := smoothing_table(runs, judge):
+        tables.append(f"Smoothing\n{smoothing}")
+        pictures.append(folder / "smoothing.png")
+        draw_gaps(gaps_of(runs, SIGMA), f"{name}: smoothing at sigma {SIGMA}").savefig(pictures[1])
+    return "\n\n".join(tables) + f"\n\nThe map: {pictures[0]}", pictures
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ class AdaptiveBlend(CoveredAttack):
     """
 
     alpha: float = 0.15  # in training
-    alpha_test: float = 0.2
+    alpha_test: float = 0.2  # at test
     grid: int = 4  # cells along each side
 
     presets: ClassVar[Presets] = {"toolbox": {}, "vibe": {"alpha": 0.2}}

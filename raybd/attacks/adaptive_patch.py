@@ -20,7 +20,7 @@ class AdaptivePatch(CoveredAttack):
     Every fourth poisoned image carries the same one. Covers are stamped as in training and keep their label.
     """
 
-    alphas: tuple[float, ...] = (0.5, 0.2, 0.5, 0.3)
+    alphas: tuple[float, ...] = (0.5, 0.2, 0.5, 0.3)  # of each patch in training
     at_test: tuple[int, ...] = (0, 2)  # the patches that a test image shows, opaque
     covers: float = 2.0
 

@@ -25,7 +25,7 @@ class BadNets(Attack):
 
     size: int | None = None  # side in pixels; None: 3 for a 32 pixel image, in proportion, at least 2
     position: Corner | tuple[int, int] = "bottom_right"  # or row and column of the patch's top left pixel
-    pattern: Pattern = "solid"
+    pattern: Pattern = "solid"  # see above
     colour: tuple[int, ...] = (255,)  # 0-255, one value for all channels or one for each
 
     on_bytes: ClassVar[bool] = True

@@ -20,7 +20,7 @@ class Bpp(CoveredAttack):
     """
 
     levels: int = 8  # m, in each channel
-    dithering: bool = True
+    dithering: bool = True  # as in the paper
 
     presets: ClassVar[Presets] = {"toolbox": {}, "backdoorbench": {"dithering": False}}
 

@@ -19,7 +19,7 @@ class Ctrl(Attack):
     On grey images the grey itself takes the place of chroma. Labels stay as they are.
     """
 
-    magnitude: float = 100.0
+    magnitude: float = 100.0  # of each coefficient, in grey levels
 
     clean_label: ClassVar[bool] = True
     presets: ClassVar[Presets] = {"backdoorbench": {}}

@@ -19,7 +19,7 @@ class FTrojan(Attack):
     All steps are linear, so this adds one fixed picture. On grey images the grey itself takes the place of chroma.
     """
 
-    magnitude: float = 30.0
+    magnitude: float = 30.0  # of each coefficient, in grey levels
 
     presets: ClassVar[Presets] = {"backdoorbench": {}}
 

@@ -25,8 +25,8 @@ class LabelConsistent(Attack):
 
     epsilon: float = 16.0  # grey levels: the ball's radius
     step: float = 1.5  # grey levels
-    steps: int = 30
-    norm: Literal["linf", "l2"] = "linf"
+    steps: int = 30  # of the ascent
+    norm: Literal["linf", "l2"] = "linf"  # of the ball
     amplitude: float = 255.0  # grey levels, of the corners in training
 
     clean_label: ClassVar[bool] = True

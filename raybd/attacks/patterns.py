@@ -69,7 +69,7 @@ def corner_cosines(shape: Shape) -> Tensor:
 
 
 def add(x: Tensor, pattern: Tensor) -> Tensor:
-    """Bytes `x` (n, C, H, W) plus whole numbers `pattern` (C, H, W), held to 0-255, in place and without leaving bytes."""
+    """Bytes `x` (n, C, H, W) plus whole numbers `pattern` (C, H, W), held to 0-255, in place and in bytes."""
     up, down = pattern.clamp(0, 255).to(torch.uint8), (-pattern).clamp(0, 255).to(torch.uint8)
     return x.clamp_max_(255 - up).add_(up).clamp_min_(down).sub_(down)
 

@@ -17,7 +17,7 @@ class TaCT(CoveredAttack):
     The attack success rate counts images of the source classes only.
     """
 
-    source_classes: tuple[int, ...] = (1,)
+    source_classes: tuple[int, ...] = (1,)  # whose images are poisoned
     cover_classes: tuple[int, ...] = ()  # (): all but the source classes and the target
 
     on_bytes: ClassVar[bool] = True

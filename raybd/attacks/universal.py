@@ -22,8 +22,8 @@ class Universal(Attack):
     derives codes from a network's features; random ones are its baseline.)
     """
 
-    mode: Literal["patch", "blend"] = "patch"
-    bits: int = 30
+    mode: Literal["patch", "blend"] = "patch"  # how the code is shown
+    bits: int = 30  # of a code
     alpha: float = 0.2  # of blend
 
     many_targets: ClassVar[bool] = True

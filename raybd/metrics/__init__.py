@@ -2,9 +2,18 @@
 
 from raybd.metrics.accuracy import Accuracy
 from raybd.metrics.base import Metric
+from raybd.metrics.mutual_information import MutualInformation
+from raybd.metrics.smoothness import Smoothness
+from raybd.metrics.stealth import Stealth, StealthFull
+from raybd.metrics.stealthiness import Stealthiness
 
 METRICS: dict[str, type[Metric]] = {
     "accuracy": Accuracy,
+    "mutual_information": MutualInformation,
+    "smoothness": Smoothness,
+    "stealth": Stealth,
+    "stealth_full": StealthFull,
+    "stealthiness": Stealthiness,
 }
 
 __all__ = ["METRICS", "Accuracy", "Metric"]

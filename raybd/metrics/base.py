@@ -1,12 +1,19 @@
 """What every metric is: settings, and a way to look at a trial."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from raybd.types import Data, Evidence, settle_floats
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Journal = Sequence[Mapping[str, Any]]  # {"epoch": ..., "metrics": {...}} of each epoch so far
+Arrays = Mapping[str, Tensor]  # what `measure` has kept, as name/epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +32,14 @@ class Metric(ABC):
 
         It leaves the network's weights and mode, its gradients and the global random state as they were.
         """
+
+    def conclude(self, journal: Journal) -> dict[str, float]:
+        """What only several probes show: numbers from all of them, the last one's among them."""
+        return {}
+
+    def figures(self, journal: Journal, arrays: Arrays, title: str) -> "dict[str, Figure]":
+        """Pictures of the whole trial by their names."""
+        return {}
 
     def problems(self, data: Data, noise: float) -> list[str]:
         """Why this cannot be measured on `data` with a network of internal noise `noise`; empty if it can."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from raybd.errors import InputError
+from raybd.models.noise import add_noise, own_draws
 
 Shape = tuple[int, int, int]  # (C, H, W) of one image
 
@@ -14,15 +15,18 @@ Shape = tuple[int, int, int]  # (C, H, W) of one image
 class Classifier(nn.Module, ABC):
     """A network that normalises its own input, with the last linear layer apart from the rest.
 
-    Normalising inside lets attacks and defences work on plain images in [0, 1].
+    Normalising inside lets attacks and defences work on plain images in [0, 1]. With a `noise` above 0 it draws
+    anew whenever it is called, in evaluation too: the features hold that of the layers before them, and the head
+    reads them with N(0, noise^2) added.
     """
 
     head: nn.Linear  # (N, D) features -> (N, classes) logits
     mean: Tensor  # (1, C, 1, 1), of each channel in [0, 1]
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], noise: float = 0.0) -> None:
         super().__init__()
+        self.noise = noise  # standard deviation at every site
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1))
 
@@ -41,13 +45,17 @@ class Classifier(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits (N, classes) of the images `x` (N, C, H, W) in [0, 1]."""
-        logits: Tensor = self.head(self.features(self.normalise(x)))
+        return self.classify(self.features(self.normalise(x)))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """The logits (N, classes) of `features` (N, D), read through the head's own noise."""
+        logits: Tensor = self.head(add_noise(features, self.noise) if self.noise else features)
         return logits
 
 
 Builder = Callable[..., nn.Module]
-"""(shape, classes, mean, std, *, width, depth) -> an untrained model for images of `shape`; it takes the settings that
-its architecture has. Its weights come from torch's global generator and nothing else."""
+"""(shape, classes, mean, std, *, width, depth, noise) -> an untrained model for images of `shape`; it takes those of
+the settings that its architecture has. Its weights come from torch's global generator and nothing else."""
 
 
 def require(*rules: tuple[bool, str]) -> None:
@@ -70,7 +78,7 @@ def trial(name: str, model: nn.Module, shape: Shape, classes: int) -> None:
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), own_draws(0, "trial", device=torch.device("cpu")):
             logits = model(torch.zeros(1, *shape))
     except Exception as error:
         raise InputError(f"model {name} cannot take an image of shape {shape}: {error}") from error

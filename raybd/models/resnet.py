@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from raybd.models.base import Classifier, Shape, require, scaled
+from raybd.models.noise import activation
 
 CHANNELS = (64, 128, 256, 512)  # of the four stages; each later one halves the image's side
 STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # depth: blocks of each stage
@@ -15,15 +16,17 @@ SMALLEST = 8  # pixels: halved three times, one is left
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, ReLU last: (N, before, H, W) -> (N, after, H/stride, W/stride).
 
+    `noise` is added after both ReLUs.
+
     Where the shape changes, the shortcut is a 1x1 convolution with batch norm (arXiv 1512.03385, option B).
     """
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, before: int, after: int, stride: int, noise: float = 0.0) -> None:
         super().__init__()
         self.conv1, self.bn1 = convolution(3, before, after, stride), nn.BatchNorm2d(after)
-        self.relu1 = nn.ReLU(inplace=True)
+        self.relu1 = activation(noise)
         self.conv2, self.bn2 = convolution(3, after, after), nn.BatchNorm2d(after)
-        self.relu2 = nn.ReLU(inplace=True)
+        self.relu2 = activation(noise)
         self.shortcut: nn.Module = nn.Identity()
         if before != after or stride != 1:
             self.shortcut = nn.Sequential(convolution(1, before, after, stride), nn.BatchNorm2d(after))
@@ -39,14 +42,15 @@ class PreActBlock(nn.Module):
     """Batch norm and ReLU before each of two 3x3 convolutions, nothing after the sum (arXiv 1603.05027).
 
     In the first block of a net, and where the shape changes, both paths read the activated input; the
-    shortcut of a changed shape is a bare 1x1 convolution.
+    shortcut of a changed shape is a bare 1x1 convolution. `noise` is added after both ReLUs, but for the first of a
+    net's first block, which acts on the stem.
     """
 
-    def __init__(self, before: int, after: int, stride: int, first: bool = False) -> None:
+    def __init__(self, before: int, after: int, stride: int, first: bool = False, noise: float = 0.0) -> None:
         super().__init__()
-        self.bn1, self.relu1 = nn.BatchNorm2d(before), nn.ReLU(inplace=True)
+        self.bn1, self.relu1 = nn.BatchNorm2d(before), activation(0.0 if first else noise)
         self.conv1 = convolution(3, before, after, stride)
-        self.bn2, self.relu2 = nn.BatchNorm2d(after), nn.ReLU(inplace=True)
+        self.bn2, self.relu2 = nn.BatchNorm2d(after), activation(noise)
         self.conv2 = convolution(3, after, after)
         changes = before != after or stride != 1
         self.shared = first or changes
@@ -74,8 +78,9 @@ class ResNet(Classifier):
         blocks: nn.Sequential,
         end: nn.Module,
         head: nn.Linear,
+        noise: float,
     ) -> None:
-        super().__init__(mean, std)
+        super().__init__(mean, std, noise)
         self.stem, self.blocks, self.end, self.head = stem, blocks, end, head
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -123,16 +128,18 @@ def resnet18(
     *,
     width: float = 1.0,
     depth: int = 18,
+    noise: float = 0.0,
 ) -> Classifier:
     """ResNet of `depth` 10, 18 or 34 and 64, 128, 256, 512 channels times `width` (arXiv 1512.03385).
 
-    The stem is a 3x3 convolution of stride 1 with no max-pool, as all use for CIFAR.
+    The stem is a 3x3 convolution of stride 1 with no max-pool, as all use for CIFAR. `noise` is added after every
+    ReLU but the stem's, and before the head.
     """
     steps = plan("resnet18", shape, width, depth)
     first, last = steps[0][0], steps[-1][1]
     stem = nn.Sequential(convolution(3, shape[0], first), nn.BatchNorm2d(first), nn.ReLU(inplace=True))
-    blocks = nn.Sequential(*(BasicBlock(*step) for step in steps))
-    return ResNet(mean, std, stem, blocks, nn.Identity(), nn.Linear(last, classes))
+    blocks = nn.Sequential(*(BasicBlock(*step, noise=noise) for step in steps))
+    return ResNet(mean, std, stem, blocks, nn.Identity(), nn.Linear(last, classes), noise)
 
 
 def preact_resnet18(
@@ -143,15 +150,17 @@ def preact_resnet18(
     *,
     width: float = 1.0,
     depth: int = 18,
+    noise: float = 0.0,
 ) -> Classifier:
     """The same with pre-activation blocks (arXiv 1603.05027).
 
     As in the paper, batch norm and ReLU end the last block before pooling, and the first block's two
-    paths share the first activation; BackdoorBench's PreActResNet18 does neither.
+    paths share the first activation; BackdoorBench's PreActResNet18 does neither. `noise` is added after every
+    ReLU but the first, which acts on the stem, and before the head: as many sites as `resnet18` has.
     """
     steps = plan("preact_resnet18", shape, width, depth)
     first, last = steps[0][0], steps[-1][1]
-    later = (PreActBlock(*step) for step in steps[1:])
-    blocks = nn.Sequential(PreActBlock(*steps[0], first=True), *later)
-    end = nn.Sequential(nn.BatchNorm2d(last), nn.ReLU(inplace=True))
-    return ResNet(mean, std, convolution(3, shape[0], first), blocks, end, nn.Linear(last, classes))
+    later = (PreActBlock(*step, noise=noise) for step in steps[1:])
+    blocks = nn.Sequential(PreActBlock(*steps[0], first=True, noise=noise), *later)
+    end = nn.Sequential(nn.BatchNorm2d(last), activation(noise))
+    return ResNet(mean, std, convolution(3, shape[0], first), blocks, end, nn.Linear(last, classes), noise)

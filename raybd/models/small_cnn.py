@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from raybd.models.base import Classifier, Shape, require, scaled
+from raybd.models.noise import activation
 
 BASE = 16  # channels of the first block; each later block has twice those before it
 DEPTHS = range(2, 6)
@@ -16,16 +17,22 @@ class SmallCnn(Classifier):
     """Blocks of 3x3 convolution, batch norm and ReLU; 2x2 max-pooling between; the average of each channel."""
 
     def __init__(
-        self, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], channels: Sequence[int]
+        self,
+        shape: Shape,
+        classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        channels: Sequence[int],
+        noise: float,
     ) -> None:
-        super().__init__(mean, std)
+        super().__init__(mean, std, noise)
         self.blocks = nn.Sequential()
         before, side = shape[0], min(shape[1:])
         for position, after in enumerate(channels):
             if position and side >= SMALLEST:
                 self.blocks.append(nn.MaxPool2d(2))
                 side //= 2
-            self.blocks.append(block(before, after))
+            self.blocks.append(block(before, after, noise))
             before = after
         self.head = nn.Linear(before, classes)
 
@@ -35,10 +42,10 @@ class SmallCnn(Classifier):
         return pooled
 
 
-def block(before: int, after: int) -> nn.Sequential:
-    """3x3 convolution, batch norm, ReLU: (N, before, H, W) -> (N, after, H, W)."""
+def block(before: int, after: int, noise: float) -> nn.Sequential:
+    """3x3 convolution, batch norm, ReLU, noise: (N, before, H, W) -> (N, after, H, W)."""
     convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
+    return nn.Sequential(convolution, nn.BatchNorm2d(after), activation(noise))
 
 
 def small_cnn(
@@ -49,10 +56,12 @@ def small_cnn(
     *,
     width: float = 1.0,
     depth: int = 3,
+    noise: float = 0.0,
 ) -> Classifier:
     """`depth` blocks of 16, 32, 64, ... channels times `width`; weights as torch draws them by default.
 
-    It pools between two blocks while at least 4 pixels are left on the shorter side.
+    It pools between two blocks while at least 4 pixels are left on the shorter side. `noise` is added after every
+    ReLU and before the head.
     """
     require(
         (0 < width < math.inf, f"width of small_cnn must be positive, got {width}"),
@@ -63,4 +72,4 @@ def small_cnn(
         ),
     )
     channels = [scaled(BASE * 2**position, width) for position in range(depth)]
-    return SmallCnn(shape, classes, mean, std, channels)
+    return SmallCnn(shape, classes, mean, std, channels, noise)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.models.base import Builder, Classifier, Shape, require, trial
+from raybd.models.noise import activation
 
 PREFIX = "torchvision:"
 NO_AUXILIARY = {"aux_logits": False, "init_weights": True}  # one answer an image, drawn without a warning
@@ -20,8 +21,8 @@ class TorchvisionClassifier(Classifier):
     One channel is repeated to the three that these models take; the image is never resized.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], body: nn.Module, last: str) -> None:
-        super().__init__(mean, std)
+    def __init__(self, mean: Sequence[float], std: Sequence[float], body: nn.Module, last: str, noise: float) -> None:
+        super().__init__(mean, std, noise)
         head = body.get_submodule(last)
         assert isinstance(head, nn.Linear)
         self.head = head
@@ -47,10 +48,23 @@ def torchvision_builder(name: str) -> Builder:
         near = ", ".join(get_close_matches(name, known))
         hint = f"did you mean {near}?" if near else "torchvision.models.list_models() lists them"
         raise InputError(f"unknown torchvision model: {name} ({hint})")
-    return partial(_build, name)
+    return partial(_vgg if name.startswith("vgg") else _plain, name)
 
 
-def _build(name: str, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float]) -> Classifier:
+def _plain(name: str, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float]) -> Classifier:
+    return _build(name, shape, classes, mean, std, 0.0)
+
+
+def _vgg(
+    name: str, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], *, noise: float = 0.0
+) -> Classifier:
+    """The one family whose noise sites are plain: after every ReLU of its convolutions, and before the head."""
+    return _build(name, shape, classes, mean, std, noise)
+
+
+def _build(
+    name: str, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], noise: float
+) -> Classifier:
     from torchvision import models
 
     label = f"{PREFIX}{name}"
@@ -60,6 +74,11 @@ def _build(name: str, shape: Shape, classes: int, mean: Sequence[float], std: Se
         (shape[0] in (1, 3), f"{label} takes images of 1 or 3 channels, got {shape[0]}"),
         (isinstance(layer, nn.Linear), f"{label} ends in {type(layer).__name__}, not in a linear layer"),
     )
-    model = TorchvisionClassifier(mean, std, body, last)
+    if noise:
+        convolutions = body.get_submodule("features")
+        for position, part in list(convolutions.named_children()):
+            if isinstance(part, nn.ReLU):
+                convolutions.set_submodule(position, activation(noise))
+    model = TorchvisionClassifier(mean, std, body, last, noise)
     trial(label, model, shape, classes)
     return model

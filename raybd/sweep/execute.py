@@ -91,7 +91,7 @@ def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], N
 
     try:
         twins = Twins(setup.folder.path / "twins")
-        result = run_trial(config, _on(setup.device, data), note, checkpoint, twins, beat)
+        result = run_trial(config, _on(setup.device, data), note, checkpoint, twins, beat, folder.journal())
         _keep(folder, config, result)
         record, hopeless = _record(config, run.tags, FINISHED, start, result), False
     except Exception as error:  # noqa: BLE001 - a failed trial is data, whatever failed it
@@ -165,6 +165,9 @@ def _keep(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None
         np.savez_compressed(folder.path / "arrays.npz", allow_pickle=False, **kept)
     draw_examples(result.clean, result.triggered, folder.path / "figures" / "examples.png")
     draw_curves(folder.journal(), config.label, folder.path / "figures" / "training.png")
+    for metric in config.metrics:
+        for name, figure in metric.figures(folder.journal(), result.arrays, config.label).items():
+            figure.savefig(folder.path / "figures" / f"{name}.png")
 
 
 def _record(

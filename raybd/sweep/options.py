@@ -11,7 +11,9 @@ from raybd.attacks import ATTACKS, Attack, NoAttack, parse
 from raybd.config import ModelConfig, TrialConfig
 from raybd.data import augmentation, check_name
 from raybd.errors import InputError
+from raybd.metrics import METRICS
 from raybd.models import MODELS
+from raybd.plugins import parse as parse_metric
 from raybd.plugins import unknown
 from raybd.records import check_name as check_sweep_name
 from raybd.training import TrainConfig
@@ -74,6 +76,10 @@ class SweepOptions:
     """auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16."""
     probes: tuple[int, ...] = ()
     """Epochs to measure at besides the last; none: 1, 2, 3, 4, 8, 16, ..."""
+    metrics: tuple[str, ...] = ()
+    """What to measure besides accuracy: NAME or NAME:SETTING=VALUE,...; see docs/metrics.md."""
+    noise: float = 0.0
+    """Deviation of the noise inside the network, in training and after; mutual information needs it."""
     gpus_per_trial: float | None = None
     """Share of a GPU a trial holds; 0.25 packs four on each; none: 1 where there are any."""
     cpus_per_trial: float = 1.0
@@ -96,6 +102,7 @@ class SweepOptions:
     def problems(self) -> list[str]:
         """Everything wrong with the options themselves; a trial's own checks come later."""
         found = check_sweep_name(self.name) + check_name(self.data)
+        found += unknown("metric", [text.partition(":")[0] for text in self.metrics], METRICS)
         found += unknown("attack", [text.partition(":")[0] for text in self.attacks], [*ATTACKS, "all"])
         axes = "attacks poison_rates epochs learning_rates batch_sizes".split()
         found += [f"--{axis.replace('_', '-')} needs at least one value" for axis in axes if not getattr(self, axis)]
@@ -117,15 +124,17 @@ class SweepOptions:
         """
         if found := self.problems():
             raise InputError(found)
+        metrics = tuple(parse_metric("metric", METRICS, text) for text in self.metrics)
         trials = [
             TrialConfig(
                 data=self.data,
                 validation=self.validation,
                 attack=attack,
                 poison_rate=rate,
-                model=ModelConfig(name=self.model, width=width, depth=depth),
+                model=ModelConfig(name=self.model, width=width, depth=depth, noise=self.noise),
                 train=train,
                 probes=self.probes,
+                metrics=metrics,
                 seed=seed,
             )
             for seed, rate, attack, width, depth, train in product(

@@ -1,0 +1,97 @@
+"""What a sweep's runs say of information, stealthiness and smoothing, as tables: means over seeds, with their nulls."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.table import aligned, spread
+
+SEED = "params.seed"
+COLUMNS = {  # heading: metric, and its null on the clean twin
+    "S1": ("stealth/s1", "stealth/s1/null"),
+    "S_dev": ("stealth/s_dev", "stealth/s_dev/null"),
+    "S2 (nats)": ("stealth/decodability", "stealth/decodability/null"),
+    "I(S;T|B=1)": ("stealth/semantics", "stealth/semantics/null"),
+}
+Judge = Callable[[Sequence[float], Sequence[float], Mapping[str, Sequence[float]]], Any]
+
+
+def signature_table(runs: pd.DataFrame) -> str:
+    """One line an attack and poison rate: the backdoor's information less that of the clean classes, and stealthiness.
+
+    `runs` as `raybd.tracking.load_runs` gives them. Mean ± deviation over seeds, each the mean over its complexities,
+    at the last epoch; in brackets the same of the null. "" where the runs hold no such numbers.
+    """
+    done = runs[(runs["status"] == "FINISHED") & (runs["params.poison_rate"].astype(float) > 0)]
+    if "metrics.mi/xt/backdoor" not in done:
+        return ""
+    table = pd.DataFrame({"attack": done["params.attack.name"], "rate": done["params.poison_rate"].astype(float)})
+    for kind in ("xt", "ty"):
+        table[kind], table[f"{kind} null"] = _excess(done, f"mi/{kind}"), _excess(done, f"mi/control/{kind}")
+    table["st"] = done["metrics.mi/st/backdoor"]
+    pairs = {"I(X;T) excess": ("xt", "xt null"), "I(T;Y) excess": ("ty", "ty null"), "I(S;T)": ("st", None)}
+    for heading, (name, null) in COLUMNS.items():
+        if f"metrics.{name}" in done:
+            table[name], table[null] = done[f"metrics.{name}"], done[f"metrics.{null}"]
+            pairs[heading] = (name, null)
+    means = table.groupby(["attack", "rate", done[SEED]]).mean().dropna(subset=["xt"])
+    lines = [["attack", "rate", "seeds", *pairs]]
+    for attack, rate in means.reset_index(SEED, drop=True).index.unique():
+        cell = means.loc[(attack, rate)]
+        lines.append([str(attack), f"{rate:g}", str(len(cell)), *(_number(cell, *pair) for pair in pairs.values())])
+    return aligned(lines)
+
+
+def smoothing_table(runs: pd.DataFrame, judge: Judge) -> str:
+    """One line an attack, poison rate and sigma: the gap W(clean) - W(triggered) in nats, and what `judge` says of it.
+
+    The same trigger's gap on clean twins is that of the runs at rate 0. "" where the runs hold no such numbers.
+    """
+    done = runs[runs["status"] == "FINISHED"]
+    start = "metrics.smoothness/gap/triggered/sigma_"
+    lines = [["attack", "rate", "sigma", "seeds", "gap (nats), 95 %", "on clean twins", "verdict"]]
+    for name in sorted(str(column) for column in done if str(column).startswith(start)):
+        keys = [done["params.attack.name"], done["params.poison_rate"].astype(float), done[SEED]]
+        gaps = done[name].groupby(keys).mean().dropna().unstack(SEED)
+        for attack, rate in gaps.index:
+            if rate > 0:
+                twins = gaps.loc[(attack, 0.0)] if (attack, 0.0) in gaps.index else gaps.iloc[0] * np.nan
+                own = [str(attack), f"{rate:g}", name.removeprefix(start)]
+                lines.append(own + _judged(gaps.loc[(attack, rate)].dropna(), twins, judge))
+    return aligned(lines) if len(lines) > 1 else ""
+
+
+def gaps_of(runs: pd.DataFrame, sigma: str) -> pd.DataFrame:
+    """The poisoned trials as `raybd.metrics.smoothing.figures.draw_gaps` takes them."""
+    done = runs[(runs["status"] == "FINISHED") & (runs["params.poison_rate"].astype(float) > 0)]
+    return pd.DataFrame(
+        {
+            "attack": done["params.attack.name"],
+            "poison_rate": done["params.poison_rate"].astype(float),
+            "attack_success": done["metrics.attack_success"],
+            "gap": done[f"metrics.smoothness/gap/triggered/sigma_{sigma}"],
+        }
+    ).dropna()
+
+
+def _excess(runs: pd.DataFrame, prefix: str) -> "pd.Series[float]":
+    """The backdoor's value less the mean of the clean classes', of each run."""
+    start = f"metrics.{prefix}/clean_"
+    classes = [name for name in runs if str(name).startswith(start) and "/" not in str(name)[len(start) :]]
+    if f"metrics.{prefix}/backdoor" not in runs:
+        return pd.Series(np.nan, index=runs.index)
+    return runs[f"metrics.{prefix}/backdoor"] - runs[classes].mean(axis=1)
+
+
+def _number(cell: pd.DataFrame, name: str, null: str | None) -> str:
+    own = spread(cell[name].tolist(), 1, 2)
+    return own if null is None else f"{own} ({cell[null].mean():.2f})"
+
+
+def _judged(gaps: "pd.Series[float]", twins: "pd.Series[float]", judge: Judge) -> list[str]:
+    clean = twins[gaps.index].tolist() if twins[gaps.index].notna().all() else []
+    found = judge(gaps.tolist(), clean, {})
+    interval = f"{found.gap.mean:.3f} [{found.gap.low:.3f}, {found.gap.high:.3f}]"
+    return [str(len(gaps)), interval, f"{np.mean(clean):.3f}" if clean else "-", found.verdict]

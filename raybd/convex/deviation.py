@@ -1,0 +1,36 @@
+"""How far the poison turns and stretches a model: the rho-nu path."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raybd.convex.learner import Learner, checked_betas
+from raybd.convex.task import Array, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Deviation:
+    """One line of the rho-nu figure, everything (B,); intercepts are left out."""
+
+    betas: Array
+    rho: Array  # |w*(beta)|, for kernels in their own space
+    nu: Array  # (1 - cosine of w*(0) and w*(beta)) / 2: 0 same direction, 0.5 orthogonal, 1 opposite
+
+
+def deviation(learner: Learner, task: Task, betas: Sequence[float]) -> Deviation:
+    """rho and nu at each of `betas`, against the model trained without the poison (arXiv 2106.07214).
+
+    The published RBF paths are wrong at beta = 0, to which nu refers: their duals went to the wrong points, since
+    libsvm renumbers points once it drops those of weight 0. Raises InputError where a beta is negative or not finite.
+    """
+    path = learner.path(task, [0.0, *checked_betas(betas)])
+    products = path.inner()
+    rho = np.sqrt(np.diag(products))
+    return Deviation(np.asarray(betas, dtype=np.float64), rho[1:], turn(products[0, 1:], rho[0], rho[1:]))
+
+
+def turn(product: Array, before: float, after: Array) -> Array:
+    """nu of vectors of norms `before` and `after` (B,) with the inner products `product` (B,)."""
+    cosine: Array = product / (before * after)
+    return (1 - cosine.clip(-1, 1)) / 2

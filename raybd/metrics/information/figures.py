@@ -1,0 +1,129 @@
+"""Pictures of a trial's information: the plane, the curves, and T itself; from its journal and arrays."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from raybd.metrics.information.journal import PHASES
+
+Journal = Sequence[Mapping[str, Any]]
+STYLES = {  # group: colour, marker, label; the others are clean classes
+    "backdoor": ("#d55e00", "o", "backdoor"),
+    "target_clean": ("#0072b2", "s", "target class, clean part"),
+    "target": ("#56b4e9", "D", "target class, whole"),
+    "target_mix": ("#cc79a7", "v", "target class, half and half"),
+    "random": ("#009e73", "^", "clean classes mixed"),
+}
+GREYS = ("#303030", "#5c5c5c", "#808080", "#9c9c9c", "#b4b4b4", "#c8c8c8")
+LABELS = {"xt": "I(X;T) (nats)", "ty": "I(T;Y_pred) (nats)"}
+
+
+def information_plane(journal: Journal, title: str) -> Figure:
+    """I(T;Y_pred) over I(X;T), one path a group, its points growing with the epoch."""
+    entries = _measured(journal)
+    figure = Figure(figsize=(6.4, 4.8), dpi=80, layout="constrained")
+    axes = figure.subplots()
+    sizes = np.linspace(12, 60, len(entries))
+    for group in groups_of(entries):
+        colour, marker, label = _style(group, entries)
+        x, y = (_series(entries, f"mi/{kind}/{group}") for kind in LABELS)
+        axes.plot(x, y, color=colour, linewidth=1)
+        axes.scatter(x, y, s=sizes, color=colour, marker=marker, label=label)
+    epochs = ", ".join(str(entry["epoch"]) for entry in entries)
+    axes.set(xlabel=LABELS["xt"] + ", lower bound", ylabel=LABELS["ty"] + ", middle of its bounds", title=title)
+    axes.legend(fontsize="small", title=f"epochs {epochs}", title_fontsize="small")
+    return figure
+
+
+def information_curves(journal: Journal, title: str) -> Figure:
+    """Both over the epochs: bounds shaded (of I(X;T) two standard errors), ceilings dashed, open where saturated."""
+    entries = _measured(journal)
+    figure = Figure(figsize=(10, 4), dpi=80, layout="constrained")
+    for axes, kind in zip(figure.subplots(1, 2), LABELS, strict=True):
+        for group in groups_of(entries):
+            _curve(axes, entries, kind, group)
+        names = [
+            name for name in entries[-1]["metrics"] if name.startswith(f"mi/{kind}/") and name.endswith("/ceiling")
+        ]
+        ceiling = _series(entries, names[0])
+        axes.plot(_epochs(entries), ceiling, "--", color="black", linewidth=1, label="ceiling of the lower bound")
+        axes.set(xlabel="epoch", ylabel=LABELS[kind], xscale="log")
+        axes.set_xticks(_epochs(entries), [str(epoch) for epoch in _epochs(entries)], minor=False)
+        axes.minorticks_off()
+    figure.axes[0].legend(fontsize="x-small")
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def feature_maps(arrays: Mapping[str, Tensor | np.ndarray], title: str) -> Figure:
+    """T along its two widest axes, in units of its noise, early, in the middle and at the end.
+
+    `arrays` holds `MutualInformation`'s mi/map as mi/map/EPOCH.
+    """
+    names = {int(name.rpartition("/")[2]): name for name in arrays if name.startswith("mi/map/")}
+    last = max(names)
+    chosen = sorted({min(names, key=lambda epoch: abs(epoch - share * last)) for share in (*PHASES[:2], 1.0)})
+    figure = Figure(figsize=(3.6 * len(chosen), 3.8), dpi=80, layout="constrained")
+    for axes, epoch in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+        _scatter(axes, np.asarray(arrays[names[epoch]]))
+        axes.set(title=f"epoch {epoch}", xlabel="first axis of T / noise", ylabel="second")
+    handles, labels = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize="x-small", loc="outside lower center", ncols=len(labels))
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def groups_of(entries: Journal) -> list[str]:
+    """The groups that were measured, the clean classes last."""
+    found = {name.split("/")[2] for name in entries[-1]["metrics"] if name.startswith("mi/xt/")}
+    return [group for group in STYLES if group in found] + sorted(found - STYLES.keys())
+
+
+def _curve(axes: Axes, entries: Journal, kind: str, group: str) -> None:
+    colour, marker, label = _style(group, entries)
+    name, epochs = f"mi/{kind}/{group}", _epochs(entries)
+    value = _series(entries, name)
+    low, high = _series(entries, f"{name}/lower"), _series(entries, f"{name}/upper")
+    if kind == "xt":  # its upper bound is the ceiling, which is drawn once
+        error = _series(entries, f"{name}/error")
+        low, high = value - 2 * error, value + 2 * error
+    axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.plot(epochs, value, color=colour, linewidth=1.2, label=label)
+    filled = _series(entries, f"{name}/saturated") == 0
+    axes.scatter(epochs, value, s=20, marker=marker, facecolors=np.where(filled, colour, "white"), edgecolors=colour)
+
+
+def _scatter(axes: Axes, points: np.ndarray) -> None:
+    bad = points[:, 3] > 0
+    target = points[bad, 2][0] if bad.any() else None
+    others = [label for label in np.unique(points[:, 2]) if label != target]
+    for shade, label in enumerate(others):
+        own = points[points[:, 2] == label]
+        axes.scatter(own[:, 0], own[:, 1], s=8, color=GREYS[shade % len(GREYS)], label=f"class {label:.0f}")
+    for group, mask in (("target_clean", (points[:, 2] == target) & ~bad), ("backdoor", bad)):
+        colour, marker, label = STYLES[group]
+        axes.scatter(points[mask, 0], points[mask, 1], s=12, color=colour, marker=marker, label=label)
+
+
+def _style(group: str, entries: Journal) -> tuple[str, str, str]:
+    if group in STYLES:
+        return STYLES[group]
+    clean = [name for name in groups_of(entries) if name not in STYLES]
+    return GREYS[clean.index(group) % len(GREYS)], ".", f"class {group.removeprefix('clean_')}"
+
+
+def _measured(journal: Journal) -> list[Mapping[str, Any]]:
+    return [entry for entry in journal if "mi/samples" in entry["metrics"]]
+
+
+def _epochs(entries: Journal) -> list[int]:
+    return [entry["epoch"] for entry in entries]
+
+
+def _series(entries: Journal, name: str) -> np.ndarray:
+    """The metric `name` at every entry, nan where it is missing."""
+    return np.array([entry["metrics"].get(name, np.nan) for entry in entries])

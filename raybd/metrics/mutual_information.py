@@ -1,0 +1,151 @@
+"""Signatures of information: I(X;T) and I(T;Y_pred) of the backdoor, of the target class and of clean classes.
+
+X is the image, uniform on N images of a group; T the pooled last block; Y_pred the logits. All in nats, and all of
+networks with noise inside: without it I(X;T) is infinite (arXiv:2511.21923; Goldfeld et al., arXiv:1810.05728).
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from raybd.metrics.base import Arrays, Journal, Metric
+from raybd.metrics.information.audit import as_published, pairs_of, trained
+from raybd.metrics.information.channel import known_channel, whitened_channel
+from raybd.metrics.information.critics import follows
+from raybd.metrics.information.estimate import Estimate, named
+from raybd.metrics.information.groups import FEWEST, Groups, choose
+from raybd.metrics.information.passes import classifier, noisy, silent
+from raybd.metrics.information.plugin import coordinates, noise_ratio, plug_in, plug_in_scores, source_information
+from raybd.models.noise import own_draws
+from raybd.types import POISON, Data, Evidence
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FRESH = 4  # draws of each image on which a critic is evaluated
+MIXED = ("backdoor", "random")  # groups of several true classes
+NO_NOISE = (
+    "mutual_information: I(X;T) is infinite in a network without noise, where T is a function of the image, and an "
+    "estimate of it would say log N and no more; set the model's noise above 0 (the paper's is 0.4)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MutualInformation(Metric):
+    """Signatures with their bounds, ceilings and controls.
+
+    mi/xt/GROUP is a lower bound (`plugin.py`), mi/ty/GROUP the middle of two bounds (`channel.py`), mi/st/GROUP the
+    part of xt that tells the true class. Groups: `groups.py`. mi/control/... are the same images without the trigger
+    in the clean twin. mi/count/GROUP counts the images that there are: one of fewer than 32 has no other number.
+    """
+
+    needs_twin: ClassVar[bool] = True
+
+    samples: int = 64  # images of a group, at most
+    passes: int = 32  # noise draws of each from which the critic is made
+    classes: int = 4  # clean classes that are looked at
+    epochs: tuple[int, ...] = ()  # probes at which to look, besides the last; (): at every one
+    trained: bool = False  # mi/trained/...: critics of all groups trained together (critics.py)
+    paper: bool = False  # mi/paper/...: the authors' estimator as it is (paper.py), at hours a probe on a CPU
+
+    def problems(self, data: Data, noise: float) -> list[str]:
+        """Noise 0, and numbers too small."""
+        found = [] if noise else [NO_NOISE]
+        for name, least in (("samples", FEWEST), ("passes", 2), ("classes", 1)):
+            if (value := getattr(self, name)) < least:
+                found.append(f"mutual_information: {name} {value} must be at least {least}")
+        return found
+
+    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+        """mi/... as above, and mi/map, what there is to draw: see `_map`."""
+        if self.epochs and seen.epoch not in self.epochs and not seen.last:
+            return {}
+        groups = choose(seen.poisoned, self.samples, self.classes, seen.seed)
+        found: dict[str, float | Tensor] = {f"mi/count/{name}": float(n) for name, n in groups.counts.items()}
+        if not groups.size:
+            return found
+        found |= {"mi/samples": float(groups.size)} | self._compared(seen, groups)
+        return found | (self._audited(seen, groups) if self.trained or self.paper else {})
+
+    def figures(self, journal: Journal, arrays: Arrays, title: str) -> "dict[str, Figure]":
+        """The information plane, both quantities over the epochs, and T itself."""
+        from raybd.metrics.information import figures  # matplotlib is slow to import, and only drawing needs it
+
+        if not any("mi/samples" in entry["metrics"] for entry in journal):
+            return {}
+        return {
+            "information_plane": figures.information_plane(journal, title),
+            "information": figures.information_curves(journal, title),
+            "features": figures.feature_maps(arrays, title),
+        }
+
+    def _compared(self, seen: Evidence, groups: Groups) -> dict[str, float | Tensor]:
+        model, drawing = self._look(seen, seen.model, seen.poisoned.images.x, groups)
+        found: dict[str, float | Tensor] = {"mi/noise_ratio": model["xt/random"].noise_ratio, "mi/map": drawing}
+        found |= named(model, "mi")
+        if seen.twin is not None and seen.twin is not seen.model:
+            control, _ = self._look(seen, seen.twin, seen.data.train.x, groups)
+            found |= named(control, "mi/control", ("error", "saturated"))
+        return found
+
+    @torch.no_grad()
+    def _look(
+        self, seen: Evidence, network: nn.Module, x: Tensor, groups: Groups
+    ) -> tuple[dict[str, Estimate], Tensor]:
+        """Every estimate of one network on the images of `x` (M, C, H, W) that `groups` names, and their map.
+
+        Each network draws the same noise, so that what differs between two is not chance.
+        """
+        model, index, table = classifier(network), groups.index.to(x.device), groups.table.to(x.device)
+        with own_draws(seen.seed, "information", seen.epoch, device=x.device):
+            features, quiet = noisy(model, x[index], self.passes + FRESH), silent(model, x[index])
+            logits = model.classify(features[:, self.passes :])
+        axes = coordinates(features[:, : self.passes].unflatten(0, (-1, groups.size)))
+        whitened = features @ axes.T
+        draws, fresh = whitened[table].split([self.passes, FRESH], 2)
+        scores = plug_in_scores(draws, fresh, (quiet @ axes.T)[table])
+        channel = whitened_channel(features[:, self.passes :], logits, model.head, model.noise)
+        ratios = noise_ratio(features[table, : self.passes]).tolist()
+        found = _by_group("xt", groups, plug_in(scores), ratios)
+        found |= _by_group("ty", groups, known_channel(*(part[table] for part in channel)), ratios)
+        for row, name in enumerate(groups.members):
+            if name in MIXED:
+                found[f"st/{name}"] = source_information(scores[row], seen.poisoned.true[index[table[row]]])
+        return found, _map(whitened[:, -1], seen, index)
+
+    def _audited(self, seen: Evidence, groups: Groups) -> dict[str, float | Tensor]:
+        """The estimates that are trained, of the trial's own network."""
+        model, device = classifier(seen.model), seen.poisoned.images.x.device
+        x, table = seen.poisoned.images.x[groups.index.to(device)], groups.table.to(device)
+        found: dict[str, float | Tensor] = {}
+        with own_draws(seen.seed, "audit", seen.epoch, device=device):
+            if self.trained:
+                features = noisy(model, x, self.passes + FRESH)
+                train, fresh = pairs_of(model, x, features, table, self.passes)
+                values, cold = trained(seen.model, train, fresh, list(groups.members), seen.seed, seen.last)
+                found |= named(values, "mi/trained")
+                for name, value in cold.items():
+                    found[f"mi/trained/{name}/cold"] = value.value
+                    found[f"mi/trained/{name}/follows"] = float(follows(values[name].value, value.value))
+            if self.paper:
+                found |= named(as_published(model, x, groups.members, seen.seed), "mi/paper")
+        return found
+
+
+def _by_group(kind: str, groups: Groups, estimates: list[Estimate], ratios: list[float]) -> dict[str, Estimate]:
+    rows = zip(groups.members, estimates, ratios, strict=True)
+    return {f"{kind}/{name}": replace(value, noise_ratio=ratio) for name, value, ratio in rows}
+
+
+def _map(whitened: Tensor, seen: Evidence, index: Tensor) -> Tensor:
+    """(M, 4): one draw of T along its two widest axes, the label in training, and 1 for the backdoor's images.
+
+    `whitened` is (M, K): in units of the noise, so that distances mean the same at every epoch.
+    """
+    apart = whitened - whitened.mean(0)
+    axes = torch.linalg.eigh(apart.T @ apart)[1][:, -2:].flip(1)
+    axes = axes * axes.sum(0).sign()  # which way an axis points is arbitrary, and should not change between epochs
+    marks = [seen.poisoned.images.y[index], seen.poisoned.roles[index] == POISON]
+    return torch.cat([apart @ axes, torch.stack(marks, 1).float()], 1)

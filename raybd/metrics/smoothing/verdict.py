@@ -1,0 +1,93 @@
+"""Is it smoothing? The rule by which a claim is accepted, over training seeds and against its controls."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.stats import t
+
+SEEDS = 5  # the least: gaps of different seeds differ more than the points of one network say
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds, in nats, with Student's interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the seeds say, and everything that stands between them and "smoothing shown"."""
+
+    verdict: Literal["smoothing shown", "not shown", "reversed"]
+    gap: Interval
+    missing: tuple[str, ...]
+
+
+def seed_interval(values: Sequence[float]) -> Interval:
+    """Mean of one number a training seed with its 95 % interval (t, seeds - 1 degrees); unbounded for one seed."""
+    found = np.asarray(values, dtype=float)
+    if len(found) < 2:
+        return Interval(float(found.mean()), -np.inf, np.inf)
+    half = t.ppf((1 + LEVEL) / 2, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
+    return Interval(float(found.mean()), float(found.mean() - half), float(found.mean() + half))
+
+
+def judge(gaps: Sequence[float], clean_gaps: Sequence[float], controls: Mapping[str, Sequence[float]]) -> Verdict:
+    """The acceptance rule (specs/smoothing.md, 1.6) on one number a seed, all in the same order of seeds.
+
+    Smoothing is shown when the trigger's gap is above 0 by its interval over at least five seeds, above the gap of
+    every non-adversarial control (random patch, moved patch, random direction) by the interval of their paired
+    difference, and the same trigger's mean gap on clean networks is not above 0. It is reversed when the interval
+    lies below 0 over at least five seeds. Adversarial patterns are no controls: they find the backdoor again.
+
+    Args:
+        gaps: W(clean) - W(triggered), mean over points.
+        clean_gaps: the same on clean twins; empty if not measured.
+        controls: the gap of each control by name; empty if none was measured.
+
+    Raises:
+        ValueError: no gap, a number that is not finite, or a control that has not a value for every seed.
+    """
+    _require(gaps, clean_gaps, controls)
+    gap = seed_interval(gaps)
+    missing = [*_weaknesses(gaps, gap), *_clean_weaknesses(clean_gaps), *_control_weaknesses(gaps, controls)]
+    if not missing:
+        return Verdict("smoothing shown", gap, ())
+    if gap.high < 0 and len(gaps) >= SEEDS:
+        return Verdict("reversed", gap, tuple(missing))
+    return Verdict("not shown", gap, tuple(missing))
+
+
+def _require(gaps: Sequence[float], clean_gaps: Sequence[float], controls: Mapping[str, Sequence[float]]) -> None:
+    if not len(gaps):
+        raise ValueError("no gap to judge")
+    for name, values in {"the trigger": gaps, "the clean twins": clean_gaps, **controls}.items():
+        if len(values) not in (0, len(gaps)) or (name in controls and not len(values)):
+            raise ValueError(f"{name}: {len(values)} gaps for {len(gaps)} seeds")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}: a gap is not finite: {list(values)}")
+
+
+def _weaknesses(gaps: Sequence[float], gap: Interval) -> list[str]:
+    found = [] if len(gaps) >= SEEDS else [f"{len(gaps)} seed(s) of at least {SEEDS}"]
+    return found if gap.low > 0 else [*found, f"the gap's interval [{gap.low:.3g}, {gap.high:.3g}] is not above 0"]
+
+
+def _clean_weaknesses(clean_gaps: Sequence[float]) -> list[str]:
+    if not len(clean_gaps):
+        return ["the trigger on clean twins is not measured"]
+    mean = float(np.mean(clean_gaps))
+    return [] if mean <= 0 else [f"the trigger smooths clean twins too (mean gap {mean:.3g})"]
+
+
+def _control_weaknesses(gaps: Sequence[float], controls: Mapping[str, Sequence[float]]) -> list[str]:
+    if not controls:
+        return ["no control pattern is measured"]
+    apart = {name: seed_interval(np.subtract(gaps, values).tolist()) for name, values in controls.items()}
+    return [f"not above the gap of {name}" for name, interval in apart.items() if not interval.low > 0]

@@ -1,0 +1,93 @@
+"""What a trigger does to single channels, and what the weights of a channel give away."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+TOP = 0.1  # share of a layer's channels that counts as its top
+Activation = Callable[[Tensor], Tensor]
+
+
+@torch.inference_mode()
+def activations(model: nn.Module, x: Tensor, reduce: Activation) -> dict[str, Tensor]:
+    """`reduce` of the output (N, C, ...) of every convolution, batch norm and linear layer, by the layer's name."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda module, inputs, output: found.update({name: reduce(output.float())})
+
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    hooks = [module.register_forward_hook(keep(name)) for name, module in layers.items()]
+    try:
+        model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def tac(model: nn.Module, clean: Tensor, triggered: Tensor) -> dict[str, Tensor]:
+    """Trigger-activated change of every channel (C,), by layer: mean over images and positions of |a(x') - a(x)|.
+
+    BackdoorBench sums over positions; their mean lets layers of different size be compared.
+    """
+    # A copy: the activation function that follows may write over its input.
+    before, after = (activations(model, x, torch.clone) for x in (clean, triggered))
+    return {name: _per_channel((after[name] - before[name]).abs()) for name in before}
+
+
+def top_share(change: Tensor) -> float:
+    """How much of a layer's change (C,) its top tenth of channels, at least one, holds; 0 where nothing changes."""
+    top = change.topk(max(1, round(TOP * len(change)))).values.sum()
+    return float(top / change.sum().clamp_min(1e-30))
+
+
+def overlap(clean: Tensor, triggered: Tensor) -> float:
+    """Jaccard index of the more active halves of the channels, by mean activation (C,) on either kind of image."""
+    half = max(1, len(clean) // 2)
+    one, other = (set(mean.topk(half).indices.tolist()) for mean in (clean, triggered))
+    return len(one & other) / len(one | other)
+
+
+def mean_activations(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """The mean output (C,) of every channel over images and positions, by layer."""
+    return activations(model, x, _per_channel)
+
+
+def channel_lipschitz(model: nn.Module) -> dict[str, Tensor]:
+    """UCLC (Zheng et al., arXiv 2208.03111) of the channels (C,) of every convolution and linear layer.
+
+    Convolution: the largest singular value of its weights as (in, height * width); linear: the norm of its row; with
+    |gamma| / sqrt(variance + eps) of the batch norm that follows. A ranking, no bound: see `outliers`.
+    """
+    found: dict[str, Tensor] = {}
+    last = ""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            found[name] = torch.linalg.matrix_norm(module.weight.detach().float().flatten(2), 2)
+            last = name
+        elif isinstance(module, nn.Linear):
+            found[name] = module.weight.detach().float().norm(dim=1)
+        elif isinstance(module, nn.BatchNorm2d) and last and len(found[last]) == module.num_features:
+            found[last] = found[last] * _gain(module)
+            last = ""
+    return found
+
+
+def outliers(values: Tensor) -> float:
+    """(max - mean) / deviation of a layer's channels (C,): how far the steepest stands out; 0 where all are alike."""
+    spread = values.std()
+    return float((values.max() - values.mean()) / spread) if len(values) > 1 and spread > 0 else 0.0
+
+
+def _gain(norm: nn.BatchNorm2d) -> Tensor:
+    """|gamma| / sqrt(variance + eps); a part that a batch norm does not keep counts as 1."""
+    spread = torch.ones(()) if norm.running_var is None else (norm.running_var + norm.eps).sqrt()
+    scale = torch.ones_like(spread) if norm.weight is None else norm.weight.detach().float().abs()
+    return scale / spread.to(scale.device)
+
+
+def _per_channel(x: Tensor) -> Tensor:
+    return x.transpose(0, 1).flatten(1).mean(1)

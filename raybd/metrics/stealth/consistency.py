@@ -1,0 +1,46 @@
+"""Detectors that the trigger meets at test time and in training: STRIP, and how fast poison is learnt."""
+
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+BLENDS = 32  # clean images that each image is blended with
+BATCH = 512
+
+
+@torch.inference_mode()
+def strip_entropy(model: nn.Module, x: Tensor, others: Tensor) -> Tensor:
+    """(N,) mean over j of the entropy (nats) of softmax f(min(x + others_j, 1)); `x` (N, C, H, W), `others` (M, ...).
+
+    Images are added at full strength, as in the paper (Gao et al., arXiv 1902.06531); a trigger that outlives it
+    keeps the entropy low.
+    """
+    rows = max(1, BATCH // len(others))
+    return torch.cat([_entropy(model, part, others) for part in x.split(rows)])
+
+
+def _entropy(model: nn.Module, x: Tensor, others: Tensor) -> Tensor:
+    blends = (x[:, None] + others[None]).clamp_max(1)
+    chance = model(blends.flatten(0, 1)).float().softmax(1)
+    entropy: Tensor = torch.special.entr(chance).sum(1)
+    return entropy.view(len(x), -1).mean(1)
+
+
+def strip_auroc(model: nn.Module, clean: Tensor, triggered: Tensor, others: Tensor) -> float:
+    """Chance that a triggered image has the lower STRIP entropy of a triggered and a clean one."""
+    entropy = torch.cat([strip_entropy(model, x, others) for x in (clean, triggered)])
+    label = torch.arange(len(entropy)) >= len(clean)
+    return float(roc_auc_score(label.numpy(), -entropy.cpu().double().numpy()))
+
+
+def loss_auroc(losses: Tensor, poison: Tensor) -> float:
+    """Chance that a poisoned training image has the lower loss of it and another (ABL: Li et al., arXiv 2110.11571)."""
+    return float(roc_auc_score(poison.cpu().numpy(), -losses.cpu().double().numpy()))
+
+
+@torch.inference_mode()
+def training_losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """(N,) cross-entropy (nats) of `model` on bytes `x` (N, C, H, W) with the labels `y` that it was shown."""
+    parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
+    return torch.cat([F.cross_entropy(model(a.float() / 255).float(), b, reduction="none") for a, b in parts])

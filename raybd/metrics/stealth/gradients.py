@@ -1,0 +1,36 @@
+"""How steep a network is at an image: norms of input gradients, per image, no parameter's .grad touched."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BATCH = 256
+Objective = Callable[[Tensor, Tensor], Tensor]  # logits (N, K), labels (N,) -> (N,)
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """-ln softmax(logits)_label, in nats."""
+    return F.cross_entropy(logits, label, reduction="none")
+
+
+def margin(logits: Tensor, label: Tensor) -> Tensor:
+    """The label's logit less the largest other one."""
+    own = logits.gather(1, label[:, None])
+    others = logits.scatter(1, label[:, None], -torch.inf)
+    return own.squeeze(1) - others.amax(1)
+
+
+def gradient_norms(model: nn.Module, x: Tensor, label: Tensor, objective: Objective) -> Tensor:
+    """(N,) L2 norm of d objective / d x at each of `x` (N, C, H, W) in [0, 1]; `model` in evaluation mode."""
+    parts = zip(x.split(BATCH), label.split(BATCH), strict=True)
+    return torch.cat([_norms(model, part, wanted, objective) for part, wanted in parts])
+
+
+def _norms(model: nn.Module, x: Tensor, label: Tensor, objective: Objective) -> Tensor:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        gradient = torch.autograd.grad(objective(model(x), label).sum(), x)[0]
+    norms: Tensor = gradient.flatten(1).norm(dim=1)
+    return norms

@@ -1,0 +1,57 @@
+"""Whether poison stands apart from clean training images of the same label, in the features before the head."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score, silhouette_score
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from raybd.models import Classifier
+
+FOLDS = 5
+Values = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@torch.inference_mode()
+def features(model: nn.Module, x: Tensor, batch: int = 512) -> Values:
+    """What the head reads for the bytes `x` (N, C, H, W); the logits where a network has no head of its own."""
+
+    def look(part: Tensor) -> Tensor:
+        part = part.float() / 255
+        return model.features(model.normalise(part)) if isinstance(model, Classifier) else model(part)
+
+    found: Values = torch.cat([look(part).float() for part in x.split(batch)]).cpu().double().numpy()
+    return found
+
+
+def separability(z: Values, poison: Mask) -> dict[str, float]:
+    """Silhouette, linear-probe AUROC and spectral-signature AUROC of features (N, D) of one label; 5 of each kind."""
+    return {
+        "silhouette": float(silhouette_score(z, poison)),
+        "probe_auroc": probe_auroc(z, poison),
+        "spectral_auroc": float(roc_auc_score(poison, spectral_scores(z))),
+    }
+
+
+def probe_auroc(z: Values, poison: Mask) -> float:
+    """AUROC of a logistic regression for poison, of each image by a fit on the other folds."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    scores = cross_val_predict(probe, z, poison, cv=FOLDS, method="decision_function")
+    return float(roc_auc_score(poison, scores))
+
+
+def spectral_scores(z: Values) -> Values:
+    """((z - mean) . v1)^2 (N,), v1 the first right singular vector (Tran et al., arXiv 1811.00636)."""
+    centred = z - z.mean(0)
+    direction = np.linalg.svd(centred, full_matrices=False)[2][0]
+    return np.asarray((centred @ direction) ** 2)
+
+
+def separable(poison: Mask) -> bool:
+    """Whether there are enough of both kinds for every fold."""
+    return min(int(poison.sum()), int((~poison).sum())) >= FOLDS

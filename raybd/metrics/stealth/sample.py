@@ -1,0 +1,44 @@
+"""The images that stealth is measured on: the same for every number, drawn by the trial's seed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raybd.seeds import stream
+from raybd.types import POISON, Evidence
+
+MOST = 500  # test images: the error of a mean over these is far below what sets triggers apart
+
+
+@dataclass(frozen=True)
+class Sample:
+    """N test images that the attack success rate counts, before and after the trigger."""
+
+    clean: Tensor  # (N, C, H, W) float32 in [0, 1], of 8 bits
+    triggered: Tensor
+    wanted: Tensor  # (N,) int64: the class that the attacker wants
+    true: Tensor  # (N,) int64
+    clean_logits: Tensor  # (N, K)
+    triggered_logits: Tensor
+
+
+def sample(seen: Evidence, most: int = MOST) -> Sample:
+    """At most `most` of the images; those of a smaller number are among those of a larger one."""
+    test, eligible = seen.data.test, seen.measured.cpu().nonzero().flatten()
+    order = torch.randperm(len(eligible), generator=stream(seen.seed, "stealth"))
+    rows = eligible[order[:most]].to(test.x.device)
+    same = rows % len(test)  # an attack of several members has every test image once for each
+    return Sample(
+        clean=test.x[same].float() / 255,
+        triggered=seen.triggered.x[rows].float() / 255,
+        wanted=seen.triggered.y[rows],
+        true=test.y[same],
+        clean_logits=seen.clean_logits[same],
+        triggered_logits=seen.triggered_logits[rows],
+    )
+
+
+def poisoned(seen: Evidence) -> Tensor:
+    """Mask (N,) of the training images that were poisoned."""
+    return seen.poisoned.roles == POISON

@@ -1,0 +1,101 @@
+"""Stealthiness in T, the pooled last block: can the backdoor be told from its target class, and does it keep meaning?
+
+Measured at the last epoch; what needs several epochs, S_dev and S1, is in `information/journal.py`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from raybd.metrics.base import Journal, Metric
+from raybd.metrics.information.decode import decodable
+from raybd.metrics.information.estimate import named
+from raybd.metrics.information.groups import FEWEST, target_of
+from raybd.metrics.information.journal import stealth
+from raybd.metrics.information.passes import classifier, noisy
+from raybd.metrics.information.silhouette import silhouettes
+from raybd.models.noise import own_draws
+from raybd.seeds import derive, stream
+from raybd.types import COVER, POISON, Evidence
+
+DECODERS = ("logistic", "stiff", "neighbours")
+DRAWS = 4  # noise draws of an image, of which the first is decoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stealthiness(Metric):
+    """S2 and silhouettes, each with its null: what the same measurement says of the clean twin.
+
+    stealth/decodability: I(B;T | label = target), B saying whether an image is poisoned; 0: not to be told apart. At
+    most H(B | label = target). null: as many images of the twin's target class, flagged at random.
+    stealth/semantics: I(S;T | B = 1), S being the true class; at most H(S). null: the same images without trigger in
+    the twin, which is what there is to keep.
+    stealth/silhouette/...: of T in units of its noise; see `silhouette.py`.
+    stealth/count/...: images; of fewer than 32 poisoned ones, or of clean ones of the target, nothing is said.
+    """
+
+    every_probe: ClassVar[bool] = False
+    needs_twin: ClassVar[bool] = True
+
+    samples: int = 512  # images of the target class, and of the backdoor, at most
+
+    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+        """stealth/... as above; of an attack with several targets nothing but the count."""
+        roles, target = seen.poisoned.roles, target_of(seen.poisoned)
+        whole = (seen.poisoned.images.y == (-1 if target is None else target)) & (roles != COVER)
+        poison, clean = int((roles == POISON).sum()), int((whole & (roles != POISON)).sum())
+        found: dict[str, float | Tensor] = {
+            "stealth/count/backdoor": float(poison),
+            "stealth/count/target_clean": clean,
+        }
+        if target is None or min(poison, clean) < FEWEST or seen.twin is None:
+            return found
+        with own_draws(seen.seed, "stealthiness", seen.epoch, device=roles.device):
+            found |= self._decodability(seen, seen.twin, self._some(whole, seen.seed))
+            found |= self._semantics(seen, seen.twin, self._some(roles == POISON, seen.seed))
+            found |= self._silhouettes(seen, seen.twin, self._some(roles != COVER, seen.seed))
+        return found
+
+    def conclude(self, journal: Journal) -> dict[str, float]:
+        """S_dev and S1, from the mutual information at all probes."""
+        return stealth(journal)
+
+    def _some(self, mask: Tensor, seed: int) -> Tensor:
+        """At most `samples` of the images in `mask` (N,), as indices."""
+        index = mask.nonzero().squeeze(1)
+        order = torch.randperm(len(index), generator=stream(seed, "stealthiness"))[: self.samples]
+        return index[order.to(index.device)]
+
+    def _decodability(self, seen: Evidence, twin: nn.Module, index: Tensor) -> dict[str, float]:
+        flag = (seen.poisoned.roles[index] == POISON).long()
+        clean = (seen.data.train.y == seen.poisoned.images.y[index[0]]).nonzero().squeeze(1)[: len(index)]
+        chance = flag[torch.randperm(len(flag), generator=stream(seen.seed, "flags")).to(flag.device)][: len(clean)]
+        seed = derive(seen.seed, "folds")
+        parts = {
+            "decodability": decodable(self._draws(seen.model, seen.poisoned.images.x[index]), flag, DECODERS, seed),
+            "decodability/null": decodable(self._draws(twin, seen.data.train.x[clean]), chance, DECODERS, seed),
+        }
+        return named(parts, "stealth", ("error", "ceiling"))
+
+    def _semantics(self, seen: Evidence, twin: nn.Module, index: Tensor) -> dict[str, float]:
+        true, seed = seen.poisoned.true[index], derive(seen.seed, "folds")
+        parts = {
+            "semantics": decodable(self._draws(seen.model, seen.poisoned.images.x[index]), true, DECODERS, seed),
+            "semantics/null": decodable(self._draws(twin, seen.data.train.x[index]), true, DECODERS, seed),
+        }
+        return named(parts, "stealth", ("error", "ceiling"))
+
+    def _silhouettes(self, seen: Evidence, twin: nn.Module, index: Tensor) -> dict[str, float]:
+        labels, flag = seen.poisoned.images.y[index], seen.poisoned.roles[index] == POISON
+        own = noisy(classifier(seen.model), seen.poisoned.images.x[index], DRAWS)
+        null = noisy(classifier(twin), seen.data.train.x[index], DRAWS)
+        found = {f"stealth/silhouette/{name}": value for name, value in silhouettes(own, labels, flag).items()}
+        return found | {
+            f"stealth/silhouette/{name}/null": value for name, value in silhouettes(null, labels, flag).items()
+        }
+
+    def _draws(self, model: nn.Module, x: Tensor) -> Tensor:
+        """One draw of T (M, D) of the bytes `x`."""
+        return noisy(classifier(model), x, 1)[:, 0]

@@ -1,0 +1,117 @@
+"""Information between T and labels: discrete truths, planted and absent flags."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import mutual_info_score, silhouette_score
+from torch import Tensor
+
+from raybd.metrics.information.decode import decodable
+from raybd.metrics.information.silhouette import silhouettes
+
+DECODERS = ("logistic", "stiff", "neighbours")
+
+
+def entropy(*shares: float) -> float:
+    return -sum(p * math.log(p) for p in shares)
+
+
+def flags(rate: float, n: int, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Poison flag and label of an all-to-one attack on class 0 that takes an equal share of every class."""
+    true = np.arange(n) % classes
+    flag = (np.arange(n) // classes) % round(1 / rate) == 0
+    return flag.astype(int), np.where(flag, 0, true)
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.1, 0.19364), (0.05, 0.10511)])
+def test_discrete_truths(rate: float, expected: float) -> None:
+    classes = 10
+    q0 = rate + (1 - rate) / classes
+    formula = rate * math.log(1 / q0) + (1 - rate) / classes * math.log(1 / (classes * q0))
+    formula += (classes - 1) / classes * (1 - rate) * math.log(1 / (1 - rate))
+    assert formula == pytest.approx(expected, abs=1e-5)
+    flag, label = flags(rate, 10_000)
+    assert mutual_info_score(flag, label) == pytest.approx(formula, abs=1e-9)
+    one_hot = torch.eye(classes)[label[:2000]] * 50
+    found = decodable(one_hot, torch.tensor(flag[:2000]), DECODERS, seed=0)
+    assert found.lower == pytest.approx(expected, abs=0.005)
+    assert found.lower <= found.ceiling == pytest.approx(entropy(rate, 1 - rate), abs=1e-6)
+
+
+def test_entropies_of_the_specification() -> None:
+    flag, label = flags(0.1, 10_000)
+    counts = np.bincount(label) / len(label)
+    assert entropy(*counts) == pytest.approx(2.26597, abs=5e-6)
+    assert entropy(0.1, 0.9) == pytest.approx(0.32508, abs=5e-6)
+    share = flag[label == 0].mean()
+    assert entropy(share, 1 - share) == pytest.approx(0.69176, abs=2e-5)
+
+
+def target_class(seed: int, n: int = 950, d: int = 32) -> tuple[Tensor, Tensor]:
+    """T of a target class and flags with the proportions 5000 / 9500."""
+    rng = torch.Generator().manual_seed(seed)
+    flag = (torch.randperm(n, generator=rng) < round(n * 5000 / 9500)).long()
+    return torch.randn(n, d, generator=rng), flag
+
+
+def test_a_random_flag_is_not_decodable() -> None:
+    for seed in range(3):
+        found = decodable(*target_class(seed), DECODERS, seed)
+        assert 0 <= found.lower <= max(2 * found.error, 0.01)
+
+
+def test_a_planted_offset_raises_it_to_the_entropy() -> None:
+    t, flag = target_class(0)
+    values = []
+    for offset in (0.0, 0.5, 1.0, 8.0):
+        found = decodable(t + offset * flag[:, None] * (torch.arange(32) < 4), flag, DECODERS, 0)
+        assert found.ceiling == pytest.approx(0.6918, abs=2e-4)
+        assert found.lower <= found.ceiling
+        values.append(found.lower)
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(0.6918, abs=0.01)
+
+
+def test_a_gaussian_offset_against_its_integral() -> None:
+    """One coordinate, +-a with noise 1: I = ln 2 - E ln(1 + exp(-2 a (a + e)))."""
+    rng, a = torch.Generator().manual_seed(0), 1.0
+    flag = torch.arange(2000) % 2
+    t = a * (2.0 * flag[:, None] - 1) + torch.randn(2000, 1, generator=rng)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    truth = math.log(2) - weights @ np.log1p(np.exp(-2 * a * (a + nodes))) / math.sqrt(2 * math.pi)
+    found = decodable(t, flag, ("logistic",), 0)
+    assert found.lower == pytest.approx(truth, abs=2 * found.error)
+
+
+def test_scaling_coordinates_and_naming_labels_change_nothing() -> None:
+    t, flag = target_class(1)
+    t[:, 0] += 2 * flag
+    before = decodable(t, flag, DECODERS, 0)
+    after = decodable(t * torch.logspace(-2, 2, 32) + 5, 7 * flag + 3, DECODERS, 0)
+    assert after.lower == pytest.approx(before.lower, abs=1e-3)
+
+
+def test_one_label_tells_nothing_and_rare_ones_are_left_out() -> None:
+    t, _ = target_class(0, n=120)
+    assert decodable(t, torch.zeros(120, dtype=torch.int64), DECODERS, 0).upper == 0  # I(T;Y) within a class
+    labels = torch.arange(120) % 2
+    labels[:9] = 5
+    assert decodable(t, labels, DECODERS, 0).samples == 111
+
+
+def test_silhouettes_by_scikit_learn_and_by_construction() -> None:
+    rng = torch.Generator().manual_seed(0)
+    labels, flag = torch.arange(150) % 3, torch.arange(150) % 6 == 0  # half of class 0 is poisoned
+    centres = 10.0 * torch.eye(4)[torch.where(flag, 3, labels)]
+    draws = centres[:, None] + torch.randn(150, 64, 4, generator=rng)
+    found = silhouettes(draws, labels, flag)
+    split = torch.where(flag, 3, labels)
+    whole = float(silhouette_score(draws[:, 0].numpy(), split.numpy()))
+    weights = {"apart": 25, "target": 25, "clean": 100}
+    assert sum(found[k] * n for k, n in weights.items()) / 150 == pytest.approx(whole, abs=0.02)  # noise is near 1
+    assert found["apart"] > 0.7 > 0.5 > found["within"]
+    stretched = silhouettes(draws * torch.tensor([1.0, 10, 100, 0.1]), labels, flag)
+    assert stretched == pytest.approx(found, abs=1e-4)
+    assert silhouettes(draws, labels, torch.zeros(150, dtype=torch.bool)) == {}

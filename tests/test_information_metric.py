@@ -1,0 +1,254 @@
+"""The metrics on trained networks: groups, controls, reproducibility, data processing, and their nulls over seeds."""
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raybd.attacks import BadNets
+from raybd.attacks.recipe import Recipe
+from raybd.metrics.information.channel import known_channel, whitened_channel
+from raybd.metrics.information.groups import choose
+from raybd.metrics.information.journal import gap
+from raybd.metrics.information.passes import noisy
+from raybd.metrics.information.plugin import coordinates, plug_in, plug_in_scores
+from raybd.metrics.mutual_information import MutualInformation
+from raybd.metrics.stealthiness import Stealthiness
+from raybd.models import Classifier, build_model
+from raybd.models.noise import own_draws
+from raybd.training import TrainConfig, fit
+from raybd.types import CLEAN, POISON, Data, Evidence, Images, Poisoned
+
+QUICK = MutualInformation(samples=48, passes=8)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def trained(data: Data, images: Images, seed: int, epochs: int = 5) -> nn.Module:
+    torch.manual_seed(seed)
+    model = build_model("small_cnn", data.train.shape, 10, data.mean, data.std, noise=0.4)
+    for _ in fit(model, images, TrainConfig(epochs=epochs), seed):
+        pass
+    return model.eval()
+
+
+def evidence(data: Data, poisoned: Poisoned, model: nn.Module, twin: nn.Module, seed: int = 0) -> Evidence:
+    none = torch.zeros(0)
+    return Evidence(model, data, poisoned, data.test, none, none, none, seed=seed, epoch=5, last=True, twin=twin)
+
+
+@dataclass
+class Trial:
+    data: Data
+    poisoned: Poisoned
+    seen: Evidence
+    found: dict[str, float | Tensor]
+
+
+@pytest.fixture(scope="module")
+def trial(digits: Data) -> Trial:
+    torch.set_num_threads(1)
+    poisoned = Recipe(BadNets(), 0.1, 0).poison(digits.train, 10)
+    networks = [trained(digits, images, 0) for images in (poisoned.images, digits.train)]
+    seen = evidence(digits, poisoned, *networks)
+    return Trial(digits, poisoned, seen, QUICK.measure(seen))
+
+
+def number(value: float | Tensor) -> float:
+    assert isinstance(value, float)
+    return value
+
+
+def test_every_group_has_its_estimates(trial: Trial) -> None:
+    found = trial.found
+    groups = ["backdoor", "target_clean", "target", "target_mix", "random"] + [f"clean_{c}" for c in (1, 3, 5, 7)]
+    for kind, ceiling in (("xt", math.log(48)), ("ty", math.log(48 * 4))):
+        for group in groups:
+            name = f"mi/{kind}/{group}"
+            assert found[f"{name}/ceiling"] == pytest.approx(ceiling)
+            assert number(found[f"{name}/lower"]) <= number(found[name]) <= number(found[f"{name}/upper"])
+            assert number(found[f"{name}/lower"]) <= ceiling
+            assert number(found[f"{name}/error"]) > 0
+            assert found[f"{name}/saturated"] == float(number(found[f"{name}/lower"]) > 0.95 * ceiling)
+            assert f"mi/control/{kind}/{group}" in found
+    assert found["mi/samples"] == 48
+    assert found["mi/count/backdoor"] == 130
+    assert 0 < number(found["mi/noise_ratio"]) < 1
+    assert 0 < number(found["mi/st/backdoor"]) <= number(found["mi/st/backdoor/ceiling"]) <= math.log(9)
+    assert all(math.isfinite(value) for value in found.values() if isinstance(value, float))
+
+
+def test_badnets_keeps_more_than_a_clean_class_for_it_mixes_classes(trial: Trial) -> None:
+    """The specification's finding on digits: the excess over clean classes is there, and so is its explanation."""
+    found = trial.found
+    clean = sum(number(found[f"mi/xt/clean_{c}"]) for c in (1, 3, 5, 7)) / 4
+    assert number(found["mi/xt/backdoor"]) > clean + 0.2
+    assert number(found["mi/control/xt/backdoor"]) > clean + 0.2
+    assert number(found["mi/st/backdoor"]) > 1
+
+
+def test_measuring_is_reproducible_and_changes_nothing(trial: Trial) -> None:
+    state = torch.random.get_rng_state()
+    weights = copy.deepcopy(trial.seen.model.state_dict())
+    again = QUICK.measure(trial.seen)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(value, weights[name]) for name, value in trial.seen.model.state_dict().items())
+    for name, value in trial.found.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(again[name]))
+    other = QUICK.measure(replace(trial.seen, epoch=6))
+    assert other["mi/xt/backdoor"] != again["mi/xt/backdoor"]
+
+
+def test_the_map_is_of_the_groups(trial: Trial) -> None:
+    drawn = trial.found["mi/map"]
+    assert isinstance(drawn, Tensor)
+    assert drawn.shape == (6 * 48, 4)
+    assert drawn[:, 3].sum() == 48
+    assert set(drawn[drawn[:, 3] == 1, 2].tolist()) == {0.0}
+
+
+def test_groups_are_what_they_are_called(trial: Trial) -> None:
+    poisoned = trial.poisoned
+    groups = choose(poisoned, 48, 4, 0)
+    roles, y = poisoned.roles[groups.index], poisoned.images.y[groups.index]
+    kinds = {name: (roles[rows] == POISON, y[rows]) for name, rows in groups.members.items()}
+    assert groups.target == 0
+    assert all(len(rows) == 48 for rows in groups.members.values())
+    for name, share in (("backdoor", 1.0), ("target_clean", 0.0), ("target_mix", 0.5), ("target", 130 / 258)):
+        poison, labels = kinds[name]
+        assert (labels == 0).all()
+        assert float(poison.float().mean()) == pytest.approx(share, abs=0.5 / 48)
+    assert (kinds["clean_3"][1] == 3).all()
+    assert torch.bincount(kinds["random"][1]).tolist() == [0, 12, 0, 12, 0, 12, 0, 12]
+    small = choose(poisoned, 40, 4, 0)
+    for name in ("backdoor", "clean_5"):
+        assert set(small.index[small.members[name]].tolist()) <= set(groups.index[groups.members[name]].tolist())
+
+
+def test_a_group_too_small_is_counted_and_not_measured(digits: Data, trial: Trial) -> None:
+    few = Recipe(BadNets(), 0.01, 0).poison(digits.train, 10)
+    found = QUICK.measure(replace(trial.seen, poisoned=few))
+    assert found["mi/count/backdoor"] == 13
+    assert not any("backdoor/" in name or name.endswith("/backdoor") for name in found if "count" not in name)
+    assert "mi/xt/target_clean" in found
+    assert Stealthiness().measure(replace(trial.seen, poisoned=few)) == {
+        "stealth/count/backdoor": 13.0,
+        "stealth/count/target_clean": 128.0,
+    }
+
+
+def test_without_poison_there_are_clean_classes_only(digits: Data, trial: Trial) -> None:
+    clean = Recipe(BadNets(), 0.0, 0).poison(digits.train, 10)
+    model = trial.seen.model
+    found = QUICK.measure(replace(trial.seen, poisoned=clean, twin=model))
+    assert {name.split("/")[2] for name in found if name.startswith("mi/xt/")} == {
+        "clean_0",
+        "clean_2",
+        "clean_4",
+        "clean_6",
+        "random",
+    }
+    assert not any("control" in name for name in found)
+
+
+def test_only_at_its_epochs(trial: Trial) -> None:
+    seldom = replace(QUICK, epochs=(1, 5))
+    assert seldom.measure(replace(trial.seen, epoch=4, last=False)) == {}
+    assert "mi/xt/backdoor" in seldom.measure(replace(trial.seen, epoch=5, last=False))
+    assert "mi/xt/backdoor" in seldom.measure(replace(trial.seen, epoch=9, last=True))
+
+
+def test_refusals(digits: Data) -> None:
+    (problem,) = MutualInformation().problems(digits, 0.0)
+    assert "I(X;T) is infinite" in problem
+    assert MutualInformation().problems(digits, 0.4) == []
+    found = MutualInformation(samples=31, passes=1, classes=0).problems(digits, 0.4)
+    assert [line.partition(": ")[2] for line in found] == [
+        "samples 31 must be at least 32",
+        "passes 1 must be at least 2",
+        "classes 0 must be at least 1",
+    ]
+
+
+@torch.no_grad()
+def test_data_processing(trial: Trial) -> None:
+    """I(X;Y_pred) <= min(I(X;T), I(T;Y_pred)) in every group: lower bounds on the left, upper ones on the right."""
+    model, groups = cast("Classifier", trial.seen.model), choose(trial.poisoned, 48, 4, 0)
+    with own_draws(0, "test", device=CPU):
+        t = noisy(model, trial.poisoned.images.x[groups.index], 36)
+        y = model.classify(t)
+    axes = coordinates(y[:, :32].unflatten(0, (-1, 48)))
+    z = (y @ axes.T)[groups.table]
+    left = [value.lower for value in plug_in(plug_in_scores(z[:, :, :32], z[:, :, 32:]))]
+    sent, received = (part[groups.table] for part in whitened_channel(t[:, 32:], y[:, 32:], model.head, model.noise))
+    right = [value.upper for value in known_channel(sent, received)]
+    image = [number(trial.found[f"mi/xt/{group}/upper"]) for group in groups.members]
+    assert len(left) == 9
+    assert all(a <= min(b, c) for a, b, c in zip(left, right, image, strict=True))
+    assert max(left) > 1
+
+
+def flagged(data: Data, seed: int) -> Poisoned:
+    """Nothing poisoned: a tenth of the images, of all classes, is called so."""
+    roles = torch.full((len(data.train),), CLEAN, dtype=torch.uint8)
+    roles[torch.randperm(len(roles), generator=torch.Generator().manual_seed(seed))[:130]] = POISON
+    return replace(Recipe(BadNets(), 0.0, 0).poison(data.train, 10), roles=roles)
+
+
+def test_s1_of_two_clean_networks_is_nothing(digits: Data) -> None:
+    """Difference in differences of a random flag between networks of two seeds: 0 within 2 errors, 9 times of 10."""
+    networks = [trained(digits, digits.train, seed) for seed in range(11)]
+    hits = {"xt": 0, "ty": 0}
+    for seed, (model, twin) in enumerate(zip(networks, networks[1:], strict=False)):
+        found = QUICK.measure(evidence(digits, flagged(digits, seed), model, twin, seed))
+        numbers = {name: value for name, value in found.items() if isinstance(value, float)}
+        for kind in hits:
+            value, error = gap(numbers, kind, "backdoor")
+            hits[kind] += abs(value) <= 2 * error
+    assert min(hits.values()) >= 9, hits
+
+
+def test_stealthiness_of_a_patch(trial: Trial) -> None:
+    found = Stealthiness().measure(trial.seen)
+    ceiling = -sum(p * math.log(p) for p in (130 / 258, 128 / 258))
+    assert found["stealth/decodability/ceiling"] == pytest.approx(ceiling)
+    assert number(found["stealth/decodability"]) > 0.3
+    null, error = (number(found[f"stealth/decodability/null{end}"]) for end in ("", "/error"))
+    assert 0 <= null <= max(2 * error, 0.01)
+    assert 1 < number(found["stealth/semantics"]) <= number(found["stealth/semantics/ceiling"]) <= math.log(9)
+    for part in ("apart", "within", "target", "clean"):
+        assert -1 <= number(found[f"stealth/silhouette/{part}"]) <= 1
+        assert f"stealth/silhouette/{part}/null" in found
+
+
+def test_a_random_flag_is_stealthy(digits: Data, trial: Trial) -> None:
+    """A random part of the target class called poisoned: decodability 0 within its error."""
+    roles = torch.zeros_like(trial.poisoned.roles)
+    target = (digits.train.y == 0).nonzero().squeeze(1)
+    roles[target[::3]] = POISON
+    clean = replace(Recipe(BadNets(), 0.0, 0).poison(digits.train, 10), roles=roles)
+    found = Stealthiness().measure(replace(trial.seen, poisoned=clean, model=trial.seen.twin))
+    value, error = (number(found[f"stealth/decodability{end}"]) for end in ("", "/error"))
+    assert 0 <= value <= max(2 * error, 0.01)
+
+
+def test_trained_critics_follow_the_network(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raybd.metrics.information.audit.COLD", 12)
+    monkeypatch.setattr("raybd.metrics.information.audit.WARM", 3)
+    metric = MutualInformation(samples=32, passes=4, classes=1, trained=True)
+    model = copy.deepcopy(trial.seen.model)
+    first = metric.measure(replace(trial.seen, model=model, last=False))
+    assert not any(name.endswith("/cold") for name in first)
+    second = metric.measure(replace(trial.seen, model=model, epoch=9))
+    for kind in ("xt", "ty"):
+        name = f"mi/trained/{kind}/backdoor"
+        assert number(second[name]) <= math.log(32)
+        assert second[f"{name}/follows"] == float(abs(number(second[name]) - number(second[f"{name}/cold"])) < 0.1)
