@@ -9,6 +9,8 @@ import pandas as pd
 from analysis.table import aligned, spread
 
 SEED = "params.seed"
+GAP = "metrics.smoothness/gap"
+CONTROLS = ("random_patch", "moved_patch", "random_direction")
 COLUMNS = {  # heading: metric, and its null on the clean twin
     "S1": ("stealth/s1", "stealth/s1/null"),
     "S_dev": ("stealth/s_dev", "stealth/s_dev/null"),
@@ -27,7 +29,7 @@ def signature_table(runs: pd.DataFrame) -> str:
     done = runs[(runs["status"] == "FINISHED") & (runs["params.poison_rate"].astype(float) > 0)]
     if "metrics.mi/xt/backdoor" not in done:
         return ""
-    table = pd.DataFrame({"attack": done["params.attack.name"], "rate": done["params.poison_rate"].astype(float)})
+    table = pd.DataFrame({"attack": attack_names(done), "rate": done["params.poison_rate"].astype(float)})
     for kind in ("xt", "ty"):
         table[kind], table[f"{kind} null"] = _excess(done, f"mi/{kind}"), _excess(done, f"mi/control/{kind}")
     table["st"] = done["metrics.mi/st/backdoor"]
@@ -47,19 +49,23 @@ def signature_table(runs: pd.DataFrame) -> str:
 def smoothing_table(runs: pd.DataFrame, judge: Judge) -> str:
     """One line an attack, poison rate and sigma: the gap W(clean) - W(triggered) in nats, and what `judge` says of it.
 
-    The same trigger's gap on clean twins is that of the runs at rate 0. "" where the runs hold no such numbers.
+    The gap on clean twins is that of the twin of each trial where it was measured, else that of the runs at rate 0.
+    "" where the runs hold no such numbers.
     """
     done = runs[runs["status"] == "FINISHED"]
-    start = "metrics.smoothness/gap/triggered/sigma_"
-    lines = [["attack", "rate", "sigma", "seeds", "gap (nats), 95 %", "on clean twins", "verdict"]]
-    for name in sorted(str(column) for column in done if str(column).startswith(start)):
-        keys = [done["params.attack.name"], done["params.poison_rate"].astype(float), done[SEED]]
-        gaps = done[name].groupby(keys).mean().dropna().unstack(SEED)
-        for attack, rate in gaps.index:
-            if rate > 0:
-                twins = gaps.loc[(attack, 0.0)] if (attack, 0.0) in gaps.index else gaps.iloc[0] * np.nan
-                own = [str(attack), f"{rate:g}", name.removeprefix(start)]
-                lines.append(own + _judged(gaps.loc[(attack, rate)].dropna(), twins, judge))
+    lines = [["attack", "rate", "sigma", "seeds", "gap (nats), 95 %", "on clean twins", "largest control", "verdict"]]
+    for sigma in sorted(name.removeprefix(f"{GAP}/triggered/sigma_") for name in _measured(done, "triggered")):
+        gaps = _by_seed(done, "triggered", sigma)
+        twins = _by_seed(done, "twin_triggered", sigma)
+        controls = {name: found for name in CONTROLS if not (found := _by_seed(done, name, sigma)).empty}
+        for key in gaps.index[gaps.index.get_level_values("rate") > 0]:
+            own = gaps.loc[key].dropna()
+            beside = {
+                name: found.loc[key][own.index].tolist() for name, found in controls.items() if key in found.index
+            }
+            clean = twins.loc[key] if key in twins.index else _at_no_poison(gaps, key)
+            numbers = _judged(own, clean.reindex(own.index), beside, judge)
+            lines.append([str(key[0]), f"{key[1]:g}", sigma, *numbers])
     return aligned(lines) if len(lines) > 1 else ""
 
 
@@ -68,12 +74,22 @@ def gaps_of(runs: pd.DataFrame, sigma: str) -> pd.DataFrame:
     done = runs[(runs["status"] == "FINISHED") & (runs["params.poison_rate"].astype(float) > 0)]
     return pd.DataFrame(
         {
-            "attack": done["params.attack.name"],
+            "attack": attack_names(done),
             "poison_rate": done["params.poison_rate"].astype(float),
             "attack_success": done["metrics.attack_success"],
-            "gap": done[f"metrics.smoothness/gap/triggered/sigma_{sigma}"],
+            "gap": done[f"{GAP}/triggered/sigma_{sigma}"],
         }
     ).dropna()
+
+
+def attack_names(runs: pd.DataFrame) -> "pd.Series[str]":
+    """Each run's attack, with those of its settings that differ between runs of the same attack."""
+    names = runs["params.attack.name"].astype(str)
+    for column in [str(name) for name in runs if str(name).startswith("params.attack.") and name != names.name]:
+        varies = runs[column].groupby(runs["params.attack.name"]).transform("nunique") > 1
+        setting = " " + column.rpartition(".")[2] + "=" + runs[column].astype(str)
+        names = names.where(~varies, names + setting)
+    return names
 
 
 def _excess(runs: pd.DataFrame, prefix: str) -> "pd.Series[float]":
@@ -90,8 +106,30 @@ def _number(cell: pd.DataFrame, name: str, null: str | None) -> str:
     return own if null is None else f"{own} ({cell[null].mean():.2f})"
 
 
-def _judged(gaps: "pd.Series[float]", twins: "pd.Series[float]", judge: Judge) -> list[str]:
-    clean = twins[gaps.index].tolist() if twins[gaps.index].notna().all() else []
-    found = judge(gaps.tolist(), clean, {})
+def _measured(runs: pd.DataFrame, variant: str) -> list[str]:
+    return [str(name) for name in runs if str(name).startswith(f"{GAP}/{variant}/sigma_")]
+
+
+def _by_seed(runs: pd.DataFrame, variant: str, sigma: str) -> pd.DataFrame:
+    """The gap of a variant: a line an attack and rate, a column a seed, each the mean over complexities."""
+    name = f"{GAP}/{variant}/sigma_{sigma}"
+    if name not in runs:
+        return pd.DataFrame()
+    attack = attack_names(runs).rename("attack")
+    rate = runs["params.poison_rate"].astype(float).rename("rate")
+    return runs[name].groupby([attack, rate, runs[SEED]]).mean().dropna().unstack(SEED)
+
+
+def _at_no_poison(gaps: pd.DataFrame, key: Any) -> "pd.Series[float]":
+    return gaps.loc[(key[0], 0.0)] if (key[0], 0.0) in gaps.index else pd.Series(dtype=float)
+
+
+def _judged(
+    gaps: "pd.Series[float]", twins: "pd.Series[float]", controls: dict[str, list[float]], judge: Judge
+) -> list[str]:
+    clean = twins.tolist() if twins.notna().all() else []
+    found = judge(gaps.tolist(), clean, controls)
     interval = f"{found.gap.mean:.3f} [{found.gap.low:.3f}, {found.gap.high:.3f}]"
-    return [str(len(gaps)), interval, f"{np.mean(clean):.3f}" if clean else "-", found.verdict]
+    largest = max(controls, key=lambda name: float(np.mean(controls[name])), default="")
+    beside = f"{largest} {np.mean(controls[largest]):.3f}" if largest else "-"
+    return [str(len(gaps)), interval, f"{np.mean(clean):.3f}" if clean else "-", beside, found.verdict]

@@ -1,6 +1,6 @@
 """Attacks that write, add or blend in place, each against its published definition worked out pixel by pixel.
 
-The numbers (coordinates, colours, amplitudes) are those of specs/attacks_and_peers.md, written down here by hand.
+The numbers (coordinates, colours, amplitudes) are those of the papers and toolkits, written down here by hand.
 """
 
 import math

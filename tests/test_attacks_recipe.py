@@ -1,6 +1,6 @@
 """Recipes and the gate: whom a rate means, and every silent failure of the peers, planted and refused.
 
-The failures are those of specs/attacks_and_peers.md, "Silent failures found in the peers".
+The planted failures are some that toolkits have, or had, without saying so.
 """
 
 from dataclasses import dataclass, replace

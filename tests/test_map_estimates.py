@@ -89,7 +89,7 @@ def test_jeffreys_quantiles():
     # Beta(1/2, 3/2) and Beta(3/2, 1/2) mirror each other; Beta(1/2, 1/2) has F(x) = (2 / pi) asin(sqrt x)
     assert jeffreys(0, 0, 0.05) == pytest.approx(math.sin(0.05 * math.pi / 2) ** 2)
     assert jeffreys(0, 1, 0.95) == pytest.approx(1 - jeffreys(1, 1, 0.05))
-    assert jeffreys(5, 5, 0.05) == pytest.approx(0.69, abs=0.005)  # specs/learning_curves.md, section 6
+    assert jeffreys(5, 5, 0.05) == pytest.approx(0.69, abs=0.005)
     assert jeffreys(4, 5, 0.05) == pytest.approx(0.44, abs=0.005)
     assert chance_defended(2, 3) == 2.5 / 4
 

@@ -39,7 +39,7 @@ def seed_interval(values: Sequence[float]) -> Interval:
 
 
 def judge(gaps: Sequence[float], clean_gaps: Sequence[float], controls: Mapping[str, Sequence[float]]) -> Verdict:
-    """The acceptance rule (specs/smoothing.md, 1.6) on one number a seed, all in the same order of seeds.
+    """The acceptance rule on one number a seed, all in the same order of seeds.
 
     Smoothing is shown when the trigger's gap is above 0 by its interval over at least five seeds, above the gap of
     every non-adversarial control (random patch, moved patch, random direction) by the interval of their paired

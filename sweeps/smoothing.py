@@ -1,0 +1,57 @@
+"""Does a backdoor smooth the network around triggered images? Attack x poison rate x strength, with all controls.
+
+python sweeps/smoothing.py                                                        digits, five seeds
+python sweeps/smoothing.py --data mnist --data-root data --epochs 3 --probes 3    the same on MNIST
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from analysis.signatures import attack_names, gaps_of, smoothing_table
+from raybd.metrics.smoothing.figures import draw_gaps, draw_levels
+from raybd.metrics.smoothing.verdict import judge
+from raybd.sweep.command import main
+from raybd.sweep.options import SweepOptions
+from raybd.tracking import load_runs
+
+SHOWN = ("clean", "triggered", "random_patch", "moved_patch", "random_direction", "target_class")
+PRESETS = {
+    "quick": SweepOptions(
+        name="smoothing",
+        attacks=("badnets", "badnets:size=1", "blended", "blended:alpha=0.05", "wanet"),
+        poison_rates=(0.01, 0.1),
+        seeds=5,
+        weight_decays=(5e-4,),
+        widths=(1.0,),
+        probes=(20,),
+        metrics=("smoothness:plan=standard", "stealth"),
+    ),
+}
+
+
+def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
+    """The verdict on each attack, the gap over all trials, and W over sigma for each attack at its highest rate."""
+    runs = load_runs(name, tracking_uri)
+    runs = runs[runs["status"] == "FINISHED"]
+    start = "metrics.smoothness/clean/sigma_"
+    sigmas = sorted((str(c).removeprefix(start) for c in runs if str(c).startswith(start)), key=float)
+    pictures = []
+    for sigma in sigmas:
+        pictures.append(folder / f"gap_{sigma}.png")
+        draw_gaps(gaps_of(runs, sigma), f"{name}: smoothing at sigma {sigma}").savefig(pictures[-1])
+    highest = runs[runs["params.poison_rate"].astype(float) == runs["params.poison_rate"].astype(float).max()]
+    for attack, cell in highest.groupby(attack_names(highest)):
+        columns = {v: [f"metrics.smoothness/{v}/sigma_{sigma}" for sigma in sigmas] for v in SHOWN}
+        levels = {v: cell[names].to_numpy(dtype=float) for v, names in columns.items() if names[0] in cell}
+        levels = {v: values[np.isfinite(values).all(1)] for v, values in levels.items()}
+        pictures.append(folder / f"levels_{str(attack).replace(' ', '_')}.png")
+        draw_levels(levels, [float(sigma) for sigma in sigmas], str(attack)).savefig(pictures[-1])
+    table = smoothing_table(runs, judge)
+    (folder / "smoothing.txt").write_text(table + "\n")
+    return table + f"\n\nPictures: {folder}", [folder / "smoothing.txt", *pictures]
+
+
+if __name__ == "__main__":
+    sys.exit(main(PRESETS, summarise))

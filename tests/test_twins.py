@@ -1,0 +1,127 @@
+"""Clean twins: trained once, the same network that a trial without poison trains, and never in the way of another."""
+
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from raybd.attacks import BadNets, Blended
+from raybd.config import ModelConfig, TrialConfig
+from raybd.metrics import Accuracy
+from raybd.metrics.smoothness import Smoothness
+from raybd.models import build_model
+from raybd.training import TrainConfig
+from raybd.trial import run_trial
+from raybd.twins import Twins, twin_of
+from raybd.types import Data, Report
+
+QUICK = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.0, probes=(1, 3))
+
+
+def timeless(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name != "seconds/trial"}
+
+
+def test_a_trial_without_poison_is_the_same_with_and_without_shared_twins(digits: Data, tmp_path: Path) -> None:
+    alone, shared = [], []
+    plain = run_trial(QUICK, digits, alone.append)
+    twins = Twins(tmp_path)
+    for _ in range(2):  # the one that trains, and one that replays
+        shared.clear()
+        again = run_trial(QUICK, digits, shared.append, twins=twins)
+        assert timeless(again.metrics) == timeless(plain.metrics)
+        pairs = zip(plain.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+        assert [(r.epoch, timeless(r.metrics)) for r in shared] == [(r.epoch, timeless(r.metrics)) for r in alone]
+
+
+def test_a_twin_is_trained_once_for_all_attacks(digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+    from raybd.defences.none import fit as real
+
+    def counting(*args: object) -> object:
+        trained.append(1)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("raybd.defences.none.fit", counting)
+    for attack in (BadNets(), Blended(), BadNets(target=3)):
+        run_trial(replace(QUICK, attack=attack), digits, twins=Twins(tmp_path))
+    assert len(trained) == 1
+    run_trial(replace(QUICK, seed=1), digits, twins=Twins(tmp_path))
+    assert len(trained) == 2
+
+
+def test_twins_do_not_depend_on_what_is_measured_or_planted() -> None:
+    config = replace(QUICK, poison_rate=0.1, metrics=(Smoothness(),))
+    assert twin_of(config).key == twin_of(replace(config, attack=Blended(), metrics=(), poison_rate=0.2)).key
+    assert twin_of(config).key != twin_of(replace(config, model=ModelConfig(width=0.5))).key
+
+
+def test_an_interrupted_twin_goes_on(digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raybd.training.Checkpoint.save", _save_always)
+    config = replace(QUICK, train=TrainConfig(epochs=4), probes=(1, 4))
+    whole = run_trial(config, digits)
+    beats: list[int] = []
+
+    def stop() -> None:
+        beats.append(1)
+        if len(beats) == 3:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run_trial(config, digits, twins=Twins(tmp_path), beat=stop)
+    reports: list[Report] = []
+    resumed = run_trial(config, digits, reports.append, twins=Twins(tmp_path))
+    assert [r.epoch for r in reports] == [1, 2, 3, 4]
+    assert timeless(resumed.metrics) == timeless(whole.metrics)
+
+
+def test_two_processes_train_a_twin_once(digits: Data, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_train, args=(digits, tmp_path)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert len((tmp_path / "starts").read_text()) == 1
+
+
+def test_metrics_that_compare_get_the_twin_of_the_same_epoch(digits: Data, tmp_path: Path) -> None:
+    seen = []
+
+    class Looking(Accuracy):
+        needs_twin = True
+
+        def measure(self, evidence):  # type: ignore[no-untyped-def]
+            assert evidence.twin is not None
+            seen.append((evidence.epoch, evidence.twin.state_dict()["head.weight"].clone(), evidence.model))
+            return {}
+
+    config = replace(QUICK, poison_rate=0.1)
+    object.__setattr__(config, "metrics", (Looking(),))
+    run_trial(config, digits, twins=Twins(tmp_path))
+    [twin] = tmp_path.iterdir()
+    for epoch, weight, _ in seen:
+        assert torch.equal(weight, torch.load(twin / f"{epoch}.pt")["head.weight"])
+    assert [epoch for epoch, _, _ in seen] == [1, 3]
+    assert not torch.equal(seen[-1][1], seen[-1][2].state_dict()["head.weight"])
+
+
+def _save_always(self, state) -> None:  # type: ignore[no-untyped-def]
+    torch.save(state, self.path)
+
+
+def _train(data: Data, folder: Path) -> None:
+    torch.set_num_threads(1)
+
+    def beat() -> None:
+        epochs = list(folder.glob("*/epochs.part"))
+        if len(epochs) == 1 and len(epochs[0].read_text().splitlines()) == 1:
+            with (folder / "starts").open("a") as starts:
+                starts.write("x")
+
+    model = build_model("small_cnn", data.train.shape, 10, data.mean, data.std, width=0.25)
+    Twins(folder).train(QUICK, model, data, {1, 3}, beat)
