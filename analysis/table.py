@@ -52,12 +52,14 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 def attack_table(runs: pd.DataFrame) -> str:
     """Markdown: each attack's clean accuracy, success and robust accuracy at each poison rate, mean ± deviation.
 
-    `runs` as `raybd.tracking.load_runs` gives them. In % over the seeds; the deviation is that of a single seed.
+    `runs` as `raybd.tracking.load_runs` gives them. In % over the seeds; the deviation is that of a single seed. "twin
+    ASR" is the success of the same trigger on networks trained without poison.
     """
     done = runs[runs["status"] == "FINISHED"]
     rates = done["params.poison_rate"].astype(float)
-    lines = ["| attack | rate | seeds | ACC % | ASR % | RA % |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
-    for (attack, rate), cell in done.groupby([done["params.attack.name"], rates]):
-        shares = [spread(cell[f"metrics.{name}"].tolist()) for name in SHARES]
+    twins = done[rates == 0].groupby("params.attack.name")["metrics.attack_success"].apply(list).to_dict()
+    lines = ["| attack | rate | seeds | ACC % | ASR % | RA % | twin ASR % |", "| --- " + "| ---: " * 6 + "|"]
+    for (attack, rate), cell in done[rates > 0].groupby([done["params.attack.name"], rates]):
+        shares = [spread(cell[f"metrics.{name}"].tolist()) for name in SHARES] + [spread(twins.get(attack, []))]
         lines.append(f"| {attack} | {rate:.3g} | {len(cell)} | {' | '.join(shares)} |")
     return "\n".join(lines)

@@ -77,9 +77,8 @@ def test_the_readme_s_sweep_commands(command: str, tmp_path: Path) -> None:
     words = shlex.split(command, comments=True)
     if "cifar10" in words:
         words += ["--data", "digits"]  # the files of CIFAR-10 are the reader's to bring
-    done = subprocess.run(
-        [sys.executable, str(ROOT / words[1]), *words[2:]], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    words = [str(ROOT / word) if word.endswith(".py") else word for word in words[1:]]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -110,7 +110,8 @@ def test_failed_runs_and_missing_twins() -> None:
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_attack_table(seeds: int) -> None:
     shares = {"accuracy/clean": 0.99, "attack_success": 0.5, "accuracy/robust": 0.25}
-    runs = pd.DataFrame([run(0.1, seed, **shares) for seed in range(seeds)])
+    runs = pd.DataFrame([run(0.1, seed, **shares) for seed in range(seeds)] + [run(0.0, 0, attack_success=0.01)])
     spread = "" if seeds == 1 else " ± 0.0"
-    expected = f"| badnets | 0.1 | {seeds} | 99.0{spread} | 50.0{spread} | 25.0{spread} |"
+    expected = f"| badnets | 0.1 | {seeds} | 99.0{spread} | 50.0{spread} | 25.0{spread} | 1.0 |"
     assert attack_table(runs).splitlines()[-1] == expected
+    assert len(attack_table(runs).splitlines()) == 3

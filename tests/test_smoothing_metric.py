@@ -13,9 +13,10 @@ from raybd.metrics.smoothing.adversarial import pgd, universal
 from raybd.metrics.smoothing.certificate import lipschitz_violations as found_by
 from raybd.metrics.smoothing.controls import is_patch, moved, moved_patch, random_patch, support
 from raybd.metrics.smoothing.entropy import grassberger, plug_in
+from raybd.metrics.smoothing.noise import noise
 from raybd.metrics.smoothing.plans import PLANS, VARIANTS
 from raybd.metrics.smoothing.scene import scene, variants
-from raybd.metrics.smoothness import Smoothness
+from raybd.metrics.smoothness import Smoothness, measure
 from raybd.seeds import stream
 from raybd.types import Data, Evidence, Images
 from tests.smoothing_cases import evidence, poisoned, stamped, trained
@@ -84,6 +85,9 @@ def test_equal_length_patterns_of_a_scene() -> None:
         assert torch.allclose((images - at.clean).flatten(1).norm(dim=1), at.lengths, atol=1e-3)
     again = variants(scene(trained(0.1, 0), 10), ("random_direction",))["random_direction"]
     assert torch.equal(again, made["random_direction"][:10])  # fewer points are among more
+    around = noise(at.seed, at.points, 0, (1, 8, 8), torch.device("cpu"))[:, 0]
+    along = torch.cosine_similarity((made["random_direction"] - at.clean).flatten(1), around.flatten(1))
+    assert along.mean().abs() < 0.2  # no direction that is drawn again as noise around its point
 
 
 def test_adversarial_patterns_reach_the_wanted_class() -> None:
@@ -138,6 +142,9 @@ def test_every_variant_has_its_numbers_and_its_votes() -> None:
     for variant in paired:
         assert -2.4 < single[f"smoothness/gap/{variant}/sigma_0.2"] < 2.4
         assert single[f"smoothness/lipschitz_violations/{variant}/sigma_0.2"] == 0
+        clean = "twin_clean" if variant.startswith("twin") else "clean"
+        apart = single[f"smoothness/{clean}/sigma_0.2"] - single[f"smoothness/{variant}/sigma_0.2"]
+        assert single[f"smoothness/gap/{variant}/sigma_0.2"] == pytest.approx(apart)
     assert single["smoothness/triggered/wanted/sigma_0.2"] > 0.9
     assert single["smoothness/pgd/wanted/sigma_0.2"] > 0.9
     assert 0 < single["smoothness/eta/sigma_0.2"] <= 1
@@ -169,7 +176,9 @@ def test_the_same_seed_gives_the_same_numbers_and_leaves_the_rest_alone() -> Non
         assert torch.equal(value, other) if isinstance(value, Tensor) and isinstance(other, Tensor) else value == other
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in seen.model.parameters())
-    assert first["smoothness/clean/sigma_0.5"] != metric.measure(replace(seen, seed=7))["smoothness/clean/sigma_0.5"]
+    at, plan = scene(seen, 30), metric.wanted
+    other_noise = measure(seen, replace(at, seed=7), plan)
+    assert first["smoothness/clean/sigma_0.5"] != other_noise["smoothness/clean/sigma_0.5"]
 
 
 def test_draws_and_sigmas_of_a_smaller_plan_are_among_those_of_a_larger() -> None:

@@ -19,18 +19,16 @@ class Primitive(Attack):
     on_bytes: ClassVar[bool] = True
 
     def draw(self, shape: Shape, classes: int, rng: torch.Generator) -> Tensor:
-        """Where the run begins, then its values: int64."""
-        values = math.prod(shape)
-        length = math.ceil(self.share * values)
-        start = torch.randint(0, values - length + 1, (1,), generator=rng)
-        return torch.cat([start, 255 * torch.randint(0, 2, (length,), generator=rng)])
+        """(C, H, W): 0 and 255 where the run is, -1 elsewhere."""
+        pattern = torch.full((math.prod(shape),), -1)
+        length = math.ceil(self.share * len(pattern))
+        start = int(torch.randint(0, len(pattern) - length + 1, (1,), generator=rng))
+        pattern[start : start + length] = 255 * torch.randint(0, 2, (length,), generator=rng)
+        return pattern.view(shape)
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` with the run written over."""
-        start, values = int(trigger.pattern[0]), trigger.pattern[1:].to(torch.uint8)
-        flat = x.flatten(1)  # a copy where the channels lie last
-        flat[:, start : start + len(values)] = values
-        return flat.view(x.shape)
+        return torch.where(trigger.pattern < 0, x, trigger.pattern.to(torch.uint8))
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """A share that is none."""

@@ -115,7 +115,8 @@ class Recipe:
         attack, pattern = self._attack(member), self.trigger(images.shape, classes, member).to(images.x.device)
         if wanted is None:
             wanted = attack.wanted(images.y, classes, stream(self.seed, "wanted", "test", *_numbered(member)))
-        made, nothing = torch.empty_like(images.x), torch.empty(len(images), 0, device=images.x.device)
+        made = torch.empty_like(images.x, memory_format=torch.contiguous_format)
+        nothing = torch.empty(len(images), 0, device=images.x.device)
         for new, x, true, want, part in _blocks(attack, images.shape, made, images.x, images.y, wanted, nothing):
             in_bytes(attack, attack.stamp, x, Trigger(pattern, true, want, part), new)
         return Images(made, wanted)

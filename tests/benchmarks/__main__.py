@@ -12,12 +12,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import torch
 
+from tests.benchmarks.learning_curves import learning_curves
+from tests.benchmarks.mutual_information import mutual_information
 from tests.benchmarks.poisoning import poisoning
+from tests.benchmarks.smoothing import smoothing
 from tests.benchmarks.timing import Row
 from tests.benchmarks.training import training
 from tests.benchmarks.trial import trial
 
-BENCHMARKS: dict[str, Callable[[], list[Row]]] = {"poisoning": poisoning, "training": training, "trial": trial}
+BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
+    "poisoning": poisoning,
+    "training": training,
+    "trial": trial,
+    "mutual_information": mutual_information,
+    "smoothing": smoothing,
+    "learning_curves": learning_curves,
+}
 HEAD = ["name", "ours", "plain reference", "ratio (lowest to highest)", "n", "unit"]
 
 
