@@ -10,7 +10,7 @@ from raybd.metrics.information.estimate import Estimate, infonce, leave_one_out,
 from raybd.metrics.information.paper import TY, XT, Recipe, sampled_infonce
 
 D = 20  # dimensions of both sides
-# (truth, rho, {N: (InfoNCE, its deviation between batches)}, leave-one-out at 512), specs/information_bottleneck.md 5.5
+# (truth, rho, {N: (InfoNCE, its deviation between batches)}, leave-one-out at 512)
 TABLE = [
     (2, 0.42576, {64: (1.84, 0.21), 128: (1.89, 0.17), 512: (1.96, 0.08), 2048: (2.00, 0.04)}, 2.03),
     (4, 0.57418, {64: (3.08, 0.18), 128: (3.35, 0.15), 512: (3.70, 0.08), 2048: (3.87, 0.06)}, 4.24),

@@ -58,7 +58,7 @@ def test_gap_by_hand() -> None:
     moved["mi/xt/clean_1"] += 0.8  # one class of four by 0.8: variance 0.16, mean 0.2
     value, error = gap(moved, "xt", "backdoor")
     assert value == pytest.approx(0.8)
-    assert error == pytest.approx(math.sqrt(0.16 * 1.25))
+    assert error == pytest.approx(math.sqrt(0.16 * 1.25) * 3.1824 / 1.95996, rel=1e-4)  # t of 3 degrees, at 97.5 %
 
 
 def test_s1_by_hand() -> None:

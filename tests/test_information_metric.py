@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raybd.attacks import BadNets
 from raybd.attacks.recipe import Recipe
+from raybd.metrics.information.audit import pairs_of
 from raybd.metrics.information.channel import known_channel, whitened_channel
 from raybd.metrics.information.groups import choose
 from raybd.metrics.information.journal import gap
@@ -21,7 +22,7 @@ from raybd.metrics.stealthiness import Stealthiness
 from raybd.models import Classifier, build_model
 from raybd.models.noise import own_draws
 from raybd.training import TrainConfig, fit
-from raybd.types import CLEAN, POISON, Data, Evidence, Images, Poisoned
+from raybd.types import CLEAN, COVER, POISON, Data, Evidence, Images, Poisoned
 
 QUICK = MutualInformation(samples=48, passes=8)
 CPU = torch.device("cpu")
@@ -133,6 +134,22 @@ def test_groups_are_what_they_are_called(trial: Trial) -> None:
         assert set(small.index[small.members[name]].tolist()) <= set(groups.index[groups.members[name]].tolist())
 
 
+def test_covers_belong_to_no_clean_group(trial: Trial) -> None:
+    roles = trial.poisoned.roles.clone()
+    roles[(trial.poisoned.images.y == 3).nonzero().squeeze(1)[:40]] = COVER
+    groups = choose(replace(trial.poisoned, roles=roles), 48, 4, 0)
+    assert (roles[groups.index[groups.members["clean_3"]]] == CLEAN).all()
+    assert groups.counts["clean_3"] == choose(trial.poisoned, 48, 4, 0).counts["clean_3"] - 40
+
+
+def test_the_control_is_the_twin_on_images_without_trigger(trial: Trial) -> None:
+    plain = replace(trial.poisoned, images=Images(trial.data.train.x, trial.poisoned.images.y))
+    assert trial.seen.twin is not None
+    found = QUICK.measure(replace(trial.seen, poisoned=plain, model=trial.seen.twin, twin=None))
+    for name in ("xt/backdoor", "ty/backdoor", "st/backdoor", "xt/clean_3"):
+        assert trial.found[f"mi/control/{name}"] == found[f"mi/{name}"] != trial.found[f"mi/{name}"]
+
+
 def test_a_group_too_small_is_counted_and_not_measured(digits: Data, trial: Trial) -> None:
     few = Recipe(BadNets(), 0.01, 0).poison(digits.train, 10)
     found = QUICK.measure(replace(trial.seen, poisoned=few))
@@ -208,7 +225,7 @@ def test_s1_of_two_clean_networks_is_nothing(digits: Data) -> None:
     networks = [trained(digits, digits.train, seed) for seed in range(11)]
     hits = {"xt": 0, "ty": 0}
     for seed, (model, twin) in enumerate(zip(networks, networks[1:], strict=False)):
-        found = QUICK.measure(evidence(digits, flagged(digits, seed), model, twin, seed))
+        found = replace(QUICK, classes=9).measure(evidence(digits, flagged(digits, seed), model, twin, seed))
         numbers = {name: value for name, value in found.items() if isinstance(value, float)}
         for kind in hits:
             value, error = gap(numbers, kind, "backdoor")
@@ -238,6 +255,22 @@ def test_a_random_flag_is_stealthy(digits: Data, trial: Trial) -> None:
     found = Stealthiness().measure(replace(trial.seen, poisoned=clean, model=trial.seen.twin))
     value, error = (number(found[f"stealth/decodability{end}"]) for end in ("", "/error"))
     assert 0 <= value <= max(2 * error, 0.01)
+
+
+@torch.no_grad()
+def test_pairs_to_train_on_and_fresh_ones(trial: Trial) -> None:
+    model, table = cast("Classifier", trial.seen.model), torch.tensor([[0, 2], [1, 3]])
+    x = trial.data.train.x[:4]
+    t = noisy(model, x, 5)
+    with own_draws(0, "test", device=CPU):
+        train, fresh = pairs_of(model, x, t, table, 3)
+    with own_draws(0, "test", device=CPU):
+        y = model.classify(t)
+    for found, part in ((train, slice(0, 3)), (fresh, slice(3, 5))):
+        assert torch.equal(found["xt"].u, t[table][:, :, part])
+        assert torch.equal(found["xt"].v, x[table].flatten(2)[:, :, None] / 255)
+        assert torch.equal(found["ty"].u, y[table][:, :, part])
+        assert torch.equal(found["ty"].v, t[table][:, :, part])
 
 
 def test_trained_critics_follow_the_network(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ class MutualInformation(Metric):
 
     def _compared(self, seen: Evidence, groups: Groups) -> dict[str, float | Tensor]:
         model, drawing = self._look(seen, seen.model, seen.poisoned.images.x, groups)
-        found: dict[str, float | Tensor] = {"mi/noise_ratio": model["xt/random"].noise_ratio, "mi/map": drawing}
+        found: dict[str, float | Tensor] = {"mi/noise_ratio": next(iter(model.values())).noise_ratio, "mi/map": drawing}
         found |= named(model, "mi")
         if seen.twin is not None and seen.twin is not seen.model:
             control, _ = self._look(seen, seen.twin, seen.data.train.x, groups)

@@ -5,13 +5,14 @@ The definition is ours where the paper's text was out of reach: entropy under Ga
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from raybd.errors import InputError
-from raybd.metrics.base import Metric
+from raybd.metrics.base import Arrays, Journal, Metric
+from raybd.metrics.smoothing.entropy import plug_in
 from raybd.metrics.smoothing.network import refuse_training
 from raybd.metrics.smoothing.numbers import FEWEST, Shown, numbers
 from raybd.metrics.smoothing.plans import CLEAN, PLANS, TARGET_CLASS, TWIN, TWIN_CLEAN, VARIANTS, Plan
@@ -20,6 +21,9 @@ from raybd.metrics.smoothing.votes import Tally, tally
 from raybd.models.noise import own_draws
 from raybd.plugins import unknown
 from raybd.types import Data, Evidence
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Parts = dict[str, tuple[Tally, int, Tensor]]  # variant: where its votes are, and its (N,) distances from clean
 
@@ -71,6 +75,15 @@ class Smoothness(Metric):
             raise InputError(f"smoothness wants {least} points, but the attack counts {counted} test images")
         with own_draws(seen.seed, "smoothness", device=seen.data.test.x.device):
             return measure(seen, scene(seen, plan.points), plan)
+
+    def figures(self, journal: Journal, arrays: Arrays, title: str) -> "dict[str, Figure]":
+        """How W is spread over the points of each variant, at the largest sigma."""
+        from raybd.metrics.smoothing.figures import draw_histograms  # only drawing needs matplotlib
+
+        sigma = max(self.wanted.sigmas)
+        end = f"/votes/sigma_{sigma:g}"
+        points = {name.split("/")[1]: plug_in(votes.numpy()) for name, votes in arrays.items() if end in name}
+        return {"smoothness": draw_histograms(points, f"{title}, sigma {sigma:g}")} if points else {}
 
     def problems(self, data: Data, noise: float) -> list[str]:
         """Unknown names, sigmas and draws that make no sense, more points than any target class leaves."""

@@ -1,8 +1,9 @@
 """Concatenation critics f(u, v) = w3 relu(W2 relu(W1 [u; v] + b1) + b2), one a group, all in the same tensors.
 
 The first layer is factored, W1 [u; v] = W_u u + W_v v: B + B projections instead of B * B, and no tensor of B * B
-concatenated vectors. There is no last bias: it cancels in InfoNCE. A group's critic is the same whether it is trained alone or beside others: its weights and its
-batches come from streams of its own, and the groups share no operation but the batched ones.
+concatenated vectors. There is no last bias: it cancels in InfoNCE. A group's critic is the same whether it is trained
+alone or beside others: its weights and its batches come from streams of its own, and the groups share no operation
+but the batched ones.
 """
 
 import math

@@ -60,9 +60,10 @@ def s1(entries: Journal) -> dict[str, float]:
 
     G(e) = [Q_bd - mean_c Q_c] - [Q_ctl - mean_c Q_c^clean]: how much further from the clean classes the backdoor is
     than the same images without trigger are in the clean twin. Its error is that of estimates and training together:
-    the spread over clean classes of Q_c - Q_c^clean, where nothing but chance is at work, and the standard errors.
+    the larger of the standard errors and of the spread over clean classes of Q_c - Q_c^clean, where nothing but chance
+    is at work, widened by Student's t for how few they are.
     stealth/g_xt and g_ty are means over the phases; above 0: the backdoor keeps more than the classes do. Were there
-    no backdoor, G / error would be about N(0, 1) and S1 about 0.8; `null` is S1 of the random group.
+    no backdoor, |G| / error would exceed 2 one time in twenty; `null` is S1 of the random group.
     """
     found: dict[str, float] = {}
     ratios: dict[str, list[float]] = {"backdoor": [], "random": []}
@@ -85,8 +86,15 @@ def gap(metrics: dict[str, float], kind: str, group: str) -> tuple[float, float]
     own, error = _moved(metrics, kind, group)
     chance = np.var([change for change, _ in moved], ddof=1)  # of estimate and training, for one group
     estimate = error**2 + sum(e**2 for _, e in moved) / len(moved) ** 2
-    spread = chance * (1 + 1 / len(moved))
+    spread = chance * (1 + 1 / len(moved)) * student(len(moved) - 1) ** 2
     return own - float(np.mean([change for change, _ in moved])), math.sqrt(max(float(spread), estimate))
+
+
+def student(freedom: int) -> float:
+    """By how much a deviation found from so few numbers must grow for +-2 of it to hold 95 % all the same."""
+    from scipy.stats import norm, t  # imported here: a tenth of a second that few trials need
+
+    return float(t.ppf(0.975, freedom) / norm.ppf(0.975))
 
 
 def _moved(metrics: dict[str, float], kind: str, group: str) -> tuple[float, float]:
