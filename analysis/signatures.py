@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.table import aligned, spread
+from analysis.table import aligned, attack_names, spread
 
 SEED = "params.seed"
 GAP = "metrics.smoothness/gap"
@@ -54,19 +54,23 @@ def smoothing_table(runs: pd.DataFrame, judge: Judge) -> str:
     """
     done = runs[runs["status"] == "FINISHED"]
     lines = [["attack", "rate", "sigma", "seeds", "gap (nats), 95 %", "on clean twins", "largest control", "verdict"]]
-    for sigma in sorted(name.removeprefix(f"{GAP}/triggered/sigma_") for name in _measured(done, "triggered")):
+    for sigma in sigmas_of(done):
         gaps = _by_seed(done, "triggered", sigma)
         twins = _by_seed(done, "twin_triggered", sigma)
         controls = {name: found for name in CONTROLS if not (found := _by_seed(done, name, sigma)).empty}
         for key in gaps.index[gaps.index.get_level_values("rate") > 0]:
             own = gaps.loc[key].dropna()
-            beside = {
-                name: found.loc[key][own.index].tolist() for name, found in controls.items() if key in found.index
-            }
+            beside = {n: found.loc[key].reindex(own.index) for n, found in controls.items() if key in found.index}
+            beside = {name: values.tolist() for name, values in beside.items() if values.notna().all()}
             clean = twins.loc[key] if key in twins.index else _at_no_poison(gaps, key)
             numbers = _judged(own, clean.reindex(own.index), beside, judge)
             lines.append([str(key[0]), f"{key[1]:g}", sigma, *numbers])
     return aligned(lines) if len(lines) > 1 else ""
+
+
+def sigmas_of(runs: pd.DataFrame) -> list[str]:
+    """The sigmas at which the gap of the trigger was measured, smallest first."""
+    return sorted((name.removeprefix(f"{GAP}/triggered/sigma_") for name in _measured(runs, "triggered")), key=float)
 
 
 def gaps_of(runs: pd.DataFrame, sigma: str) -> pd.DataFrame:
@@ -80,16 +84,6 @@ def gaps_of(runs: pd.DataFrame, sigma: str) -> pd.DataFrame:
             "gap": done[f"{GAP}/triggered/sigma_{sigma}"],
         }
     ).dropna()
-
-
-def attack_names(runs: pd.DataFrame) -> "pd.Series[str]":
-    """Each run's attack, with those of its settings that differ between runs of the same attack."""
-    names = runs["params.attack.name"].astype(str)
-    for column in [str(name) for name in runs if str(name).startswith("params.attack.") and name != names.name]:
-        varies = runs[column].groupby(runs["params.attack.name"]).transform("nunique") > 1
-        setting = " " + column.rpartition(".")[2] + "=" + runs[column].astype(str)
-        names = names.where(~varies, names + setting)
-    return names
 
 
 def _excess(runs: pd.DataFrame, prefix: str) -> "pd.Series[float]":

@@ -33,6 +33,16 @@ def _line(cell: Cell, shown: Sequence[str]) -> list[str]:
     ]
 
 
+def attack_names(runs: pd.DataFrame) -> "pd.Series[str]":
+    """Each run's attack, with those of its settings that differ between runs of the same attack."""
+    names = runs["params.attack.name"].astype(str)
+    for column in [str(name) for name in runs if str(name).startswith("params.attack.") and name != names.name]:
+        varies = runs[column].groupby(runs["params.attack.name"]).transform("nunique") > 1
+        setting = " " + column.rpartition(".")[2] + "=" + runs[column].astype(str)
+        names = names.where(~varies, names + setting)
+    return names
+
+
 def spread(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:
     """Mean ± standard deviation (n - 1), in percent unless `scale` says otherwise; one seed has no deviation."""
     known = scale * np.array([value for value in values if not np.isnan(value)])
@@ -57,9 +67,11 @@ def attack_table(runs: pd.DataFrame) -> str:
     """
     done = runs[runs["status"] == "FINISHED"]
     rates = done["params.poison_rate"].astype(float)
-    twins = done[rates == 0].groupby("params.attack.name")["metrics.attack_success"].apply(list).to_dict()
+    names = attack_names(done)
+    twins = done[rates == 0].groupby(names[rates == 0])["metrics.attack_success"].apply(list).to_dict()
     lines = ["| attack | rate | seeds | ACC % | ASR % | RA % | twin ASR % |", "| --- " + "| ---: " * 6 + "|"]
-    for (attack, rate), cell in done[rates > 0].groupby([done["params.attack.name"], rates]):
+    for (attack, rate), cell in done[rates > 0].groupby([names, rates]):
         shares = [spread(cell[f"metrics.{name}"].tolist()) for name in SHARES] + [spread(twins.get(attack, []))]
-        lines.append(f"| {attack} | {rate:.3g} | {len(cell)} | {' | '.join(shares)} |")
+        seeds = cell["params.seed"].nunique()
+        lines.append(f"| {attack} | {rate:.3g} | {seeds} | {' | '.join(shares)} |")
     return "\n".join(lines)

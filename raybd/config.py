@@ -109,6 +109,11 @@ class TrialConfig:
             found.append(f"width {self.model.width:g} must be above 0")
         if not 0 <= self.model.noise < math.inf:
             found.append(f"noise {self.model.noise:g} must not be negative, and finite")
+        names = [spec(METRICS, metric)["name"] for metric in self.metrics]
+        found += [f"metric {name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+        if self.train.patience and any(metric.needs_twin for metric in self.metrics):
+            comparing = [name for name, metric in zip(names, self.metrics, strict=True) if metric.needs_twin]
+            found.append(f"patience would part a trial from its clean twin, and {', '.join(comparing)} compare them")
         last = self.train.epochs
         found += [f"probe epoch {p} is not among the epochs 1 to {last}" for p in self.probes if not 1 <= p <= last]
         return found + _train_problems(self.train)

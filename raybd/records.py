@@ -2,6 +2,7 @@
 
     journal.jsonl   one line an epoch, as it ends      trial.json       settings, status, last numbers, environment
     per_sample.npz  predictions and roles              figures/*.png    what a person looks at
+    arrays.npz      what metrics keep
     sent.json       what each tracking store has       checkpoint.pt    while it runs
 
 Imports no torch and no MLflow.

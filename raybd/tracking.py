@@ -22,8 +22,7 @@ log = logging.getLogger(__name__)
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 FLUSH_SECONDS = 10.0  # how old an epoch's numbers may get before they are sent
-METRICS_A_BATCH = 1000  # MLflow's own limits
-PARAMS_A_BATCH = 100
+METRICS_A_BATCH = 1000  # MLflow's own limit
 
 # MLflow's defaults block a trial for minutes when a server is away: what cannot be sent is on disk, and sent later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -151,7 +150,7 @@ class TrialRun:
             client.log_batch(
                 state["run_id"],
                 metrics=metrics[start : start + METRICS_A_BATCH],
-                params=entries[:PARAMS_A_BATCH] if start == 0 else [],
+                params=entries if start == 0 else [],
             )
         self.folder.note_sent(self.address.name, state | {"lines": len(journal)})
         return str(state["run_id"])

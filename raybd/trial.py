@@ -120,7 +120,9 @@ def at_most(config: TrialConfig, data: Data) -> TrialConfig:
     """`config` at its poison rate, or at the largest that its attack can have on `data`."""
     y = _validated(config, data).train.y
     recipe = Recipe(config.attack, config.poison_rate, config.seed)
-    return replace(config, poison_rate=recipe.largest(y)) if recipe.check(y) and config.poison_rate <= 1 else config
+    if config.poison_rate > 1 or not recipe.check(y):
+        return config
+    return replace(config, poison_rate=min(config.poison_rate, recipe.largest(y)))
 
 
 def _validated(config: TrialConfig, data: Data) -> Data:
@@ -151,7 +153,10 @@ def _twin(
 ) -> Twin | None:
     """The clean twin, where a metric compares with it; and where the trial is one, for others to share."""
     if any(metric.needs_twin for metric in config.metrics) or (shared and not config.poison_rate):
-        return twins.train(config, _model(config, data), data, probes, beat)
+        try:
+            return twins.train(config, _model(config, data), data, probes, beat)
+        except DivergedError as error:
+            raise DivergedError(f"the clean twin: {error}") from error
     return None
 
 

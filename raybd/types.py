@@ -14,6 +14,8 @@ def settle_floats(config: Any) -> None:
     for f in fields(config):
         if f.type in (float, "float"):
             object.__setattr__(config, f.name, float(getattr(config, f.name)))
+        elif f.type in (tuple[float, ...], "tuple[float, ...]"):
+            object.__setattr__(config, f.name, tuple(float(value) for value in getattr(config, f.name)))
 
 
 @dataclass(frozen=True)

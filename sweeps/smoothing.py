@@ -4,12 +4,14 @@ python sweeps/smoothing.py                                                      
 python sweeps/smoothing.py --data mnist --data-root data --epochs 3 --probes 3    the same on MNIST
 """
 
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from analysis.signatures import attack_names, gaps_of, smoothing_table
+from analysis.signatures import gaps_of, sigmas_of, smoothing_table
+from analysis.table import attack_names
 from raybd.metrics.smoothing.figures import draw_gaps, draw_levels
 from raybd.metrics.smoothing.verdict import judge
 from raybd.sweep.command import main
@@ -35,18 +37,19 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     """The verdict on each attack, the gap over all trials, and W over sigma for each attack at its highest rate."""
     runs = load_runs(name, tracking_uri)
     runs = runs[runs["status"] == "FINISHED"]
-    start = "metrics.smoothness/clean/sigma_"
-    sigmas = sorted((str(c).removeprefix(start) for c in runs if str(c).startswith(start)), key=float)
-    pictures = []
+    sigmas, pictures = sigmas_of(runs), []
     for sigma in sigmas:
-        pictures.append(folder / f"gap_{sigma}.png")
-        draw_gaps(gaps_of(runs, sigma), f"{name}: smoothing at sigma {sigma}").savefig(pictures[-1])
+        if len(gaps := gaps_of(runs, sigma)):
+            pictures.append(folder / f"gap_{sigma}.png")
+            draw_gaps(gaps, f"{name}: smoothing at sigma {sigma}").savefig(pictures[-1])
     highest = runs[runs["params.poison_rate"].astype(float) == runs["params.poison_rate"].astype(float).max()]
     for attack, cell in highest.groupby(attack_names(highest)):
         columns = {v: [f"metrics.smoothness/{v}/sigma_{sigma}" for sigma in sigmas] for v in SHOWN}
-        levels = {v: cell[names].to_numpy(dtype=float) for v, names in columns.items() if names[0] in cell}
+        levels = {
+            v: cell[names].to_numpy(dtype=float) for v, names in columns.items() if set(names) <= set(cell) and names
+        }
         levels = {v: values[np.isfinite(values).all(1)] for v, values in levels.items()}
-        pictures.append(folder / f"levels_{str(attack).replace(' ', '_')}.png")
+        pictures.append(folder / f"levels_{re.sub(r'[^A-Za-z0-9_.=-]', '_', str(attack))}.png")
         draw_levels(levels, [float(sigma) for sigma in sigmas], str(attack)).savefig(pictures[-1])
     table = smoothing_table(runs, judge)
     (folder / "smoothing.txt").write_text(table + "\n")

@@ -269,10 +269,10 @@ def test_multi_is_nested_member_by_member() -> None:
         assert torch.equal(more.images.y[index], less.images.y[index])
 
 
-def test_multi_defaults_to_equal_shares_and_targets_that_follow_each_other() -> None:
+def test_multi_defaults_to_equal_shares_and_targets_that_differ() -> None:
     three = Multi(target=4).members()
     assert [member.name for member in three] == ["badnets", "blended", "wanet"]
-    assert [member.attack.target for member in three] == [4, 5, 6]
+    assert [member.attack.target for member in three] == [4, 0, 1]
     assert [member.share for member in three] == pytest.approx([1 / 3] * 3)
 
 

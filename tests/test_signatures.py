@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from analysis.signatures import attack_names, gaps_of, signature_table, smoothing_table
-from analysis.table import attack_table
+from analysis.signatures import gaps_of, signature_table, smoothing_table
+from analysis.table import attack_names, attack_table
 from raybd.metrics.smoothing.verdict import judge
 
 

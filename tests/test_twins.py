@@ -9,7 +9,8 @@ import torch
 
 from raybd.attacks import BadNets, Blended
 from raybd.config import ModelConfig, TrialConfig
-from raybd.metrics import Accuracy
+from raybd.errors import DivergedError
+from raybd.metrics import METRICS, Accuracy
 from raybd.metrics.smoothness import Smoothness
 from raybd.models import build_model
 from raybd.training import TrainConfig
@@ -89,7 +90,9 @@ def test_two_processes_train_a_twin_once(digits: Data, tmp_path: Path) -> None:
     assert len((tmp_path / "starts").read_text()) == 1
 
 
-def test_metrics_that_compare_get_the_twin_of_the_same_epoch(digits: Data, tmp_path: Path) -> None:
+def test_metrics_that_compare_get_the_twin_of_the_same_epoch(
+    digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
     class Looking(Accuracy):
@@ -100,8 +103,8 @@ def test_metrics_that_compare_get_the_twin_of_the_same_epoch(digits: Data, tmp_p
             seen.append((evidence.epoch, evidence.twin.state_dict()["head.weight"].clone(), evidence.model))
             return {}
 
-    config = replace(QUICK, poison_rate=0.1)
-    object.__setattr__(config, "metrics", (Looking(),))
+    monkeypatch.setitem(METRICS, "looking", Looking)
+    config = replace(QUICK, poison_rate=0.1, metrics=(Looking(),))
     run_trial(config, digits, twins=Twins(tmp_path))
     [twin] = tmp_path.iterdir()
     for epoch, weight, _ in seen:
@@ -125,3 +128,14 @@ def _train(data: Data, folder: Path) -> None:
 
     model = build_model("small_cnn", data.train.shape, 10, data.mean, data.std, width=0.25)
     Twins(folder).train(QUICK, model, data, {1, 3}, beat)
+
+
+def test_patience_and_twins_do_not_go_together() -> None:
+    config = replace(QUICK, train=TrainConfig(patience=2), metrics=(METRICS["stealthiness"](),))
+    assert config.problems() == ["patience would part a trial from its clean twin, and stealthiness compare them"]
+
+
+def test_a_twin_that_diverges_says_that_it_is_the_twin(digits: Data, tmp_path: Path) -> None:
+    how = TrainConfig(epochs=2, learning_rate=1e6, schedule="constant")
+    with pytest.raises(DivergedError, match="the clean twin: the training loss is"):
+        run_trial(replace(QUICK, train=how, probes=()), digits, twins=Twins(tmp_path))

@@ -1,6 +1,7 @@
 """What every attack does to a picture: python -m raybd.attacks --data mnist --out sheet.png"""
 
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from raybd.attacks.recipe import Recipe
 from raybd.data import load
 from raybd.errors import InputError
 from raybd.figures import draw_sheet
+from raybd.seeds import stream
 from raybd.types import COVER, POISON, Data, Images
 
 Row = tuple[str, Images, Images]
@@ -51,7 +53,7 @@ def main() -> int:
         draw_sheet([row for some in rows.values() for row in some], options.out)
     else:
         for text, some in rows.items():
-            draw_sheet(some, options.out / f"{text.replace(':', '-')}.png")
+            draw_sheet(some, options.out / f"{re.sub(r'[^A-Za-z0-9_.=-]', '-', text)}.png")
     print(options.out)
     return 0
 
@@ -72,7 +74,7 @@ def _rows(attack: Attack, data: Data, count: int, seed: int) -> list[Row]:
 
 
 def _training_rows(attack: Attack, data: Data, count: int, seed: int) -> list[Row]:
-    train = data.train.take(torch.arange(min(TRAIN, len(data.train))))
+    train = data.train.take(torch.randperm(len(data.train), generator=stream(seed, "sheet"))[:TRAIN])
     poisoned, rows = Recipe(attack, RATE, seed).poison(train, len(data.classes)), []
     hidden = type(attack).stamp_training is not Attack.stamp_training
     for role, name in ((POISON, "  in training"), (COVER, "  a cover")):

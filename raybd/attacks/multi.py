@@ -15,19 +15,21 @@ class Multi(Attack):
 
     attacks: tuple[str, ...] = ("badnets", "blended", "wanet")  # as on the command line: blended:alpha=0.1
     shares: tuple[float, ...] = ()  # of the poisoned images; (): equal ones
-    targets: tuple[int, ...] = ()  # (): `target`, and the classes after it
+    targets: tuple[int, ...] = ()  # (): `target`, and the first classes beside it
 
     def members(self) -> tuple[Member, ...]:
         """Each attack with its share and its target."""
         from raybd.attacks import parse  # the table imports this file
 
         shares = self.shares or (1.0,) * len(self.attacks)
-        targets = self.targets or range(self.target, self.target + len(self.attacks))
+        others = (c for c in range(len(self.attacks)) if c != self.target)
+        targets = self.targets or (self.target, *others)[: len(self.attacks)]
+        names = [text.partition(":")[0] for text in self.attacks]
+        numbered = [f"{n}_{names[:k].count(n) + 1}" if names[:k].count(n) else n for k, n in enumerate(names)]
+        made = [parse(text, labels=self.labels, victims=self.victims) for text in self.attacks]
         return tuple(
-            Member(
-                text, replace(parse(text, labels=self.labels, victims=self.victims), target=target), share / sum(shares)
-            )
-            for text, share, target in zip(self.attacks, shares, targets, strict=True)
+            Member(name, replace(attack, target=target), share / sum(shares))
+            for name, attack, share, target in zip(numbered, made, shares, targets, strict=True)
         )
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:

@@ -28,7 +28,8 @@ class Primitive(Attack):
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` with the run written over."""
-        return torch.where(trigger.pattern < 0, x, trigger.pattern.to(torch.uint8))
+        outside = 255 * (trigger.pattern < 0).to(torch.uint8)
+        return x.bitwise_and_(outside).bitwise_or_(trigger.pattern.clamp_min(0).to(torch.uint8))
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """A share that is none."""

@@ -65,7 +65,7 @@ class Recipe:
         if not 0 <= self.rate <= 1:
             return [f"poison rate {self.rate:g} is no share (allowed: 0 to 1)"]
         if self.rate > 0 and 0 in self.counts(len(y)):
-            least = next(k for k in range(1, len(y) + 2) if 0 not in self._divided(k)) / len(y)
+            least = next((k for k in range(1, len(y) + 1) if 0 not in self._divided(k)), math.inf) / len(y)
             return [f"poison rate {self.rate:g} of {len(y)} images poisons nobody (the least rate is {least:.2g})"]
         short = [problem for k in range(len(self.attack.members())) for problem in self._shortage(k, y)]
         if short and (largest := self.largest(y)):
@@ -115,8 +115,7 @@ class Recipe:
         attack, pattern = self._attack(member), self.trigger(images.shape, classes, member).to(images.x.device)
         if wanted is None:
             wanted = attack.wanted(images.y, classes, stream(self.seed, "wanted", "test", *_numbered(member)))
-        made = torch.empty_like(images.x, memory_format=torch.contiguous_format)
-        nothing = torch.empty(len(images), 0, device=images.x.device)
+        made, nothing = torch.empty_like(images.x), torch.empty(len(images), 0, device=images.x.device)
         for new, x, true, want, part in _blocks(attack, images.shape, made, images.x, images.y, wanted, nothing):
             in_bytes(attack, attack.stamp, x, Trigger(pattern, true, want, part), new)
         return Images(made, wanted)

@@ -45,7 +45,6 @@ class Smoothness(Metric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "sigmas", tuple(float(sigma) for sigma in self.sigmas))
         # Of the instance: only some variants are worth training a second network for.
         object.__setattr__(self, "needs_twin", not unknown("plan", [self.plan], PLANS) and uses_twin(self.wanted))
 

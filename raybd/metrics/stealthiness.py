@@ -18,7 +18,7 @@ from raybd.metrics.information.passes import classifier, noisy
 from raybd.metrics.information.silhouette import silhouettes
 from raybd.models.noise import own_draws
 from raybd.seeds import derive, stream
-from raybd.types import COVER, POISON, Evidence
+from raybd.types import COVER, POISON, Data, Evidence
 
 DECODERS = ("logistic", "stiff", "neighbours")
 DRAWS = 4  # noise draws of an image, of which the first is decoded
@@ -57,6 +57,10 @@ class Stealthiness(Metric):
             found |= self._semantics(seen, seen.twin, self._some(roles == POISON, seen.seed))
             found |= self._silhouettes(seen, seen.twin, self._some(roles != COVER, seen.seed))
         return found
+
+    def problems(self, data: Data, noise: float) -> list[str]:
+        """A network without noise, which gives T no unit."""
+        return [] if noise else ["stealthiness: T is measured in units of the network's noise: set it above 0"]
 
     def conclude(self, journal: Journal) -> dict[str, float]:
         """S_dev and S1, from the mutual information at all probes."""

@@ -50,7 +50,7 @@ def prepare(
         raise InputError(list(dict.fromkeys(problems)) or "the sweep has no trials")
     data = {name: load(name, data_root) for name in dict.fromkeys(config.data for config in configs)}
     known = [replace(config, fingerprint=data[config.data].fingerprint) for config in configs]
-    known = _lowered(known, data) if lower and not problems else known
+    known = _lowered(known, data) if lower else known
     for config in known:
         try:
             check_trial(config, data[config.data])
@@ -68,7 +68,8 @@ def _lowered(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list[Tria
         for old, new in zip(configs, lowered, strict=True)
         if old != new
     }
-    print("\n".join(sorted(said)), flush=True)
+    for line in sorted(said):
+        print(line, flush=True)
     return lowered
 
 

@@ -18,7 +18,7 @@ from raybd.plugins import unknown
 from raybd.records import check_name as check_sweep_name
 from raybd.training import TrainConfig
 
-DECAYS = {"digits": (5e-4, 0.05, 0.08)}  # 420 steps regularise little: the edge of the map lies at large values
+DECAYS = {"digits": (5e-4, 0.05)}  # 420 steps regularise little: the edge of the map lies at large values
 USUAL_DECAYS = (5e-4, 5e-3)
 
 
@@ -51,7 +51,7 @@ class SweepOptions:
     seeds: int = 3
     """Number of seeds; trials use 0, 1, ..."""
     weight_decays: tuple[float, ...] = ()
-    """Complexity axis; none: 0.0005 0.05 0.08 for digits, whose trainings are short, else 0.0005 0.005."""
+    """Complexity axis; none: 0.0005 0.05 for digits, whose trainings are short, else 0.0005 0.005."""
     widths: tuple[float, ...] = ()
     """Complexity axis: multiplies the channels; none: 0.5 1, or 1 for a network that is not raybd's own."""
     depths: tuple[int, ...] = ()
@@ -137,10 +137,10 @@ class SweepOptions:
                 metrics=metrics,
                 seed=seed,
             )
-            for seed, rate, attack, width, depth, train in product(
-                range(self.seeds),
+            for rate, attack, seed, width, depth, train in product(
                 sorted(self.poison_rates),
                 self._attacks(),
+                range(self.seeds),
                 self.widths or ((0.5, 1.0) if self.model in MODELS else (1.0,)),
                 self.depths or (None,),
                 self._trainings(),
@@ -152,7 +152,7 @@ class SweepOptions:
         return trials
 
     def _attacks(self) -> list[Attack]:
-        names = list(ATTACKS) if "all" in self.attacks else list(dict.fromkeys(self.attacks))
+        names = dict.fromkeys(n for text in self.attacks for n in (ATTACKS if text == "all" else [text]))
         common = {"target": self.target, "labels": self.labels, "victims": self.victims}
         return [parse(name, **common) for name in names]
 

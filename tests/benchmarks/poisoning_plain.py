@@ -145,7 +145,8 @@ def _label_consistent(attack: Any, pattern: Tensor) -> Stamp:
 
 
 def _primitive(attack: Any, pattern: Tensor) -> Stamp:
-    start, values = int(pattern[0]), pattern[1:].byte().numpy()
+    run = (pattern.flatten() >= 0).nonzero().flatten()
+    start, values = int(run[0]), pattern.flatten()[run].byte().numpy()
 
     def stamp(image: Array, true: int, wanted: int) -> Array:
         flat = image.transpose(2, 0, 1).flatten()

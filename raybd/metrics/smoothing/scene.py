@@ -65,8 +65,8 @@ def scene(seen: Evidence, points: int) -> Scene:
 
 
 def target_class(seen: Evidence, points: int) -> tuple[Tensor, tuple[int, ...]]:
-    """Clean test images that the attack does not count, as they are of its target, and their ids; maybe none."""
-    rows = _some(~seen.measured[: len(seen.data.test)], points, seen.seed, "target_class")
+    """Clean test images of the class that the attacker wants of them, and their ids; maybe none."""
+    rows = _some(seen.data.test.y == seen.triggered.y[: len(seen.data.test)], points, seen.seed, "target_class")
     return pixels(seen.data.test.x[rows]), tuple(rows.tolist())
 
 
