@@ -42,6 +42,8 @@ def test_the_page_of_attacks_names_every_attack_and_setting() -> None:
             continue
         section = page.split(f"\n### {name}\n")[1].split("\n### ")[0]
         assert (ROOT / "docs" / "attacks" / f"{name}.png").exists()
+        measured = page.split("## How well they take hold")[1].split("## One by one")[0]
+        assert measured.count(f"\n| {name} | ") == 6  # three rates on two data sets
         assert f"(attacks/{name}.png)" in section
         for setting in fields(attack):
             if setting.name not in common:
