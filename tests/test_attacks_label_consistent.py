@@ -185,3 +185,14 @@ def test_a_folder_that_cannot_be_written_costs_time_only(
     (tmp_path / "file").touch()
     monkeypatch.setenv("RAYBD_CACHE", str(tmp_path / "file"))
     assert surrogate(train.take(torch.arange(20)), 10)(train.x[:2] / 255).shape == (2, 10)
+
+
+def test_a_surrogate_that_cannot_be_kept_is_trained_all_the_same(
+    train: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RAYBD_CACHE", str(tmp_path))
+    kept = surrogate(train, 10)
+    monkeypatch.setenv("RAYBD_CACHE", "/proc/nowhere")
+    alone = surrogate(train, 10)
+    assert all(torch.equal(a, b) for a, b in zip(kept.state_dict().values(), alone.state_dict().values(), strict=True))
+    assert "cannot be kept in /proc/nowhere" in caplog.text

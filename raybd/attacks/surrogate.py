@@ -1,8 +1,8 @@
 """The clean network that an attacker trains for himself, once for each training set, kept for later trials."""
 
 import hashlib
+import logging
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from raybd.seeds import derive
 from raybd.training import TrainConfig, fit
 from raybd.types import Images
 
+log = logging.getLogger(__name__)
 STEPS = 3000  # about so many batches of 64 ...
 EPOCHS = (3, 30)  # ... in at least and at most so many epochs
 SEED = 0  # one surrogate for all trials: it is the attacker's, and what varies with a trial's seed is the victim's
@@ -51,15 +52,20 @@ def _weights(key: str, folder: Path, train: Images, classes: int, how: TrainConf
     file = folder / f"{key}.pt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                _keep(_trained(train, classes, how), file)
+    except OSError as error:
+        log.warning("the surrogate cannot be kept in %s (%s): it is trained for this trial alone", folder, error)
         return _trained(train, classes, how)
-    with FileLock(f"{file}.lock"):
-        if not file.exists():
-            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
-                torch.save(_trained(train, classes, how), part)
-            Path(part.name).replace(file)
     weights: dict[str, torch.Tensor] = torch.load(file, map_location=train.x.device, weights_only=True)
     return weights
+
+
+def _keep(weights: dict[str, torch.Tensor], file: Path) -> None:
+    part = file.with_suffix(f".{os.getpid()}")
+    torch.save(weights, part)
+    part.replace(file)
 
 
 def _trained(train: Images, classes: int, how: TrainConfig) -> dict[str, torch.Tensor]:
