@@ -147,11 +147,8 @@ class TrialRun:
         metrics = _metrics(journal[state["lines"] :])
         entries = [Param(name, str(value)) for name, value in params.items()]
         for start in range(0, max(len(metrics), 1), METRICS_A_BATCH):
-            client.log_batch(
-                state["run_id"],
-                metrics=metrics[start : start + METRICS_A_BATCH],
-                params=entries if start == 0 else [],
-            )
+            batch = metrics[start : start + METRICS_A_BATCH]
+            client.log_batch(state["run_id"], batch, [] if start else entries)
         self.folder.note_sent(self.address.name, state | {"lines": len(journal)})
         return str(state["run_id"])
 

@@ -85,7 +85,7 @@ def test_common_options_reach_the_trials() -> None:
 
     options = replace(PRESETS["quick"], attacks=("blended",), poison_rates=(0.02,), seeds=2, depths=(2, 3))
     trials = options.configs()
-    assert len(trials) == 2 * 2 * 3 * 2  # seeds x depths x weight decays x widths
+    assert len(trials) == 2 * 2 * 2 * 2  # seeds x depths x weight decays x widths
     assert {t.model.depth for t in trials} == {2, 3}
     assert {t.train.crop for t in replace(options, data="cifar10").configs()} == {4}
     assert {t.train.flip for t in replace(options, data="cifar10", flip=False).configs()} == {False}
@@ -186,6 +186,7 @@ def test_own_images_from_a_folder(tmp_path: Path) -> None:
             pixels = rng.integers(level - 30, level + 30, (16, 16, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / label / f"{n}.png")
     args = [*SMALL, "--data", f"folder:{tmp_path / 'data'}", "--inline", "--results", str(tmp_path / "r")]
+    args += ["--noise", "0", "--metrics", "smoothness"]
     assert main(PRESETS, summarise, [*args, "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0
     runs = load_runs("ib", f"sqlite:///{tmp_path}/m.db")
     assert set(runs["metrics.accuracy/clean"]) == {1.0}
@@ -195,7 +196,7 @@ def test_ctrl_c_leaves_what_has_finished(tmp_path: Path) -> None:
     """Interrupted in the middle, then started again: every trial is there once."""
     env = os.environ | {"RAYBD_TEST_FLAGS": str(tmp_path)}
     args = "--epochs 8 --weight-decays 5e-4 --widths 1.0 --poison-rates 0.1 --attacks badnets --seeds 16".split()
-    args += ["--model", "tests.misbehaving:slow", "--address", "local"]
+    args += ["--model", "tests.misbehaving:slow", "--address", "local", "--noise", "0", "--metrics", "smoothness"]
     process = subprocess.Popen(
         [sys.executable, SCRIPT, *args],
         stdout=subprocess.PIPE,
