@@ -154,7 +154,7 @@ def _twin(
     """The clean twin, where a metric compares with it; and where the trial is one, for others to share."""
     if any(metric.needs_twin for metric in config.metrics) or (shared and not config.poison_rate):
         try:
-            return twins.train(config, _model(config, data), data, probes, beat)
+            return twins.train(config, partial(_model, config, data), data, probes, beat)
         except DivergedError as error:
             raise DivergedError(f"the clean twin: {error}") from error
     return None

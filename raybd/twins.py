@@ -28,9 +28,14 @@ class Twins:
         self.folder = folder
 
     def train(
-        self, config: TrialConfig, model: nn.Module, data: Data, probes: set[int], beat: Callable[[], None]
+        self,
+        config: TrialConfig,
+        fresh: Callable[[], nn.Module],
+        data: Data,
+        probes: set[int],
+        beat: Callable[[], None],
     ) -> "Twin":
-        """The clean twin of `config`, trained with the fresh network `model` where nobody has done so before.
+        """The clean twin of `config`, trained from the network that `fresh` makes where nobody has done so before.
 
         `beat` is called now and then while another process trains it, and after every epoch.
         """
@@ -41,7 +46,7 @@ class Twins:
             try:
                 with lock.acquire(timeout=1.0):
                     if not twin.done:
-                        twin.fill(config, model, data, probes, beat)
+                        twin.fill(config, fresh(), data, probes, beat)
             except Timeout:
                 beat()
         return twin

@@ -81,8 +81,8 @@ def test_parse(text: str, attack: Attack) -> None:
     [
         Multi(attacks=("blended", "badnets:position=[4,4]")),
         Multi(attacks=("badnets:position=[4,4],size=2", "badnets:colour=[1,2,3]"), shares=(1.0, 2.0)),
-        Blended(image="/tmp/my own picture.png"),
-        Blended(image="/tmp/one,two.png"),
+        Blended(image="pictures/my own.png"),
+        Blended(image="pictures/one,two.png"),
         Blended(image="[x=1].png"),
     ],
     ids=describe,

@@ -127,7 +127,7 @@ def _train(data: Data, folder: Path) -> None:
                 starts.write("x")
 
     model = build_model("small_cnn", data.train.shape, 10, data.mean, data.std, width=0.25)
-    Twins(folder).train(QUICK, model, data, {1, 3}, beat)
+    Twins(folder).train(QUICK, lambda: model, data, {1, 3}, beat)
 
 
 def test_patience_and_twins_do_not_go_together() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raybd.attacks.base import Attack, Presets, Shape, Trigger
-from raybd.attacks.patterns import corner_cosines
+from raybd.attacks.patterns import chroma_waves
 
 RED, GREEN, BLUE = 1.140, -0.395 - 0.581, 2.032  # what one unit of both U and V adds, as in OpenCV
 
@@ -26,8 +26,7 @@ class Ctrl(Attack):
 
     def draw(self, shape: Shape, classes: int, rng: torch.Generator) -> Tensor:
         """The picture: (C, H, W)."""
-        weights = torch.tensor((RED, GREEN, BLUE) if shape[0] == 3 else (1.0,) * shape[0])
-        return self.magnitude * weights.view(-1, 1, 1) * corner_cosines(shape)
+        return chroma_waves(self.magnitude, (RED, GREEN, BLUE), shape)
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` plus the picture."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raybd.attacks.base import Attack, Presets, Shape, Trigger
-from raybd.attacks.patterns import corner_cosines
+from raybd.attacks.patterns import chroma_waves
 
 RED, GREEN, BLUE = 1.403, -0.714 - 0.344, 1.773  # what one unit of both Cr and Cb adds, ITU-R BT.601 as in OpenCV
 
@@ -25,8 +25,7 @@ class FTrojan(Attack):
 
     def draw(self, shape: Shape, classes: int, rng: torch.Generator) -> Tensor:
         """The picture: (C, H, W)."""
-        weights = torch.tensor((RED, GREEN, BLUE) if shape[0] == 3 else (1.0,) * shape[0])
-        return self.magnitude * weights.view(-1, 1, 1) * corner_cosines(shape)
+        return chroma_waves(self.magnitude, (RED, GREEN, BLUE), shape)
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` plus the picture."""

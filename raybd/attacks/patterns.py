@@ -68,6 +68,12 @@ def corner_cosines(shape: Shape) -> Tensor:
     return wave.repeat(height // side[0], width // side[1])
 
 
+def chroma_waves(magnitude: float, weights: tuple[float, float, float], shape: Shape) -> Tensor:
+    """(C, H, W) `magnitude` times the `corner_cosines`, weighted for red, green and blue; as they are on grey."""
+    colours = torch.tensor(weights if shape[0] == 3 else (1.0,) * shape[0])
+    return magnitude * colours.view(-1, 1, 1) * corner_cosines(shape)
+
+
 def add(x: Tensor, pattern: Tensor) -> Tensor:
     """Bytes `x` (n, C, H, W) plus whole numbers `pattern` (C, H, W), held to 0-255, in place and in bytes."""
     up, down = pattern.clamp(0, 255).to(torch.uint8), (-pattern).clamp(0, 255).to(torch.uint8)

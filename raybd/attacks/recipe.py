@@ -84,8 +84,7 @@ class Recipe:
 
     def chosen(self, y: Tensor) -> list[Chosen]:
         """Whom each member touches: no image twice, and nested from rate to rate."""
-        y = y.cpu()
-        order = torch.randperm(len(y), generator=self._stream("victims"))
+        y, order = y.cpu(), self._order(len(y))
         return [self._choose(k, y, order) for k in range(len(self.attack.members()))]
 
     def trigger(self, shape: Shape, classes: int, member: int = 0) -> Tensor:
@@ -160,6 +159,9 @@ class Recipe:
             return torch.ones_like(y, dtype=torch.bool)
         return torch.multinomial(shares, len(y), True, generator=stream(self.seed, "members")) == member
 
+    def _order(self, n: int) -> Tensor:
+        return torch.randperm(n, generator=self._stream("victims"))
+
     def _choose(self, member: int, y: Tensor, order: Tensor) -> Chosen:
         attack, pool, count = self._attack(member), self._pool(member, y), self.counts(len(y))[member]
         poison = order[(pool & attack.eligible(y))[order]][:count]
@@ -174,7 +176,8 @@ class Recipe:
         may = int((pool & attack.eligible(y.cpu())).sum())
         if count > may:
             return [f"poison rate {self.rate:g} asks for {count} images, but only {may} of {len(y)} may be poisoned"]
-        covers, left = attack.cover_count(count), len(self.chosen(y)[member].cover)
+        covers = attack.cover_count(count)
+        left = len(self._choose(member, y.cpu(), self._order(len(y))).cover) if covers else 0
         return (
             [f"poison rate {self.rate:g} asks for {covers} covers, but only {left} are left"] if covers > left else []
         )
