@@ -14,12 +14,13 @@ SOURCES = sorted(p for folder in ("raybd", "analysis", "sweeps") for p in (ROOT 
 
 # Each may import what stands before it, and its own package.
 ORDER = [
-    {"raybd", "raybd.errors", "raybd.seeds"},
-    {"raybd.types", "raybd.plugins", "raybd.records", "raybd.sqlite"},
+    {"raybd", "raybd.errors", "raybd.seeds", "raybd.waiting"},
+    {"raybd.types", "raybd.plugins", "raybd.records", "raybd.sqlite", "raybd.curves"},
     {"raybd.data", "raybd.models", "raybd.training", "raybd.figures", "raybd.convex"},
+    {"raybd.pretraining"},
     {"raybd.attacks", "raybd.metrics", "raybd.defences"},
     {"raybd.config"},
-    {"raybd.twins"},
+    {"raybd.twins", "raybd.convex_trial"},
     {"raybd.trial"},
     {"raybd.tracking"},
     {"raybd.sweep", "raybd.cli", "analysis"},

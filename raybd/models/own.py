@@ -21,12 +21,12 @@ def own_builder(name: str) -> Builder:
     Raises:
         InputError: there is no such function; the builder raises it where the function fails.
     """
-    function = _load(name)
+    function = imported(name, "model")
 
     @wraps(function)  # so that the settings in the signature are the user's
     def build(shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], **settings: Any) -> nn.Module:
         try:
-            model = function(shape, classes, **settings)
+            model: nn.Module = function(shape, classes, **settings)
         except Exception as error:
             raise InputError(f"model {name} fails: {type(error).__name__}: {error}") from error
         require((isinstance(model, nn.Module), f"{name} must return an nn.Module, got {type(model).__name__}"))
@@ -36,12 +36,17 @@ def own_builder(name: str) -> Builder:
     return build
 
 
-def _load(name: str) -> Callable[..., nn.Module]:
+def imported(name: str, kind: str) -> Callable[..., Any]:
+    """The function "module:function"; `kind` is what it is for.
+
+    Raises:
+        InputError: it cannot be imported, or is no function.
+    """
     module, _, attribute = name.partition(":")
     try:
         function = getattr(import_module(module), attribute)
     except Exception as error:
-        raise InputError(f"model {name} cannot be imported: {error}") from error
-    require((callable(function), f"model {name} is no function but {type(function).__name__}"))
-    loaded: Callable[..., nn.Module] = function
+        raise InputError(f"{kind} {name} cannot be imported: {error}") from error
+    require((callable(function), f"{kind} {name} is no function but {type(function).__name__}"))
+    loaded: Callable[..., Any] = function
     return loaded

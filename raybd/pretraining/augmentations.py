@@ -1,0 +1,200 @@
+"""Random views of images: what is drawn for each image, and the views that come of it, a whole batch at a time."""
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from raybd.errors import InputError
+from raybd.pretraining import ops
+from raybd.types import settle_floats
+
+RATIO = (3 / 4, 4 / 3)  # width to height of a random crop
+TRIES = 10  # boxes that are drawn for a crop until one lies inside the image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """How far views may go from their image. By default they do not: every part is off."""
+
+    crop: tuple[float, float] = (1.0, 1.0)  # share of the image's area that a crop keeps before it is resized
+    flip: float = 0.0  # chance of a mirror image
+    rotate: float = 0.0  # degrees to either side
+    translate: float = 0.0  # of the height and the width, to either side
+    scale: tuple[float, float] = (1.0, 1.0)
+    shear: float = 0.0  # degrees to either side, along the rows
+    jitter: float = 1.0  # chance that an image gets the next four
+    brightness: float = 0.0  # factor in 1 - b to 1 + b
+    contrast: float = 0.0
+    saturation: float = 0.0  # of three channels only
+    hue: float = 0.0  # turns to either side, at most 1/2; of three channels only
+    grey: float = 0.0  # chance that the colours go
+    noise: float = 0.0  # largest standard deviation; each image draws its own below it
+    erase: int = 0  # pixels: side of a black square
+    erase_chance: float = 0.5
+
+    def __post_init__(self) -> None:
+        settle_floats(self)
+        if problems := [text for holds, text in self._rules() if not holds]:
+            raise InputError(problems)
+
+    def _rules(self) -> list[tuple[bool, str]]:
+        chances = ("flip", "jitter", "grey", "erase_chance", "translate")
+        amounts = ("rotate", "shear", "brightness", "contrast", "saturation", "hue", "noise", "erase")
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        ranges = [(key, *values[key]) for key in ("crop", "scale")]
+        return [
+            *((0 <= values[key] <= 1, f"{key} must be from 0 to 1, got {values[key]}") for key in chances),
+            *((values[key] >= 0, f"{key} must not be negative, got {values[key]}") for key in amounts),
+            *(
+                (0 < low <= high, f"{key} must rise from above 0, got {low}, {high}")
+                for key, (low, high) in ranges.items()
+            ),
+            (self.crop[1] <= 1, f"crop must keep at most the whole image, 1, got {self.crop[1]}"),
+            (self.hue <= 0.5, f"hue must be at most 0.5, got {self.hue}"),
+            (self.shear < 90, f"shear must be below 90 degrees, got {self.shear}"),
+        ]
+
+
+PHOTO = Views(crop=(0.2, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.2)
+GREY = Views(rotate=15, translate=0.12, scale=(0.8, 1.2), shear=15, brightness=0.4, noise=0.1, erase_chance=0.5)
+
+
+def suited(shape: tuple[int, ...], flip: bool = False) -> Views:
+    """Views for images of `shape` (C, H, W): SimCLR's of CIFAR (arXiv:2002.05709, B.9) for three channels, else
+    affine maps, brightness, noise and a black square of about a third of the side."""
+    chance = 0.5 if flip else 0.0
+    if shape[0] == 3:
+        return replace(PHOTO, flip=chance)
+    return replace(GREY, flip=chance, erase=math.ceil(min(shape[1:]) / 3))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn for each of N images; None where a part is off."""
+
+    box: Tensor | None = None  # (N, 4): top, left, height, width in whole pixels
+    mirrored: Tensor | None = None  # (N,) bool
+    affine: Tensor | None = None  # (N, 5): angle and shear in degrees, scale, pixels right and down
+    colour: Tensor | None = None  # (N, 4): factors of brightness, contrast and saturation, and turns of hue
+    grey: Tensor | None = None  # (N,) bool
+    noise: Tensor | None = None  # (N, C, H, W)
+    hole: Tensor | None = None  # (N, 2): top and left in pixels; beyond the image where nothing is erased
+
+    def take(self, index: Tensor) -> "Draws":
+        """The draws of the images at `index`."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Draws(**{name: None if value is None else value[index] for name, value in values.items()})
+
+
+def random_views(x: Tensor, views: Views, rng: torch.Generator) -> Tensor:
+    """One random view of each image of `x` (N, C, H, W), uint8 or float in [0, 1]: (N, C, H, W) float32 in [0, 1].
+
+    `rng` is on the device of `x`.
+    """
+    x = x.float().div_(255) if x.dtype == torch.uint8 else x
+    return apply(x, draw(x.shape, views, rng), views.erase)
+
+
+def apply(x: Tensor, draws: Draws, erase: int = 0) -> Tensor:
+    """The views of `x` (N, C, H, W) in [0, 1] that `draws` says; `erase` is the side of the holes."""
+    if draws.box is not None:
+        x = ops.crop_resize(x, draws.box)
+    if draws.affine is not None:
+        x = ops.affine(x, draws.affine)
+    if draws.mirrored is not None:
+        x = torch.where(draws.mirrored[:, None, None, None], x.flip(3), x)
+    if draws.colour is not None:
+        x = ops.recolour(x, draws.colour)
+    if draws.grey is not None:
+        x = torch.where(draws.grey[:, None, None, None], ops.greyscale(x), x)
+    if draws.noise is not None:
+        x = (x + draws.noise).clamp_(0, 1)
+    if draws.hole is not None:
+        x = ops.erase(x, draws.hole, erase)
+    return x
+
+
+def draw(shape: tuple[int, ...], views: Views, rng: torch.Generator) -> Draws:
+    """What `views` asks for, drawn for images of `shape` (N, C, H, W); a part that is off draws nothing."""
+    n, channels, height, width = shape
+    moves = views.rotate or views.translate or views.shear or views.scale != (1, 1)
+    recolours = views.brightness or views.contrast or (channels == 3 and (views.saturation or views.hue))
+    return Draws(
+        box=_boxes(n, height, width, views.crop, rng) if views.crop != (1, 1) else None,
+        mirrored=_uniform(rng, n) < views.flip if views.flip else None,
+        affine=_affine(n, height, width, views, rng) if moves else None,
+        colour=_colour(n, channels, views, rng) if recolours else None,
+        grey=_uniform(rng, n) < views.grey if views.grey and channels == 3 else None,
+        noise=_noise(shape, views.noise, rng) if views.noise else None,
+        hole=_holes(n, height, width, views, rng) if views.erase else None,
+    )
+
+
+def _uniform(rng: torch.Generator, *shape: int) -> Tensor:
+    return torch.rand(*shape, generator=rng, device=rng.device)
+
+
+def _between(u: Tensor, low: float, high: float) -> Tensor:
+    return u * (high - low) + low
+
+
+def _boxes(n: int, height: int, width: int, keep: tuple[float, float], rng: torch.Generator) -> Tensor:
+    """(n, 4) boxes by the law of torchvision's RandomResizedCrop: a share of the area, a log-uniform ratio.
+
+    Of TRIES boxes the first that fits is taken; where none does, the largest in the middle that has a fair ratio.
+    """
+    area = _between(_uniform(rng, TRIES, n), *keep) * (height * width)
+    ratio = _between(_uniform(rng, TRIES, n), math.log(RATIO[0]), math.log(RATIO[1])).exp()
+    tall, wide = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
+    fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)
+    first = fits.float().argmax(0, keepdim=True)
+    found = fits.any(0)
+    tallest = float(min(height, round(width / RATIO[0])))
+    widest = float(min(width, round(height * RATIO[1])))
+    tall = torch.where(found, tall.gather(0, first)[0], tallest)
+    wide = torch.where(found, wide.gather(0, first)[0], widest)
+    place = _uniform(rng, 2, n)
+    place = torch.where(found, place, 0.5)
+    top, left = (place[0] * (height - tall + 1)).floor(), (place[1] * (width - wide + 1)).floor()
+    return torch.stack([top, left, tall, wide], 1)
+
+
+def _affine(n: int, height: int, width: int, views: Views, rng: torch.Generator) -> Tensor:
+    u = _uniform(rng, 5, n)
+    signed = 2 * u - 1
+    return torch.stack(
+        [
+            signed[0] * views.rotate,
+            signed[1] * views.shear,
+            _between(u[2], *views.scale),
+            signed[3] * views.translate * width,
+            signed[4] * views.translate * height,
+        ],
+        1,
+    )
+
+
+def _colour(n: int, channels: int, views: Views, rng: torch.Generator) -> Tensor:
+    """(n, 4): what leaves an image as it is, for those that the chance of a jitter passes over."""
+    signed = 2 * _uniform(rng, n, 4) - 1
+    coloured = channels == 3
+    amounts = [views.brightness, views.contrast, views.saturation * coloured, views.hue * coloured]
+    moved = signed * torch.tensor(amounts, device=rng.device)
+    moved = torch.where(_uniform(rng, n, 1) < views.jitter, moved, 0.0)
+    factors = (1 + moved[:, :3]).clamp_(min=0)
+    return torch.cat([factors, moved[:, 3:]], 1)
+
+
+def _noise(shape: tuple[int, ...], largest: float, rng: torch.Generator) -> Tensor:
+    normal = torch.randn(*shape, generator=rng, device=rng.device)
+    return normal.mul_(_uniform(rng, shape[0], 1, 1, 1) * largest)
+
+
+def _holes(n: int, height: int, width: int, views: Views, rng: torch.Generator) -> Tensor:
+    u = _uniform(rng, 3, n)
+    side = views.erase
+    corner = torch.stack([u[0] * (height - side + 1), u[1] * (width - side + 1)], 1).floor()
+    beyond = float(max(height, width))
+    return torch.where((u[2] < views.erase_chance)[:, None], corner, beyond)

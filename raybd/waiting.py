@@ -1,0 +1,26 @@
+"""Work that several processes need and one does. Imports nothing of raybd."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+PATIENCE = 1.0  # seconds between two signs of life of whoever waits
+
+
+def once(done: Callable[[], bool], work: Callable[[], None], lock: Path, beat: Callable[[], None]) -> None:
+    """Do `work` under `lock` unless it is `done`; while another process holds the lock, wait and call `beat`.
+
+    The system frees the lock of a process that dies: one of those that wait takes over.
+
+    Raises:
+        OSError: the lock cannot be made.
+    """
+    holder = FileLock(lock)
+    while not done():
+        try:
+            with holder.acquire(timeout=PATIENCE):
+                if not done():
+                    work()
+        except Timeout:
+            beat()
