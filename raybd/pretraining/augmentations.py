@@ -47,10 +47,7 @@ class Views:
         return [
             *((0 <= values[key] <= 1, f"{key} must be from 0 to 1, got {values[key]}") for key in chances),
             *((values[key] >= 0, f"{key} must not be negative, got {values[key]}") for key in amounts),
-            *(
-                (0 < low <= high, f"{key} must rise from above 0, got {low}, {high}")
-                for key, (low, high) in ranges.items()
-            ),
+            *((0 < low <= high, f"{key} must rise from above 0, got {low}, {high}") for key, low, high in ranges),
             (self.crop[1] <= 1, f"crop must keep at most the whole image, 1, got {self.crop[1]}"),
             (self.hue <= 0.5, f"hue must be at most 0.5, got {self.hue}"),
             (self.shear < 90, f"shear must be below 90 degrees, got {self.shear}"),

@@ -51,9 +51,6 @@ class PretrainConfig:
         return [
             *((values[key] in known, f"{key} must be of {known}, got {values[key]!r}") for key, known in words.items()),
             *((values[key] >= low, f"{key} must be at least {low}, got {values[key]}") for key, low in least.items()),
-            *(
-                (values[key] > 0, f"{key} must be above 0, got {values[key]}")
-                for key in ("learning_rate", "temperature")
-            ),
+            *((values[key] > 0, f"{key} must be above 0, got {values[key]}") for key in above),
             (self.momentum < 1, f"momentum must be below 1, got {self.momentum}"),
         ]
