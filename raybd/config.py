@@ -6,29 +6,72 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from raybd.attacks import ATTACKS, Attack, BadNets, NoAttack, describe
+from raybd.convex import LEARNERS, Learner
 from raybd.data import check_name
 from raybd.defences import DEFENCES, Defence, NoDefence
+from raybd.errors import InputError
 from raybd.metrics import METRICS, Metric
 from raybd.models import check_model
 from raybd.plugins import build, spec, unknown
+from raybd.plugins import describe as describe_plugin
 from raybd.training import TrainConfig
 from raybd.types import Data, settle_floats
+
+NETWORK_ONLY = ("train.", "model.width", "model.depth", "model.noise")  # parameters that the other kind has not
+CONVEX_ONLY = ("model.C", "model.gamma", "recipe")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network."""
+    """Which network, or which convex learner; each has settings that the other has not."""
 
     name: str = "small_cnn"
     width: float = 1.0  # multiplies the channels
     depth: int | None = None  # None: the architecture's own
     noise: float = 0.0  # standard deviation of the Gaussian noise after its activations, in training and after
+    C: float | None = None  # of a convex learner: weight of its summed losses against |w|^2 / 2
+    gamma: float | None = None  # of svm_rbf: exp(-gamma |x - z|^2)
 
     def __post_init__(self) -> None:
         settle_floats(self)
+
+    @property
+    def convex(self) -> bool:
+        """Whether it is a convex learner, which is solved, and no network, which is trained."""
+        return self.name in LEARNERS
+
+    def learner(self) -> Learner:
+        """The convex learner.
+
+        Raises:
+            InputError: its settings make no sense.
+        """
+        if found := self.problems():
+            raise InputError(found)
+        given = {"C": self.C, "gamma": self.gamma}
+        return LEARNERS[self.name](**{name: value for name, value in given.items() if value is not None})
+
+    def problems(self) -> list[str]:
+        """Settings that are missing, of another kind of model, or out of range."""
+        if not self.convex:
+            given = [name for name in ("C", "gamma") if getattr(self, name) is not None]
+            found = [f"model {self.name} has no setting {name} (convex learners have)" for name in given]
+            found += [] if 0 < self.width < math.inf else [f"width {self.width:g} must be above 0"]
+            known = 0 <= self.noise < math.inf
+            return found + ([] if known else [f"noise {self.noise:g} must not be negative, and finite"])
+        usual = ModelConfig()
+        wrong = [name for name in ("width", "depth", "noise") if getattr(self, name) != getattr(usual, name)]
+        found = [f"model {self.name} has no setting {name} (networks have)" for name in wrong]
+        for name, wanted in {"C": True, "gamma": self.name == "svm_rbf"}.items():
+            value = getattr(self, name)
+            if (value is not None) != wanted:
+                found.append(f"model {self.name} {'needs' if wanted else 'has no'} setting {name}")
+            elif value is not None and not 0 < value < math.inf:
+                found.append(f"model {self.name}: {name} = {value:g} must be above 0 and finite")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +83,7 @@ class TrialConfig:
     validation: float = 0.0  # share of the training set that is set aside
     attack: Attack = field(default_factory=BadNets)
     poison_rate: float = 0.05
+    recipe: Literal["raybd", "published"] = "raybd"  # published: drawn and solved as arXiv 2106.07214's code does
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     probes: tuple[int, ...] = ()  # epochs to measure at besides the last; (): 1, 2, 3, 4, 8, 16, ...
@@ -87,14 +131,19 @@ class TrialConfig:
     @property
     def params(self) -> dict[str, Any]:
         """Every setting by its flattened name, as MLflow and the map know it: attack.name, train.weight_decay, ..."""
-        return _flat(self.to_dict())
+        silent = NETWORK_ONLY if self.model.convex else CONVEX_ONLY
+        return {name: value for name, value in _flat(self.to_dict()).items() if not name.startswith(silent)}
 
     @property
     def label(self) -> str:
         """A short name for people, for instance "badnets 0.05 width=0.5 seed=1"."""
         train, model = self.train, self.model
+        if model.convex:
+            said = f"{describe(self.attack)} {self.poison_rate:g} {model.name} C={model.C:g}"
+            return f"{said}{'' if model.gamma is None else f' gamma={model.gamma:g}'} {self.data} seed={self.seed}"
+        defended = "" if isinstance(self.defence, NoDefence) else f"{describe_plugin(DEFENCES, self.defence)} "
         return (
-            f"{describe(self.attack)} {self.poison_rate:g} {model.name} width={model.width:g} "
+            f"{defended}{describe(self.attack)} {self.poison_rate:g} {model.name} width={model.width:g} "
             f"wd={train.weight_decay:g} lr={train.learning_rate:g} epochs={train.epochs} seed={self.seed}"
         )
 
@@ -105,10 +154,8 @@ class TrialConfig:
         found += [] if 0 <= self.poison_rate <= 1 else [f"poison rate {self.poison_rate:g} is not in [0, 1]"]
         if isinstance(self.attack, NoAttack) and self.poison_rate:
             found.append(f"attack none cannot poison: its rate must be 0, not {self.poison_rate:g}")
-        if not 0 < self.model.width < math.inf:
-            found.append(f"width {self.model.width:g} must be above 0")
-        if not 0 <= self.model.noise < math.inf:
-            found.append(f"noise {self.model.noise:g} must not be negative, and finite")
+        found += self.model.problems() + self._recipe_problems()
+        found += self._network_settings() if self.model.convex else []
         names = [spec(METRICS, metric)["name"] for metric in self.metrics]
         found += [f"metric {name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
         if self.train.patience and any(metric.needs_twin for metric in self.metrics):
@@ -118,11 +165,40 @@ class TrialConfig:
         found += [f"probe epoch {p} is not among the epochs 1 to {last}" for p in self.probes if not 1 <= p <= last]
         return found + _train_problems(self.train)
 
+    def _recipe_problems(self) -> list[str]:
+        """What the recipe does not go with."""
+        found = unknown("recipe", [self.recipe], ("raybd", "published"))
+        if self.recipe == "published":
+            found += [] if self.model.convex else [f"recipe published is for convex learners ({', '.join(LEARNERS)})"]
+            found += ["recipe published sets no validation images aside"] if self.validation else []
+            patches = BadNets(size=getattr(self.attack, "size", None), pattern="per_class", labels="all_to_all")
+            if self.attack != patches:
+                found.append(
+                    "recipe published has one trigger: badnets with pattern per_class, labels all_to_all, a size"
+                )
+        return found
+
+    def _network_settings(self) -> list[str]:
+        """Settings that would be told from each other by the key, and change nothing."""
+        wrong = [f.name for f in fields(TrainConfig) if getattr(self.train, f.name) != getattr(TrainConfig(), f.name)]
+        found = [f"model {self.model.name} is solved, not trained: leave train.{name} alone" for name in wrong]
+        found += [f"model {self.model.name} has no epochs to probe"] * bool(self.probes)
+        if not isinstance(self.defence, NoDefence):
+            found.append(f"model {self.model.name} has no training that a defence could take over")
+        names = [spec(METRICS, metric)["name"] for metric in self.metrics]
+        looking = [name for name in names if name not in ("accuracy", "learning_curves")]
+        return found + [f"metric {name} measures networks, and {self.model.name} is none" for name in looking]
+
     def data_problems(self, data: Data) -> list[str]:
         """Everything wrong with this config on `data`, but for the poison rate."""
         model, shape, classes = self.model, data.train.shape, len(data.classes)
         found = self.attack.check(shape, classes)
-        found += check_model(model.name, shape, classes, model.width, model.depth, model.noise)
+        if model.convex and classes != 2:
+            pairs = "a pair is named as in digits[7,1]"
+            found.append(f"model {model.name} tells two classes apart, and {data.name} has {classes} ({pairs})")
+        elif not model.convex:
+            found += check_model(model.name, shape, classes, model.width, model.depth, model.noise)
+        found += self.defence.problems(shape, classes)
         return found + [problem for metric in self.metrics for problem in metric.problems(data, model.noise)]
 
 

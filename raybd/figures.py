@@ -56,6 +56,26 @@ def draw_sheet(rows: Sequence[tuple[str, Images, Images]], path: Path, tile: int
     canvas.save(path)
 
 
+def draw_suspects(images: Images, suspicion: Sequence[float], poison: Sequence[bool], path: Path) -> None:
+    """Write a PNG: the training images that a defence suspects most, in order, with the labels they came with.
+
+    Poison has a thick frame and a P beside its label.
+    """
+    columns, step = 12, TILE + 24
+    canvas = Image.new("RGB", (8 + columns * step, 8 + -(-len(images) // columns) * (step + 12)), "white")
+    pen = ImageDraw.Draw(canvas)
+    labels = images.y.tolist()
+    for place, image in enumerate(images.x.cpu().numpy()):
+        left, top = 8 + place % columns * step, 8 + place // columns * (step + 12)
+        if poison[place]:
+            pen.rectangle((left - 4, top - 4, left + TILE + 3, top + TILE + 3), fill="#b2182b")
+        canvas.paste(_tile(image), (left, top))
+        said = f"{labels[place]}{' P' if poison[place] else ''}  {suspicion[place]:.2f}"
+        pen.text((left, top + TILE + 5), said, fill="black", font_size=14)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path)
+
+
 def draw_curves(journal: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     """Write a PNG: accuracies at the probes on the left, training loss of every epoch on the right."""
     figure = Figure(figsize=(9, 3.2), dpi=80, layout="constrained")

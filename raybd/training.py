@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,7 @@ class Epoch:
     number: int  # from 1
     loss: float  # mean over its images, in nats
     last: bool
+    numbers: dict[str, float] = field(default_factory=dict)  # what a defence says of itself
 
 
 class Checkpoint:

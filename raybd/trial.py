@@ -15,6 +15,9 @@ from raybd.attacks.gate import inspect
 from raybd.attacks.recipe import Recipe
 from raybd.config import TrialConfig
 from raybd.data.split import split_validation
+from raybd.defences import Scene
+from raybd.defences.audit import audit
+from raybd.defences.base import SUSPICION
 from raybd.errors import DivergedError, InputError
 from raybd.metrics import Accuracy
 from raybd.metrics.accuracy import per_sample
@@ -27,6 +30,16 @@ from raybd.twins import Twin, Twins
 from raybd.types import Data, Evidence, Images, Poisoned, Report
 
 EXAMPLES = 8  # images in the picture of the trigger
+SUSPECTS = 48  # images in the picture of what a defence suspects
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """The training images that a defence suspects most, first first, with the truth beside."""
+
+    images: Images
+    suspicion: Tensor  # (n,)
+    roles: Tensor  # (n,)
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,8 @@ class TrialResult:
     clean: Images  # a few test images ...
     triggered: Images  # ... and the same with the trigger
     model: nn.Module
-    arrays: dict[str, Tensor] = field(default_factory=dict)  # what metrics keep, as name/epoch
+    arrays: dict[str, Tensor] = field(default_factory=dict)  # what metrics keep, as name/epoch, and defences
+    suspects: Suspects | None = None  # of a defence that ranks the training images
 
 
 def run_trial(
@@ -48,14 +62,14 @@ def run_trial(
     data: Data,
     report: Callable[[Report], None] = lambda _: None,
     checkpoint: Checkpoint | None = None,
-    twins: Twins | None = None,
+    shared: Path | None = None,
     beat: Callable[[], None] = lambda: None,
     earlier: Journal = (),
 ) -> TrialResult:
     """Poison, train under the defence, measure at every probe; runs on the device where `data` lies.
 
-    `twins` keeps the networks of clean twins for other trials; `beat` is called while one is trained; `earlier` is
-    the journal of the epochs before `checkpoint`.
+    `shared` is a folder for what other trials can use: clean twins, encoders of defences; `beat` is called while
+    such work goes on; `earlier` is the journal of the epochs before `checkpoint`.
 
     Raises:
         InputError: the config does not fit the data.
@@ -75,11 +89,13 @@ def run_trial(
     journal = list(earlier)
     probes = set(config.probes or probe_schedule(config.train.epochs))
     with tempfile.TemporaryDirectory() as folder:
-        twin = _twin(config, data, probes, twins or Twins(Path(folder)), twins is not None, beat)
-        train = partial(config.defence.train, model, poisoned.images, config.train, config.seed, checkpoint)
-        epochs = twin.replay(model, probes) if twin and not config.poison_rate else train()
+        at = partial(_scene, config, data, shared and shared / "encoders", beat)
+        twin = _twin(config, at, probes, shared, Path(folder), beat)
+        scene = at(model, poisoned, checkpoint)
+        train = partial(config.defence.train, scene)
+        epochs = twin.replay(model, probes, scene.findings) if twin and not config.poison_rate else train()
         for epoch in epochs:
-            metrics = {"loss/train": epoch.loss, "seconds/trial": time.perf_counter() - start}
+            metrics = {"loss/train": epoch.loss, "seconds/trial": time.perf_counter() - start} | epoch.numbers
             if epoch.last or epoch.number in probes:
                 seen = _evidence(config, model, data, poisoned, triggered, epoch, twin)
                 numbers, kept = _measure(config, seen)
@@ -87,6 +103,7 @@ def run_trial(
                 journal.append({"epoch": epoch.number, "metrics": metrics})
             if epoch.last:
                 metrics |= {k: v for metric in config.metrics for k, v in metric.conclude(journal).items()}
+                metrics |= audit(scene.findings, poisoned.roles)
             report(Report(epoch.number, metrics))
     return TrialResult(
         metrics=metrics,
@@ -96,7 +113,8 @@ def run_trial(
         clean=data.test.take(torch.arange(min(EXAMPLES, len(data.test)))),
         triggered=_examples(triggered, len(data.test), len(seen.members)),
         model=model,
-        arrays=arrays,
+        arrays=arrays | {f"defence/{name}": found.cpu() for name, found in scene.findings.items()},
+        suspects=_suspects(poisoned, scene.findings.get(SUSPICION)),
     )
 
 
@@ -145,16 +163,47 @@ def _model(config: TrialConfig, data: Data) -> nn.Module:
         depth=wanted.depth,
         noise=wanted.noise,
     )
-    return model.to(data.train.x.device)
+    return config.defence.network(model).to(data.train.x.device)
+
+
+def _scene(
+    config: TrialConfig,
+    data: Data,
+    shelf: Path | None,
+    beat: Callable[[], None],
+    model: nn.Module | None = None,
+    poisoned: Poisoned | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Scene:
+    """What the defender stands before; without a `model` and `poisoned`, a fresh one before the clean training set."""
+    images = poisoned.images if poisoned else data.train
+    roles = poisoned.roles if poisoned else torch.zeros_like(data.train.y, dtype=torch.uint8)
+    return Scene(
+        model=model or _model(config, data),
+        images=images,
+        classes=len(data.classes),
+        how=config.train,
+        seed=config.seed,
+        checkpoint=checkpoint,
+        trusted=data.validation if config.defence.access == "clean images" else None,
+        roles=roles if config.defence.access == "truth" else None,
+        shelf=shelf,
+        beat=beat,
+    )
 
 
 def _twin(
-    config: TrialConfig, data: Data, probes: set[int], twins: Twins, shared: bool, beat: Callable[[], None]
+    config: TrialConfig,
+    fresh: Callable[[], Scene],
+    probes: set[int],
+    shared: Path | None,
+    own: Path,
+    beat: Callable[[], None],
 ) -> Twin | None:
     """The clean twin, where a metric compares with it; and where the trial is one, for others to share."""
     if any(metric.needs_twin for metric in config.metrics) or (shared and not config.poison_rate):
         try:
-            return twins.train(config, partial(_model, config, data), data, probes, beat)
+            return Twins((shared or own) / "twins").train(config, fresh, probes, beat)
         except DivergedError as error:
             raise DivergedError(f"the clean twin: {error}") from error
     return None
@@ -217,3 +266,10 @@ def _examples(triggered: Images, tests: int, members: int) -> Images:
     """The first test images, with the trigger of each member in turn."""
     index = torch.arange(min(EXAMPLES, tests))
     return triggered.take(index + tests * (index % members))
+
+
+def _suspects(poisoned: Poisoned, suspicion: Tensor | None) -> Suspects | None:
+    if suspicion is None:
+        return None
+    first = suspicion.argsort(descending=True, stable=True)[:SUSPECTS].to(poisoned.roles.device)
+    return Suspects(poisoned.images.take(first), suspicion[first], poisoned.roles[first])

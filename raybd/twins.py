@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor, nn
 
 from raybd.attacks import NoAttack
 from raybd.config import TrialConfig
+from raybd.defences import Scene
 from raybd.training import Checkpoint, Epoch
-from raybd.types import Data
 
 
 def twin_of(config: TrialConfig) -> TrialConfig:
@@ -28,16 +28,11 @@ class Twins:
         self.folder = folder
 
     def train(
-        self,
-        config: TrialConfig,
-        fresh: Callable[[], nn.Module],
-        data: Data,
-        probes: set[int],
-        beat: Callable[[], None],
+        self, config: TrialConfig, fresh: Callable[[], Scene], probes: set[int], beat: Callable[[], None]
     ) -> "Twin":
-        """The clean twin of `config`, trained from the network that `fresh` makes where nobody has done so before.
+        """The clean twin of `config`, trained in a `fresh` scene without poison where nobody has done so before.
 
-        `beat` is called now and then while another process trains it, and after every epoch.
+        `beat` is called now and then while another process trains it.
         """
         twin = Twin(self.folder / twin_of(config).key)
         twin.path.mkdir(parents=True, exist_ok=True)
@@ -46,7 +41,7 @@ class Twins:
             try:
                 with lock.acquire(timeout=1.0):
                     if not twin.done:
-                        twin.fill(config, fresh(), data, probes, beat)
+                        twin.fill(config, fresh(), probes)
             except Timeout:
                 beat()
         return twin
@@ -73,26 +68,26 @@ class Twin:
         model.load_state_dict(torch.load(self.path / f"{epoch}.pt", map_location=device, weights_only=True))
         return model.eval()
 
-    def replay(self, model: nn.Module, probes: set[int]) -> Iterator[Epoch]:
+    def replay(self, model: nn.Module, probes: set[int], findings: dict[str, Tensor]) -> Iterator[Epoch]:
         """Its training once more, without the work: `model` has the right weights at the probes."""
+        findings |= torch.load(self.path / "findings.pt", weights_only=True)
         for epoch in self.epochs():
             if epoch.last or epoch.number in probes:
                 self.load(model, epoch.number)
             yield epoch
 
-    def fill(
-        self, config: TrialConfig, model: nn.Module, data: Data, probes: set[int], beat: Callable[[], None]
-    ) -> None:
+    def fill(self, config: TrialConfig, scene: Scene, probes: set[int]) -> None:
         """Train it, or go on where an earlier attempt stopped."""
         part = self.path / "epochs.part"
         lines = [json.loads(line) for line in part.read_text().splitlines()] if part.exists() else []
         checkpoint = Checkpoint(self.path / "checkpoint.pt")
-        for epoch in config.defence.train(model, data.train, config.train, config.seed, checkpoint):
+        for epoch in config.defence.train(replace(scene, checkpoint=checkpoint)):
             lines = [line for line in lines if line["number"] < epoch.number] + [asdict(epoch)]
             if epoch.last or epoch.number in probes:
-                torch.save(model.state_dict(), self.path / f"{epoch.number}.pt")
+                torch.save(scene.model.state_dict(), self.path / f"{epoch.number}.pt")
             part.write_text("".join(json.dumps(line) + "\n" for line in lines))
-            beat()
+            scene.beat()
+        torch.save({name: found.cpu() for name, found in scene.findings.items()}, self.path / "findings.pt")
         done = self.path / f"epochs.{time.time_ns()}"
         done.write_text(json.dumps(lines))
         done.replace(self.path / "epochs.json")

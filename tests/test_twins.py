@@ -9,6 +9,7 @@ import torch
 
 from raybd.attacks import BadNets, Blended
 from raybd.config import ModelConfig, TrialConfig
+from raybd.defences import Scene
 from raybd.errors import DivergedError
 from raybd.metrics import METRICS, Accuracy
 from raybd.metrics.smoothness import Smoothness
@@ -28,10 +29,9 @@ def timeless(metrics: dict[str, float]) -> dict[str, float]:
 def test_a_trial_without_poison_is_the_same_with_and_without_shared_twins(digits: Data, tmp_path: Path) -> None:
     alone, shared = [], []
     plain = run_trial(QUICK, digits, alone.append)
-    twins = Twins(tmp_path)
     for _ in range(2):  # the one that trains, and one that replays
         shared.clear()
-        again = run_trial(QUICK, digits, shared.append, twins=twins)
+        again = run_trial(QUICK, digits, shared.append, shared=tmp_path)
         assert timeless(again.metrics) == timeless(plain.metrics)
         pairs = zip(plain.model.state_dict().values(), again.model.state_dict().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
@@ -48,9 +48,9 @@ def test_a_twin_is_trained_once_for_all_attacks(digits: Data, tmp_path: Path, mo
 
     monkeypatch.setattr("raybd.defences.none.fit", counting)
     for attack in (BadNets(), Blended(), BadNets(target=3)):
-        run_trial(replace(QUICK, attack=attack), digits, twins=Twins(tmp_path))
+        run_trial(replace(QUICK, attack=attack), digits, shared=tmp_path)
     assert len(trained) == 1
-    run_trial(replace(QUICK, seed=1), digits, twins=Twins(tmp_path))
+    run_trial(replace(QUICK, seed=1), digits, shared=tmp_path)
     assert len(trained) == 2
 
 
@@ -72,9 +72,9 @@ def test_an_interrupted_twin_goes_on(digits: Data, tmp_path: Path, monkeypatch: 
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        run_trial(config, digits, twins=Twins(tmp_path), beat=stop)
+        run_trial(config, digits, shared=tmp_path, beat=stop)
     reports: list[Report] = []
-    resumed = run_trial(config, digits, reports.append, twins=Twins(tmp_path))
+    resumed = run_trial(config, digits, reports.append, shared=tmp_path)
     assert [r.epoch for r in reports] == [1, 2, 3, 4]
     assert timeless(resumed.metrics) == timeless(whole.metrics)
 
@@ -105,8 +105,8 @@ def test_metrics_that_compare_get_the_twin_of_the_same_epoch(
 
     monkeypatch.setitem(METRICS, "looking", Looking)
     config = replace(QUICK, poison_rate=0.1, metrics=(Looking(),))
-    run_trial(config, digits, twins=Twins(tmp_path))
-    [twin] = tmp_path.iterdir()
+    run_trial(config, digits, shared=tmp_path)
+    [twin] = (tmp_path / "twins").iterdir()
     for epoch, weight, _ in seen:
         assert torch.equal(weight, torch.load(twin / f"{epoch}.pt")["head.weight"])
     assert [epoch for epoch, _, _ in seen] == [1, 3]
@@ -127,7 +127,8 @@ def _train(data: Data, folder: Path) -> None:
                 starts.write("x")
 
     model = build_model("small_cnn", data.train.shape, 10, data.mean, data.std, width=0.25)
-    Twins(folder).train(QUICK, lambda: model, data, {1, 3}, beat)
+    scene = Scene(model=model, images=data.train, classes=10, how=QUICK.train, seed=QUICK.seed, beat=beat)
+    Twins(folder).train(QUICK, lambda: scene, {1, 3}, beat)
 
 
 def test_patience_and_twins_do_not_go_together() -> None:
@@ -138,4 +139,4 @@ def test_patience_and_twins_do_not_go_together() -> None:
 def test_a_twin_that_diverges_says_that_it_is_the_twin(digits: Data, tmp_path: Path) -> None:
     how = TrainConfig(epochs=2, learning_rate=1e6, schedule="constant")
     with pytest.raises(DivergedError, match="the clean twin: the training loss is"):
-        run_trial(replace(QUICK, train=how, probes=()), digits, twins=Twins(tmp_path))
+        run_trial(replace(QUICK, train=how, probes=()), digits, shared=tmp_path)

@@ -1,10 +1,12 @@
 """Defences by name. A new one is a file here and a line in DEFENCES; docs/adding.md shows it."""
 
-from raybd.defences.base import Defence
+from raybd.defences.base import Defence, Scene
 from raybd.defences.none import NoDefence
+from raybd.defences.oracle import Oracle
 
 DEFENCES: dict[str, type[Defence]] = {
     "none": NoDefence,
+    "oracle": Oracle,
 }
 
-__all__ = ["DEFENCES", "Defence", "NoDefence"]
+__all__ = ["DEFENCES", "Defence", "NoDefence", "Oracle", "Scene"]

@@ -1,21 +1,61 @@
 """What every defence is: a way to train on a set that may be poisoned."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from raybd.training import Checkpoint, Epoch, TrainConfig
-from raybd.types import Images
+from raybd.types import Images, settle_floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What a defender stands before: a network, a training set that may be poisoned, and how to train."""
+
+    model: nn.Module  # fresh, as `Defence.network` made it; trained in place
+    images: Images  # the training set as it came
+    classes: int
+    how: TrainConfig
+    seed: int
+    checkpoint: Checkpoint | None = None
+    trusted: Images | None = None  # clean images that were set aside before the attack
+    roles: Tensor | None = None  # (N,) the truth about `images`; only where `access` is "truth"
+    shelf: Path | None = None  # where trials keep what others can use (encoders); None: nobody shares
+    beat: Callable[[], None] = lambda: None  # to be called now and then in long work
+    findings: dict[str, Tensor] = field(default_factory=dict)  # what the defence leaves: see SUSPICION and FLAGGED
+
+
+SUSPICION = "suspicion"  # (N,) float: the higher, the likelier a training image is poison
+FLAGGED = "flagged"  # (N,) bool: training images that were removed, relabelled or unlearnt
+
+Access = Literal["training set", "clean images", "truth"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defence(ABC):
     """A way to train. The fields of a subclass are its settings; it never sees which images are poisoned."""
 
+    access: ClassVar[Access] = "training set"  # what it must be given beside the network
+
+    def __post_init__(self) -> None:
+        settle_floats(self)
+
+    def network(self, model: nn.Module) -> nn.Module:
+        """The network that is deployed, around the fresh `model` of a trial; that one as it is by default."""
+        return model
+
     @abstractmethod
-    def train(
-        self, model: nn.Module, images: Images, how: TrainConfig, seed: int, checkpoint: Checkpoint | None
-    ) -> Iterator[Epoch]:
-        """Train `model` in place on `images`, yielding after every epoch, resuming from `checkpoint`."""
+    def train(self, scene: Scene) -> Iterator[Epoch]:
+        """Train `scene.model`, yielding after each of `scene.how.epochs` epochs, resuming from the checkpoint.
+
+        The checkpoint's state holds "epoch", the last epoch that was yielded. `Epoch.numbers` are what the defence
+        says of itself; what it finds about training images goes to `scene.findings` before the last epoch.
+        """
+
+    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+        """Why this defence cannot be used on such images; empty if it can."""
+        return []

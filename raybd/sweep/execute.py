@@ -21,13 +21,12 @@ import torch
 import raybd
 from raybd.config import TrialConfig
 from raybd.errors import DivergedError, GateError, InputError
-from raybd.figures import draw_curves, draw_examples
+from raybd.figures import draw_curves, draw_examples, draw_suspects
 from raybd.records import FAILED, FINISHED, Record, SweepFolder, TrialFolder
 from raybd.tracking import Address, TrialRun, abandon
 from raybd.training import Checkpoint
 from raybd.trial import TrialResult, run_trial
-from raybd.twins import Twins
-from raybd.types import Data, Report
+from raybd.types import POISON, Data, Report
 
 log = logging.getLogger(__name__)
 HOPELESS = (InputError, GateError, DivergedError)  # another try would end the same way
@@ -90,8 +89,8 @@ def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], N
         run.log()
 
     try:
-        twins = Twins(setup.folder.path / "twins")
-        result = run_trial(config, _on(setup.device, data), note, checkpoint, twins, beat, folder.journal())
+        shared = setup.folder.path / "shared"
+        result = run_trial(config, _on(setup.device, data), note, checkpoint, shared, beat, folder.journal())
         _keep(folder, config, result)
         record, hopeless = _record(config, run.tags, FINISHED, start, result), False
     except Exception as error:  # noqa: BLE001 - a failed trial is data, whatever failed it
@@ -165,6 +164,10 @@ def _keep(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None
         np.savez_compressed(folder.path / "arrays.npz", allow_pickle=False, **kept)
     draw_examples(result.clean, result.triggered, folder.path / "figures" / "examples.png")
     draw_curves(folder.journal(), config.label, folder.path / "figures" / "training.png")
+    if result.suspects is not None:
+        seen = result.suspects
+        poison = (seen.roles == POISON).tolist()
+        draw_suspects(seen.images, seen.suspicion.tolist(), poison, folder.path / "figures" / "suspects.png")
     for metric in config.metrics:
         for name, figure in metric.figures(folder.journal(), result.arrays, config.label).items():
             figure.savefig(folder.path / "figures" / f"{name}.png")

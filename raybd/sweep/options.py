@@ -1,25 +1,29 @@
 """What a person can say to a sweep, and the list of trials that comes of it."""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 
 from raybd.attacks import ATTACKS, Attack, NoAttack, parse
 from raybd.config import ModelConfig, TrialConfig
 from raybd.data import augmentation, check_name
+from raybd.data.subset import parse as parse_data
+from raybd.defences import DEFENCES
 from raybd.errors import InputError
 from raybd.metrics import METRICS
 from raybd.models import MODELS
-from raybd.plugins import parse as parse_metric
+from raybd.plugins import parse as parse_plugin
 from raybd.plugins import unknown
 from raybd.records import check_name as check_sweep_name
 from raybd.training import TrainConfig
 
 DECAYS = {"digits": (5e-4, 0.05)}  # 420 steps regularise little: the edge of the map lies at large values
 USUAL_DECAYS = (5e-4, 5e-3)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,8 @@ class SweepOptions:
     """all_to_one, or all_to_all (class y becomes y + 1)."""
     victims: str = "non_target"
     """Whom dirty-label attacks draw from: non_target or all."""
+    defences: tuple[str, ...] = ("none",)
+    """NAME, NAME:PRESET or NAME:SETTING=VALUE,...: how to train; none and oracle are the ends of a comparison."""
     seeds: int = 3
     """Number of seeds; trials use 0, 1, ..."""
     weight_decays: tuple[float, ...] = ()
@@ -66,10 +72,14 @@ class SweepOptions:
     """sgd or adamw."""
     schedule: str = "one_cycle"
     """one_cycle, cosine or constant."""
-    crop: int | None = None
-    """Pixels of padding before a random crop; none: what is usual for the data set."""
-    flip: bool | None = None
-    """Random mirroring; none: what is usual for the data set."""
+    crop: tuple[int, ...] = ()
+    """Complexity axis: pixels of padding before a random crop; none: what is usual for the data set."""
+    flip: tuple[bool, ...] = ()
+    """Complexity axis: random mirroring; none: what is usual for the data set."""
+    betas: tuple[float, ...] = (1.0,)
+    """Weights of the poison in the loss; 0 trains without it, 1 as ever."""
+    beta_mode: str = "sample"
+    """sample (each poisoned image by beta), or batchmean (the mean over a batch's, as arXiv 2106.07214's code)."""
     patience: int = 0
     """Stop a trial after so many epochs without a lower training loss; 0: never."""
     precision: str = "auto"
@@ -103,8 +113,9 @@ class SweepOptions:
         """Everything wrong with the options themselves; a trial's own checks come later."""
         found = check_sweep_name(self.name) + check_name(self.data)
         found += unknown("metric", [text.partition(":")[0] for text in self.metrics], METRICS)
+        found += unknown("defence", [text.partition(":")[0] for text in self.defences], DEFENCES)
         found += unknown("attack", [text.partition(":")[0] for text in self.attacks], [*ATTACKS, "all"])
-        axes = "attacks poison_rates epochs learning_rates batch_sizes".split()
+        axes = "attacks defences poison_rates epochs learning_rates batch_sizes betas".split()
         found += [f"--{axis.replace('_', '-')} needs at least one value" for axis in axes if not getattr(self, axis)]
         limits = {"seeds": 1, "cpus_per_trial": 0.01, "gpus_per_trial": 0, "stall_seconds": 1}
         found += [
@@ -124,32 +135,44 @@ class SweepOptions:
         """
         if found := self.problems():
             raise InputError(found)
-        metrics = tuple(parse_metric("metric", METRICS, text) for text in self.metrics)
-        trials = [
+        trials = self._trials()
+        if problems := dict.fromkeys(p for trial in trials for p in trial.problems()):
+            raise InputError(list(problems))
+        return trials
+
+    def _trials(self) -> list[TrialConfig]:
+        metrics = tuple(parse_plugin("metric", METRICS, text) for text in self.metrics)
+        defences = [parse_plugin("defence", DEFENCES, text) for text in dict.fromkeys(self.defences)]
+        return [
             TrialConfig(
                 data=self.data,
                 validation=self.validation,
                 attack=attack,
                 poison_rate=rate,
                 model=ModelConfig(name=self.model, width=width, depth=depth, noise=self.noise),
-                train=train,
+                train=train if rate else replace(train, beta=1.0, beta_mode="sample"),  # there is nothing to weight
                 probes=self.probes,
                 metrics=metrics,
+                defence=defence,
                 seed=seed,
             )
-            for rate, attack, seed, width, depth, train in product(
-                sorted(self.poison_rates),
+            for rate, attack, defence, seed, width, depth, train in product(
+                self._rates(),
                 self._attacks(),
-                range(self.seeds),
+                defences,
+                self._seeds(),
                 self.widths or ((0.5, 1.0) if self.model in MODELS else (1.0,)),
                 self.depths or (None,),
                 self._trainings(),
             )
             if not (isinstance(attack, NoAttack) and rate > 0)
         ]
-        if problems := dict.fromkeys(p for trial in trials for p in trial.problems()):
-            raise InputError(list(problems))
-        return trials
+
+    def _rates(self) -> list[float]:
+        return sorted(self.poison_rates)
+
+    def _seeds(self) -> Sequence[int]:
+        return range(self.seeds)
 
     def _attacks(self) -> list[Attack]:
         names = dict.fromkeys(n for text in self.attacks for n in (ATTACKS if text == "all" else [text]))
@@ -160,18 +183,27 @@ class SweepOptions:
         crop, flip = augmentation(self.data)
         fixed: dict[str, Any] = {
             "optimizer": self.optimizer,
+            "beta_mode": self.beta_mode,
             "schedule": self.schedule,
-            "crop": crop if self.crop is None else self.crop,
-            "flip": flip if self.flip is None else self.flip,
             "patience": self.patience,
             "precision": self.precision,
         }
-        decays = self.weight_decays or DECAYS.get(self.data, USUAL_DECAYS)
-        axes = product(decays, self.epochs, self.learning_rates, self.batch_sizes)
-        return [
-            TrainConfig(weight_decay=decay, epochs=epochs, learning_rate=rate, batch_size=size, **fixed)
-            for decay, epochs, rate, size in axes
-        ]
+        decays = self.weight_decays or DECAYS.get(parse_data(self.data)[0], USUAL_DECAYS)
+        axes = {
+            "weight_decay": decays,
+            "epochs": self.epochs,
+            "learning_rate": self.learning_rates,
+            "batch_size": self.batch_sizes,
+            "crop": self.crop or (crop,),
+            "flip": self.flip or (flip,),
+            "beta": self.betas,
+        }
+        return [TrainConfig(**dict(zip(axes, at, strict=True)), **fixed) for at in product(*axes.values())]
+
+
+def distinct(values: Iterable[T]) -> list[T]:
+    """Each of `values` once, in their order."""
+    return list(dict.fromkeys(values))
 
 
 def read(presets: dict[str, SweepOptions], args: list[str]) -> SweepOptions:
@@ -184,4 +216,5 @@ def read(presets: dict[str, SweepOptions], args: list[str]) -> SweepOptions:
     names += [arg.removeprefix("--preset=") for arg in args if arg.startswith("--preset=")]
     if found := unknown("preset", names, presets):
         raise InputError(found)
-    return tyro.cli(SweepOptions, default=presets[names[-1] if names else "quick"], args=args)
+    preset = presets[names[-1] if names else "quick"]
+    return tyro.cli(type(preset), default=preset, args=args)

@@ -1,0 +1,29 @@
+"""How well a defence told poison from the rest; computed with the truth, which no defence sees."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from raybd.defences.base import FLAGGED, SUSPICION
+from raybd.types import POISON
+
+
+def audit(findings: Mapping[str, Tensor], roles: Tensor) -> dict[str, float]:
+    """Precision and recall of the flagged images as poison, the share of the rest that was flagged, and the AUROC of
+    the suspicion, of a training set of `roles` (N,).
+
+    What is not defined (nothing flagged, nothing poisoned, no suspicion kept) is left out.
+    """
+    poison = (roles == POISON).cpu().numpy()
+    numbers: dict[str, float] = {}
+    if FLAGGED in findings:
+        flagged = findings[FLAGGED].cpu().numpy()
+        numbers |= {"defence/flagged": float(flagged.mean())}
+        shares = {"precision": poison[flagged], "recall": flagged[poison], "false_alarms": flagged[~poison]}
+        numbers |= {f"defence/{name}": float(share.mean()) for name, share in shares.items() if len(share)}
+    if SUSPICION in findings and 0 < poison.sum() < len(poison):
+        scores = findings[SUSPICION].cpu().numpy().astype(np.float64)
+        numbers["defence/auroc"] = float(roc_auc_score(poison, scores))
+    return numbers
