@@ -112,11 +112,12 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _latest(rows: pd.DataFrame, codes: pd.DataFrame) -> pd.Index:
-    """One row a trial (same key, or same parameters and seed): of the finished ones the latest, if any."""
+    """One row a trial (same source and key, or parameters and seed): of the finished ones the latest, if any."""
     ranked = rows.sort_values("start_time", na_position="first", kind="stable")
     ranked = ranked.sort_values("done", kind="stable")
-    keyed = ranked["key"].notna()
-    ranked = ranked[~(keyed & ranked["key"].duplicated(keep="last"))]
+    source = codes.get("source", 0)
+    again = ranked.assign(source=source).duplicated(["source", "key"], keep="last")
+    ranked = ranked[~(ranked["key"].notna() & again)]
     same = codes.loc[ranked.index].assign(seed=ranked["seed"]).duplicated(keep="last")
     return ranked[~same].sort_values(["seed", "run_id"]).index
 

@@ -58,21 +58,21 @@ def estimate(rates: Floats, counts: Floats) -> Estimate:
         return NOTHING
     value = float(rates.mean())
     if np.isnan(counts).any() or (counts <= 0).any():
-        low, high = _student(rates) if len(rates) > 1 else (0.0, 1.0)
+        low, high = student(rates) if len(rates) > 1 else (0.0, 1.0)
         return Estimate(value, max(0.0, low), min(1.0, high))
     successes = rates * counts
     ends = [value, *wilson(successes.sum(), counts.sum())]
     if len(rates) > 1:
-        ends += special.expit(_student(special.logit((successes + 0.5) / (counts + 1)))).tolist()
+        ends += special.expit(student(special.logit((successes + 0.5) / (counts + 1)))).tolist()
     return Estimate(value, min(ends), max(ends))
 
 
-def _student(sample: Floats) -> tuple[float, float]:
+def student(sample: Floats) -> tuple[float, float]:
     """Student's 90 % interval of the mean: mean ± t(0.95, n - 1) s / √n."""
-    half = _student_quantile(len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample))
+    half = _quantile(len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample))
     return float(sample.mean() - half), float(sample.mean() + half)
 
 
 @cache
-def _student_quantile(freedom: int) -> float:
+def _quantile(freedom: int) -> float:
     return float(stats.t.ppf(1 - TAIL, freedom))

@@ -3,6 +3,7 @@
 import ast
 import math
 from collections.abc import Hashable, Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -38,6 +39,16 @@ def plain(value: object) -> Value:
 def is_number(value: object) -> bool:
     """Whether `value` has a place on a scale (truth values have none)."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def scale(values: Sequence[Value]) -> Literal["log", "linear", "category"]:
+    """How an axis with these `values` is laid out: numbers that span a decade or more by their logarithm."""
+    numbers = [v for v in values if isinstance(v, int | float) and is_number(v)]
+    if not numbers or len(numbers) < len(values):
+        return "category"
+    positive = [v for v in numbers if v > 0]
+    spans = min(numbers) >= 0 and bool(positive) and max(positive) >= 10 * min(positive)
+    return "log" if spans else "linear"
 
 
 def same(a: Value, b: Value) -> bool:

@@ -43,15 +43,18 @@ class Verdict:
     attack_success: Estimate = NOTHING
     seeds: int = 0  # finished; of several cells, in the one that has fewest
     evidence: tuple[str, ...] = ()  # run ids, nearest first
+    failures: tuple[str, ...] = ()  # "run id: error" of the trials that failed there
+    interpolated: bool = False  # read off a surface through measured cells, not measured
 
     def __str__(self) -> str:
         where = ", ".join(f"{name}={written(value)}" for name, value in self.setting.items())
         if self.status == "unmeasured":
-            return f"unmeasured at {where or 'any setting'}\n  why             {self.reason}"
+            failed = [f"  failed          {failure}" for failure in self.failures]
+            return "\n".join([f"unmeasured at {where or 'any setting'}", f"  why             {self.reason}", *failed])
         chance = "unknown" if math.isnan(self.probability) else f"{self.probability:.0%}"
         return "\n".join(
             [
-                f"{self.status} at {where or 'every setting'}",
+                f"{self.status}{' (interpolated)' * self.interpolated} at {where or 'every setting'}",
                 f"  clean accuracy  {self.clean_accuracy}",
                 f"  attack success  {self.attack_success}",
                 f"  probability     {chance} that a new seed is defended",
@@ -95,6 +98,7 @@ def pooled(verdicts: Sequence[Verdict], setting: Mapping[str, Value], free: Mapp
         attack_success=_hull([v.attack_success for v in measured]),
         seeds=min((v.seeds for v in measured), default=0),
         evidence=tuple(run for verdict in measured for run in verdict.evidence),
+        failures=tuple(failure for verdict in verdicts for failure in verdict.failures),
     )
 
 

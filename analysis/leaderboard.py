@@ -1,0 +1,71 @@
+"""BackdoorBench's published leaderboard as a table of trials: a layer of its own, one seed a cell, gaps as gaps."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from raybd.errors import InputError
+
+SOURCE = "backdoorbench"
+SPREAD = 0.26  # deviation of attack success between seeds near a boundary, the largest that was published (2106.07214)
+COLUMNS = {  # ours: what the column may be called
+    "data": ("dataset",),
+    "model.name": ("backbone",),
+    "attack.name": ("attack", "attack_name"),
+    "defence.name": ("defence", "defense", "defense_name"),
+    "poison_rate": ("ratio",),
+    "clean_accuracy": ("acc", "test_acc"),
+    "attack_success": ("asr", "test_asr"),
+    "robust_accuracy": ("ra", "test_ra"),
+}
+RATES = ("clean_accuracy", "attack_success", "robust_accuracy")
+UNDEFENDED = ("no defense", "no defence", "none")
+NO_NUMBER = "listed without a number (-100 %)"
+
+
+def read(path: str | Path) -> pd.DataFrame:
+    """The trials of a leaderboard file.
+
+    Rates may be fractions, as published, or percent, if one is above 1. Rows without numbers are left out; a negative
+    number, the leaderboard's mark of a run that gave none, is a failed trial.
+
+    Raises:
+        InputError: the file cannot be read, lacks columns, or holds something that is no number.
+    """
+    table = _named(path)
+    names, numbers = [n for n in COLUMNS if n not in RATES and n != "poison_rate"], [*RATES, "poison_rate"]
+    table[numbers] = _numbers(path, table[numbers])
+    table = table[table[["clean_accuracy", "attack_success"]].notna().all(axis=1)].reset_index(drop=True)
+    table[names] = table[names].apply(lambda column: column.str.strip().str.lower())
+    table["defence.name"] = table["defence.name"].where(~table["defence.name"].isin(UNDEFENDED), "none")
+    absent = (table[["clean_accuracy", "attack_success"]] < 0).any(axis=1)
+    rates = table[list(RATES)].where(~absent)
+    table[list(RATES)] = rates / 100 if (rates > 1).any(axis=None) else rates
+    where = table[names].agg(" ".join, axis=1) + " " + table["poison_rate"].astype(str)
+    found: pd.DataFrame = table.drop(columns="robust_accuracy").assign(
+        source=SOURCE,
+        seed=0,
+        run_id=SOURCE + " " + where,
+        status=absent.map({True: "FAILED", False: "FINISHED"}),
+        error=absent.map({True: NO_NUMBER, False: None}),
+    )
+    return found
+
+
+def _named(path: str | Path) -> pd.DataFrame:
+    try:
+        raw = pd.read_csv(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the leaderboard {path} cannot be read: {error}") from error
+    found = {ours: next((n for n in theirs if n in raw), None) for ours, theirs in COLUMNS.items()}
+    if missing := [" or ".join(COLUMNS[ours]) for ours, theirs in found.items() if theirs is None]:
+        raise InputError(f"{path} has no column {', '.join(missing)} (there: {', '.join(map(str, raw))})")
+    return pd.DataFrame({ours: raw[theirs] for ours, theirs in found.items() if theirs is not None})
+
+
+def _numbers(path: str | Path, text: pd.DataFrame) -> pd.DataFrame:
+    numbers: pd.DataFrame = text.apply(pd.to_numeric, errors="coerce")
+    strange = (numbers.isna() & text.notna()).any()
+    if strange.any():
+        raise InputError(f"{path} holds what is no number in: {', '.join(strange.index[strange])}")
+    return numbers
