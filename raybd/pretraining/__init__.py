@@ -1,6 +1,6 @@
 """Features without labels: networks that learn to recognise an image behind random views, and frozen networks.
 
-    config = PretrainConfig(epochs=80)      # method "simclr" or "nnclr"; views None: suited to the images
+    config = PretrainConfig(epochs=40)      # method "simclr" or "nnclr"; views None: suited to the images
     spent = encoder(model, x, config, seed, shelf, beat)  # trains the Classifier in place; once for all who share
     spent.seconds, spent.losses, spent.reused             # what it cost whoever trained it; whether that was before
     v = embed(model, x)                     # (N, D) float32, what the head would read
@@ -16,7 +16,7 @@ and kind of device.
 from raybd.pretraining.augmentations import Views, random_views, suited
 from raybd.pretraining.config import PretrainConfig
 from raybd.pretraining.frozen import embed, extractor, frozen_features
-from raybd.pretraining.pretrain import Pretrained, pretrain
+from raybd.pretraining.loop import Pretrained, pretrain
 from raybd.pretraining.shelf import encoder
 from raybd.pretraining.tables import fingerprint
 

@@ -54,7 +54,7 @@ class Views:
         ]
 
 
-PHOTO = Views(crop=(0.2, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.2)
+PHOTO = Views(crop=(0.08, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.2)
 GREY = Views(rotate=15, translate=0.12, scale=(0.8, 1.2), shear=15, brightness=0.4, noise=0.1, erase_chance=0.5)
 
 

@@ -16,7 +16,7 @@ class PretrainConfig:
     """How an encoder is trained; every field changes what comes out."""
 
     method: Method = "simclr"
-    epochs: int = 80
+    epochs: int = 40
     batch_size: int = 256  # images; each is seen twice
     optimizer: Optimizer = "sgd"
     learning_rate: float = 0.5  # the peak

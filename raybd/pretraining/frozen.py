@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raybd.errors import InputError
 from raybd.models import Classifier
 from raybd.pretraining.backbones import PREFIX, Frozen, OwnFunction, backbone
-from raybd.pretraining.keeping import Weights, add, replace_file, weights_of
+from raybd.pretraining.keeping import Weights, add, hash_of, replace_file, weights_of
 from raybd.pretraining.tables import TABLES, table_features
 from raybd.waiting import once
 
@@ -105,12 +105,8 @@ def _identity(function: Extractor) -> str:
     """What `function` is, by content; empty if nobody can tell."""
     if isinstance(function, OwnFunction):
         return function.identity
-    digest = sha256(repr(function).encode())
     state: Weights = weights_of(function) if isinstance(function, Classifier) else function.state_dict()
-    for key, value in state.items():
-        digest.update(key.encode())
-        add(digest, value)
-    return digest.hexdigest()
+    return f"{function!r} {hash_of(state)}"
 
 
 def _kept(file: Path, name: str, function: Extractor, x: Tensor, beat: Beat) -> Tensor:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ def add(digest: Any, values: Tensor) -> None:
     """Shape, type and bytes of `values` into `digest`."""
     digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
     digest.update(values.detach().cpu().contiguous().numpy().data)
+
+
+def hash_of(weights: Weights) -> str:
+    """16 hex digits that stand for the names and values of `weights`."""
+    digest = sha256()
+    for name, value in weights.items():
+        digest.update(name.encode())
+        add(digest, value)
+    return digest.hexdigest()[:16]
 
 
 def replace_file(file: Path, write: Callable[[Path], object]) -> None:

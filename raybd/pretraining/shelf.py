@@ -11,8 +11,8 @@ from torch import Tensor
 
 from raybd.models import Classifier
 from raybd.pretraining.config import PretrainConfig
-from raybd.pretraining.keeping import Weights, add, replace_file, weights_of
-from raybd.pretraining.pretrain import Pretrained, pretrain
+from raybd.pretraining.keeping import Weights, add, hash_of, replace_file, weights_of
+from raybd.pretraining.loop import Pretrained, pretrain
 from raybd.training import Checkpoint
 from raybd.waiting import once
 
@@ -61,11 +61,8 @@ def encoder(
 def recipe(model: Classifier, x: Tensor, config: PretrainConfig, seed: int) -> str:
     """16 hex digits that stand for everything that decides an encoder."""
     text = f"{FORMAT} {model!r} {model.noise} {config!r} {seed} {x.device.type}"
-    digest = sha256(text.encode())
+    digest = sha256(f"{text} {hash_of(weights_of(model))}".encode())
     add(digest, x)
-    for name, value in weights_of(model).items():
-        digest.update(name.encode())
-        add(digest, value)
     return digest.hexdigest()[:16]
 
 
@@ -90,8 +87,8 @@ class _Place:
     def _read(self) -> Pretrained:
         cost = json.loads(self.cost.read_text())
         kept: Weights = torch.load(self.file, map_location=self.model.mean.device, weights_only=True)
-        if missing := weights_of(self.model).keys() ^ kept.keys():
-            raise ValueError(f"it has other weights: {sorted(missing)[:3]}")
+        if cost["weights"] != hash_of(kept):  # torch does not see a byte that has changed
+            raise ValueError("these are not the weights that were written")
         self.model.load_state_dict(kept, strict=False)
         self.model.eval()
         return Pretrained(tuple(cost["losses"]), cost["seconds"], reused=True)
@@ -99,10 +96,11 @@ class _Place:
     def keep(self, spent: Pretrained) -> None:
         """Write the model, which took `spent`, for all who come later; the weights last, for they say it is done."""
         self.found = spent
-        cost = {"losses": spent.losses, "seconds": spent.seconds}
+        kept = weights_of(self.model)
+        cost = {"losses": spent.losses, "seconds": spent.seconds, "weights": hash_of(kept)}
         try:
             replace_file(self.cost, lambda part: part.write_text(json.dumps(cost)))
-            replace_file(self.file, lambda part: torch.save(weights_of(self.model), part))
+            replace_file(self.file, lambda part: torch.save(kept, part))
             self.checkpoint.path.unlink(missing_ok=True)
         except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
             log.warning("the encoder cannot be kept in %s (%s)", self.folder, error)
