@@ -72,7 +72,7 @@ def extractor(source: str, *, weights: str = "", seed: int = 0, side: int | None
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what is trained on the features could not be
 def embed(function: Extractor, x: Tensor, beat: Beat = lambda: None) -> Tensor:
     """What `function` makes of the images `x` (N, C, H, W) uint8, a part at a time: (N, D) float32.
 
@@ -84,7 +84,7 @@ def embed(function: Extractor, x: Tensor, beat: Beat = lambda: None) -> Tensor:
     for part in x.split(CHUNK):
         parts.append(_part(function, part).float())
         beat()
-    return torch.cat(parts).clone()
+    return torch.cat(parts)
 
 
 def _part(function: Extractor, x: Tensor) -> Tensor:
