@@ -144,7 +144,8 @@ class TrialConfig:
         defended = "" if isinstance(self.defence, NoDefence) else f"{describe_plugin(DEFENCES, self.defence)} "
         return (
             f"{defended}{describe(self.attack)} {self.poison_rate:g} {model.name} width={model.width:g} "
-            f"wd={train.weight_decay:g} lr={train.learning_rate:g} epochs={train.epochs} seed={self.seed}"
+            f"wd={train.weight_decay:g} lr={train.learning_rate:g} epochs={train.epochs} "
+            f"{f'beta={train.beta:g} ' if train.weighted else ''}seed={self.seed}"
         )
 
     def problems(self) -> list[str]:
@@ -163,7 +164,22 @@ class TrialConfig:
             found.append(f"patience would part a trial from its clean twin, and {', '.join(comparing)} compare them")
         last = self.train.epochs
         found += [f"probe epoch {p} is not among the epochs 1 to {last}" for p in self.probes if not 1 <= p <= last]
-        return found + _train_problems(self.train)
+        return found + _train_problems(self.train) + self._beta_problems()
+
+    def _beta_problems(self) -> list[str]:
+        """Why poison cannot be weighted as the training asks for."""
+        train, found = self.train, []
+        if not 0 <= train.beta <= 1:
+            found.append(f"beta {train.beta:g} is no weight of poison (allowed: 0 to 1)")
+        if not train.weighted:
+            return found
+        if not 0 < self.poison_rate < 1:
+            found.append(f"at poison rate {self.poison_rate:g} beta weighs nothing: it must be 1, in mode sample")
+        if not isinstance(self.defence, NoDefence):
+            found.append("a training that weighs poison by beta cannot have a defence")
+        if any(member.attack.renewed() for member in self.attack.members()):
+            found.append("an attack that poisons other images in every epoch cannot be weighted by beta")
+        return found
 
     def _recipe_problems(self) -> list[str]:
         """What the recipe does not go with."""
@@ -219,6 +235,7 @@ def _train_problems(train: TrainConfig) -> list[str]:
         "optimizer": ("sgd", "adamw"),
         "schedule": ("one_cycle", "cosine", "constant"),
         "precision": ("auto", "fp32", "bf16"),
+        "beta_mode": ("sample", "batchmean"),
         "memory_format": ("contiguous", "channels_last"),
     }.items():
         found += unknown(name, [getattr(train, name)], allowed)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from raybd.errors import DivergedError
 from raybd.seeds import derive, stream
 from raybd.types import Images, settle_floats
+from raybd.weighting import Flagged, LossOf, Step, batch_means, plain, weighted, without_poison
 
 log = logging.getLogger(__name__)
 EVAL_BATCH = 512
@@ -39,12 +40,19 @@ class TrainConfig:
     label_smoothing: float = 0.0
     crop: int = 0  # pixels of black padding before a random crop of each image
     flip: bool = False  # mirror each image with probability 1/2
+    beta: float = 1.0  # weight of each poisoned image's loss; 0: poison is left out
+    beta_mode: Literal["sample", "batchmean"] = "sample"  # see raybd/weighting.py
     patience: int = 0  # stop after so many epochs without a lower training loss; 0: never
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on a GPU, fp32 on a CPU
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"  # no slower on a CPU, faster on a GPU
 
     def __post_init__(self) -> None:
         settle_floats(self)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether poison is weighted otherwise than all other images."""
+        return self.beta != 1 or self.beta_mode != "sample"
 
 
 @dataclass(frozen=True)
@@ -134,19 +142,30 @@ def _one_epoch(
     rng = stream(seed, "augmentation", number, device=device)
     torch.manual_seed(derive(seed, "network", number))  # dropout and the like draw from the global generator
     batches = _batches(order, how.batch_size)
+    steps = [(step, index, len(index)) for step, index in enumerate(batches, start=(number - 1) * len(batches))]
+    loss_of = plain(images, how.label_smoothing)
+    if isinstance(images, Flagged):
+        steps, loss_of = _weighted(images, how, steps)
     total = torch.zeros((), device=device)
     model.train()
-    for step, index in enumerate(batches, start=(number - 1) * len(batches)):
+    for step, index, size in steps:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(how, step, how.epochs * len(batches))
         x = prepare(augment(images.x[index], how.crop, how.flip, rng), how)
         with autocast(how, device):
-            loss = F.cross_entropy(model(x), images.y[index], label_smoothing=how.label_smoothing)
+            loss = loss_of(model(x), index, size)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        total += loss.detach() * len(index)
-    return float(total) / sum(len(index) for index in batches)
+        total += loss.detach() * size
+    return float(total) / sum(size for _, _, size in steps)
+
+
+def _weighted(images: Flagged, how: TrainConfig, steps: list[Step]) -> tuple[list[Step], LossOf]:
+    if how.beta_mode == "batchmean":
+        return steps, batch_means(images, how.label_smoothing, how.beta)
+    seen = steps if how.beta else without_poison(steps, images)
+    return seen, weighted(images, how.label_smoothing, how.beta)
 
 
 def _batches(order: Tensor, size: int) -> list[Tensor]:

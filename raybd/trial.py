@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raybd import convex_trial
 from raybd.attacks.gate import inspect
 from raybd.attacks.recipe import Recipe
 from raybd.config import TrialConfig
@@ -27,7 +28,8 @@ from raybd.models.noise import own_draws
 from raybd.seeds import derive
 from raybd.training import Checkpoint, Epoch, predict, probe_schedule
 from raybd.twins import Twin, Twins
-from raybd.types import Data, Evidence, Images, Poisoned, Report
+from raybd.types import POISON, Data, Evidence, Images, Poisoned, Report
+from raybd.weighting import Flagged
 
 EXAMPLES = 8  # images in the picture of the trigger
 SUSPECTS = 48  # images in the picture of what a defence suspects
@@ -79,6 +81,8 @@ def run_trial(
     check_trial(config, data)
     start = time.perf_counter()
     data = _validated(config, data)
+    if config.model.convex:
+        return _solved(config, data, start, report)
     recipe, classes = Recipe(config.attack, config.poison_rate, config.seed), len(data.classes)
     poisoned = recipe.poison(data.train, classes)
     poisoned = replace(poisoned, manifest=inspect(recipe, data.train, poisoned, classes))
@@ -105,17 +109,8 @@ def run_trial(
                 metrics |= {k: v for metric in config.metrics for k, v in metric.conclude(journal).items()}
                 metrics |= audit(scene.findings, poisoned.roles)
             report(Report(epoch.number, metrics))
-    return TrialResult(
-        metrics=metrics,
-        manifest=poisoned.manifest,
-        table=per_sample(seen),
-        roles=poisoned.roles,
-        clean=data.test.take(torch.arange(min(EXAMPLES, len(data.test)))),
-        triggered=_examples(triggered, len(data.test), len(seen.members)),
-        model=model,
-        arrays=arrays | {f"defence/{name}": found.cpu() for name, found in scene.findings.items()},
-        suspects=_suspects(poisoned, scene.findings.get(SUSPICION)),
-    )
+    kept = {f"defence/{name}": found.cpu() for name, found in scene.findings.items()}
+    return _result(seen, metrics, arrays | kept, _suspects(poisoned, scene.findings.get(SUSPICION)))
 
 
 def check_trial(config: TrialConfig, data: Data) -> None:
@@ -128,8 +123,7 @@ def check_trial(config: TrialConfig, data: Data) -> None:
     if config.fingerprint not in ("", data.fingerprint):
         found.append(f"the data is {data.fingerprint}, but the trial is about {config.fingerprint}")
     if not found:
-        train = _validated(config, data).train
-        found = Recipe(config.attack, config.poison_rate, config.seed).check(train.y)
+        found = convex_trial.problems(config, _validated(config, data))
     if found:
         raise InputError(found)
 
@@ -176,7 +170,7 @@ def _scene(
     checkpoint: Checkpoint | None = None,
 ) -> Scene:
     """What the defender stands before; without a `model` and `poisoned`, a fresh one before the clean training set."""
-    images = poisoned.images if poisoned else data.train
+    images = _seen(config, poisoned) if poisoned else data.train
     roles = poisoned.roles if poisoned else torch.zeros_like(data.train.y, dtype=torch.uint8)
     return Scene(
         model=model or _model(config, data),
@@ -189,6 +183,39 @@ def _scene(
         roles=roles if config.defence.access == "truth" else None,
         shelf=shelf,
         beat=beat,
+    )
+
+
+def _seen(config: TrialConfig, poisoned: Poisoned) -> Images:
+    """What is trained on; only a training that weighs poison is told which it is."""
+    images = poisoned.images
+    return Flagged(images.x, images.y, poisoned.roles == POISON) if config.train.weighted else images
+
+
+def _solved(config: TrialConfig, data: Data, start: float, report: Callable[[Report], None]) -> TrialResult:
+    """The trial of a convex learner, which has no epochs: one report."""
+    posed = convex_trial.pose(config, data)
+    seen, metrics = convex_trial.solve(config, posed)
+    numbers, arrays = _measure(config, seen)
+    metrics = numbers | metrics | {"seconds/trial": time.perf_counter() - start}
+    report(Report(1, metrics))
+    return _result(seen, metrics, arrays)
+
+
+def _result(
+    seen: Evidence, metrics: dict[str, float], arrays: dict[str, Tensor], suspects: Suspects | None = None
+) -> TrialResult:
+    tests = len(seen.data.test)
+    return TrialResult(
+        metrics=metrics,
+        manifest=seen.poisoned.manifest,
+        table=per_sample(seen),
+        roles=seen.poisoned.roles,
+        clean=seen.data.test.take(torch.arange(min(EXAMPLES, tests))),
+        triggered=_examples(seen.triggered, tests, len(seen.members)),
+        model=seen.model,
+        arrays=arrays,
+        suspects=suspects,
     )
 
 
@@ -248,7 +275,7 @@ def _control(config: TrialConfig, data: Data, model: nn.Module, twin: Twin | Non
 
 
 def _measure(config: TrialConfig, seen: Evidence) -> tuple[dict[str, float], dict[str, Tensor]]:
-    if seen.last and seen.clean_logits.argmax(1).unique().numel() == 1:
+    if seen.last and not config.model.convex and seen.clean_logits.argmax(1).unique().numel() == 1:
         raise DivergedError(f"the network predicts one class for every test image after epoch {seen.epoch}")
     numbers: dict[str, float] = {}
     arrays: dict[str, Tensor] = {}

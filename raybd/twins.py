@@ -18,7 +18,8 @@ from raybd.training import Checkpoint, Epoch
 
 def twin_of(config: TrialConfig) -> TrialConfig:
     """The config whose network is the clean twin of `config`: no attack, and nothing that only looks on."""
-    return replace(config, attack=NoAttack(), poison_rate=0.0, metrics=())
+    train = replace(config.train, beta=1.0, beta_mode="sample")  # there is no poison to weigh
+    return replace(config, attack=NoAttack(), poison_rate=0.0, metrics=(), train=train)
 
 
 class Twins:

@@ -12,10 +12,11 @@ CLEAN, POISON, COVER = 0, 1, 2  # roles of a training image
 def settle_floats(config: Any) -> None:
     """Make whole numbers in the float fields of a frozen dataclass floats: 0 and 0.0 are one setting with one key."""
     for f in fields(config):
-        if f.type in (float, "float"):
-            object.__setattr__(config, f.name, float(getattr(config, f.name)))
+        given = getattr(config, f.name)
+        if f.type in (float, "float", float | None, "float | None"):
+            object.__setattr__(config, f.name, None if given is None else float(given))
         elif f.type in (tuple[float, ...], "tuple[float, ...]"):
-            object.__setattr__(config, f.name, tuple(float(value) for value in getattr(config, f.name)))
+            object.__setattr__(config, f.name, tuple(float(value) for value in given))
 
 
 @dataclass(frozen=True)

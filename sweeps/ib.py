@@ -43,8 +43,8 @@ PRESETS = {
         epochs=(120,),
         batch_sizes=(256,),
         schedule="cosine",
-        crop=0,
-        flip=False,
+        crop=(0,),
+        flip=(False,),
         probes=(1, 5, 10, 20, 40, 60, 80, 100, 120),
     ),
 }

@@ -88,7 +88,7 @@ def test_common_options_reach_the_trials() -> None:
     assert len(trials) == 2 * 2 * 2 * 2  # seeds x depths x weight decays x widths
     assert {t.model.depth for t in trials} == {2, 3}
     assert {t.train.crop for t in replace(options, data="cifar10").configs()} == {4}
-    assert {t.train.flip for t in replace(options, data="cifar10", flip=False).configs()} == {False}
+    assert {t.train.flip for t in replace(options, data="cifar10", flip=(False,)).configs()} == {False}
 
 
 @pytest.mark.parametrize(

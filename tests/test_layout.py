@@ -16,6 +16,7 @@ SOURCES = sorted(p for folder in ("raybd", "analysis", "sweeps") for p in (ROOT 
 ORDER = [
     {"raybd", "raybd.errors", "raybd.seeds", "raybd.waiting"},
     {"raybd.types", "raybd.plugins", "raybd.records", "raybd.sqlite", "raybd.curves"},
+    {"raybd.weighting"},
     {"raybd.data", "raybd.models", "raybd.training", "raybd.figures", "raybd.convex"},
     {"raybd.pretraining"},
     {"raybd.attacks", "raybd.metrics", "raybd.defences"},
@@ -23,7 +24,8 @@ ORDER = [
     {"raybd.twins", "raybd.convex_trial"},
     {"raybd.trial"},
     {"raybd.tracking"},
-    {"raybd.sweep", "raybd.cli", "analysis"},
+    {"raybd.sweep", "analysis"},
+    {"raybd.cli"},
     {"sweeps"},
 ]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybd.convex.learner import Learner, checked_betas
+from raybd.convex.learner import Learner, Path, checked_betas
 from raybd.convex.task import Array, Task
 
 
@@ -24,10 +24,15 @@ def deviation(learner: Learner, task: Task, betas: Sequence[float]) -> Deviation
     The published RBF paths are wrong at beta = 0, to which nu refers: their duals went to the wrong points, since
     libsvm renumbers points once it drops those of weight 0. Raises InputError where a beta is negative or not finite.
     """
-    path = learner.path(task, [0.0, *checked_betas(betas)])
+    found = deviation_of(learner.path(task, [0.0, *checked_betas(betas)]), [0.0, *betas])
+    return Deviation(found.betas[1:], found.rho[1:], found.nu[1:])
+
+
+def deviation_of(path: Path, betas: Sequence[float]) -> Deviation:
+    """rho and nu of the models of a `path` at `betas` (B,), of which the first is 0."""
     products = path.inner()
     rho = np.sqrt(np.diag(products))
-    return Deviation(np.asarray(betas, dtype=np.float64), rho[1:], turn(products[0, 1:], rho[0], rho[1:]))
+    return Deviation(np.asarray(betas, dtype=np.float64), rho, turn(products[0], rho[0], rho))
 
 
 def turn(product: Array, before: float, after: Array) -> Array:

@@ -37,7 +37,7 @@ def mnist_pair(
     n_train + 1 of the pair's training images, of which one, their unused validation image, is put aside; the first
     n_test / 2 test images of each digit, shuffled. Raises InputError where the digits or the images do not suffice.
     """
-    if found := _shortages(train[1], test[1], digits, n_train, n_test):
+    if found := shortages(train[1], test[1], digits, n_train, n_test):
         raise InputError(found)
     pool = np.flatnonzero(np.isin(train[1], digits))
     drawn = np.random.RandomState(SPLIT_SEED).choice(pool, n_train + 1, replace=False)
@@ -82,9 +82,14 @@ def backdoor_task(pair: Pair, trigger: Trigger, rate: float, seed: int) -> Task:
     )
 
 
-def _shortages(
-    train_y: NDArray[np.integer], test_y: NDArray[np.integer], digits: tuple[int, int], n_train: int, n_test: int
+def shortages(
+    train_y: NDArray[np.integer],
+    test_y: NDArray[np.integer],
+    digits: tuple[int, int],
+    n_train: int = 1500,
+    n_test: int = 500,
 ) -> list[str]:
+    """Why `mnist_pair` cannot draw from images of these labels; empty if it can."""
     found = []
     if digits[0] == digits[1]:
         found.append(f"the pair {digits[0]}-{digits[1]} is one class (a pair needs two)")

@@ -9,6 +9,7 @@ from raybd.data.folder import Folder
 from raybd.data.npz import Npz
 from raybd.data.reader import Reader
 from raybd.data.split import split_validation
+from raybd.data.subset import parse, restrict
 from raybd.data.torchvision_sets import CIFAR10, CIFAR100, FASHION_MNIST, GTSRB, MNIST, SVHN
 from raybd.errors import InputError
 from raybd.plugins import unknown
@@ -41,7 +42,7 @@ AUGMENTATION: dict[str, tuple[int, bool]] = {  # padding before a random crop (p
 
 
 def load(name: str, root: str | Path | None = None) -> Data:
-    """The data set `name`: one of `DATASETS`, or `npz:PATH` or `folder:PATH`.
+    """The data set `name`: one of `DATASETS`, or `npz:PATH` or `folder:PATH`; or a part of it, as `mnist[7,1]`.
 
     A relative PATH starts at the working directory. Sets other than digits are converted once and then
     mapped into memory from a cache file (see `raybd.data.cache`).
@@ -51,14 +52,20 @@ def load(name: str, root: str | Path | None = None) -> Data:
     """
     if problems := check_name(name):
         raise InputError(problems)
-    kind, _, path = name.partition(":")
+    whole, subset = parse(name)
+    kind, _, path = whole.partition(":")
     home = data_root(root)
     where = Path(path).expanduser().absolute() if path else home
-    return cached(name, DATASETS[kind], where, home)
+    data = cached(whole, DATASETS[kind], where, home)
+    return restrict(data, subset) if subset else data
 
 
 def check_name(name: str) -> list[str]:
     """What is wrong with `name`, as far as can be told without looking for files; empty if nothing is."""
+    try:
+        name = parse(name)[0]
+    except InputError as error:
+        return error.problems
     kind, colon, path = name.partition(":")
     if problems := unknown("data set", [kind], DATASETS):
         return problems
@@ -76,4 +83,4 @@ def data_root(root: str | Path | None = None) -> Path:
 
 def augmentation(name: str) -> tuple[int, bool]:
     """Crop padding (pixels) and flips as is customary for `name`; none of either if no custom is known."""
-    return AUGMENTATION.get(name, (0, False))
+    return AUGMENTATION.get(parse(name)[0], (0, False))

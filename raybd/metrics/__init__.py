@@ -2,6 +2,7 @@
 
 from raybd.metrics.accuracy import Accuracy
 from raybd.metrics.base import Metric
+from raybd.metrics.learning_curves import LearningCurves
 from raybd.metrics.mutual_information import MutualInformation
 from raybd.metrics.smoothness import Smoothness
 from raybd.metrics.stealth import Stealth, StealthFull
@@ -9,6 +10,7 @@ from raybd.metrics.stealthiness import Stealthiness
 
 METRICS: dict[str, type[Metric]] = {
     "accuracy": Accuracy,
+    "learning_curves": LearningCurves,
     "mutual_information": MutualInformation,
     "smoothness": Smoothness,
     "stealth": Stealth,

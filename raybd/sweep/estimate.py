@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from raybd.config import TrialConfig
+from raybd.convex_trial import pose
 from raybd.models import build_model
 from raybd.types import Data
 
 STEP = 64  # images in the step that is measured
+SOLVES = 10  # of a convex learner for its curve, about: some betas, two slopes
+CONVEX_OVERHEAD = 0.25  # seconds of its trial outside: pictures, records
 OVERHEAD = 0.4  # seconds of a trial outside training: poisoning, measuring, pictures, records
 
 
@@ -20,12 +23,26 @@ def seconds(configs: Sequence[TrialConfig], data: dict[str, Data]) -> float:
     total = 0.0
     for config in configs:
         one = data[config.data]
+        if config.model.convex:
+            name = (config.data, config.model.name, config.recipe)
+            if name not in costs:
+                costs[name] = _solve_seconds(config, one)
+            total += costs[name] * (1 + SOLVES * (config.poison_rate > 0)) + CONVEX_OVERHEAD
+            continue
         kind = (config.data, config.model, config.train.batch_size)
         if kind not in costs:
             costs[kind] = _image_seconds(config, one)
         work = config.train.epochs * len(one.train) + 2 * len(one.test)
         total += costs[kind] * work + OVERHEAD
     return total
+
+
+def _solve_seconds(config: TrialConfig, data: Data) -> float:
+    """Seconds that a convex learner takes to be solved once on its poisoned pair."""
+    task = pose(config, data).task
+    start = time.perf_counter()
+    config.model.learner().path(task, [1.0])
+    return time.perf_counter() - start
 
 
 def _image_seconds(config: TrialConfig, data: Data) -> float:

@@ -163,7 +163,8 @@ def _keep(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None
         kept = {name: value.numpy() for name, value in result.arrays.items()}
         np.savez_compressed(folder.path / "arrays.npz", allow_pickle=False, **kept)
     draw_examples(result.clean, result.triggered, folder.path / "figures" / "examples.png")
-    draw_curves(folder.journal(), config.label, folder.path / "figures" / "training.png")
+    if not config.model.convex:  # a learner that is solved has no training to draw
+        draw_curves(folder.journal(), config.label, folder.path / "figures" / "training.png")
     if result.suspects is not None:
         seen = result.suspects
         poison = (seen.roles == POISON).tolist()

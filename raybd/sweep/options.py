@@ -189,7 +189,7 @@ class SweepOptions:
             "precision": self.precision,
         }
         decays = self.weight_decays or DECAYS.get(parse_data(self.data)[0], USUAL_DECAYS)
-        axes = {
+        axes: dict[str, Sequence[Any]] = {
             "weight_decay": decays,
             "epochs": self.epochs,
             "learning_rate": self.learning_rates,

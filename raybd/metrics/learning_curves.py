@@ -1,0 +1,61 @@
+"""How fast a backdoor is learnt (arXiv 2106.07214): over its weight for convex learners, over epochs for networks."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from raybd.convex.module import ConvexModel
+from raybd.convex.record import curve_record
+from raybd.curves import crossing
+from raybd.metrics.base import Arrays, Journal, Metric
+from raybd.types import Data, Evidence
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHARES = {"curve/epoch50": "attack_success", "curve/epoch50/clean": "accuracy/clean"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCurves(Metric):
+    """Of a convex learner the exact curve, slopes and path; of a network the epochs at which shares pass a half."""
+
+    betas: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)  # weights of the poison on a convex learner's curve
+
+    every_probe = False
+
+    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+        """The numbers of raybd/convex/record.py for a convex learner with poison; else nothing yet."""
+        if not isinstance(seen.model, ConvexModel) or not seen.model.task.poison_count:
+            return {}
+        found = curve_record(seen.model.learner, seen.model.task, self.betas)
+        return {**found.numbers, **{f"curve/{k}": torch.from_numpy(v) for k, v in found.arrays.items()}}
+
+    def conclude(self, journal: Journal) -> dict[str, float]:
+        """Where attack success and clean accuracy first pass a half, straight between probes; absent if they do not."""
+        lines = [line for line in journal if "attack_success" in line["metrics"]]
+        if len(lines) < 2:  # one probe is no curve: a convex learner has no epochs
+            return {}
+        epochs = [float(line["epoch"]) for line in lines]
+        found = {k: crossing(epochs, [line["metrics"][name] for line in lines]) for k, name in SHARES.items()}
+        return {name: epoch for name, epoch in found.items() if epoch < float("inf")}
+
+    def figures(self, journal: Journal, arrays: Arrays, title: str) -> "dict[str, Figure]":
+        """A convex learner's losses and shares over beta, or a network's shares over epochs."""
+        from raybd.metrics import learning_figures  # here, because matplotlib takes its time
+
+        curve = {name.split("/")[1]: values.numpy() for name, values in arrays.items() if name.startswith("curve/")}
+        if curve:
+            return {"learning_curve": learning_figures.draw_curve(curve, title)}
+        lines = [line for line in journal if "attack_success" in line["metrics"]]
+        return {"epoch_curve": learning_figures.draw_epochs(lines, title)} if len(lines) > 1 else {}
+
+    def problems(self, data: Data, noise: float) -> list[str]:
+        """Betas outside [0, 1], or none above 0."""
+        wrong = [f"{beta:g}" for beta in self.betas if not 0 <= beta <= 1]
+        found = [f"learning_curves: betas {', '.join(wrong)} are no weights of poison (allowed: 0 to 1)"] * bool(wrong)
+        if not any(beta > 0 for beta in self.betas):
+            found.append("learning_curves: a curve needs a beta above 0")
+        return found

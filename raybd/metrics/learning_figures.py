@@ -1,0 +1,59 @@
+"""Pictures of one trial's learning curve: plain arrays in, a matplotlib Figure out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+LOSSES = {"backdoor_loss": "B, triggered", "clean_loss": "K, clean"}
+ROOM = 0.28  # decades between two ticks
+SHARES = {"attack_success": "attack success", "clean_accuracy": "clean accuracy"}
+
+
+def draw_curve(curve: Mapping[str, NDArray[np.float64]], title: str) -> Figure:
+    """Losses on the left and shares on the right over log beta, each (B,); a beta of 0 stands left of the others.
+
+    Ticks and margins are set by hand: a sweep draws hundreds of these, and finding them takes longer than a trial.
+    """
+    figure = Figure(figsize=(9, 3.2), dpi=80)
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.16, top=0.88, wspace=0.2)
+    places, shown = _places(curve["betas"])
+    panels = ((LOSSES, "loss"), (SHARES, "share of test images"))
+    for axes, (lines, unit) in zip(figure.subplots(1, 2), panels, strict=True):
+        for name, label in lines.items():
+            axes.plot(places, curve[name], marker="o", markersize=3, label=label)
+        axes.set(xlabel="beta, weight of the poison", ylabel=unit)
+        axes.set_xticks([places[i] for i in shown], [f"{curve['betas'][i]:g}" for i in shown])
+        axes.legend(fontsize="small", loc="center right")
+    figure.axes[1].set_ylim(-0.03, 1.03)
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def _places(betas: NDArray[np.float64]) -> tuple[list[float], list[int]]:
+    """Where each of `betas` (B,), ascending, stands on a logarithmic axis that has a place for 0; which get a tick."""
+    least = float(np.log10(betas[betas > 0].min()))
+    places = [float(np.log10(beta)) if beta > 0 else least - 0.5 for beta in betas]
+    shown: list[int] = []
+    for i, place in enumerate(places):
+        if not shown or place - places[shown[-1]] > ROOM:
+            shown.append(i)
+    return places, shown
+
+
+def draw_epochs(lines: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Attack success and clean accuracy over the logarithm of the epoch, from the journal's `lines` at probes."""
+    figure = Figure(figsize=(5, 3.2), dpi=80, layout="constrained")
+    axes = figure.subplots()
+    epochs = [line["epoch"] for line in lines]
+    for name, label in {"attack_success": "attack success", "accuracy/clean": "clean accuracy"}.items():
+        axes.plot(epochs, [line["metrics"][name] for line in lines], marker="o", markersize=3, label=label)
+    axes.axhline(0.5, linewidth=0.8, color="grey")
+    axes.set(xlabel="epoch", ylabel="share of test images", xscale="log", ylim=(-0.03, 1.03))
+    axes.set_xticks(epochs, [str(epoch) for epoch in epochs])
+    axes.minorticks_off()
+    axes.legend(fontsize="small")
+    axes.set_title(title, fontsize="medium")
+    return figure

@@ -1,0 +1,70 @@
+"""Training in which poison counts for less: every poisoned image's loss by beta, from 0 (left out) to 1 (as ever)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raybd.types import Images
+
+LEAST = 2  # images of a batch: batch norm cannot take a lone one
+Step = tuple[int, Tensor, int]  # number of the step, indices of its images, size of the batch that they are from
+LossOf = Callable[[Tensor, Tensor, int], Tensor]  # logits, indices, size -> mean loss of the batch
+
+
+@dataclass(frozen=True)
+class Flagged(Images):
+    """Training images of which some are known to be poison: only a training weighted by beta is given these."""
+
+    poison: Tensor  # (N,) bool
+
+
+def plain(images: Images, label_smoothing: float) -> LossOf:
+    """The mean cross-entropy of a batch in nats."""
+    return lambda logits, index, _: F.cross_entropy(logits, images.y[index], label_smoothing=label_smoothing)
+
+
+def weighted(images: Flagged, label_smoothing: float, beta: float) -> LossOf:
+    """sum of w_i CE_i / (size (1 - p)) in nats: w is beta on poison and 1 elsewhere, p the poison's share of the set.
+
+    The denominator is a constant and not the batch's own number of clean images, so the mean over batches is (arXiv
+    2106.07214's objective) / (number of clean images); at beta = 1 it is the plain loss / (1 - p).
+    """
+    weights = torch.where(images.poison, beta, 1.0)
+    clean = 1 - float(images.poison.double().mean())
+
+    def loss_of(logits: Tensor, index: Tensor, size: int) -> Tensor:
+        losses = F.cross_entropy(logits, images.y[index], label_smoothing=label_smoothing, reduction="none")
+        return (weights[index] * losses).sum() / (size * clean)
+
+    return loss_of
+
+
+def batch_means(images: Flagged, label_smoothing: float, beta: float) -> LossOf:
+    """mean CE of the batch's clean images + beta * mean CE of its poison (0 if it has none), in nats.
+
+    What the code of arXiv 2106.07214 does with networks, for comparison with its results only: at beta = 1 a poisoned
+    image weighs (1 - p) / p as much as a clean one, and at beta = 0 poison still passes through batch norm.
+    """
+
+    def loss_of(logits: Tensor, index: Tensor, _: int) -> Tensor:
+        losses = F.cross_entropy(logits, images.y[index], label_smoothing=label_smoothing, reduction="none")
+        poison = images.poison[index].to(losses.dtype)
+        return _mean(losses, 1 - poison) + beta * _mean(losses, poison)
+
+    return loss_of
+
+
+def without_poison(steps: list[Step], images: Flagged) -> list[Step]:
+    """The same steps over clean images alone: poison leaves no trace in batch norm. Batches of one are left out.
+
+    Sizes and numbers stay those of the whole batches: the learning rate and the loss's denominator know no poison.
+    """
+    kept = [(number, index[~images.poison[index]], size) for number, index, size in steps]
+    return [step for step in kept if len(step[1]) >= LEAST]
+
+
+def _mean(losses: Tensor, among: Tensor) -> Tensor:
+    return (among * losses).sum() / among.sum().clamp_min(1)

@@ -1,0 +1,106 @@
+"""How fast is a backdoor learnt, and how wide is the region without one? Pairs x learners x C x rates x sizes x seeds.
+
+python sweeps/learning_curves.py                                             digits 7 and 1
+python sweeps/learning_curves.py --models small_cnn --pairs --labels all_to_one --weight-decays 0.0005 0.05   networks
+python sweeps/learning_curves.py --preset paper --data mnist --pairs 7-1 --models ridge svm logistic \\
+    --trigger-size 3 --poison-rates 0.1 --compare ridge_pair7-1.csv          the authors' rows, bit for bit
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.curve_compare import compared
+from analysis.curve_figures import draw_epoch_curves, every_figure
+from analysis.learning_curves import beta_cells, beta_table, region_table, regions, trials
+from raybd.convex.region import region_width, region_width_band
+from raybd.errors import InputError
+from raybd.records import SweepFolder
+from raybd.sweep.command import main
+from raybd.sweep.curve_options import CurveOptions
+from raybd.sweep.options import read
+from raybd.tracking import load_runs
+
+BETAS = tuple(b / 100 for b in (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 19, 24, 29, 36, 44, 54, 66, 81, 99))
+PRESETS = {
+    "quick": CurveOptions(),
+    "paper": CurveOptions(  # arXiv 2106.07214, MNIST, as in the authors' result files
+        preset="paper",
+        name="learning_curves-paper",
+        data="mnist",
+        pairs=("7-1", "3-0", "5-2"),
+        Cs=tuple(np.geomspace(1e-4, 1e3, 10).tolist()),
+        Cs_rbf=tuple(np.geomspace(0.1, 100, 10).tolist()),
+        gammas=tuple(np.geomspace(5e-4, 5e-2, 5).tolist()),
+        trigger_size=(3, 6),
+        poison_rates=(0.0, 0.1),
+        seed_values=(1, 10, 11, 100, 101),
+        recipe="published",
+        betas=BETAS,
+    ),
+}
+
+
+def summarise(name: str, tracking_uri: str, folder: Path, compare: Sequence[Path] = ()) -> tuple[str, list[Path]]:
+    """Region widths, what networks' betas show, differences to the authors' files; all figures."""
+    table = trials(load_runs(name, tracking_uri))
+    found = regions(table, region_width, region_width_band)
+    cells = beta_table(beta_cells(table))
+    parts = {
+        "Region of clean accuracy within 0.02 of the best, by attack success, in decades of C [90 % over seeds]": (
+            region_table(found)
+        ),
+        "Networks over beta (weight of the poison), mean ± deviation over seeds": cells,
+        "Differences to the authors' files": "\n\n".join(compared(table, path) for path in compare),
+    }
+    text = "\n\n".join(f"{title}\n{part}" for title, part in parts.items() if part)
+    (folder / "learning_curves.txt").write_text(text + "\n")
+    figures = every_figure(table, found) | _epochs(table, folder)
+    return text + f"\n\nFigures: {folder / 'figures'}", [folder / "learning_curves.txt", *_saved(figures, folder)]
+
+
+def _epochs(table: pd.DataFrame, folder: Path) -> dict[str, Figure]:
+    """Attack success of networks over epochs, from the journals on this disk: one figure a data set."""
+    nets = table[table["C"].isna() & (table["poison_rate"] > 0) & (table["beta"] == 1)]
+    figures = {}
+    for data, part in nets.groupby("data"):
+        lines: defaultdict[str, list[list[tuple[int, float]]]] = defaultdict(list)
+        for _, row in part.iterrows():
+            journal = SweepFolder(folder).trial(row["key"]).journal()
+            seen = [(e["epoch"], e["metrics"]["attack_success"]) for e in journal if "attack_success" in e["metrics"]]
+            if seen:
+                lines[f"{row['attack']} p={row['poison_rate']:g} {row['setting']}"].append(seen)
+        if lines:
+            figures[f"epochs {data}"] = draw_epoch_curves(lines, str(data))
+    return figures
+
+
+def _saved(figures: dict[str, Figure], folder: Path) -> list[Path]:
+    (folder / "figures").mkdir(exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        paths.append(folder / "figures" / f"{plain}.png")
+        figure.savefig(paths[-1])
+    return paths
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """The sweep that `args` ask for; the exit status."""
+    given = list(sys.argv[1:] if args is None else args)
+    compare: Sequence[Path] = ()
+    with suppress(InputError):  # `main` says it
+        options = read(PRESETS, given)
+        compare = options.compare if isinstance(options, CurveOptions) else ()
+    return main(PRESETS, partial(summarise, compare=compare), given)
+
+
+if __name__ == "__main__":
+    sys.exit(run())
