@@ -1,0 +1,201 @@
+"""VIBE: given labels are noisy readings of latent clean ones, which expectation-maximisation finds (arXiv:2503.08829).
+
+Sabolic, Grcic and Segvic, "Seal Your Backdoor with Variational Defense", ICCV 2025. A poisoned image's content and
+its label disagree; features that were learnt without labels side with the content.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
+from raybd.defences.vibe.em import Em, EmConfig, Frozen, Pseudolabels, check_features
+from raybd.defences.vibe.heads import VARIANTS, Variant, VibeNetwork, wrapped
+from raybd.defences.vibe.source import Tuned
+from raybd.errors import DivergedError
+from raybd.models.noise import own_draws
+from raybd.pretraining import PretrainConfig, encoder
+from raybd.training import Epoch, memory_format
+from raybd.types import Images
+
+PSEUDOLABEL = "pseudolabel"  # (N,) int64: the class that a training image is taken for; K where for none
+MANY, FEW_SHARP, MANY_SHARP = 30, 10.0, 20.0  # up to so many classes, concentrations are 10, beyond 20 (published)
+ENOUGH = 1000  # M-steps without which the heads are not learnt, however small the set
+STEEPEST = 40.0  # nu, for float32's sake
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vibe(Defence):
+    """Learns features without labels, then labels and prototypes in turn; momentum and weight decay are the trial's.
+
+    The defaults are the published ones but for the number of iterations and E-steps, a tenth of it, with the learning
+    rate that this takes.
+    """
+
+    variant: Variant = "A"  # F: the given label may follow from the image itself
+    features: Literal["simclr", "nnclr", "own"] = "simclr"  # own: the network's weights as they are
+    pretrain_epochs: int = 80
+    tuned: bool = True  # whether the backbone is trained along
+    outlier_filter: Literal["off", "distance", "composition"] = "off"  # distance: as published
+    kappa: float = 0.0  # concentration of p(l|x); 0: 10 for up to 30 classes, else 20
+    nu: float = 0.0  # of p(y|l,x); 0: likewise
+    sharpness: float = 25.0  # lambda of the E-step
+    prior_scale: float = 0.02  # c: pi = softmax(c theta)
+    prior_rate: float = 0.1  # learning rate of theta; with a large c it collapses
+    iterations: int = 0  # M-steps in all; 0: as many as the trial's epochs take, and 1000 or more
+    e_steps: int = 10  # spread evenly; too many take the poison back in
+    learning_rate: float = 3e-3
+    prototype_rate: float = 1.0  # times the learning rate
+    batch_size: int = 256
+    freeze_eta: bool = False  # whether the corrupted prototypes stay
+    pseudolabels: Pseudolabels = "hard"  # annealed: soft, lambda rising from 1
+    unassigned: float = 0.0  # share of the images that no class has to explain
+    flip_stop: float = 0.0  # no more E-steps once one changes a smaller share of the labels
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "ss_a": {"variant": "A", "outlier_filter": "distance"},
+        "ss_f": {"variant": "F", "outlier_filter": "distance"},
+        "fm_a": {"variant": "A", "tuned": False, "iterations": 2000, "learning_rate": 0.01, "freeze_eta": True},
+        "fm_f": {"variant": "F", "tuned": False, "iterations": 2000, "learning_rate": 0.01},
+    }
+
+    def network(self, model: nn.Module) -> VibeNetwork:
+        """The clean head around the backbone `model`. Raises InputError where that does not tell its features."""
+        classes = model.head.out_features if isinstance(model.head, nn.Linear) else 0
+        usual = FEW_SHARP if classes <= MANY else MANY_SHARP
+        return wrapped(model, self.variant, self.kappa or usual, self.nu or usual, self.prior_scale)
+
+    def train(self, scene: Scene) -> Iterator[Epoch]:
+        """Features, filter, then EM; an epoch is its share of the iterations."""
+        run = _Run(self, scene)
+        for number in range(run.first, scene.how.epochs + 1):
+            yield run.epoch(number)
+
+    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+        """Settings out of their range, and fewer than two classes."""
+        above = ("sharpness", "learning_rate", "prototype_rate")
+        at_least = {"prior_rate": 0, "prior_scale": 0, "iterations": 0, "kappa": 0, "nu": 0}
+        at_least |= {"e_steps": 1, "batch_size": 2, "pretrain_epochs": 1}
+        words = {"variant": VARIANTS, "pseudolabels": get_args(Pseudolabels)}
+        words |= {"features": ("simclr", "nnclr", "own"), "outlier_filter": ("off", "distance", "composition")}
+        found = [] if classes > 1 else [f"VIBE needs 2 classes or more, got {classes}"]
+        values = {name: getattr(self, name) for name in (*above, *at_least, *words)}
+        found += [
+            f"{key} must be above 0 and finite, got {values[key]:g}" for key in above if not 0 < values[key] < math.inf
+        ]
+        found += [
+            f"{key} must be at least {low}, got {values[key]:g}" for key, low in at_least.items() if values[key] < low
+        ]
+        found += [
+            f"{key} must be of {known}, got {values[key]!r}" for key, known in words.items() if values[key] not in known
+        ]
+        found += [] if self.nu <= STEEPEST else [f"nu must be at most {STEEPEST:g}, got {self.nu:g}"]
+        for key in ("unassigned", "flip_stop"):
+            found += [] if 0 <= getattr(self, key) < 1 else [f"{key} must be in [0, 1), got {getattr(self, key):g}"]
+        return [f"VIBE: {text}" for text in found]
+
+    def em(self, scene: Scene, iterations: int) -> EmConfig:
+        """The settings of the EM loop."""
+        names = {f.name for f in fields(EmConfig)} & {f.name for f in fields(self)}
+        settings = {name: getattr(self, name) for name in names} | {"iterations": iterations}
+        return EmConfig(**settings, momentum=scene.how.momentum, weight_decay=scene.how.weight_decay)
+
+
+class _Run:
+    """One training under way."""
+
+    def __init__(self, defence: Vibe, scene: Scene) -> None:
+        self.defence, self.scene = defence, scene
+        self.network = cast(VibeNetwork, scene.model)
+        self.network.to(memory_format=memory_format(scene.how))
+        state = scene.checkpoint.load() if scene.checkpoint is not None else None
+        self.first = state["epoch"] + 1 if state else 1
+        if state:
+            self.network.load_state_dict(state["model"])
+            self.kept = state["kept"]
+        else:
+            self._pretrain()
+            self.kept = self._filtered()
+        self.source = self._source(self._at(self.first).take(self.kept.to(scene.images.x.device)))
+        self.em = self._em()
+        if state:
+            self.em.restore(state["em"])
+        else:
+            self.em.start()
+
+    def epoch(self, number: int) -> Epoch:
+        """The iterations of epoch `number`, and after the last what was found."""
+        how, config = self.scene.how, self.em.config
+        if isinstance(self.source, Tuned):
+            self.source.images = self._at(number).take(self.kept.to(self.source.images.x.device))
+            self.source.begin(number)
+        with own_draws(self.scene.seed, "network", number, device=self.scene.images.x.device):
+            loss = self.em.advance(config.iterations * number // how.epochs)
+        if not math.isfinite(loss):
+            raise DivergedError(f"the training loss is {loss} in epoch {number} of {how.epochs}")
+        self.scene.beat()
+        if number == how.epochs:
+            self._report()
+        elif self.scene.checkpoint is not None:
+            state = {"model": self.network.state_dict(), "em": self.em.state(), "kept": self.kept, "epoch": number}
+            self.scene.checkpoint.save(state)
+        return Epoch(number, loss, number == how.epochs, self._numbers())
+
+    def _at(self, epoch: int) -> Images:
+        return self.scene.images.at(epoch)
+
+    def _pretrain(self) -> None:
+        method = self.defence.features
+        images, classes = self.scene.images, self.scene.classes
+        check_features(torch.zeros(len(images), 1), images.y, classes)  # before hours go into features
+        if method != "own":
+            config = PretrainConfig(method=method, epochs=self.defence.pretrain_epochs)
+            encoder(self.network.backbone, images.x, config, self.scene.seed, self.scene.shelf, self.scene.beat)
+
+    def _filtered(self) -> Tensor:
+        """The images (N',) that stay."""
+        images, score = self._at(1), self.defence.outlier_filter
+        if score == "off":
+            return torch.arange(len(images))
+        from raybd.defences.vibe.filter import outliers  # its libraries take 2 s, which few trials need
+
+        v = self._tuned(images).every().double().cpu().numpy()
+        out = outliers(v, images.y.cpu().numpy(), self.scene.classes, score, self.scene.seed)
+        return torch.from_numpy(~out).nonzero()[:, 0]
+
+    def _tuned(self, images: Images) -> Tuned:
+        return Tuned(self.network, images, self.scene.how, self.scene.seed, self.scene.beat)
+
+    def _source(self, images: Images) -> Tuned | Frozen:
+        tuned = self._tuned(images)
+        return tuned if self.defence.tuned else Frozen(tuned.every())
+
+    def _em(self) -> Em:
+        y = self.scene.images.y[self.kept.to(self.scene.images.y.device)]
+        batches = math.ceil(len(y) / self.defence.batch_size)
+        usual = max(ENOUGH, self.scene.how.epochs * batches)
+        config = self.defence.em(self.scene, self.defence.iterations or usual)
+        return Em(self.network.heads, self.source, y, config, self.scene.seed)
+
+    def _numbers(self) -> dict[str, float]:
+        em = self.em
+        changed = float((em.labels != em.y).float().mean())
+        numbers = {"vibe/relabelled": changed, "vibe/e_steps": float(em.steps)}
+        numbers |= {"vibe/removed": 1 - len(self.kept) / len(self.scene.images)}
+        return numbers if math.isnan(em.flips) else numbers | {"vibe/flip_rate": em.flips}
+
+    @torch.no_grad()
+    def _report(self) -> None:
+        """Findings: suspicion is q(l != y|x, y); images of an outlier community are suspect whatever they hold."""
+        n, kept, y = len(self.scene.images), self.kept, self.em.y.cpu()
+        q, labels = (part.cpu() for part in self.em.posterior())
+        # summed, not 1 - q(y): small ones keep their order
+        doubt = q.scatter(1, y[:, None], 0.0).sum(1).float()
+        suspicion, flagged = torch.full((n,), 1.0), torch.ones(n, dtype=torch.bool)
+        pseudolabel = torch.full((n,), self.scene.classes)
+        suspicion[kept], flagged[kept], pseudolabel[kept] = doubt, labels != y, labels
+        self.scene.findings.update({SUSPICION: suspicion, FLAGGED: flagged, PSEUDOLABEL: pseudolabel})

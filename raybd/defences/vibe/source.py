@@ -1,0 +1,48 @@
+"""Features of a backbone that is trained along with the heads."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from raybd.defences.vibe.heads import VibeNetwork
+from raybd.models import Classifier
+from raybd.models.noise import silenced
+from raybd.pretraining import embed
+from raybd.seeds import stream
+from raybd.training import TrainConfig, augment, autocast, prepare
+from raybd.types import Images
+
+
+class Tuned:
+    """The features of `network`'s backbone for `images`, which it learns on through the augmentation of `how`."""
+
+    def __init__(
+        self, network: VibeNetwork, images: Images, how: TrainConfig, seed: int, beat: Callable[[], None]
+    ) -> None:
+        self.network, self.images, self.how, self.seed, self.beat = network, images, how, seed, beat
+        self.parameters: Sequence[nn.Parameter] = trained_along(network.backbone)
+        self.rng = torch.Generator()
+
+    def begin(self, epoch: int) -> None:
+        """Take the random numbers of `epoch` (from 1) from here on."""
+        self.rng = stream(self.seed, "augmentation", epoch, device=self.images.x.device)
+
+    def every(self) -> Tensor:
+        """v (N, D) of all images as they are, in evaluation mode and without noise."""
+        with silenced():
+            return embed(self.network.backbone, self.images.x, self.beat)
+
+    def batch(self, index: Tensor) -> Tensor:
+        """v (B, D) of the augmented images `index` (B,), in training mode."""
+        self.network.train()
+        x = prepare(augment(self.images.x[index], self.how.crop, self.how.flip, self.rng), self.how)
+        with autocast(self.how, x.device):
+            v = self.network.raw(x)
+        return v.float()
+
+
+def trained_along(backbone: Classifier) -> list[nn.Parameter]:
+    """The parameters of `backbone` that its features rest on: all but those of its own head, which nobody reads."""
+    head = {id(weight) for weight in backbone.head.parameters()}
+    return [weight for weight in backbone.parameters() if id(weight) not in head]
