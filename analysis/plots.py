@@ -53,7 +53,7 @@ def plot_slice(plane: "MapSlice", ax: Axes, legend: bool = True) -> Axes:
     ax.set_yticks(range(len(plane.y)), [written(v) for v in plane.y])
     ax.set_xlabel(plane.x_name)
     ax.set_ylabel(plane.y_name)
-    ax.set_title(_named(plane.fixed), fontsize=10, color=INK, loc="left", pad=4)
+    ax.set_title(named(plane.fixed), fontsize=10, color=INK, loc="left", pad=4)
     ax.tick_params(length=0, labelsize=9, colors=INK)
     ax.spines[:].set_color("#8b9099")
     if legend:
@@ -71,10 +71,10 @@ def plot_map(region_map: "DefendedRegionMap", width: float = 8.0) -> Figure:
         region_map: what to draw.
         width: of the figure in inches, at 150 dots an inch; more where the cells would be too narrow to read.
     """
-    panels = _panels(region_map)
-    plane = panels[0][0]
-    figure, grid = _sheet(len(panels), len(panels[0]), len(plane.x), len(plane.y), width)
-    for i, row in enumerate(panels):
+    rows = panels(region_map)
+    plane = rows[0][0]
+    figure, grid = _sheet(len(rows), len(rows[0]), len(plane.x), len(plane.y), width)
+    for i, row in enumerate(rows):
         for j, panel in enumerate(row):
             plot_slice(panel, figure.add_subplot(grid[i, j]), legend=False).label_outer()
     _write_around(figure, region_map, plane)
@@ -132,7 +132,7 @@ def _handles() -> list[Patch]:
     return [patch(status) for status in STATUSES]
 
 
-def _panels(region_map: "DefendedRegionMap") -> list[list["MapSlice"]]:
+def panels(region_map: "DefendedRegionMap") -> list[list["MapSlice"]]:
     """Slices with the poison rate as y; without a further axis x is the attack, in one panel."""
     names = region_map.names
     attack, rate = names.short["attack.name"], names.short["poison_rate"]
@@ -158,7 +158,7 @@ def _only(rates: set[Value], plane: "MapSlice") -> "MapSlice":
 
 def _write_around(figure: Figure, region_map: "DefendedRegionMap", plane: "MapSlice") -> None:
     high, left = figure.get_figheight(), LEFT / figure.get_figwidth()
-    question, facts = "Where does the backdoor not take hold?", "\n".join(_subtitle(region_map, plane))
+    question, facts = "Where does the backdoor not take hold?", "\n".join(subtitle(region_map, plane))
     figure.text(left, 1 - 0.12 / high, question, fontsize=15, fontweight="bold", color=INK, va="top")
     figure.text(left, 1 - 0.43 / high, facts, fontsize=8.5, color="#4a5563", va="top", linespacing=1.25)
     figure.legend(
@@ -174,7 +174,7 @@ def _write_around(figure: Figure, region_map: "DefendedRegionMap", plane: "MapSl
     )
 
 
-def _subtitle(region_map: "DefendedRegionMap", plane: "MapSlice") -> list[str]:
+def subtitle(region_map: "DefendedRegionMap", plane: "MapSlice") -> list[str]:
     """What was trained and how much of it; what counts as defended; what was pooled."""
     what = [written(v) for n in ("data", "model.name") for v in region_map.measured(n)]
     pooled = [n for n in region_map.axes if n not in (plane.x_name, plane.y_name, *plane.fixed)]
@@ -202,5 +202,6 @@ def _rule(region_map: "DefendedRegionMap") -> str:
     return f"defended: attack success (ASR) ≤ {100 * rule.max_attack_success:g}%, clean accuracy (ACC) {floor}"
 
 
-def _named(fixed: Mapping[str, Value]) -> str:
+def named(fixed: Mapping[str, Value]) -> str:
+    """A setting as people write it."""
     return ", ".join(f"{name}={written(value)}" for name, value in fixed.items())

@@ -51,6 +51,11 @@ def load(experiment: str | Sequence[str], tracking_uri: str | None) -> pd.DataFr
     runs = tracking.load_runs(experiment, tracking_uri)
     if runs.empty:
         raise InputError(f"no trial is logged in {experiment!r}")
+    return canonical(runs)
+
+
+def canonical(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs, with columns as MLflow names them, as a canonical frame."""
     columns = {ours: runs[theirs] for theirs, ours in LOGGED.items() if theirs in runs}
     columns |= {
         name.removeprefix("params."): _parsed(runs[name]) for name in map(str, runs) if name.startswith("params.")

@@ -31,7 +31,7 @@ def signature_table(runs: pd.DataFrame) -> str:
         return ""
     table = pd.DataFrame({"attack": attack_names(done), "rate": done["params.poison_rate"].astype(float)})
     for kind in ("xt", "ty"):
-        table[kind], table[f"{kind} null"] = _excess(done, f"mi/{kind}"), _excess(done, f"mi/control/{kind}")
+        table[kind], table[f"{kind} null"] = excess(done, f"mi/{kind}"), excess(done, f"mi/control/{kind}")
     table["st"] = done["metrics.mi/st/backdoor"]
     pairs = {"I(X;T) excess": ("xt", "xt null"), "I(T;Y) excess": ("ty", "ty null"), "I(S;T)": ("st", None)}
     for heading, (name, null) in COLUMNS.items():
@@ -86,7 +86,7 @@ def gaps_of(runs: pd.DataFrame, sigma: str) -> pd.DataFrame:
     ).dropna()
 
 
-def _excess(runs: pd.DataFrame, prefix: str) -> "pd.Series[float]":
+def excess(runs: pd.DataFrame, prefix: str) -> "pd.Series[float]":
     """The backdoor's value less the mean of the clean classes', of each run."""
     start = f"metrics.{prefix}/clean_"
     classes = [name for name in runs if str(name).startswith(start) and "/" not in str(name)[len(start) :]]

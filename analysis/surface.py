@@ -85,4 +85,5 @@ def extent(points: Floats, query: Floats, axis: int) -> tuple[float, float] | No
     sides, room = np.vstack([others, -others]), np.concatenate([held + EDGE, EDGE - held])
     ones = np.ones((1, len(points)))
     found = [linprog(sign * points[:, axis], sides, room, ones, [1.0], method="highs") for sign in (1, -1)]
-    return None if any(one.status for one in found) else (float(found[0].fun), -float(found[1].fun))
+    ends = [float(one.fun) for one in found if one.fun is not None]
+    return (ends[0], -ends[1]) if len(ends) == 2 else None

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import Cell
-from analysis.values import written
+from analysis.values import plain, written
 
 if TYPE_CHECKING:
     from analysis.region_map import DefendedRegionMap
@@ -57,6 +57,16 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def framed(table: pd.DataFrame) -> str:
+    """A frame for the terminal."""
+    return aligned([[str(name) for name in table], *([_written(v) for v in row] for row in table.to_numpy().tolist())])
+
+
+def _written(value: object) -> str:
+    value = plain(value)
+    return "-" if value is None else written(value)
 
 
 def attack_table(runs: pd.DataFrame) -> str:

@@ -75,6 +75,11 @@ class Verdict:
             numbers |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
         return numbers
 
+    def plain(self) -> dict[str, Any]:
+        """All of it but the setting, for JSON."""
+        more = {name: getattr(self, name) for name in ("reason", "evidence", "failures", "interpolated")}
+        return self.row() | more
+
 
 def pooled(verdicts: Sequence[Verdict], setting: Mapping[str, Value], free: Mapping[str, int]) -> Verdict:
     """The conservative verdict on several cells: what holds for every one, and `uncertain` where they differ.

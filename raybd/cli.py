@@ -1,20 +1,23 @@
-"""The `raybd` command."""
+"""The `raybd` command: send what waits, ask the map, list runs, write the report, run a trial again."""
 
+import json
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from raybd.errors import InputError
 from raybd.records import SweepFolder
-from raybd.tracking import Store, send_all
+
+Name = Annotated[str, tyro.conf.Positional]
 
 
 def send_waiting(
-    name: Annotated[str, tyro.conf.Positional],
+    name: Name,
     tracking_uri: str | None = None,
     results: str = os.environ.get("RAYBD_RESULTS", "results"),
 ) -> int:
@@ -25,6 +28,8 @@ def send_waiting(
         tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
         results: Folder with the sweep's trials.
     """
+    from raybd.tracking import Store, send_all
+
     if not (Path(results).expanduser() / name).is_dir():
         raise InputError(f"there is no sweep {name!r} in {Path(results).absolute()}")
     folder = SweepFolder.of(results, name)
@@ -33,13 +38,136 @@ def send_waiting(
     return 0
 
 
+def ask_map(
+    name: Name,
+    action: Annotated[Literal["query", "show"], tyro.conf.Positional],
+    setting: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    tracking_uri: str | None = None,
+    max_accuracy_loss: float = 0.02,
+    max_attack_success: float = 0.1,
+    interpolate: bool = False,
+    json: bool = False,
+) -> int:
+    """Ask the defended-region map of a sweep.
+
+    Args:
+        name: Name of the sweep.
+        action: query: the verdict at a setting; show: every cell.
+        setting: AXIS=VALUE ..., as attack=badnets poison_rate=0.02; an axis left out: the worst of its values.
+        tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
+        max_accuracy_loss: Allowed loss of clean accuracy, in [0, 1].
+        max_attack_success: Allowed attack success, in [0, 1].
+        interpolate: Answer between measured cells too.
+        json: Print JSON.
+    """
+    from analysis import DefendedRegionMap
+    from analysis.table import summary
+
+    asked = _settings(setting)
+    if asked and action == "show":
+        raise InputError("show takes no setting: use query")
+    found = DefendedRegionMap.from_mlflow(
+        name, tracking_uri, max_accuracy_loss=max_accuracy_loss, max_attack_success=max_attack_success
+    )
+    if action == "show":
+        _print(found.to_frame().to_dict("records") if json else summary(found))
+        return 0
+    verdict = found.answer(found.names.settings(asked), interpolate)
+    _print({"setting": dict(verdict.setting)} | verdict.plain() if json else str(verdict))
+    return 0
+
+
+def list_runs(name: Name, tracking_uri: str | None = None, json: bool = False) -> int:
+    """List the trials of a sweep: run id, status, seed, what varies, and how well the backdoor took.
+
+    Args:
+        name: Name of the sweep.
+        tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
+        json: Print JSON.
+    """
+    from analysis.runs import run_table
+    from analysis.table import framed
+    from raybd.tracking import load_runs
+
+    table = run_table(load_runs(name, tracking_uri))
+    _print(table.to_dict("records") if json else framed(table))
+    return 0
+
+
+def write_a_report(name: Name, out: str = "", tracking_uri: str | None = None) -> int:
+    """Write the report of a sweep: one HTML file that needs nothing else.
+
+    Args:
+        name: Name of the sweep.
+        out: File to write; none: NAME.html here.
+        tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
+    """
+    from analysis.report import write_report
+
+    print(write_report(name, out or f"{name}.html", tracking_uri))
+    return 0
+
+
+def run_again(
+    run_id: Name,
+    tracking_uri: str | None = None,
+    data_root: str | None = os.environ.get("RAYBD_DATA"),
+    threads: int = 1,
+) -> int:
+    """Run a trial again from its logged settings, on the CPU; exit status 1 if a number differs.
+
+    Args:
+        run_id: MLflow's id of the trial's run.
+        tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
+        data_root: Folder with the data sets.
+        threads: CPU threads, as many as the trial had.
+    """
+    from raybd.sweep.rerun import rerun
+    from raybd.tracking import load_record
+
+    found = rerun(load_record(run_id, tracking_uri), data_root, threads)
+    print(found)
+    return 1 if found.different else 0
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "send": send_waiting,
+    "map": ask_map,
+    "runs": list_runs,
+    "report": write_a_report,
+    "rerun": run_again,
+}
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command that `args` (default: the command line) name; the exit status."""
     try:
-        return tyro.extras.subcommand_cli_from_dict({"send": send_waiting}, prog="raybd", args=args)
+        status: int = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="raybd", args=args)
+        return status
     except InputError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
         return 2
+
+
+def _settings(given: Sequence[str]) -> dict[str, Any]:
+    from analysis.values import parse
+
+    if bad := [text for text in given if "=" not in text]:
+        raise InputError(f"a setting is AXIS=VALUE, not {', '.join(bad)}")
+    return {name: parse(value) for name, _, value in (text.partition("=") for text in given)}
+
+
+def _print(what: Any) -> None:
+    print(what if isinstance(what, str) else json.dumps(_finite(what), indent=1, default=str))
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: they are null."""
+    if isinstance(value, dict):
+        return {str(key): _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

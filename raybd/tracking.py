@@ -1,7 +1,9 @@
 """The only door to MLflow: an experiment a sweep's name, a parent run a sweep, a child run a trial."""
 
+import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -231,6 +233,24 @@ def load_runs(experiment: str | Sequence[str], tracking_uri: str | None = None) 
         raise InputError(f"no experiment {', '.join(missing)} in {uri} (there: {', '.join(sorted(known))})")
     client = _client(uri)
     return pd.DataFrame([_row(run) for name in names for run in _search(client, known[name])])
+
+
+def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
+    """What the run of a trial keeps of it: its settings, its last numbers and what it ran on.
+
+    Raises:
+        InputError: the store cannot be reached, has no such run, or the run holds no trial.
+    """
+    uri = resolve(tracking_uri)
+    path = sqlite.path_of(uri)
+    if path is not None and not path.exists():
+        raise InputError(f"there is no tracking store at {path}")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            kept = _client(uri).download_artifacts(run_id, "trial.json", folder)
+            return Record(**json.loads(Path(kept).read_text()))
+    except Exception as error:
+        raise InputError(f"no trial can be read from run {run_id} in {uri}: {_first_line(error)}") from error
 
 
 def _row(run: Any) -> dict[str, Any]:

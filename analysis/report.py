@@ -1,0 +1,158 @@
+"""A sweep's findings as one HTML file that needs nothing else: no picture, no script, no network."""
+
+import time
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis import records, svg
+from analysis.boundary import boundary
+from analysis.plots import panels, subtitle
+from analysis.prediction import prediction_table
+from analysis.region_map import DefendedRegionMap
+from analysis.runs import notable
+from analysis.signatures import signature_table
+from analysis.values import Value, distinct, plain, written
+from raybd.errors import InputError
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1c2733; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; } h3 { font-size: 1em; }
+table { border-collapse: collapse; } td, th { padding: .2em .7em; border-bottom: 1px solid #c9ccd1; text-align: left; }
+pre, code { font-size: 12px; overflow-x: auto; } figure { margin: 0 1em 1em 0; display: inline-block; }
+figcaption { font-weight: 600; } details { margin: .4em 0; } svg { max-width: 100%; }
+"""
+VERSIONS = {"raybd": "tags.raybd.version", "commit": "tags.raybd.commit", "device": "tags.raybd.device"}
+
+
+def write_report(experiment: str | Sequence[str], path: str | Path, tracking_uri: str | None = None) -> Path:
+    """Write the report of the sweep `experiment`, or of several, to `path`; where it is now.
+
+    Raises:
+        InputError: the store cannot be read, holds no trial, or the file cannot be written.
+    """
+    from raybd import tracking  # here, because it takes MLflow's seconds
+
+    runs = tracking.load_runs(experiment, tracking_uri)
+    if runs.empty:
+        raise InputError(f"no trial is logged in {experiment!r}")
+    text = report(runs, experiment if isinstance(experiment, str) else ", ".join(experiment))
+    path = Path(path).expanduser().absolute()
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def report(runs: pd.DataFrame, name: str) -> str:
+    """The page, of runs as `raybd.tracking.load_runs` gives them."""
+    found = DefendedRegionMap.from_frame(records.canonical(runs))
+    parts = [_head(found, runs, name), _maps(found), _boundaries(found), _signatures(found, runs), _runs(found, runs)]
+    head = f'<meta charset="utf-8"><title>{escape(name)}: where does the backdoor not take hold?</title>'
+    body = f"{svg.patterns()}{''.join(parts)}"
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head><body>{body}</body></html>\n'
+
+
+def _head(found: DefendedRegionMap, runs: pd.DataFrame, name: str) -> str:
+    facts = [escape(line) for line in subtitle(found, panels(found)[0][0])]
+    statuses = pd.Series([cell.verdict.status for cell in found.cells if cell.poisoned]).value_counts()
+    counts = ", ".join(f"{number} {status}" for status, number in statuses.items())
+    said = {label: distinct(runs[tag]) for label, tag in VERSIONS.items() if tag in runs}
+    versions = "; ".join(f"{label} {', '.join(map(str, values))}" for label, values in said.items() if values)
+    lines = [*facts, f"cells with poison: {counts}", escape(versions), time.strftime("written %Y-%m-%d")]
+    title = "<h1>Where does the backdoor not take hold?</h1>"
+    return f"{title}<p>Sweep <b>{escape(name)}</b></p><ul>{''.join(f'<li>{line}</li>' for line in lines if line)}</ul>"
+
+
+def _maps(found: DefendedRegionMap) -> str:
+    drawn = []
+    for row in panels(found):
+        for plane in row:
+            named = ", ".join(f"{axis}={written(value)}" for axis, value in plane.fixed.items())
+            drawn.append(f"<figure><figcaption>{escape(named)}</figcaption>{svg.grid(plane)}</figure>")
+    note = "ASR: attack success; ACC: clean accuracy; hold the pointer over a cell for its intervals and its reason."
+    return f"<h2>The map</h2><p>{svg.legend()}</p><p>{note}</p>{''.join(drawn)}"
+
+
+def _boundaries(found: DefendedRegionMap) -> str:
+    parts = []
+    for value in distinct(cell.setting["attack.name"] for cell in found.cells if cell.poisoned):
+        measured = boundary(found, "poison_rate", {"attack.name": value}, False)
+        between = boundary(found, "poison_rate", {"attack.name": value}, True)
+        numbers = ["largest defended", "low", "high"]
+        table = measured.drop(columns="reason").assign(**{f"{n} (surface)": between[n] for n in numbers})
+        settings = [str(n) for n in measured][: -len(numbers) - 2]
+        labels = [", ".join(f"{n}={written(row[n])}" for n in settings) or "all" for row in _records(measured)]
+        best = between.where(between["high"].notna(), measured)[["low", "largest defended", "high"]]
+        drawn = [(label, *row) for label, row in zip(labels, best.astype(float).to_numpy().tolist(), strict=True)]
+        heading = f"<h3>{escape(written(value))}</h3>"
+        parts.append(f"{heading}{svg.intervals(drawn, 'poison rate')}{_table(_records(table))}")
+    note = (
+        "The largest defended poison rate of each setting. Up to low everything is defended, from high on all is "
+        "undefended (inf: not reached). Surface: read off a Gaussian process through the cells, with its 90 % band, "
+        "where there are cells enough."
+    )
+    return f"<h2>Where the region ends</h2><p>{note}</p>{''.join(parts)}"
+
+
+def _signatures(found: DefendedRegionMap, runs: pd.DataFrame) -> str:
+    table = prediction_table(runs, found)
+    heading = "<h2>Do signatures and smoothing tell where the attack gets through?</h2>"
+    if table.empty:
+        return f"{heading}<p>No measure of information or smoothing was logged.</p>"
+    said = [_claim(row) for row in _records(table)]
+    note = (
+        "AUC: the chance that a cell where the attack gets through has the larger value; 90 % bootstrap over cells, "
+        "which share seeds and data: rather too narrow. An association within this sweep, and no more."
+    )
+    claims = "".join(f"<li>{escape(line)}</li>" for line in said)
+    return f"{heading}<ul>{claims}</ul>{_table(_records(table))}<p>{note}</p><pre>{escape(signature_table(runs))}</pre>"
+
+
+def _claim(row: dict[str, Value]) -> str:
+    low, high = float(str(row["low"])), float(str(row["high"]))
+    if np.isnan(low):
+        return f"{row['measure']}: every cell is on one side of the threshold, so nothing can be told"
+    if low > 0.5 or high < 0.5:
+        return f"{row['measure']} is {'larger' if low > 0.5 else 'smaller'} where the attack gets through"
+    return f"{row['measure']}: not shown to tell where the attack gets through"
+
+
+def _runs(found: DefendedRegionMap, runs: pd.DataFrame) -> str:
+    by_id = {str(row["run_id"]): row for row in runs.to_dict("records")}
+    rows, details = [], []
+    for run_id, why in notable(found):
+        row = by_id[run_id]
+        short = [("run", run_id), ("why", why), ("seed", row.get("params.seed"))]
+        rates = {"ASR": "metrics.attack_success", "ACC": "metrics.accuracy/clean"}
+        rows.append(dict(short) | {label: row.get(column) for label, column in rates.items()})
+        details.append(_settings(run_id, {str(name): value for name, value in row.items()}))
+    return f"<h2>Runs to look at</h2>{_table(rows)}<h3>Their settings</h3>{''.join(dict.fromkeys(details))}"
+
+
+def _settings(run_id: str, row: dict[str, object]) -> str:
+    kept = [(n.removeprefix("params."), v) for n, v in row.items() if n.startswith("params.")]
+    kept += [(label, row.get(column)) for label, column in VERSIONS.items()]
+    lines = "\n".join(f"{name} = {value}" for name, value in sorted(kept) if plain(value) is not None)
+    return f"<details><summary><code>{escape(run_id)}</code></summary><pre>{escape(lines)}</pre></details>"
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Value]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _table(rows: Sequence[dict[str, Value]]) -> str:
+    if not rows:
+        return "<p>None.</p>"
+    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
+    lines = ["".join(f"<td>{escape(_shown(value))}</td>" for value in row.values()) for row in rows]
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def _shown(value: Value) -> str:
+    value = plain(value)
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else written(value)

@@ -1,0 +1,66 @@
+"""The single trials of a sweep: all of them as a table, and those that a person should look at first."""
+
+import numpy as np
+import pandas as pd
+
+from analysis import records
+from analysis.axes import Names
+from analysis.cells import Cell
+from analysis.region_map import DefendedRegionMap
+from analysis.values import distinct, plain
+
+LOOK = 3  # runs of each kind
+
+
+def run_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a trial as `raybd.tracking.load_runs` gives them: id, status, seed, what varies, its two rates, error.
+
+    A trial that was run several times is listed each time.
+    """
+    frame = records.canonical(runs)
+    names = Names(records.read(frame))
+    table = frame[["run_id", "status", "seed"]].assign(**{names.short[n]: frame[n] for n in names.shown})
+    rates = {"clean accuracy": frame["clean_accuracy"], "attack success": frame["attack_success"]}
+    errors = frame["error"].fillna("") if "error" in frame else ""
+    table = table.assign(**rates, error=errors)
+    return table.sort_values([*(names.short[n] for n in names.shown), "seed"], kind="stable", key=_ordered)
+
+
+def notable(region_map: DefendedRegionMap) -> list[tuple[str, str]]:
+    """Run ids of the worst and the most interesting trials, each with why; at most three of a kind."""
+    poisoned = [cell for cell in region_map.cells if cell.poisoned and cell.seeds]
+    found: list[tuple[str, str]] = []
+    limit = region_map.rule.max_attack_success
+    low = sorted((c for c in poisoned if c.verdict.attack_success.value > limit), key=_rate)
+    found += [(_run(c, np.argmax(c.attack_success)), "the backdoor took at this low a rate") for c in low[:LOOK]]
+    high = sorted((c for c in poisoned if c.verdict.status == "defended"), key=_rate, reverse=True)
+    found += [
+        (_run(c, np.argmax(c.attack_success)), "held off at this high a rate: its worst seed") for c in high[:LOOK]
+    ]
+    spread = sorted((c for c in poisoned if np.ptp(c.attack_success) > 0), key=_spread, reverse=True)
+    for cell in spread[:LOOK]:
+        ends = f"seeds at this setting lie {100 * _spread(cell):.0f} points of attack success apart: the"
+        found += [(_run(cell, np.argmin(cell.attack_success)), f"{ends} lowest")]
+        found += [(_run(cell, np.argmax(cell.attack_success)), f"{ends} highest")]
+    dear = sorted(poisoned, key=lambda c: min(c.clean_accuracy))
+    found += [(_run(c, np.argmin(c.clean_accuracy)), "the lowest clean accuracy") for c in dear[:1]]
+    failed = [text.partition(": ") for cell in region_map.cells for text in cell.verdict.failures]
+    return found + [(run, f"failed: {error}") for run, _, error in failed[:LOOK]]
+
+
+def _run(cell: Cell, index: "np.intp") -> str:
+    return str(cell.verdict.evidence[int(index)])
+
+
+def _rate(cell: Cell) -> float:
+    return float(str(cell.setting["poison_rate"]))
+
+
+def _spread(cell: Cell) -> float:
+    return float(np.ptp(cell.attack_success))
+
+
+def _ordered(column: pd.Series) -> pd.Series:
+    """Numbers by size and words by the alphabet, also where a column holds both."""
+    place = {value: i for i, value in enumerate(distinct(column))}
+    return pd.Series([place.get(plain(value), len(place)) for value in column], index=column.index)
