@@ -127,15 +127,25 @@ def _of_betas(cell: pd.DataFrame) -> dict[str, float]:
 
 
 def beta_table(cells: pd.DataFrame) -> str:
-    """One line a setting of `beta_cells`: its numbers, mean ± deviation over seeds; "" where there is none."""
+    """One line a setting of `beta_cells`: mean ± deviation over seeds of its numbers, of beta50 the median."""
     if cells.empty:
         return ""
     names = [n for n in ("beta50", "area", "secant", "theta", "log_slope") if n in cells]
     lines = [["data", "trigger", "model", "rate", "setting", "seeds", *names]]
     for setting, cell in cells.groupby(["data", "attack", "model", "poison_rate", "setting"]):
-        numbers = [spread(cell[name].tolist(), scale=1, digits=3) for name in names]
+        numbers = [_reached(cell[name]) if name == "beta50" else _spread(cell[name]) for name in names]
         lines.append([*(f"{v:g}" if isinstance(v, float) else str(v) for v in setting), str(len(cell)), *numbers])
     return aligned(lines)
+
+
+def _spread(values: "pd.Series[float]") -> str:
+    return spread(values.tolist(), scale=1, digits=3)
+
+
+def _reached(values: "pd.Series[float]") -> str:
+    """The median over seeds, inf where half of them or more never get there, and how many those are."""
+    never = int(np.isinf(values).sum())
+    return f"{np.quantile(values, 0.5, method='higher'):.3g}" + (f" ({never} never)" if never else "")
 
 
 def _settings(runs: pd.DataFrame) -> "pd.Series[str]":
