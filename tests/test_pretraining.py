@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from raybd.errors import DivergedError, InputError
 from raybd.models import Classifier, build_model
-from raybd.pretraining import PretrainConfig, Views, embed, pretrain
+from raybd.pretraining import PretrainConfig, Views, embed, pretrain, random_views
 from raybd.training import Checkpoint
 from raybd.types import Data
 from tests.conftest import made_images
@@ -87,10 +87,12 @@ def test_after_a_break_it_goes_on_with_the_same_bits(method: str, optimizer: str
     with pytest.raises(KeyboardInterrupt):
         pretrain(broken, x, config, 0, Always(tmp_path / "c.pt"), stop)
     resumed.head.load_state_dict(whole.head.state_dict())
+    torch.save(torch.load(tmp_path / "c.pt") | {"seconds": 1000.0}, tmp_path / "c.pt")
     beats.clear()
     spent = pretrain(resumed, x, config, 0, Always(tmp_path / "c.pt"), lambda: beats.append(1))
     assert len(beats) == 2
     assert spent.losses == expected.losses
+    assert 1000 < spent.seconds < 1100  # those of the first attempt count
     assert same(resumed, whole)
 
 
@@ -109,6 +111,20 @@ def test_all_images_are_seen_in_batches_of_one_size(monkeypatch: pytest.MonkeyPa
         rows = torch.cat([batch.chunk(2)[half] for batch in seen]).flatten(1)
         assert sorted(rows.tolist()) == sorted(x.flatten(1).tolist())
     assert all(torch.equal(*batch.chunk(2)) for batch in seen)
+
+
+def test_every_epoch_has_its_own_order_and_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, drawn = [], []
+
+    def looking(x: torch.Tensor, views: Views, rng: torch.Generator) -> torch.Tensor:
+        seen.append(x)
+        drawn.append(rng.get_state())
+        return random_views(x, views, rng)
+
+    monkeypatch.setattr("raybd.pretraining.loop.random_views", looking)
+    pretrain(fresh(), made_images(32).x, replace(QUICK, epochs=4), 0)
+    assert len({str(batch.tolist()) for batch in seen}) == 8
+    assert len({bytes(state.tolist()) for state in drawn}) == 8
 
 
 def test_a_loss_that_is_no_number_stops_it() -> None:

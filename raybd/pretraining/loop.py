@@ -87,7 +87,8 @@ class _Run:
         with own_draws(seed, "pretraining head", device=x.device):
             self.objective = METHODS[config.method](model.feature_size, config).to(x.device)
         self.parts = nn.ModuleList([model, self.objective])
-        self.optimizer = _optimizer([*backbone(model), *self.objective.parameters()], config)
+        # the head is among them, but no gradient reaches it, and what has none is left alone
+        self.optimizer = _optimizer(list(self.parts.parameters()), config)
 
     def epoch(self, number: int) -> float:
         """The mean loss, in nats, of epoch `number` (from 1)."""
@@ -123,12 +124,6 @@ class _Run:
         self.parts.load_state_dict(state["parts"])
         self.optimizer.load_state_dict(state["optimizer"])
         return list(state["losses"]), state["seconds"]
-
-
-def backbone(model: Classifier) -> list[nn.Parameter]:
-    """The parameters of `model` without those of its head."""
-    head = {id(weight) for weight in model.head.parameters()}
-    return [weight for weight in model.parameters() if id(weight) not in head]
 
 
 def learning_rate(config: PretrainConfig, step: int, batches: int) -> float:
