@@ -15,6 +15,8 @@ workers, whose `Statistics` add up.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from scipy.sparse import csr_array
@@ -30,6 +32,7 @@ FEW = 64  # classes up to which the Hessian costs less than the rest of a pass, 
 SOFT, SHARE, DENSE = 1e-4, 1e-5, 0.1  # rows this near to one class, shares this small, bend F too little to count
 CURVED = 16  # rows a class that tell the Hessian well enough where every share counts
 DAMPING = (1e-10, 1e10)
+LOST = 1e-12
 RESOLVED = 1e-14  # of F
 PATIENCE = 20  # passes without a smaller error, after which what is left is taken for rounding
 
@@ -86,6 +89,8 @@ def solve(
     """
     check(prior, sharpness)
     count, precise = _describe(scores)
+    if not count:
+        raise InputError("a plan needs one sample or more, the scores have none")
     stride = max(1, count // (CURVED * len(prior)))
     wanted = TOLERANCE[torch.float64 if precise else torch.float32] if tolerance is None else tolerance
     return balance(lambda duals: measure(scores, duals, sharpness, stride), prior, sharpness, start, wanted, limit)
@@ -127,7 +132,7 @@ def balance(
     while best.error > tolerance and climb.passes < limit and since < PATIENCE:
         before = climb.passes
         climb.step()
-        better = climb.point.error < best.error
+        better = climb.point.lost or climb.point.error < best.error
         best, since = (climb.point, 0) if better else (best, since + climb.passes - before)
     duals = best.duals - prior @ best.duals
     return Transport(duals, sharpness, best.error, climb.newton, climb.sweeps, climb.passes)
@@ -147,6 +152,11 @@ class _Point:
     def error(self) -> float:
         return float(self.gap.abs().sum())
 
+    @property
+    def lost(self) -> bool:
+        """Whether a column is so small that F says nothing of its dual but that it must rise."""
+        return bool(self.columns.min() < LOST)
+
 
 class _Climb:
     """The state of one ascent of F."""
@@ -158,12 +168,18 @@ class _Climb:
         self.point = self._at(duals)
 
     def step(self) -> None:
-        """A Newton step where it rises; else, as where a class is dominated everywhere, a Sinkhorn sweep."""
+        """A Newton step where it rises; else, and where a class is dominated everywhere, a Sinkhorn sweep."""
+        if self.point.lost:
+            self._sweep()
+            return
         trial = self._at(self.point.duals + self._direction())
         if self._rises(trial):
             self.point, self.newton, self.damping = trial, self.newton + 1, max(self.damping / 10, DAMPING[0])
             return
         self.damping = min(self.damping * 100, DAMPING[1])
+        self._sweep()
+
+    def _sweep(self) -> None:
         self.point = self._at(self.point.duals + self.prior.log() - self.point.columns.log())
         self.sweeps += 1
 
@@ -204,12 +220,7 @@ def measure(scores: Scores, duals: Tensor, sharpness: float, stride: int = 1) ->
     so large; else every `stride`-th row stands for those between.
     """
     found = [_measure(block, duals, sharpness, stride) for block in _blocks(scores)]
-    if not found:
-        raise InputError("a plan needs one sample or more, the scores have none")
-    total = found[0]
-    for part in found[1:]:
-        total = total + part
-    return total
+    return reduce(add, found)
 
 
 def _measure(block: Tensor, duals: Tensor, sharpness: float, stride: int) -> Statistics:
