@@ -73,6 +73,7 @@ def test_shares_and_tables_are_those_of_a_fit_of_the_poisoned_images(
     assert result.metrics["attack_success"] == (stamped == triggered.y.numpy())[among].mean()
     assert result.metrics["accuracy/robust"] == 1 - result.metrics["attack_success"]
     assert result.metrics["count/triggered"] == among.sum()
+    assert result.metrics["curve/attack_success/beta_1"] == pytest.approx(result.metrics["attack_success"], abs=1e-12)
     assert torch.equal(result.roles, poisoned.roles)
     assert result.manifest["poison"] == int((poisoned.roles == POISON).sum()) == 26
     trained = estimator.predict(points(poisoned.images)) == signs(poisoned.images)
