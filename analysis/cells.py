@@ -47,9 +47,14 @@ class Cell:
     clean_count: tuple[float, ...]  # test images behind each rate; NaN where not known
     triggered_count: tuple[float, ...]
     floor: float  # the least clean accuracy allowed, mean over seeds; NaN without a reference
-    defended: int  # how many of these seeds
+    held: tuple[bool, ...]  # whether each of these seeds is defended
     failures: int
     verdict: Verdict
+
+    @property
+    def defended(self) -> int:
+        """How many seeds are."""
+        return sum(self.held)
 
     @property
     def poisoned(self) -> bool:
@@ -128,7 +133,7 @@ def _cell(rows: pd.DataFrame, setting: Mapping[str, Value], named: Mapping[str, 
         clean_count=tuple(counts[0].tolist()),
         triggered_count=tuple(counts[1].tolist()),
         floor=float(bar.floors.mean()) if len(done) else np.nan,
-        defended=defended,
+        held=tuple((accurate & resisted).tolist()),
         failures=len(failed),
         verdict=verdict,
     )

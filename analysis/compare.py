@@ -9,7 +9,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.cells import Cell
-from analysis.ranking import ORDER
 from analysis.statistics import student
 from analysis.values import Value, written
 from analysis.verdict import Estimate
@@ -32,7 +31,7 @@ class Comparison:
     attack_success: Estimate  # difference, mean over seeds of the mean over cells
     clean_accuracy: Estimate
     effectiveness: float  # DER of the first with the second as its baseline, mean over pairs
-    won: int  # cells in which the first has the better verdict
+    won: int  # cells in which the first defends more of the seeds that both have
     lost: int
 
     def __str__(self) -> str:
@@ -63,7 +62,7 @@ def compare(
     if table.empty:
         raise InputError(f"{labels[0]} and {labels[1]} share no cell and seed")
     matched = [pairs[number] for number in table["cell"].unique()]
-    ranks = [(ORDER[a.verdict.status], ORDER[b.verdict.status]) for a, b in matched]
+    leads = table.groupby("cell")["lead"].sum()
     return Comparison(
         first=labels[0],
         second=labels[1],
@@ -71,8 +70,8 @@ def compare(
         attack_success=_over_seeds(table, "attack_success"),
         clean_accuracy=_over_seeds(table, "clean_accuracy"),
         effectiveness=float(table["effectiveness"].mean()),
-        won=sum(a < b for a, b in ranks),
-        lost=sum(a > b for a, b in ranks),
+        won=int((leads > 0).sum()),
+        lost=int((leads < 0).sum()),
     )
 
 
@@ -100,6 +99,7 @@ def _placed(region_map: "DefendedRegionMap", asked: Mapping[str, Value], label: 
 def _pairs(a: Cell, b: Cell, number: int) -> pd.DataFrame:
     """One row a seed that both have: differences, and the rating with `b` as the baseline."""
     rates = [dict(zip(c.seeds, zip(c.clean_accuracy, c.attack_success, strict=True), strict=True)) for c in (a, b)]
+    held = [dict(zip(c.seeds, c.held, strict=True)) for c in (a, b)]
     both = [seed for seed in rates[0] if seed in rates[1]]
     return pd.DataFrame(
         {
@@ -107,6 +107,7 @@ def _pairs(a: Cell, b: Cell, number: int) -> pd.DataFrame:
             "seed": seed,
             "clean_accuracy": rates[0][seed][0] - rates[1][seed][0],
             "attack_success": rates[0][seed][1] - rates[1][seed][1],
+            "lead": int(held[0][seed]) - int(held[1][seed]),
             "effectiveness": effectiveness(before=rates[1][seed], after=rates[0][seed]),
         }
         for seed in both
