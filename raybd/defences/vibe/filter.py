@@ -23,7 +23,7 @@ NEIGHBOURS = 50
 RESOLUTIONS = np.linspace(0.1, 3, 50)
 FAR = 0.275  # published bound of the distance score
 PURE = 0.9  # share of a community that has one given label, above which it may be foreign to that label
-MIXED = 2.0  # times the median community's share of spread between classes, above which content is of many classes
+MIXED = 3.0  # times the median community's odds of spread between classes, above which content is of many classes
 
 
 def outliers(
@@ -80,7 +80,7 @@ def by_composition(v: Array, y: Labels, members: Labels) -> list[int]:
     labels = [np.bincount(y[members == i]) for i in range(int(members.max()) + 1)]
     major = np.array([seen.argmax() for seen in labels])
     pure = np.array([seen.max() / seen.sum() for seen in labels]) >= PURE
-    spread, next_to = between_share(v, y, members), _nearest(_centroids(v, members))
+    spread, next_to = between_odds(v, y, members), _nearest(_centroids(v, members))
     bad: list[int] = []
     for label in np.unique(major[pure]):
         own = np.flatnonzero(pure & (major == label))
@@ -90,16 +90,17 @@ def by_composition(v: Array, y: Labels, members: Labels) -> list[int]:
     return bad
 
 
-def between_share(v: Array, y: Labels, members: Labels) -> Array:
-    """Of each community's variance, the share (C,) in the directions that part the means of the given labels."""
+def between_odds(v: Array, y: Labels, members: Labels) -> Array:
+    """Of each community's variance, that in the directions that part the given labels' means over all other (C,)."""
     means = np.stack([v[y == label].mean(0) for label in np.unique(y)])
     _, sizes, axes = np.linalg.svd(means - means.mean(0), full_matrices=False)
     axes = axes[sizes > 1e-6 * sizes.max()]
-    shares = []
+    odds = []
     for i in range(int(members.max()) + 1):
         rest = v[members == i] - v[members == i].mean(0)
-        shares.append(np.square(rest @ axes.T).sum() / max(np.square(rest).sum(), 1e-30))
-    return np.array(shares)
+        between, whole = np.square(rest @ axes.T).sum(), np.square(rest).sum()
+        odds.append(between / max(whole - between, 1e-12 * whole, 1e-30))
+    return np.array(odds)
 
 
 def _centroids(v: Array, members: Labels) -> Array:

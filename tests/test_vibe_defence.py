@@ -1,0 +1,115 @@
+"""VIBE as a defence in trials."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from raybd.attacks import ATTACKS
+from raybd.config import TrialConfig
+from raybd.defences import DEFENCES, Scene
+from raybd.defences.vibe import Vibe, VibeNetwork
+from raybd.errors import InputError
+from raybd.models import build_model
+from raybd.plugins import describe, parse
+from raybd.training import Checkpoint, TrainConfig
+from raybd.trial import run_trial
+from raybd.types import Data, Images
+
+QUICK = Vibe(features="own", tuned=False, iterations=40, e_steps=4, batch_size=64, learning_rate=0.01)
+TUNED = replace(QUICK, tuned=True, learning_rate=1e-3)
+HOW = TrainConfig(epochs=4, crop=1)
+
+
+def scene(data: Data, defence: Vibe, checkpoint: Checkpoint | None = None, seed: int = 0) -> Scene:
+    torch.manual_seed(seed)
+    network = defence.network(build_model("small_cnn", data.train.shape, 10, data.mean, data.std))
+    images = data.train.take(torch.arange(400))
+    return Scene(model=network, images=images, classes=10, how=HOW, seed=seed, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("defence", [QUICK, TUNED, replace(TUNED, variant="F", pseudolabels="soft")])
+def test_it_yields_every_epoch_and_its_findings(digits: Data, defence: Vibe) -> None:
+    at = scene(digits, defence)
+    epochs = list(defence.train(at))
+    assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
+    assert [epoch.last for epoch in epochs] == [False, False, False, True]
+    assert all(math.isfinite(epoch.loss) for epoch in epochs)
+    assert epochs[-1].numbers["vibe/e_steps"] == 4
+    assert at.findings["suspicion"].shape == at.findings["flagged"].shape == (400,)
+    assert bool(((at.findings["suspicion"] >= 0) & (at.findings["suspicion"] <= 1)).all())
+    assert torch.equal(at.findings["flagged"], at.findings["pseudolabel"] != at.images.y)
+
+
+@pytest.mark.parametrize("defence", [QUICK, TUNED])
+def test_a_resumed_training_has_the_same_bits(digits: Data, defence: Vibe, tmp_path: Path) -> None:
+    whole = scene(digits, defence)
+    list(defence.train(whole))
+    stopped = scene(digits, defence, Checkpoint(tmp_path / "state.pt", every=0))
+    epochs: Iterator[object] = defence.train(stopped)
+    for _ in range(3):
+        next(epochs)
+    resumed = scene(digits, defence, Checkpoint(tmp_path / "state.pt"), seed=0)
+    assert [epoch.number for epoch in defence.train(resumed)] == [4]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    for name, found in whole.findings.items():
+        assert torch.equal(found, resumed.findings[name]), name
+
+
+def test_what_the_filter_removes_is_flagged_and_not_learnt(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raybd.defences.vibe.filter.outliers", lambda v, *_: (torch.arange(len(v)) % 40 == 7).numpy())
+    defence = replace(QUICK, outlier_filter="composition")
+    at = scene(digits, defence)
+    last = list(defence.train(at))[-1]
+    out = torch.arange(400) % 40 == 7
+    assert last.numbers["vibe/removed"] == pytest.approx(0.025)
+    assert bool(at.findings["flagged"][out].all())
+    assert bool((at.findings["suspicion"][out] == 1).all())
+    assert bool((at.findings["pseudolabel"][out] == 10).all())
+
+
+def test_a_backdoored_trial_is_defended(digits: Data, tmp_path: Path) -> None:
+    attack = parse("attack", ATTACKS, "badnets")
+    defence = parse("defence", DEFENCES, "vibe:fm_a,pretrain_epochs=30")
+    config = TrialConfig(attack=attack, poison_rate=0.1, train=TrainConfig(epochs=2), defence=defence, probes=(2,))
+    found = run_trial(config, digits, shared=tmp_path)
+    assert found.metrics["attack_success"] <= 0.1
+    assert found.metrics["accuracy/clean"] >= 0.85
+    assert found.metrics["defence/auroc"] >= 0.95
+    assert isinstance(found.model, VibeNetwork)
+
+
+def test_settings_go_there_and_back() -> None:
+    for preset, variant in (("ss_a", "A"), ("ss_f", "F"), ("fm_a", "A"), ("fm_f", "F")):
+        made = parse("defence", DEFENCES, f"vibe:{preset}")
+        assert isinstance(made, Vibe)
+        assert made.variant == variant
+        assert made.tuned == preset.startswith("ss")
+        assert made.problems((1, 8, 8), 10) == []
+        assert parse("defence", DEFENCES, describe(DEFENCES, made)) == made
+
+
+def test_concentrations_follow_the_number_of_classes(digits: Data) -> None:
+    network = scene(digits, QUICK).model
+    assert isinstance(network, VibeNetwork)
+    assert (network.heads.kappa, network.heads.nu) == (10.0, 10.0)
+    many = QUICK.network(build_model("small_cnn", (1, 8, 8), 100, (0.5,), (0.3,)))
+    assert (many.heads.kappa, many.heads.nu) == (20.0, 20.0)
+
+
+def test_bad_settings_are_told_all_at_once() -> None:
+    bad = Vibe(sharpness=0, kappa=-1, nu=50, e_steps=0, variant="B", unassigned=1.0)  # type: ignore[arg-type]
+    found = "\n".join(bad.problems((1, 8, 8), 1))
+    for part in ("sharpness", "kappa", "nu must be at most 40", "e_steps", "variant", "unassigned", "2 classes"):
+        assert part in found
+
+
+def test_a_class_without_images_is_refused_before_anything_is_learnt(digits: Data) -> None:
+    at = scene(digits, replace(QUICK, features="simclr"))
+    left = at.images.y != 4
+    with pytest.raises(InputError, match="none has 4"):
+        next(iter(QUICK.train(replace(at, images=Images(at.images.x[left], at.images.y[left])))))
