@@ -97,7 +97,7 @@ def run_round(
     disk): what had ended by then is returned, the rest is the caller's to start again.
     """
     seen: dict[str, Outcome] = {}
-    shared = {name: _pack(one) for name, one in data.items()}
+    shared = {name: pack(one) for name, one in data.items()}
     trainable = tune.with_resources(
         tune.with_parameters(_trial, shared=shared, setup=setup), {"cpu": resources.cpus, "gpu": resources.gpus or 0.0}
     )
@@ -118,12 +118,13 @@ def run_round(
             verbose=0,
         ),
     )
-    trouble = _fit(tuner.fit)
+    trouble = give_up(tuner.fit)
     shutil.rmtree(state, ignore_errors=True)  # every trial has its own folder: Tune's state is of no more use
     return seen, trouble
 
 
-def _fit(fit: Callable[[], Any]) -> str:
+def give_up(fit: Callable[[], Any]) -> str:
+    """Call `fit` of a Tuner; why Tune gave up in it, "" if it did not."""
     try:
         fit()
     except Exception as error:  # noqa: BLE001 - Tune raises what it meets: OutOfMemoryError, EOFError, OSError, ...
@@ -135,13 +136,13 @@ def _trial(point: dict[str, Any], shared: dict[str, dict[str, Any]], setup: Setu
     """In a worker: one trial, one report."""
     config = TrialConfig.from_dict(point["point"])
     with watchdog(setup.stall_seconds) as beat:
-        outcome = execute(config, _unpack(shared[config.data]), setup, beat)
+        outcome = execute(config, unpack(shared[config.data]), setup, beat)
     if setup.device == "cuda":
-        _clear_gpu(outcome)
+        clear_gpu(outcome)
     tune.report({name: getattr(outcome, name) for name in Outcome.__dataclass_fields__})
 
 
-def _clear_gpu(outcome: Outcome) -> None:
+def clear_gpu(outcome: Outcome) -> None:
     """Leave the GPU to the next trial: give memory back, and end a process whose CUDA context a fault has broken."""
     if "CUDA error" in outcome.error:
         os._exit(HUNG)
@@ -177,14 +178,15 @@ class _Watcher(tune.Callback):
         self.progress.ended(outcome.status == FINISHED)
 
 
-def _pack(data: Data) -> dict[str, Any]:
+def pack(data: Data) -> dict[str, Any]:
     """`data` with its tensors as arrays: Ray shares those between processes without a copy."""
     halves = {"train": data.train, "test": data.test}
     arrays = {name: (half.x.numpy(), half.y.numpy()) for name, half in halves.items()}
     return {"data": replace(data, train=_EMPTY, test=_EMPTY), "arrays": arrays}
 
 
-def _unpack(packed: dict[str, Any]) -> Data:
+def unpack(packed: dict[str, Any]) -> Data:
+    """The data that `pack` packed."""
     halves = {name: Images(_tensor(x), _tensor(y)) for name, (x, y) in packed["arrays"].items()}
     data: Data = replace(packed["data"], **halves)
     return data

@@ -2,9 +2,10 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,22 +13,29 @@ from raybd.config import TrialConfig
 from raybd.errors import InputError
 from raybd.records import SweepFolder
 from raybd.sweep import driver, estimate
-from raybd.sweep.execute import Resources
+from raybd.sweep.execute import Resources, Setup
 from raybd.sweep.options import SweepOptions, read
 from raybd.sweep.progress import SweepResult, clock
 
 Summary = Callable[[str, str, Path], tuple[str, list[Path]]]  # (name, tracking URI, folder) -> (text, pictures)
+Search = Callable[[Any, driver.Plan], list[TrialConfig]]  # (options, a plan of no trials) -> trials of what it found
 
 
-def main(presets: dict[str, SweepOptions], summarise: Summary, args: Sequence[str] | None = None) -> int:
+def main(
+    presets: Mapping[str, SweepOptions],
+    summarise: Summary,
+    args: Sequence[str] | None = None,
+    search: Search | None = None,
+) -> int:
     """Run the sweep that `args` (default: the command line) ask for; the exit status.
 
+    `search` comes first, where there is one, and adds trials to the sweep.
     0: every trial has finished; 1: some have not; 2: the options cannot be run; 130: interrupted.
     """
     try:
         options = read(presets, list(sys.argv[1:] if args is None else args))
         configs = options.configs()
-        return _list(options, configs) if options.dry_run else _sweep(options, configs, summarise)
+        return _list(options, configs) if options.dry_run else _sweep(options, configs, summarise, search)
     except InputError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
         return 2
@@ -46,10 +54,14 @@ def _list(options: SweepOptions, configs: list[TrialConfig]) -> int:
     return 0
 
 
-def _sweep(options: SweepOptions, configs: list[TrialConfig], summarise: Summary) -> int:
+def _sweep(options: SweepOptions, configs: list[TrialConfig], summarise: Summary, search: Search | None = None) -> int:
     known, data = driver.prepare(configs, options.data_root, lower="all" in options.attacks)
     folder = SweepFolder.of(options.results, options.name)
     with folder.locked():
+        if search is not None:
+            found = search(options, driver.settle(folder, [], data, options.tracking_uri))
+            more = driver.prepare(found, options.data_root)[0] if found else []
+            known = list({config.key: config for config in [*known, *more]}.values())
         return _run_and_sum_up(options, driver.settle(folder, known, data, options.tracking_uri), summarise)
 
 
@@ -61,12 +73,26 @@ def _run_and_sum_up(options: SweepOptions, plan: driver.Plan, summarise: Summary
     return result.exit_status
 
 
+def place(options: SweepOptions, plan: driver.Plan) -> tuple[Setup, Resources | None]:
+    """Where the options want trials to run: what they share, and what each holds on Ray; None: in this process."""
+    if options.inline:
+        threads, device = _here(options)
+        return Setup(plan.name, plan.folder, plan.store.address, threads, device), None
+    resources = Resources(options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent)
+    setup, resources, cores = driver.on_ray(plan, resources, options.address, options.stall_seconds)
+    return setup, replace(resources, at_once=resources.at_once or max(1, int(cores / resources.cpus)))
+
+
+def _here(options: SweepOptions) -> tuple[int, str]:
+    gpu = torch.cuda.is_available() and options.gpus_per_trial != 0
+    return max(1, int(options.cpus_per_trial)), "cuda" if gpu else "cpu"
+
+
 def _run(options: SweepOptions, plan: driver.Plan) -> SweepResult:
     if not plan.todo:
         return SweepResult(plan.name, plan.known, [], 0, 0.0, 1, [])
     if options.inline:
-        gpu = torch.cuda.is_available() and options.gpus_per_trial != 0
-        return driver.run_inline(plan, max(1, int(options.cpus_per_trial)), "cuda" if gpu else "cpu")
+        return driver.run_inline(plan, *_here(options))
     resources = Resources(options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent)
     return driver.run_on_ray(plan, resources, options.address, options.stall_seconds)
 

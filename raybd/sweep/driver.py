@@ -137,9 +137,31 @@ def run_on_ray(
     plan: Plan, resources: Resources, address: str | None = None, stall_seconds: float = 3600.0
 ) -> SweepResult:
     """Run the sweep on Ray, in rounds: each runs what the last one left or what failed and may do better."""
-    from raybd.sweep import cluster  # imported late: who runs inline needs no Ray
+    from raybd.sweep import cluster
 
     start = time.monotonic()
+    setup, resources, cores = on_ray(plan, resources, address, stall_seconds)
+    rounds = _Rounds(plan)
+    while rounds.todo and rounds.idle < GIVE_UPS and not rounds.interrupted:
+        progress = Progress(len(rounds.todo))
+        rounds.take(*cluster.run_round(rounds.todo, plan.data, setup, resources, progress))
+    for config in plan.todo:
+        if config.key in rounds.outcomes and rounds.outcomes[config.key].died:
+            record_death(config, setup, rounds.outcomes[config.key].error)
+    seconds = time.monotonic() - start
+    return _result(plan, rounds.outcomes, seconds, cores, rounds.trouble, rounds.interrupted)
+
+
+def on_ray(
+    plan: Plan, resources: Resources, address: str | None = None, stall_seconds: float = 3600.0
+) -> tuple[Setup, Resources, int]:
+    """Join or start Ray for the trials of `plan`: what they share, what each holds, and the CPUs that there are.
+
+    Raises:
+        InputError: no node has what a trial holds, or workers elsewhere cannot reach the store.
+    """
+    from raybd.sweep import cluster  # imported late: who runs inline needs no Ray
+
     cores = cluster.connect(address, sum(_bytes(data) for data in plan.data.values()))
     if resources.gpus is None:
         resources = replace(resources, gpus=min(1.0, cluster.gpus()))
@@ -152,15 +174,7 @@ def run_on_ray(
         device="cuda" if resources.gpus else "cpu",
         stall_seconds=stall_seconds,
     )
-    rounds = _Rounds(plan)
-    while rounds.todo and rounds.idle < GIVE_UPS and not rounds.interrupted:
-        progress = Progress(len(rounds.todo))
-        rounds.take(*cluster.run_round(rounds.todo, plan.data, setup, resources, progress))
-    for config in plan.todo:
-        if config.key in rounds.outcomes and rounds.outcomes[config.key].died:
-            record_death(config, setup, rounds.outcomes[config.key].error)
-    seconds = time.monotonic() - start
-    return _result(plan, rounds.outcomes, seconds, cores, rounds.trouble, rounds.interrupted)
+    return setup, resources, cores
 
 
 class _Rounds:

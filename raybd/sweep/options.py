@@ -1,7 +1,7 @@
 """What a person can say to a sweep, and the list of trials that comes of it."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, TypeVar
@@ -206,7 +206,7 @@ def distinct(values: Iterable[T]) -> list[T]:
     return list(dict.fromkeys(values))
 
 
-def read(presets: dict[str, SweepOptions], args: list[str]) -> SweepOptions:
+def read(presets: Mapping[str, SweepOptions], args: list[str]) -> SweepOptions:
     """The options that `args` give over the preset they name.
 
     Raises:

@@ -1,0 +1,96 @@
+"""Defences side by side: attack x defence, over seeds, from the runs of a sweep."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from analysis.table import aligned, attack_names, spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ACC, ASR, RA = "metrics.accuracy/clean", "metrics.attack_success", "metrics.accuracy/robust"
+
+
+def compared(
+    runs: pd.DataFrame, defences: Mapping[str, Mapping[str, object]], attacks: Iterable[str] | None = None
+) -> pd.DataFrame:
+    """The finished trials of the named `defences` (name -> their settings, as params say them), one row each.
+
+    Columns: defence, attack, poison_rate, seed, ACC, ASR, RA in [0, 1], DER against the undefended trial of the same
+    attack, rate and seed, and seconds. DER = ((ASR_0 - ASR)_+ - (ACC_0 - ACC)_+ + 1) / 2, as BackdoorBench defines
+    it: 1/2 where nothing changes, more where the defence does good.
+    """
+    done = runs[runs["status"] == "FINISHED"].copy()
+    done["attack"] = attack_names(done)
+    parts = []
+    for name, settings in defences.items():
+        same = np.ones(len(done), bool)
+        for key, value in settings.items():
+            column = done.get(f"params.defence.{key}")
+            same &= (column == str(value)).to_numpy() if column is not None else False
+        part = done[same]
+        columns = {"attack": part["attack"], "poison_rate": part["params.poison_rate"].astype(float)}
+        columns |= {"seed": part["params.seed"].astype(int), "ACC": part[ACC], "ASR": part[ASR], "RA": part[RA]}
+        columns |= {"seconds": part["metrics.seconds/trial"]}
+        parts.append(pd.DataFrame({"defence": name} | columns))
+    table = pd.concat(parts, ignore_index=True)
+    table = table if attacks is None else table[table["attack"].isin([*attacks, "none"])]
+    return _with_der(table)
+
+
+def _with_der(table: pd.DataFrame) -> pd.DataFrame:
+    cell = ["attack", "poison_rate", "seed"]
+    bare = table[table["defence"] == "none"].set_index(cell)[["ACC", "ASR"]]
+    table = table.join(bare[~bare.index.duplicated()], on=cell, rsuffix="_0")
+    gained = (table["ASR_0"] - table["ASR"]).clip(lower=0)
+    lost = (table["ACC_0"] - table["ACC"]).clip(lower=0)
+    table["DER"] = (gained - lost + 1) / 2
+    return table.drop(columns=["ACC_0", "ASR_0"])
+
+
+def defence_table(table: pd.DataFrame, held_out: Sequence[str] = ()) -> str:
+    """`compared` as text: a line an attack and rate, ACC / ASR of each defence in % (mean ± deviation over seeds)."""
+    names = list(dict.fromkeys(table["defence"]))
+    lines = [["attack", "rate", "seeds", *names]]
+    for (attack, rate), cell in table.groupby(["attack", "poison_rate"], sort=False):
+        said = [cell[cell["defence"] == name] for name in names]
+        mark = " *" if attack in held_out else ""
+        seeds = str(max(len(one) for one in said))
+        lines.append(
+            [f"{attack}{mark}", f"{rate:g}", seeds, *(f"{spread(c['ACC'])} / {spread(c['ASR'])}" for c in said)]
+        )
+    worst = [_worst(table[table["defence"] == name]) for name in names]
+    lines += [["worst", "", "", *worst]]
+    text = aligned(lines)
+    return text + ("\n* never seen by the search" if held_out else "")
+
+
+def _worst(part: pd.DataFrame) -> str:
+    means = part[part["poison_rate"] > 0].groupby(["attack", "poison_rate"])[["ACC", "ASR"]].mean()
+    return f"{100 * means['ACC'].min():.1f} / {100 * means['ASR'].max():.1f}" if len(means) else "-"
+
+
+def defence_figure(table: pd.DataFrame, held_out: Sequence[str] = ()) -> "Figure":
+    """Two heat maps, ASR and clean accuracy in %, attack x defence, with the mean over seeds written in each cell."""
+    from matplotlib.figure import Figure  # slow to import, and only drawing needs it
+
+    names = list(dict.fromkeys(table["defence"]))
+    rows = list(dict.fromkeys(zip(table["attack"], table["poison_rate"], strict=True)))
+    figure = Figure(figsize=(2.5 + 1.3 * len(names) * 2, 1.6 + 0.42 * len(rows)), dpi=90, layout="constrained")
+    panels = (("ASR", "attack success %", "Reds"), ("ACC", "clean accuracy %", "Blues"))
+    for axes, (column, title, colours) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        means = table.groupby(["attack", "poison_rate", "defence"])[column].mean()
+        grid = np.array([[100 * means.get((*row, name), np.nan) for name in names] for row in rows])
+        axes.imshow(grid, cmap=colours, vmin=0, vmax=100, aspect="auto")
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.set_title(title, fontsize="medium")
+        for place, value in np.ndenumerate(grid):
+            if np.isfinite(value):
+                shade = "white" if value > 60 else "black"
+                axes.text(place[1], place[0], f"{value:.1f}", ha="center", va="center", color=shade, fontsize="small")
+    labels = [f"{attack}{' *' if attack in held_out else ''} {rate:g}" for attack, rate in rows]
+    figure.axes[0].set_yticks(range(len(rows)), labels)
+    return figure

@@ -1,0 +1,88 @@
+"""A search through Ray Tune: Optuna proposes on the driver, workers judge candidates."""
+
+import logging
+import shutil
+import time
+import uuid
+from typing import Any
+
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
+
+from raybd.sweep import cluster, driver
+from raybd.sweep.execute import Resources, Setup, watchdog
+from raybd.sweep.progress import Progress
+from raybd.sweep.search import Search, judge, sampler, storage, tell
+
+logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)
+
+
+class Searcher(OptunaSearch):
+    """OptunaSearch that leaves no trial running, whatever became of its candidate."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study what the candidate said; nothing, where its worker died."""
+        if trial_id not in self._completed_trials:
+            self._completed_trials.add(trial_id)
+            assert self._ot_study is not None
+            tell(self._ot_study, self._ot_trials[trial_id], (result or {}).get("said") or {}, self.metric)
+
+
+def run(search: Search, plan: driver.Plan, setup: Setup, resources: Resources, count: int) -> None:
+    """Try `count` candidates; says so where Tune gave up."""
+    shared = {name: cluster.pack(data) for name, data in plan.data.items()}
+    trainable = tune.with_resources(
+        tune.with_parameters(_candidate, search=search, shared=shared, setup=setup),
+        {"cpu": resources.cpus, "gpu": resources.gpus or 0.0},
+    )
+    state = plan.folder.path / "tune"
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=_searcher(search), num_samples=count, reuse_actors=True, max_concurrent_trials=resources.at_once
+        ),
+        run_config=tune.RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+            storage_path=str(state),
+            callbacks=[_Watcher(Progress(count))],
+            verbose=0,
+        ),
+    )
+    if trouble := cluster.give_up(tuner.fit):
+        print(trouble, flush=True)
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _searcher(search: Search) -> Searcher:
+    return Searcher(
+        search.space,
+        metric=list(search.goals),
+        mode=list(search.goals.values()),
+        study_name=search.name,
+        storage=storage(search.storage),
+        sampler=sampler(search),
+    )
+
+
+def _candidate(settings: dict[str, Any], search: Search, shared: dict[str, dict[str, Any]], setup: Setup) -> None:
+    """In a worker: one candidate, one report."""
+    data = {name: cluster.unpack(packed) for name, packed in shared.items()}
+    with watchdog(setup.stall_seconds) as beat:
+        said = judge(search, settings, data, setup, beat)
+    tune.report({"said": said})
+
+
+class _Watcher(tune.Callback):
+    """Shows how far the search is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.progress.started()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.progress.ended("error" not in (trial.last_result.get("said") or {"error": ""}))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.progress.ended(False)

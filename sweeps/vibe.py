@@ -1,0 +1,175 @@
+"""Which settings of VIBE hold against every attack, those it has never seen too? A search, then a comparison.
+
+python sweeps/vibe.py                                      digits, on this machine
+python sweeps/vibe.py --objective canary --validation 0.1  judged as a defender can who knows no attack
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.defences import compared, defence_figure, defence_table
+from analysis.table import aligned
+from raybd.config import TrialConfig
+from raybd.defences import DEFENCES, Defence
+from raybd.plugins import parse, spec
+from raybd.sweep import driver
+from raybd.sweep.command import main, place
+from raybd.sweep.search import Search, run
+from raybd.sweep.search_options import SearchOptions
+from raybd.sweep.search_report import winner, write
+from raybd.tracking import load_runs
+
+MAX_ATTACK_SUCCESS = 0.1  # of a winner, as the map has it
+GOALS = {
+    "truth": {"clean_accuracy": "max", "worst_attack_success": "min"},
+    "canary": {"agreement": "max", "worst_canary": "min"},
+}
+PRESETS = {
+    "quick": SearchOptions(
+        base="vibe:pretrain_epochs=40",
+        poison_rates=(0.0, 0.09),
+        seeds=3,
+        weight_decays=(5e-4,),
+        widths=(0.5,),
+        probes=(20,),
+    ),
+    "paper": SearchOptions(  # arXiv:2503.08829 on CIFAR-10; its features take 1000 epochs
+        preset="paper",
+        data="cifar10",
+        model="resnet18",
+        attacks=("badnets:vibe", "blended:alpha=0.1", "wanet:no_noise", "adaptive_blend"),
+        held_out=("label_consistent", "ftrojan", "adaptive_patch"),
+        base="vibe:ss_a,pretrain_epochs=1000,iterations=30000,e_steps=30,learning_rate=0.001",
+        poison_rates=(0.0, 0.1),
+        seeds=3,
+        candidates=200,
+        weight_decays=(5e-4,),
+        widths=(1.0,),
+        epochs=(100,),
+    ),
+}
+FIRST = {"variant": "A", "tuned": True, "tuned_rate": 3e-3, "prototype_rate": 1.0, "kappa": 10.0, "nu": 10.0}
+FIRST |= {"e_steps": 10, "pseudolabels": "hard", "freeze_eta": False}
+
+
+def space(trial: Any) -> dict[str, Any]:
+    """VIBE's settings by an Optuna trial; learning rates depend on whether the backbone is trained along."""
+    tuned = trial.suggest_categorical("tuned", [True, False])
+    if tuned:
+        rates = {"learning_rate": trial.suggest_float("tuned_rate", 1e-4, 3e-2, log=True)}
+        rates["prototype_rate"] = trial.suggest_float("prototype_rate", 1.0, 30.0, log=True)
+    else:
+        rates = {"learning_rate": trial.suggest_float("frozen_rate", 1e-3, 1e-1, log=True)}
+    return rates | {
+        "tuned": tuned,
+        "variant": trial.suggest_categorical("variant", ["A", "F", "F_unit"]),
+        "kappa": trial.suggest_float("kappa", 3.0, 40.0, log=True),
+        "nu": trial.suggest_float("nu", 1.0, 40.0, log=True),
+        "e_steps": trial.suggest_int("e_steps", 1, 40, log=True),
+        "pseudolabels": trial.suggest_categorical("pseudolabels", ["hard", "soft", "annealed"]),
+        "freeze_eta": trial.suggest_categorical("freeze_eta", [False, True]),
+    }
+
+
+def judge(objective: str, cases: Sequence[TrialConfig], seen: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """A candidate's goals: means over all its cases, and of the attack that does best, by its mean over seeds.
+
+    With `canary`, from what a defender has: labels of held-out images, and the success of his own trigger. What the
+    attacks do is noted all the same, for the report.
+    """
+    truth = {
+        "clean_accuracy": _mean(one["accuracy/clean"] for one in seen),
+        "worst_attack_success": _worst(cases, [one["attack_success"] for one in seen]),
+    }
+    if objective == "truth":
+        return truth
+    members = [case.attack.members() for case in cases]
+    theirs = _worst(cases, [one[f"attack_success/{m[0].name}"] for m, one in zip(members, seen, strict=False)])
+    own = _worst(cases, [one[f"attack_success/{m[1].name}"] for m, one in zip(members, seen, strict=False)])
+    agreement = _mean(one["accuracy/validation"] for one in seen)
+    return truth | {"worst_attack_success": theirs, "agreement": agreement, "worst_canary": own}
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(list(values)))
+
+
+def _worst(cases: Sequence[TrialConfig], values: Sequence[float]) -> float:
+    """The largest mean over seeds of `values`, one for each of the first cases."""
+    groups: dict[str, list[float]] = {}
+    for case, value in zip(cases, values, strict=False):
+        groups.setdefault(replace(case, seed=0).key, []).append(value)
+    return max(_mean(group) for group in groups.values())
+
+
+def search(options: SearchOptions, plan: driver.Plan) -> list[TrialConfig]:
+    """Find the winner; its trials against every attack."""
+    cases, data = driver.prepare(options.cases(), options.data_root)
+    wanted = Search(
+        name=options.name,
+        base=options.defence(),
+        cases=cases,
+        space=space,
+        judge=partial(judge, options.objective),
+        goals=GOALS[options.objective],
+        first=FIRST,
+        trials=options.candidates,
+        storage=options.database(),
+        sampler=options.sampler,
+        pruner=options.pruner,
+    )
+    plan = replace(plan, data=data)
+    study = run(wanted, plan, *place(options, plan))
+    chosen = winner(study, MAX_ATTACK_SUCCESS)
+    write(study, wanted, chosen, plan.folder.path)
+    found = wanted.defence(chosen.user_attrs["settings"]) if chosen else wanted.base
+    _note(options, found, plan.folder.path)
+    return [replace(trial, defence=found) for trial in options.configs() if trial.defence == wanted.base]
+
+
+def _note(options: SearchOptions, found: Defence, folder: Path) -> None:
+    """What the comparison is of, beside what the search has found."""
+    rivals = {text: parse("defence", DEFENCES, text) for text in options.defences}
+    named = rivals | {"default": options.defence(), "winner": found}
+    said = json.loads((folder / "search.json").read_text())
+    said["defences"] = {name: spec(DEFENCES, defence) for name, defence in named.items()}
+    said["held_out"] = [text.partition(":")[0] for text in options.held_out]
+    (folder / "search.json").write_text(json.dumps(said, indent=1))
+
+
+def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
+    """The Pareto front, the winner, and every defence against every attack."""
+    said = json.loads((folder / "search.json").read_text())
+    table = compared(load_runs(name, tracking_uri), said["defences"])
+    table.to_csv(folder / "defences.csv", index=False)
+    defence_figure(table, said["held_out"]).savefig(folder / "defences.png")
+    pictures = [folder / "defences.png", *sorted(folder.glob("pareto*.png")), *sorted(folder.glob("importances_*.png"))]
+    text = f"Pareto front (^: the winner)\n{_front(said)}\n\nACC / ASR %, mean ± deviation over seeds\n"
+    return text + defence_table(table, said["held_out"]), [folder / "defences.csv", folder / "search.json", *pictures]
+
+
+def _front(said: Mapping[str, Any]) -> str:
+    lines = [["candidate", *said["goals"], "seconds", "settings"]]
+    for one in said["candidates"]:
+        if one["front"] or one["number"] == said["winner"]:
+            mark = "^" if one["number"] == said["winner"] else ""
+            settings = ", ".join(f"{name}={_short(value)}" for name, value in one["settings"].items())
+            goals = [f"{one['values'][goal]:.4f}" for goal in said["goals"]]
+            lines.append([f"{one['number']}{mark}", *goals, f"{one['seconds']:.0f}", settings])
+    tried, failed = len(said["candidates"]), sum("error" in one for one in said["candidates"])
+    return aligned(lines) + f"\n{tried} candidates, {failed} failed; the study: {said['storage']}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main(PRESETS, summarise, search=search))
