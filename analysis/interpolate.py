@@ -117,39 +117,47 @@ class Patch:
         return bool(within) != (cell.verdict.status == "defended")
 
 
-def patch(
-    cells: Sequence[Cell], asked: Mapping[str, Value], scales: Mapping[str, str], short: Mapping[str, str], rule: Rule
-) -> Patch:
-    """The surfaces to answer `asked` on.
+def chosen(
+    cells: Sequence[Cell], asked: Mapping[str, Value], scales: Mapping[str, str], short: Mapping[str, str]
+) -> tuple[list[Cell], dict[str, str]]:
+    """The cells to answer `asked` from, and the numeric axes in which they differ, with their scales.
 
     Args:
         cells: those that match `asked` in everything but the numeric axes.
         asked: the question, by full names.
         scales: of each axis by its full name: log, linear or category.
         short: the names that axes go by.
-        rule: the thresholds.
 
     Raises:
         NoSurfaceError: an axis is left open, a number has no place on its scale, or the cells are too few.
     """
     usable = [c for c in cells if c.seeds and c.poisoned and not np.isnan(c.attack_success).any()]
-    values = {name: distinct(cell.setting[name] for cell in usable) for name in scales}
-    usable = [c for c in usable if all(_placed(c.setting[n], scales[n]) for n in scales if scales[n] != "category")]
+    values = {name: distinct({cell.setting[name] for cell in usable}) for name in scales}
+    numeric = {name: found for name, found in scales.items() if found != "category"}
+    usable = [c for c in usable if all(_placed(c.setting[n], found) for n, found in numeric.items())]
     if open_axes := [n for n, found in values.items() if n not in asked and len(found) > 1]:
         listed = ", ".join(f"{short[n]} ({', '.join(map(written, values[n]))})" for n in open_axes)
         raise NoSurfaceError(f"to interpolate, say which {listed}")
-    axes = {n: scales[n] for n in values if len({c.setting[n] for c in usable}) > 1}
-    for name, scale in scales.items():
-        if name in asked and scale != "category":
-            _check(name, asked[name], name in axes, values[name], scale, short)
+    axes = {n: found for n, found in numeric.items() if len({c.setting[n] for c in usable}) > 1}
+    for name in numeric.keys() & asked.keys():
+        _check(name, asked[name], name in axes, values[name], scales[name], short)
     if not axes or len(usable) < len(axes) + EXTRA:
         raise NoSurfaceError(f"{len(usable)} measured cells are too few to interpolate over {len(axes)} axes")
-    if len({c.floor for c in usable}) > 1:
+    return usable, axes
+
+
+def through(cells: Sequence[Cell], axes: Mapping[str, str], rule: Rule) -> Patch:
+    """The surfaces through `cells`.
+
+    Raises:
+        NoSurfaceError: they are measured by different references, or nothing tells how far seeds spread.
+    """
+    if len({str(c.floor) for c in cells}) > 1:
         raise NoSurfaceError("to interpolate, one reference accuracy must hold for all cells: use reference='best'")
-    success, accuracy = of_cells(usable)
+    success, accuracy = of_cells(cells)
     if success is None or accuracy is None:
         raise NoSurfaceError("no cell has two seeds: nothing tells how far they spread, so there is no band")
-    return Patch(usable, axes, rule, success, accuracy)
+    return Patch(cells, axes, rule, success, accuracy)
 
 
 def interpolated(

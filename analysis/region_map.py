@@ -12,7 +12,7 @@ from analysis.boundary import Resistance
 from analysis.cells import Cell, Rule, build
 from analysis.compare import Comparison
 from analysis.index import CellIndex
-from analysis.interpolate import NoSurfaceError, Patch, interpolated, patch
+from analysis.interpolate import NoSurfaceError, Patch, chosen, interpolated, through
 from analysis.reference import Policy, best_twins
 from analysis.slices import MapSlice
 from analysis.values import Value, scale, written
@@ -140,8 +140,11 @@ class DefendedRegionMap:
         Raises:
             NoSurfaceError: there are none, and why.
         """
-        found = patch(self._beside(asked), asked, self._scales, self.names.short, self.rule)
-        return self._patches.setdefault(tuple(map(id, found.cells)), found)
+        cells, axes = chosen(self._beside(asked), asked, self._scales, self.names.short)
+        key = tuple(map(id, cells))
+        if key not in self._patches:
+            self._patches[key] = through(cells, axes, self.rule)
+        return self._patches[key]
 
     def slice(self, x: str, y: str, **fixed: Value) -> MapSlice:
         """The grid of verdicts over the measured values of two axes, the others at `fixed` or left out."""

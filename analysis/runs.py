@@ -8,15 +8,21 @@ from analysis.axes import Names
 from analysis.cells import Cell
 from analysis.region_map import DefendedRegionMap
 from analysis.values import distinct, plain
+from raybd.errors import InputError
 
 LOOK = 3  # runs of each kind
 
 
-def run_table(runs: pd.DataFrame) -> pd.DataFrame:
+def run_table(runs: pd.DataFrame, name: str = "") -> pd.DataFrame:
     """One row a trial as `raybd.tracking.load_runs` gives them: id, status, seed, what varies, its two rates, error.
 
     A trial that was run several times is listed each time.
+
+    Raises:
+        InputError: there is none.
     """
+    if runs.empty:
+        raise InputError(f"no trial is logged in {name!r}")
     frame = records.canonical(runs)
     names = Names(records.read(frame))
     table = frame[["run_id", "status", "seed"]].assign(**{names.short[n]: frame[n] for n in names.shown})

@@ -89,7 +89,7 @@ def list_runs(name: Name, tracking_uri: str | None = None, json: bool = False) -
     from analysis.table import framed
     from raybd.tracking import load_runs
 
-    table = run_table(load_runs(name, tracking_uri))
+    table = run_table(load_runs(name, tracking_uri), name)
     _print(table.to_dict("records") if json else framed(table))
     return 0
 

@@ -15,6 +15,7 @@ import torch
 from tests.benchmarks.learning_curves import learning_curves
 from tests.benchmarks.mutual_information import mutual_information
 from tests.benchmarks.poisoning import poisoning
+from tests.benchmarks.region_map import region_map
 from tests.benchmarks.smoothing import smoothing
 from tests.benchmarks.timing import Row
 from tests.benchmarks.training import training
@@ -27,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "mutual_information": mutual_information,
     "smoothing": smoothing,
     "learning_curves": learning_curves,
+    "region_map": region_map,
 }
 HEAD = ["name", "ours", "plain reference", "ratio (lowest to highest)", "n", "unit"]
 

@@ -1,0 +1,108 @@
+"""`raybd map`, `runs`, `report` and `rerun` as people type them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from raybd import tracking
+from raybd.cli import main
+from tests.test_report import runs
+
+UNREACHABLE = "sqlite:////nowhere/at/all.db"
+
+
+@pytest.fixture
+def store(monkeypatch):
+    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_: runs(error="boom"))
+
+
+def said(capsys, *args, status=0):
+    assert main(args) == status
+    found = capsys.readouterr()
+    return found.err if status else found.out
+
+
+@pytest.mark.usefixtures("store")
+def test_a_question_is_answered(capsys):
+    text = said(capsys, "map", "ib", "query", "attack=badnets", "poison_rate=0.1", "width=1")
+    assert text.startswith("undefended at attack=badnets, poison_rate=0.1, width=1\n")
+    found = json.loads(said(capsys, "map", "ib", "query", "poison_rate=0.1", "width=0.5", "--json"))
+    assert (found["status"], found["setting"]["width"]) == ("unmeasured", 0.5)
+    assert found["attack_success"] is None
+    assert [text.partition(": ")[2] for text in found["failures"]] == ["boom"] * 3
+    loose = said(capsys, "map", "ib", "query", "poison_rate=0.1", "width=1", "--max-attack-success", "0.95")
+    assert loose.startswith("defended")
+
+
+@pytest.mark.usefixtures("store")
+def test_the_map_and_the_runs_are_shown(capsys):
+    assert len(said(capsys, "map", "ib", "show").splitlines()) == 7
+    cells = json.loads(said(capsys, "map", "ib", "show", "--json"))
+    assert [cell["failures"] for cell in cells] == [0, 0, 0, 0, 3, 0]
+    lines = said(capsys, "runs", "ib").splitlines()
+    assert lines[0].split() == "run_id status seed attack poison_rate width clean accuracy attack success error".split()
+    assert len(lines) == 19
+    assert json.loads(said(capsys, "runs", "ib", "--json"))[-1]["run_id"] == "1-0.1-2"
+
+
+@pytest.mark.usefixtures("store")
+def test_the_report_is_written(capsys, tmp_path):
+    path = tmp_path / "r.html"
+    assert said(capsys, "report", "ib", "--out", str(path)) == f"{path}\n"
+    assert path.read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["query", "atack=badnets"], "unknown axis: atack (known: attack, poison_rate, width; did you mean attack?)"),
+        (["query", "badnets"], "a setting is AXIS=VALUE, not badnets"),
+        (["show", "attack=badnets"], "show takes no setting"),
+        (["show", "--max-attack-success", "2"], "max_attack_success must be in [0, 1], not 2.0"),
+    ],
+)
+def test_bad_questions(capsys, args, says):
+    assert says in said(capsys, "map", "ib", *args, status=2)
+
+
+@pytest.mark.parametrize("command", [["map", "ib", "show"], ["runs", "ib"], ["report", "ib"], ["rerun", "abc"]])
+def test_a_store_that_is_not_there(capsys, command):
+    text = said(capsys, *command, "--tracking-uri", UNREACHABLE, status=2)
+    assert "there is no tracking store at /nowhere/at/all.db" in text
+
+
+def test_a_value_that_was_not_measured_is_no_error(capsys, store):
+    assert "wanet was not measured (measured: badnets)" in said(capsys, "map", "ib", "query", "attack=wanet")
+
+
+def test_a_sweep_without_trials(capsys, monkeypatch):
+    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_: pd.DataFrame())
+    assert "no trial is logged in 'ib'" in said(capsys, "map", "ib", "show", status=2)
+    assert "no trial is logged in 'ib'" in said(capsys, "runs", "ib", status=2)
+
+
+def test_a_trial_comes_out_the_same_again(capsys, tmp_path: Path, monkeypatch):
+    from raybd.sweep.command import main as sweep
+    from sweeps.ib import PRESETS, summarise
+    from tests.test_cli import SMALL
+
+    uri = f"sqlite:///{tmp_path}/m.db"
+    args = [*SMALL, "--inline", "--results", str(tmp_path / "r"), "--tracking-uri", uri]
+    assert sweep(PRESETS, summarise, args) == 0
+    for run_id in tracking.load_runs("ib", uri)["run_id"]:
+        capsys.readouterr()
+        assert "all equal, to the last bit" in said(capsys, "rerun", run_id, "--tracking-uri", uri)
+    record = tracking.load_record(run_id, uri)
+    changed = record.metrics | {"attack_success": record.metrics["attack_success"] + 1e-12, "old": 1.0}
+    monkeypatch.setattr("raybd.tracking.load_record", lambda *_: replace(record, metrics=changed))
+    assert main(["rerun", run_id]) == 1
+    text = capsys.readouterr().out
+    assert "\n  attack_success: logged " in text
+    assert "\n  old: logged 1.0, now nothing" in text
+    assert text.endswith("2 differ\n")
+    monkeypatch.setattr("raybd.tracking.load_record", lambda *_: replace(record, status="FAILED", error="boom"))
+    assert "did not finish (boom)" in said(capsys, "rerun", run_id, status=2)
