@@ -102,7 +102,7 @@ def fit(
         DivergedError: the loss is no longer a number.
     """
     model.to(memory_format=memory_format(how))
-    optimizer = _optimizer(model, how)
+    optimizer = optimizer_of(model, how)
     first, best = _restore(model, optimizer, checkpoint)
     for number in range(first, how.epochs + 1):
         loss = _one_epoch(model, optimizer, images, how, seed, number)
@@ -141,7 +141,7 @@ def _one_epoch(
     order = torch.randperm(len(images), generator=stream(seed, "batches", number)).to(device)
     rng = stream(seed, "augmentation", number, device=device)
     torch.manual_seed(derive(seed, "network", number))  # dropout and the like draw from the global generator
-    batches = _batches(order, how.batch_size)
+    batches = in_batches(order, how.batch_size)
     steps = [(step, index, len(index)) for step, index in enumerate(batches, start=(number - 1) * len(batches))]
     loss_of = plain(images, how.label_smoothing)
     if isinstance(images, Flagged):
@@ -168,7 +168,7 @@ def _weighted(images: Flagged, how: TrainConfig, steps: list[Step]) -> tuple[lis
     return seen, weighted(images, how.label_smoothing, how.beta)
 
 
-def _batches(order: Tensor, size: int) -> list[Tensor]:
+def in_batches(order: Tensor, size: int) -> list[Tensor]:
     """`order` in batches; a lone last image waits for another epoch, for batch norm cannot take it."""
     batches = list(order.split(size))
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
@@ -213,7 +213,8 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
-def _optimizer(model: nn.Module, how: TrainConfig) -> torch.optim.Optimizer:
+def optimizer_of(model: nn.Module, how: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser of `how` for all weights of `model`."""
     # One fused kernel for all parameters: a small network's step is mostly the optimiser's own overhead.
     if how.optimizer == "adamw":
         return torch.optim.AdamW(model.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)

@@ -103,7 +103,7 @@ def test_every_epoch_has_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
         orders.append(order.tolist())
         return [order]
 
-    monkeypatch.setattr("raybd.training._batches", note)
+    monkeypatch.setattr("raybd.training.in_batches", note)
     list(fit(network(), made_images(40), replace(HOW, epochs=3), seed=0))
     assert len({tuple(order) for order in orders}) == 3
     assert all(sorted(order) == list(range(40)) for order in orders)
