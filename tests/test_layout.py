@@ -70,7 +70,7 @@ def test_one_door_each(path: Path) -> None:
     doors = {
         "ray": ("raybd.sweep.cluster", "raybd.sweep.search_cluster"),
         "mlflow": ("raybd.tracking",),
-        "optuna": ("raybd.sweep.search", "raybd.sweep.search_report"),
+        "optuna": ("raybd.sweep.search", "raybd.sweep.search_report", "raybd.sweep.search_cluster"),
     }
     for module in imports(path):
         top = module.split(".")[0]

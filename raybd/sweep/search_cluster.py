@@ -1,18 +1,21 @@
 """A search through Ray Tune: Optuna proposes on the driver, workers judge candidates."""
 
+import json
 import logging
 import shutil
 import time
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
+import optuna
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
 from raybd.sweep import cluster, driver
 from raybd.sweep.execute import Resources, Setup, watchdog
 from raybd.sweep.progress import Progress
-from raybd.sweep.search import Search, judge, sampler, storage, tell
+from raybd.sweep.search import Search, Space, judge, sampler, storage, tell
 
 logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)
 
@@ -25,7 +28,7 @@ class Searcher(OptunaSearch):
         if trial_id not in self._completed_trials:
             self._completed_trials.add(trial_id)
             assert self._ot_study is not None
-            tell(self._ot_study, self._ot_trials[trial_id], (result or {}).get("said") or {}, self.metric)
+            tell(self._ot_study, self._ot_trials[trial_id], _said(result), self.metric)
 
 
 def run(search: Search, plan: driver.Plan, setup: Setup, resources: Resources, count: int) -> None:
@@ -55,7 +58,7 @@ def run(search: Search, plan: driver.Plan, setup: Setup, resources: Resources, c
 
 def _searcher(search: Search) -> Searcher:
     return Searcher(
-        search.space,
+        _Apart(search.space),
         metric=list(search.goals),
         mode=list(search.goals.values()),
         study_name=search.name,
@@ -64,12 +67,27 @@ def _searcher(search: Search) -> Searcher:
     )
 
 
-def _candidate(settings: dict[str, Any], search: Search, shared: dict[str, dict[str, Any]], setup: Setup) -> None:
+def _candidate(point: dict[str, Any], search: Search, shared: dict[str, dict[str, Any]], setup: Setup) -> None:
     """In a worker: one candidate, one report."""
     data = {name: cluster.unpack(packed) for name, packed in shared.items()}
     with watchdog(setup.stall_seconds) as beat:
-        said = judge(search, settings, data, setup, beat)
-    tune.report({"said": said})
+        said = judge(search, point["settings"], data, setup, beat)
+    tune.report({"said": json.dumps(said)})  # as text: Tune flattens what is nested
+
+
+def _said(result: dict[str, Any] | None) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads((result or {}).get("said") or "{}")
+    return said
+
+
+@dataclass(frozen=True)
+class _Apart:
+    """A space whose settings come as one value: OptunaSearch mixes what is suggested under other names with them."""
+
+    space: Space
+
+    def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
+        return {"settings": self.space(trial)}
 
 
 class _Watcher(tune.Callback):
@@ -82,7 +100,9 @@ class _Watcher(tune.Callback):
         self.progress.started()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.progress.ended("error" not in (trial.last_result.get("said") or {"error": ""}))
+        self.progress.ended("error" not in (_said(trial.last_result) or {"error": ""}))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.progress.ended(False)
+        error = str(trial.get_pickled_error() or "its worker died").strip().splitlines()[-1]
+        print(f"a candidate died: {error[:300]}", flush=True)

@@ -54,7 +54,7 @@ class _Value:
     place: int
 
     def __call__(self, trial: FrozenTrial) -> float:
-        return trial.values[self.place]
+        return float(trial.values[self.place])
 
 
 def _line(trial: FrozenTrial, goals: Mapping[str, str], best: set[int]) -> dict[str, Any]:
