@@ -170,7 +170,9 @@ def _scene(
     checkpoint: Checkpoint | None = None,
 ) -> Scene:
     """What the defender stands before; without a `model` and `poisoned`, a fresh one before the clean training set."""
-    images = _seen(config, poisoned) if poisoned else data.train
+    images = poisoned.images if poisoned else data.train
+    if poisoned and config.train.weighted:  # nobody else is told which is which
+        images = Flagged(images.x, images.y, poisoned.roles == POISON)
     roles = poisoned.roles if poisoned else torch.zeros_like(data.train.y, dtype=torch.uint8)
     return Scene(
         model=model or _model(config, data),
@@ -184,12 +186,6 @@ def _scene(
         shelf=shelf,
         beat=beat,
     )
-
-
-def _seen(config: TrialConfig, poisoned: Poisoned) -> Images:
-    """What is trained on; only a training that weighs poison is told which it is."""
-    images = poisoned.images
-    return Flagged(images.x, images.y, poisoned.roles == POISON) if config.train.weighted else images
 
 
 def _solved(config: TrialConfig, data: Data, start: float, report: Callable[[Report], None]) -> TrialResult:

@@ -43,14 +43,11 @@ class LearningCurves(Metric):
         return {name: epoch for name, epoch in found.items() if epoch < float("inf")}
 
     def figures(self, journal: Journal, arrays: Arrays, title: str) -> "dict[str, Figure]":
-        """A convex learner's losses and shares over beta, or a network's shares over epochs."""
-        from raybd.metrics import learning_figures  # here, because matplotlib takes its time
+        """A convex learner's losses and shares over beta; a network's epochs are in the picture of its training."""
+        from raybd.metrics.learning_figures import draw_curve  # here, because matplotlib takes its time
 
         curve = {name.split("/")[1]: values.numpy() for name, values in arrays.items() if name.startswith("curve/")}
-        if curve:
-            return {"learning_curve": learning_figures.draw_curve(curve, title)}
-        lines = [line for line in journal if "attack_success" in line["metrics"]]
-        return {"epoch_curve": learning_figures.draw_epochs(lines, title)} if len(lines) > 1 else {}
+        return {"learning_curve": draw_curve(curve, title)} if curve else {}
 
     def problems(self, data: Data, noise: float) -> list[str]:
         """Betas outside [0, 1], or none above 0."""

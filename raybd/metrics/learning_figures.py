@@ -1,7 +1,6 @@
 """Pictures of one trial's learning curve: plain arrays in, a matplotlib Figure out."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -41,19 +40,3 @@ def _places(betas: NDArray[np.float64]) -> tuple[list[float], list[int]]:
         if not shown or place - places[shown[-1]] > ROOM:
             shown.append(i)
     return places, shown
-
-
-def draw_epochs(lines: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Attack success and clean accuracy over the logarithm of the epoch, from the journal's `lines` at probes."""
-    figure = Figure(figsize=(5, 3.2), dpi=80, layout="constrained")
-    axes = figure.subplots()
-    epochs = [line["epoch"] for line in lines]
-    for name, label in {"attack_success": "attack success", "accuracy/clean": "clean accuracy"}.items():
-        axes.plot(epochs, [line["metrics"][name] for line in lines], marker="o", markersize=3, label=label)
-    axes.axhline(0.5, linewidth=0.8, color="grey")
-    axes.set(xlabel="epoch", ylabel="share of test images", xscale="log", ylim=(-0.03, 1.03))
-    axes.set_xticks(epochs, [str(epoch) for epoch in epochs])
-    axes.minorticks_off()
-    axes.legend(fontsize="small")
-    axes.set_title(title, fontsize="medium")
-    return figure

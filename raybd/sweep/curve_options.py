@@ -42,6 +42,8 @@ class CurveOptions(SweepOptions):
     """Training images of a pair, the same for every seed; 0: all."""
     recipe: str = "raybd"
     """raybd, or published: images, poison, patches and solvers of arXiv 2106.07214, bit for bit (convex learners)."""
+    gpus_per_trial: float | None = 0.0
+    """Share of a GPU that a trial holds; convex learners use none."""
     compare: tuple[Path, ...] = ()
     """The authors' result files (CSV) to print differences to."""
     attacks: tuple[str, ...] = ("badnets:learning_curves",)
