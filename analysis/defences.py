@@ -44,7 +44,7 @@ def compared(
 def _with_der(table: pd.DataFrame) -> pd.DataFrame:
     cell = ["attack", "poison_rate", "seed"]
     bare = table[table["defence"] == "none"].set_index(cell)[["ACC", "ASR"]]
-    table = table.join(bare[~bare.index.duplicated()], on=cell, rsuffix="_0")
+    table = table.join(bare[~bare.index.duplicated()].sort_index(), on=cell, rsuffix="_0")
     gained = (table["ASR_0"] - table["ASR"]).clip(lower=0)
     lost = (table["ACC_0"] - table["ACC"]).clip(lower=0)
     table["DER"] = (gained - lost + 1) / 2

@@ -155,14 +155,14 @@ def run(search: Search, plan: driver.Plan, setup: Setup, resources: Resources | 
         else:
             from raybd.sweep import search_cluster  # imported late: who runs inline needs no Ray
 
-            search_cluster.run(search, plan, setup, resources, count)
+            search_cluster.run(search, study, plan, setup, resources, count)
         idle = idle + 1 if left(search, study) == count else 0
     return study
 
 
-def sampler(search: Search) -> optuna.samplers.BaseSampler:
-    """The sampler that `search` names."""
-    return SAMPLERS[search.sampler](search.seed)
+def sampler(search: Search, study: optuna.Study) -> optuna.samplers.BaseSampler:
+    """The sampler that `search` names; a search that goes on must not draw once more what it began with."""
+    return SAMPLERS[search.sampler](search.seed + len(study.trials))
 
 
 def storage(url: str) -> optuna.storages.BaseStorage:
@@ -172,7 +172,7 @@ def storage(url: str) -> optuna.storages.BaseStorage:
 
 def _inline(search: Search, study: optuna.Study, plan: driver.Plan, setup: Setup, count: int) -> None:
     progress = Progress(count)
-    study.sampler = sampler(search)
+    study.sampler = sampler(search, study)
     for _ in range(count):
         trial = study.ask()
         settings = search.space(trial)

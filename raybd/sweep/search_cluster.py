@@ -31,7 +31,7 @@ class Searcher(OptunaSearch):
             tell(self._ot_study, self._ot_trials[trial_id], _said(result), self.metric)
 
 
-def run(search: Search, plan: driver.Plan, setup: Setup, resources: Resources, count: int) -> None:
+def run(search: Search, study: optuna.Study, plan: driver.Plan, setup: Setup, resources: Resources, count: int) -> None:
     """Try `count` candidates; says so where Tune gave up."""
     shared = {name: cluster.pack(data) for name, data in plan.data.items()}
     trainable = tune.with_resources(
@@ -42,7 +42,10 @@ def run(search: Search, plan: driver.Plan, setup: Setup, resources: Resources, c
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=_searcher(search), num_samples=count, reuse_actors=True, max_concurrent_trials=resources.at_once
+            search_alg=_searcher(search, study),
+            num_samples=count,
+            reuse_actors=True,
+            max_concurrent_trials=resources.at_once,
         ),
         run_config=tune.RunConfig(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
@@ -56,14 +59,14 @@ def run(search: Search, plan: driver.Plan, setup: Setup, resources: Resources, c
     shutil.rmtree(state, ignore_errors=True)
 
 
-def _searcher(search: Search) -> Searcher:
+def _searcher(search: Search, study: optuna.Study) -> Searcher:
     return Searcher(
         _Apart(search.space),
         metric=list(search.goals),
         mode=list(search.goals.values()),
         study_name=search.name,
         storage=storage(search.storage),
-        sampler=sampler(search),
+        sampler=sampler(search, study),
     )
 
 
