@@ -12,6 +12,7 @@ from raybd.attacks import ATTACKS
 from raybd.config import TrialConfig
 from raybd.defences import DEFENCES, Scene
 from raybd.defences.vibe import Vibe, VibeNetwork
+from raybd.defences.vibe.source import Tuned
 from raybd.errors import InputError
 from raybd.models import build_model
 from raybd.plugins import describe, parse
@@ -61,7 +62,9 @@ def test_a_resumed_training_has_the_same_bits(digits: Data, defence: Vibe, tmp_p
 
 
 def test_what_the_filter_removes_is_flagged_and_not_learnt(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raybd.defences.vibe.filter.outliers", lambda v, *_: (torch.arange(len(v)) % 40 == 7).numpy())
+    monkeypatch.setattr(
+        "raybd.defences.vibe.filter.outliers", lambda v, *_, **__: (torch.arange(len(v)) % 40 == 7).numpy()
+    )
     defence = replace(QUICK, outlier_filter="composition")
     at = scene(digits, defence)
     last = list(defence.train(at))[-1]
@@ -113,3 +116,15 @@ def test_a_class_without_images_is_refused_before_anything_is_learnt(digits: Dat
     left = at.images.y != 4
     with pytest.raises(InputError, match="none has 4"):
         next(iter(QUICK.train(replace(at, images=Images(at.images.x[left], at.images.y[left])))))
+
+
+def test_every_epoch_augments_anew(digits: Data) -> None:
+    at = scene(digits, TUNED)
+    assert isinstance(at.model, VibeNetwork)
+    source, index = Tuned(at.model, at.images, HOW, 0, lambda: None), torch.arange(32)
+    seen = []
+    for epoch in (1, 2, 1):
+        source.begin(epoch)
+        seen.append(source.batch(index).detach())
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[1])

@@ -186,3 +186,18 @@ def test_features_that_cannot_be_used_are_refused() -> None:
     bad[7, 3] = math.nan
     with pytest.raises(InputError, match="1 of 5000 rows"):
         start(bad, y)
+
+
+def test_every_image_comes_once_a_pass_in_an_order_of_its_own() -> None:
+    x, y, *_ = drawn(0.5, 0)
+    em = Em(Heads(K, D, "A", 10, 10, 0.02), Frozen(x[:1000]), y[:1000], SHORT, 0)
+    passes = []
+    for _ in range(2):
+        seen = []
+        for _ in range(4):
+            seen.append(em._batch())
+            em.iteration += 1
+        assert [len(part) for part in seen] == [250] * 4
+        passes.append(torch.cat(seen))
+    assert all(torch.equal(order.sort().values, torch.arange(1000)) for order in passes)
+    assert not torch.equal(*passes)

@@ -40,9 +40,15 @@ def test_pieces_of_a_torn_community_go_with_it() -> None:
 
 def test_a_label_keeps_its_last_community() -> None:
     rng = np.random.default_rng(0)
-    v = rng.normal(size=(200, 4))
-    y = np.repeat([0, 1], 100)
-    assert by_composition(v, y, y.copy()) == []
+    means = 5 * np.eye(40)[:4]
+    content = np.repeat([1, 2, 3], 50)
+    v = means[content] + 0.1 * rng.normal(size=(150, 40))
+    mixed = means[rng.integers(1, 4, 50)] + 9 * np.eye(40)[5] + 0.1 * rng.normal(size=(50, 40))
+    y = np.concatenate([content, np.zeros(50, np.int64)])
+    members = np.concatenate([content, np.zeros(50, np.int64)])
+    assert by_composition(np.concatenate([v, mixed]), y, members) == []
+    halves = np.concatenate([content, np.repeat([0, 4], 25)])
+    assert len(by_composition(np.concatenate([v, mixed]), y, halves)) == 1
 
 
 def test_the_distance_score_is_its_formula() -> None:

@@ -20,6 +20,7 @@ from tests.benchmarks.smoothing import smoothing
 from tests.benchmarks.timing import Row
 from tests.benchmarks.training import training
 from tests.benchmarks.trial import trial
+from tests.benchmarks.vibe import vibe
 
 BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "poisoning": poisoning,
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "smoothing": smoothing,
     "learning_curves": learning_curves,
     "region_map": region_map,
+    "vibe": vibe,
 }
 HEAD = ["name", "ours", "plain reference", "ratio (lowest to highest)", "n", "unit"]
 

@@ -17,6 +17,7 @@ from raybd.defences.vibe.em import Em, EmConfig, Frozen, Pseudolabels, check_fea
 from raybd.defences.vibe.heads import VARIANTS, Variant, VibeNetwork, wrapped
 from raybd.defences.vibe.source import Tuned
 from raybd.errors import DivergedError
+from raybd.models import Classifier
 from raybd.models.noise import own_draws
 from raybd.pretraining import PretrainConfig, encoder
 from raybd.training import Epoch, memory_format
@@ -65,7 +66,7 @@ class Vibe(Defence):
 
     def network(self, model: nn.Module) -> VibeNetwork:
         """The clean head around the backbone `model`. Raises InputError where that does not tell its features."""
-        classes = model.head.out_features if isinstance(model.head, nn.Linear) else 0
+        classes = model.head.out_features if isinstance(model, Classifier) else 0
         usual = FEW_SHARP if classes <= MANY else MANY_SHARP
         return wrapped(model, self.variant, self.kappa or usual, self.nu or usual, self.prior_scale)
 
@@ -164,7 +165,8 @@ class _Run:
         from raybd.defences.vibe.filter import outliers  # its libraries take 2 s, which few trials need
 
         v = self._tuned(images).every().double().cpu().numpy()
-        out = outliers(v, images.y.cpu().numpy(), self.scene.classes, score, self.scene.seed)
+        y, beat = images.y.cpu().numpy(), self.scene.beat
+        out = outliers(v, y, self.scene.classes, score, self.scene.seed, beat=beat)
         return torch.from_numpy(~out).nonzero()[:, 0]
 
     def _tuned(self, images: Images) -> Tuned:

@@ -219,8 +219,7 @@ def measure(scores: Scores, duals: Tensor, sharpness: float, stride: int = 1) ->
     Rows that lie with one class bend F as good as nowhere. Of the others, every share above 1e-5 counts where few are
     so large; else every `stride`-th row stands for those between.
     """
-    found = [_measure(block, duals, sharpness, stride) for block in _blocks(scores)]
-    return reduce(add, found)
+    return reduce(add, (_measure(block, duals, sharpness, stride) for block in _blocks(scores)))
 
 
 def _measure(block: Tensor, duals: Tensor, sharpness: float, stride: int) -> Statistics:
