@@ -155,7 +155,7 @@ class TrialConfig:
         found += [] if 0 <= self.poison_rate <= 1 else [f"poison rate {self.poison_rate:g} is not in [0, 1]"]
         if isinstance(self.attack, NoAttack) and self.poison_rate:
             found.append(f"attack none cannot poison: its rate must be 0, not {self.poison_rate:g}")
-        found += self.model.problems() + self._recipe_problems()
+        found += self.model.problems() + self._recipe_problems() + self._clean_problems()
         found += self._network_settings() if self.model.convex else []
         names = [spec(METRICS, metric)["name"] for metric in self.metrics]
         found += [f"metric {name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
@@ -180,6 +180,15 @@ class TrialConfig:
         if any(member.attack.renewed() for member in self.attack.members()):
             found.append("an attack that poisons other images in every epoch cannot be weighted by beta")
         return found
+
+    def _clean_problems(self) -> list[str]:
+        """Why the defence would not get the clean images that it needs."""
+        wanted, given = self.defence.clean_share, self.validation
+        if self.defence.access != "clean images" or (given > 0 and given >= wanted):
+            return []
+        name = spec(DEFENCES, self.defence)["name"]
+        least = f"at least {wanted:g}, its share of clean images" if wanted else "above 0"
+        return [f"defence {name} needs clean images: validation must be {least}, got {given:g}"]
 
     def _recipe_problems(self) -> list[str]:
         """What the recipe does not go with."""
@@ -215,6 +224,13 @@ class TrialConfig:
         elif not model.convex:
             found += check_model(model.name, shape, classes, model.width, model.depth, model.noise)
         found += self.defence.problems(shape, classes)
+        counted = sum(int(member.attack.measured(data.test.y).sum()) for member in self.attack.members())
+        found += [
+            f"{spec(METRICS, metric)['name']}: {metric.fewest} points are asked for, and the success of "
+            f"{describe(self.attack)} counts {counted} test images"
+            for metric in self.metrics
+            if metric.fewest > counted
+        ]
         return found + [problem for metric in self.metrics for problem in metric.problems(data, model.noise)]
 
 

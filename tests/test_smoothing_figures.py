@@ -7,8 +7,12 @@ import pandas as pd
 import pytest
 from matplotlib import get_backend
 
+from raybd.attacks import ATTACKS
+from raybd.config import TrialConfig
 from raybd.metrics.smoothing.figures import draw_gaps, draw_histograms, draw_levels
 from raybd.metrics.smoothing.verdict import seed_interval
+from raybd.metrics.smoothness import Smoothness
+from raybd.types import Data
 
 SIGMAS = (0.05, 0.1, 0.25)
 
@@ -67,3 +71,12 @@ def test_figures_can_be_saved_without_a_screen() -> None:
         figure.savefig(out := BytesIO(), format="png")
         assert out.getvalue()[:4] == b"\x89PNG"
     assert get_backend() == backend
+
+
+def test_more_points_than_the_attack_counts_are_refused_before_training(digits: Data) -> None:
+    tact = ATTACKS["tact"]()
+    counted = int(tact.measured(digits.test.y).sum())
+    wanted = TrialConfig(attack=tact, poison_rate=0.05, metrics=(Smoothness(points=counted + 1),))
+    assert any(f"counts {counted} test images" in problem for problem in wanted.data_problems(digits))
+    enough = TrialConfig(attack=tact, poison_rate=0.05, metrics=(Smoothness(points=counted),))
+    assert enough.data_problems(digits) == []

@@ -44,6 +44,11 @@ class Defence(ABC):
     def __post_init__(self) -> None:
         settle_floats(self)
 
+    @property
+    def clean_share(self) -> float:
+        """The share of the training set that must be set aside as clean images; matters only where they are given."""
+        return 0.0
+
     def network(self, model: nn.Module) -> nn.Module:
         """The network that is deployed, around the fresh `model` of a trial; that one as it is by default."""
         return model

@@ -41,6 +41,11 @@ class Metric(ABC):
         """Pictures of the whole trial by their names."""
         return {}
 
+    @property
+    def fewest(self) -> int:
+        """How many triggered test images that the attack's success counts it must have."""
+        return 0
+
     def problems(self, data: Data, noise: float) -> list[str]:
         """Why this cannot be measured on `data` with a network of internal noise `noise`; empty if it can."""
         return []

@@ -84,6 +84,11 @@ class Smoothness(Metric):
         points = {name.split("/")[1]: plug_in(votes.numpy()) for name, votes in arrays.items() if end in name}
         return {"smoothness": draw_histograms(points, f"{title}, sigma {sigma:g}")} if points else {}
 
+    @property
+    def fewest(self) -> int:
+        """As many as points were asked for; a plan takes fewer where there are fewer."""
+        return self.points or 0
+
     def problems(self, data: Data, noise: float) -> list[str]:
         """Unknown names, sigmas and draws that make no sense, more points than any target class leaves."""
         if found := unknown("smoothness plan", [self.plan], PLANS):
