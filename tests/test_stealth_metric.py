@@ -11,7 +11,6 @@ from raybd.errors import InputError
 from raybd.metrics.stealth import Stealth, StealthFull, extras
 from raybd.metrics.stealth.channels import (
     activations,
-    channel_lipschitz,
     mean_activations,
     outliers,
     overlap,
@@ -20,6 +19,7 @@ from raybd.metrics.stealth.channels import (
 )
 from raybd.metrics.stealth.consistency import loss_auroc, strip_auroc, strip_entropy
 from raybd.metrics.stealth.latent import probe_auroc, separability, spectral_scores
+from raybd.models.lipschitz import channel_lipschitz
 from raybd.seeds import stream
 from raybd.types import Data, Images
 from tests.smoothing_cases import trained

@@ -56,37 +56,10 @@ def mean_activations(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return activations(model, x, _per_channel)
 
 
-def channel_lipschitz(model: nn.Module) -> dict[str, Tensor]:
-    """UCLC (Zheng et al., arXiv 2208.03111) of the channels (C,) of every convolution and linear layer.
-
-    Convolution: the largest singular value of its weights as (in, height * width); linear: the norm of its row; with
-    |gamma| / sqrt(variance + eps) of the batch norm that follows. A ranking, no bound: see `outliers`.
-    """
-    found: dict[str, Tensor] = {}
-    last = ""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            found[name] = torch.linalg.matrix_norm(module.weight.detach().float().flatten(2), 2)
-            last = name
-        elif isinstance(module, nn.Linear):
-            found[name] = module.weight.detach().float().norm(dim=1)
-        elif isinstance(module, nn.BatchNorm2d) and last and len(found[last]) == module.num_features:
-            found[last] = found[last] * _gain(module)
-            last = ""
-    return found
-
-
 def outliers(values: Tensor) -> float:
     """(max - mean) / deviation of a layer's channels (C,): how far the steepest stands out; 0 where all are alike."""
     spread = values.std()
     return float((values.max() - values.mean()) / spread) if len(values) > 1 and spread > 0 else 0.0
-
-
-def _gain(norm: nn.BatchNorm2d) -> Tensor:
-    """|gamma| / sqrt(variance + eps); a part that a batch norm does not keep counts as 1."""
-    spread = torch.ones(()) if norm.running_var is None else (norm.running_var + norm.eps).sqrt()
-    scale = torch.ones_like(spread) if norm.weight is None else norm.weight.detach().float().abs()
-    return scale / spread.to(scale.device)
 
 
 def _per_channel(x: Tensor) -> Tensor:

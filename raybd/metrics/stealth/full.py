@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from raybd.metrics.base import Metric
-from raybd.metrics.stealth.channels import channel_lipschitz, mean_activations, outliers, overlap, tac, top_share
+from raybd.metrics.stealth.channels import mean_activations, outliers, overlap, tac, top_share
 from raybd.metrics.stealth.consistency import BLENDS, loss_auroc, strip_auroc, training_losses
 from raybd.metrics.stealth.extras import MODULES, absent, lpips, top_curvature
 from raybd.metrics.stealth.latent import features, separability, separable
 from raybd.metrics.stealth.sample import Sample, poisoned, sample
+from raybd.models.lipschitz import channel_lipschitz
 from raybd.models.noise import own_draws
 from raybd.plugins import unknown
 from raybd.seeds import stream
