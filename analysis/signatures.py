@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.table import aligned, attack_names, spread
+from analysis.table import aligned, setting_names, spread
 
 SEED = "params.seed"
 GAP = "metrics.smoothness/gap"
@@ -29,7 +29,7 @@ def signature_table(runs: pd.DataFrame) -> str:
     done = runs[(runs["status"] == "FINISHED") & (runs["params.poison_rate"].astype(float) > 0)]
     if "metrics.mi/xt/backdoor" not in done:
         return ""
-    table = pd.DataFrame({"attack": attack_names(done), "rate": done["params.poison_rate"].astype(float)})
+    table = pd.DataFrame({"attack": setting_names(done), "rate": done["params.poison_rate"].astype(float)})
     for kind in ("xt", "ty"):
         table[kind], table[f"{kind} null"] = excess(done, f"mi/{kind}"), excess(done, f"mi/control/{kind}")
     table["st"] = done["metrics.mi/st/backdoor"]
@@ -78,7 +78,7 @@ def gaps_of(runs: pd.DataFrame, sigma: str) -> pd.DataFrame:
     done = runs[(runs["status"] == "FINISHED") & (runs["params.poison_rate"].astype(float) > 0)]
     return pd.DataFrame(
         {
-            "attack": attack_names(done),
+            "attack": setting_names(done),
             "poison_rate": done["params.poison_rate"].astype(float),
             "attack_success": done["metrics.attack_success"],
             "gap": done[f"{GAP}/triggered/sigma_{sigma}"],
@@ -109,7 +109,7 @@ def _by_seed(runs: pd.DataFrame, variant: str, sigma: str) -> pd.DataFrame:
     name = f"{GAP}/{variant}/sigma_{sigma}"
     if name not in runs:
         return pd.DataFrame()
-    attack = attack_names(runs).rename("attack")
+    attack = setting_names(runs).rename("attack")
     rate = runs["params.poison_rate"].astype(float).rename("rate")
     return runs[name].groupby([attack, rate, runs[SEED]]).mean().dropna().unstack(SEED)
 

@@ -43,6 +43,15 @@ def attack_names(runs: pd.DataFrame) -> "pd.Series[str]":
     return names
 
 
+def setting_names(runs: pd.DataFrame) -> "pd.Series[str]":
+    """Each run's attack as `attack_names` has it, and the defence that it met where there is one."""
+    names = attack_names(runs)
+    if "params.defence.name" not in runs:
+        return names
+    met = runs["params.defence.name"].fillna("none").astype(str)
+    return names.where(met == "none", names + " / " + met)
+
+
 def spread(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:
     """Mean ± standard deviation (n - 1), in percent unless `scale` says otherwise; one seed has no deviation."""
     known = scale * np.array([value for value in values if not np.isnan(value)])

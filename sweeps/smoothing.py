@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.signatures import gaps_of, sigmas_of, smoothing_table
-from analysis.table import attack_names
+from analysis.table import setting_names
 from raybd.metrics.smoothing.figures import draw_gaps, draw_levels
 from raybd.metrics.smoothing.verdict import judge
 from raybd.sweep.command import main
@@ -43,7 +43,7 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
             pictures.append(folder / f"gap_{sigma}.png")
             draw_gaps(gaps, f"{name}: smoothing at sigma {sigma}").savefig(pictures[-1])
     highest = runs[runs["params.poison_rate"].astype(float) == runs["params.poison_rate"].astype(float).max()]
-    for attack, cell in highest.groupby(attack_names(highest)):
+    for attack, cell in highest.groupby(setting_names(highest)):
         columns = {v: [f"metrics.smoothness/{v}/sigma_{sigma}" for sigma in sigmas] for v in SHOWN}
         levels = {
             v: cell[names].to_numpy(dtype=float) for v, names in columns.items() if set(names) <= set(cell) and names

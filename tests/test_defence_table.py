@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis.defences import compared, defence_figure, defence_table
+from analysis.table import setting_names
 
 
 def run(defence: str, attack: str, seed: int, acc: float, asr: float, kappa: object = None) -> dict[str, object]:
@@ -68,3 +69,8 @@ def test_the_figure_has_a_number_in_each_measured_cell() -> None:
     figure = defence_figure(compared(RUNS, NAMED))
     numbers = [float(text.get_text()) for text in figure.axes[0].texts]
     assert np.allclose(sorted(numbers), [0.0, 20.0, 50.0, 60.0])
+
+
+def test_signatures_of_a_defended_network_are_a_line_of_their_own() -> None:
+    assert setting_names(RUNS).tolist()[:4] == ["badnets", "badnets", "sig", "badnets / vibe"]
+    assert setting_names(RUNS.drop(columns="params.defence.name")).tolist()[3] == "badnets"
