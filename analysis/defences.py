@@ -19,9 +19,10 @@ def compared(
 ) -> pd.DataFrame:
     """The finished trials of the named `defences` (name -> their settings, as params say them), one row each.
 
-    Columns: defence, attack, poison_rate, seed, ACC, ASR, RA in [0, 1], DER against the undefended trial of the same
-    attack, rate and seed, and seconds. DER = ((ASR_0 - ASR)_+ - (ACC_0 - ACC)_+ + 1) / 2, as BackdoorBench defines
-    it: 1/2 where nothing changes, more where the defence does good.
+    Columns: defence, attack, poison_rate, seed, ACC, ASR, RA in [0, 1]; DER and RIR against the undefended trial of
+    the same attack, rate and seed; seconds; and precision and recall of what the defence flagged as poison.
+    DER = ((ASR_0 - ASR)_+ - (ACC_0 - ACC)_+ + 1) / 2, RIR likewise with what RA has gained: BackdoorBench's, with
+    its sign as published and not as in its code. 1/2 where nothing changes, more where the defence does good.
     """
     done = runs[runs["status"] == "FINISHED"].copy()
     done["attack"] = attack_names(done)
@@ -35,6 +36,8 @@ def compared(
         columns = {"attack": part["attack"], "poison_rate": part["params.poison_rate"].astype(float)}
         columns |= {"seed": part["params.seed"].astype(int), "ACC": part[ACC], "ASR": part[ASR], "RA": part[RA]}
         columns |= {"seconds": part["metrics.seconds/trial"]}
+        for said in ("precision", "recall"):
+            columns[said] = part.get(f"metrics.defence/{said}", pd.Series(np.nan, part.index))
         parts.append(pd.DataFrame({"defence": name} | columns))
     table = pd.concat(parts, ignore_index=True)
     table = table if attacks is None else table[table["attack"].isin([*attacks, "none"])]
@@ -43,12 +46,37 @@ def compared(
 
 def _with_der(table: pd.DataFrame) -> pd.DataFrame:
     cell = ["attack", "poison_rate", "seed"]
-    bare = table[table["defence"] == "none"].set_index(cell)[["ACC", "ASR"]]
-    table = table.join(bare[~bare.index.duplicated()].sort_index(), on=cell, rsuffix="_0")
-    gained = (table["ASR_0"] - table["ASR"]).clip(lower=0)
+    bare = table[table["defence"] == "none"].drop_duplicates(cell)[[*cell, "ACC", "ASR", "RA"]]
+    table = table.merge(bare, on=cell, how="left", suffixes=("", "_0"))
     lost = (table["ACC_0"] - table["ACC"]).clip(lower=0)
-    table["DER"] = (gained - lost + 1) / 2
-    return table.drop(columns=["ACC_0", "ASR_0"])
+    table["DER"] = ((table["ASR_0"] - table["ASR"]).clip(lower=0) - lost + 1) / 2
+    table["RIR"] = ((table["RA"] - table["RA_0"]).clip(lower=0) - lost + 1) / 2
+    return table.drop(columns=["ACC_0", "ASR_0", "RA_0"])
+
+
+def ranking(table: pd.DataFrame, access: Mapping[str, str]) -> str:
+    """`compared` as text, a line a defence, best mean DER first: what it needs and costs, and ACC / ASR by attack.
+
+    All in %, means over attacks and seeds; the deviation by attack is over seeds. The clean twins' accuracy stands
+    under "no poison": what the defence costs where there is nothing to defend against.
+    """
+    poisoned = table[table["poison_rate"] > 0]
+    attacks = list(dict.fromkeys(zip(poisoned["attack"], poisoned["poison_rate"], strict=True)))
+    order = poisoned.groupby("defence")["DER"].mean().sort_values(ascending=False, kind="stable").index
+    named = [f"{attack} {rate:g}" for attack, rate in attacks]
+    lines = [["defence", "needs", "seconds", "DER", "RIR", "precision", "recall", "no poison", *named]]
+    for name in order:
+        part, clean = (half[half["defence"] == name] for half in (poisoned, table[table["poison_rate"] == 0]))
+        cells = [part[(part["attack"] == a) & (part["poison_rate"] == r)] for a, r in attacks]
+        means = [_percent(part[column].mean()) for column in ("DER", "RIR", "precision", "recall")]
+        shares = [f"{spread(cell['ACC'])} / {spread(cell['ASR'])}" for cell in cells]
+        seconds = f"{part['seconds'].mean():.1f}"
+        lines.append([str(name), access.get(str(name), "-"), seconds, *means, spread(clean["ACC"]), *shares])
+    return aligned(lines)
+
+
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else f"{100 * value:.1f}"
 
 
 def defence_table(table: pd.DataFrame, held_out: Sequence[str] = ()) -> str:

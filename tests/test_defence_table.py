@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.defences import compared, defence_figure, defence_table
+from analysis.defences import compared, defence_figure, defence_table, ranking
 from analysis.table import setting_names
 
 
@@ -74,3 +74,15 @@ def test_the_figure_has_a_number_in_each_measured_cell() -> None:
 def test_signatures_of_a_defended_network_are_a_line_of_their_own() -> None:
     assert setting_names(RUNS).tolist()[:4] == ["badnets", "badnets", "sig", "badnets / vibe"]
     assert setting_names(RUNS.drop(columns="params.defence.name")).tolist()[3] == "badnets"
+
+
+def test_the_ranking_puts_the_best_first_and_says_what_it_needs() -> None:
+    lines = ranking(compared(RUNS, NAMED), {"mine": "training set"}).splitlines()
+    assert lines[0].split()[:5] == ["defence", "needs", "seconds", "DER", "RIR"]
+    assert lines[1].startswith("mine")
+    assert "training set" in lines[1]
+    der = ((0.9 - 0.05 + 1) / 2 + 0.5 + 0.75) / 3
+    rir = ((0.9 - 0.05 + 1) / 2 + 0.5 + (0.5 + 1) / 2) / 3
+    assert f"{100 * der:.1f}  {100 * rir:.1f}" in lines[1]
+    assert lines[2].startswith("none")
+    assert "50.0  50.0" in lines[2]

@@ -1,0 +1,58 @@
+"""Every defence before the same poisoned sets, seeds and self-supervised features: attack x defence, with its cost.
+
+python sweeps/defences.py                                            digits, six attacks, three seeds
+python sweeps/defences.py --defences none vibe abl clp --seeds 5     some of them
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from analysis.defences import compared, defence_figure, ranking
+from raybd.attacks import NoAttack
+from raybd.config import TrialConfig
+from raybd.defences import DEFENCES
+from raybd.sweep.command import main
+from raybd.sweep.options import SweepOptions
+from raybd.tracking import load_runs
+
+
+class Options(SweepOptions):
+    """Options of every sweep; a clean twin is trained once for each defence and not once for each attack too."""
+
+    def configs(self) -> list[TrialConfig]:
+        """Clean twins first, then every defence against every attack."""
+        trials = super().configs()
+        twins = {t.key: t for t in (replace(t, attack=NoAttack()) for t in trials if not t.poison_rate)}
+        return [*twins.values(), *(trial for trial in trials if trial.poison_rate)]
+
+
+PRESETS = {
+    "quick": Options(
+        name="defences",
+        attacks=("badnets", "blended", "wanet", "sig", "ftrojan", "adaptive_blend"),
+        poison_rates=(0.0, 0.09),
+        defences=tuple(DEFENCES),
+        validation=0.06,  # the clean images of those that need some: 5 % of the training set
+        seeds=3,
+        weight_decays=(5e-4,),
+        widths=(0.5,),
+        probes=(20,),
+    ),
+}
+
+
+def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
+    """A line a defence, the picture of attack x defence, and all trials as CSV."""
+    runs = load_runs(name, tracking_uri)
+    met = [text for text in DEFENCES if (runs["params.defence.name"] == text).any()]
+    table = compared(runs, {text: {"name": text} for text in met})
+    table.to_csv(folder / "defences.csv", index=False)
+    defence_figure(table).savefig(folder / "defences.png")
+    text = ranking(table, {text: DEFENCES[text].access for text in met})
+    (folder / "defences.txt").write_text(text + "\n")
+    return text, [folder / part for part in ("defences.csv", "defences.png", "defences.txt")]
+
+
+if __name__ == "__main__":
+    sys.exit(main(PRESETS, summarise))
