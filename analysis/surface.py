@@ -53,6 +53,12 @@ class Surface:
         mean, deviation = self._fitted.predict(self.scaled(points), return_std=True)
         return self._mean + self._unit * mean, self._unit * deviation
 
+    def covariance(self, points: Floats) -> Floats:
+        """(m, m) covariance of the function at `points` (m, d), given all values."""
+        _, found = self._fitted.predict(self.scaled(points), return_cov=True)
+        result: Floats = self._unit**2 * found
+        return result
+
     def leave_one_out(self) -> tuple[Floats, Floats]:
         """(n,) mean and deviation, with noise, of each value as the others predict it, the kernel left as it is."""
         covariance = self._fitted.kernel_(self.points) + np.diag(self.noise / self._unit**2)

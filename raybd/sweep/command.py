@@ -68,7 +68,7 @@ def _sweep(options: SweepOptions, configs: list[TrialConfig], summarise: Summary
 def _run_and_sum_up(options: SweepOptions, plan: driver.Plan, summarise: Summary) -> int:
     print(f"{options.name}: {plan.known} trials are done, {len(plan.todo)} to run", flush=True)
     plan.store.begin(asdict(options))
-    result = _run(options, plan)
+    result = run(options, plan)
     _sum_up(options, plan, result, summarise)
     return result.exit_status
 
@@ -88,7 +88,8 @@ def _here(options: SweepOptions) -> tuple[int, str]:
     return max(1, int(options.cpus_per_trial)), "cuda" if gpu else "cpu"
 
 
-def _run(options: SweepOptions, plan: driver.Plan) -> SweepResult:
+def run(options: SweepOptions, plan: driver.Plan) -> SweepResult:
+    """Run what the plan has left to do, where the options want it."""
     if not plan.todo:
         return SweepResult(plan.name, plan.known, [], 0, 0.0, 1, [])
     if options.inline:

@@ -1,0 +1,273 @@
+"""Where does the defended region end? Cells are measured where the verdict is least sure, until a budget or a width.
+
+python sweeps/boundary.py                  digits: a quarter of the grid's trials, in rounds
+python sweeps/boundary.py --compare        then the whole grid too, and how far the two boundaries are apart
+
+Rounds, and no Tune `Searcher`: a searcher is asked for one trial at a time, as slots fall free, and hears of one trial.
+Here a round's cells are chosen together, each for all its seeds, from a map of all that has finished; and the driver
+already skips what is known, tries again what died, and runs without Ray just as well. A search replays itself from its
+first cells: what it asks for and the tracking store has finished costs nothing, so it resumes.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import DefendedRegionMap, records
+from analysis.acquire import Grid, Site, propose
+from analysis.lines import Lines, lines
+from analysis.plots import plot_map
+from analysis.report import write_report
+from analysis.table import framed
+from raybd.attacks import NoAttack
+from raybd.config import TrialConfig
+from raybd.errors import InputError
+from raybd.sweep import command, driver
+from raybd.sweep.options import SweepOptions
+from raybd.tracking import load_runs
+
+FILE = "boundary.json"  # what the search did, in the sweep's folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundaryOptions(SweepOptions):
+    """The axes of every sweep are the grid; of its cells the search measures those that it needs."""
+
+    name: str = "boundary"
+    along: str = "poison_rate"
+    """Axis, by its full name, along which the boundary is told and its band measured."""
+    budget: int | None = None
+    """Most trials of the search, its clean twins among them; none: a quarter of the grid's."""
+    batch: int = 8
+    """Cells a round."""
+    most_seeds: int | None = None
+    """A cell whose seeds disagree gets --seeds more, up to so many; none: twice --seeds."""
+    stop_decades: float = 0.1
+    """The search ends once the 90 % band of the boundary is nowhere wider."""
+    compare: bool = False
+    """Run the whole grid too, and tell how far its boundary is from that of the search."""
+
+    def problems(self) -> list[str]:
+        """Those of every sweep, and of the search."""
+        found = super().problems()
+        least = {"batch": 1, "budget": 1, "most_seeds": self.seeds}
+        given = {name: getattr(self, name) for name in least}
+        found += [
+            f"--{name.replace('_', '-')} {value} must be at least {least[name]}"
+            for name, value in given.items()
+            if value is not None and value < least[name]
+        ]
+        if not self.stop_decades > 0:
+            found.append(f"--stop-decades {self.stop_decades:g} must be above 0: no band is without width")
+        if self.patience:
+            found.append("--patience must be 0: a trial that stops early for its loss would bias attack success")
+        if self.seeds < 2:
+            found.append("--seeds 1 tells nothing of how far seeds spread: at least 2")
+        if not any(self.poison_rates):
+            found.append("--poison-rates must have one above 0")
+        return found
+
+    def configs(self) -> list[TrialConfig]:
+        """What is run for sure: the first cells with their clean twins, or with `compare` the whole grid."""
+        hunt = Hunt(self, self.every_trial())
+        if problems := hunt.problems():
+            raise InputError(problems)
+        return hunt.trials if self.compare else hunt.first()
+
+    def every_trial(self) -> list[TrialConfig]:
+        """The whole grid, with its clean twins, which no attack has a part in."""
+        rates = tuple(dict.fromkeys((0.0, *self.poison_rates)))
+        trials = SweepOptions.configs(replace(self, poison_rates=rates))
+        twins = [replace(trial, attack=NoAttack()) for trial in trials if not trial.poison_rate]
+        return list({t.key: t for t in [*twins, *(t for t in trials if t.poison_rate)]}.values())
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """A search: the grid's trials, and what of them to run when."""
+
+    options: BoundaryOptions
+    trials: list[TrialConfig]  # of the whole grid
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The cells with poison."""
+        return Grid([trial.params for trial in self.trials if trial.poison_rate])
+
+    @cached_property
+    def budget(self) -> int:
+        """Most trials."""
+        return self.options.budget or len(self.trials) // 4
+
+    @cached_property
+    def most_seeds(self) -> int:
+        """Of a cell."""
+        return self.options.most_seeds or 2 * self.options.seeds
+
+    @cached_property
+    def _at(self) -> dict[Site, TrialConfig]:
+        return {self.grid.site(trial.params): trial for trial in self.trials if trial.poison_rate}
+
+    def problems(self) -> list[str]:
+        """Why there is nothing to search, or too little to search with."""
+        grid, along = self.grid, self.options.along
+        usable = [name for name, values in grid.axes.items() if values[0] > 0]
+        found = [] if along in usable else [f"--along {along}: no axis of two values above 0 ({', '.join(usable)})"]
+        if (first := len(self.first())) > self.budget:
+            found.append(f"--budget {self.budget} is less than the {first} trials of the first cells and clean twins")
+        return found
+
+    def first(self) -> list[TrialConfig]:
+        """Clean twins at the corners of the other axes, for the reference, and the first cells."""
+        ends = {name: (v[0], v[-1]) for name, v in self.grid.axes.items() if name != "poison_rate"}
+        clean = [trial for trial in self.trials if not trial.poison_rate]
+        corners = [t for t in clean if all(t.params[name] in pair for name, pair in ends.items())]
+        return corners + self.seeds_of(self.grid.design(), {})
+
+    def seeds_of(self, sites: Sequence[Site], asked: Mapping[Site, int]) -> list[TrialConfig]:
+        """The next seeds of each site."""
+        number = self.options.seeds
+        starts = {site: asked.get(site, 0) for site in sites}
+        return [replace(self._at[s], seed=seed) for s, start in starts.items() for seed in range(start, start + number)]
+
+    def patches(self, runs: pd.DataFrame) -> tuple[DefendedRegionMap, Lines | None]:
+        """The map of `runs`, and the boundary on it, if there are surfaces yet."""
+        found = DefendedRegionMap.from_frame(records.canonical(runs))
+        patches = self.grid.patches(found.cells, found.rule)
+        return found, lines(self.grid, patches, self.options.along) if patches else None
+
+
+def search(options: BoundaryOptions, plan: driver.Plan) -> list[TrialConfig]:
+    """Rounds until the budget is spent, the band is narrow or every cell is sure; all trials that it asked for."""
+    known, data = driver.prepare(options.every_trial(), options.data_root, lower="all" in options.attacks)
+    hunt = Hunt(options, known)
+    asked = dict.fromkeys(hunt.grid.design(), options.seeds)
+    chosen, new, rounds, why = list[TrialConfig](), hunt.first(), list[dict[str, Any]](), ""
+    while new:
+        chosen += new
+        runs = _measure(options, replace(plan, data=data), new, chosen)
+        found, boundary = hunt.patches(runs)
+        rounds.append({"trials": len(chosen), "widest": boundary.widest if boundary else None})
+        why = _enough(hunt, chosen, boundary)
+        room = min(options.batch, (hunt.budget - len(chosen)) // options.seeds)
+        sites = [] if why else _next(hunt, found, asked, room)
+        why = why or ("" if sites else "every cell of the grid is measured or sure")
+        print(f"round {len(rounds)}: {_told(rounds[-1])}{', ' * bool(why)}{why}", flush=True)
+        new = hunt.seeds_of(sites, asked)
+        asked |= {site: asked.get(site, 0) + options.seeds for site in sites}
+    _note(plan.folder.path, hunt, chosen, rounds, why)
+    return chosen
+
+
+def _measure(
+    options: BoundaryOptions, plan: driver.Plan, new: list[TrialConfig], chosen: list[TrialConfig]
+) -> pd.DataFrame:
+    """Run what of `new` has not finished; the runs of all that were chosen so far."""
+    todo = driver.settle(plan.folder, new, plan.data, options.tracking_uri)
+    if command.run(options, todo).interrupted:
+        raise SystemExit(130)
+    runs = load_runs(plan.name, plan.store.address.uri)
+    return runs[runs["tags.raybd.key"].isin([trial.key for trial in chosen])]
+
+
+def _next(hunt: Hunt, found: DefendedRegionMap, asked: Mapping[Site, int], batch: int) -> list[Site]:
+    number = {"seeds": hunt.options.seeds, "most_seeds": hunt.most_seeds}
+    return propose(hunt.grid, found.cells, asked, found.rule, batch=batch, **number)
+
+
+def _enough(hunt: Hunt, chosen: Sequence[TrialConfig], boundary: Lines | None) -> str:
+    """Why the search is at its end; empty if it is not."""
+    narrow = hunt.options.stop_decades
+    whole = boundary is not None and {tuple(s[n] for n in hunt.grid.names) for s in boundary.settings}
+    if boundary is not None and len(whole or ()) == len(hunt.grid.groups) and boundary.widest <= narrow:
+        return f"the band is nowhere wider than {narrow:g} decades"
+    spent = hunt.budget - len(chosen) < hunt.options.seeds
+    return f"the budget of {hunt.budget} trials is spent" if spent else ""
+
+
+def _told(one: Mapping[str, Any]) -> str:
+    band = "no surface yet" if one["widest"] is None else f"the widest band is {one['widest']:.2f} decades"
+    return f"{one['trials']} trials, {band}"
+
+
+def _note(folder: Path, hunt: Hunt, chosen: Sequence[TrialConfig], rounds: list[dict[str, Any]], why: str) -> None:
+    said = {
+        "along": hunt.options.along,
+        "end": why,
+        "rounds": rounds,
+        "chosen": [trial.key for trial in chosen],
+        "grid": [trial.key for trial in hunt.trials],
+        "settings": hunt.grid.settings(),
+    }
+    (folder / FILE).write_text(json.dumps(said, indent=1))
+
+
+def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
+    """The boundary, line by line; beside it that of the whole grid, where all of it has been run."""
+    said, runs = json.loads((folder / FILE).read_text()), load_runs(name, tracking_uri)
+    grid = Grid(said["settings"])
+    found, own = _boundary(runs, grid, said["chosen"], said["along"])
+    table, text = own.table(), [*(_told(one) for one in said["rounds"]), f"The search ended: {said['end']}."]
+    if set(said["grid"]) <= set(runs["tags.raybd.key"]):
+        _, whole = _boundary(runs, grid, said["grid"], said["along"])
+        away = own.distances(whole)
+        table = table.join(whole.table()[["largest defended", "low", "high"]].add_suffix(" (grid)")).assign(apart=away)
+        text.append(_compared(said, away))
+    pictures = [folder / "map.png", folder / "boundary.csv", folder / FILE]
+    plot_map(found).savefig(pictures[0])
+    table.to_csv(pictures[1], index=False)
+    title = f"The boundary along {said['along']}: band and apart in decades, inf: not reached"
+    report = write_report(name, folder / "report.html", tracking_uri)
+    return "\n".join([*text, "", title, framed(table.round(4)), "", f"Report: {report}"]), [*pictures, report]
+
+
+def _boundary(runs: pd.DataFrame, grid: Grid, keys: Sequence[str], along: str) -> tuple[DefendedRegionMap, Lines]:
+    found = DefendedRegionMap.from_frame(records.canonical(runs[runs["tags.raybd.key"].isin(keys)]))
+    return found, lines(grid, grid.patches(found.cells, found.rule), along)
+
+
+def _compared(said: Mapping[str, Any], away: "np.ndarray[Any, np.dtype[np.float64]]") -> str:
+    share = len(said["chosen"]) / len(said["grid"])
+    return (
+        f"Against the whole grid: {len(said['chosen'])} of {len(said['grid'])} trials ({share:.0%}); the boundaries of "
+        f"{len(away)} lines are {away.mean():.3f} decades apart in the mean, {np.median(away):.3f} in the median, "
+        f"{away.max():.3f} at most"
+    )
+
+
+PRESETS = {
+    "quick": BoundaryOptions(
+        poison_rates=(0.0, 0.0025, 0.004, 0.006, 0.01, 0.016),
+        weight_decays=(0.005, 0.008, 0.012, 0.02, 0.03, 0.045, 0.07, 0.1),
+        widths=(0.5, 1.0),
+        probes=(20,),
+    ),
+    "paper": BoundaryOptions(  # arXiv 2511.21923's training, on a grid about its smallest rate
+        preset="paper",
+        data="cifar10",
+        model="resnet18",
+        attacks=("badnets:information_bottleneck", "blended:information_bottleneck"),
+        poison_rates=(0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02),
+        victims="all",
+        seeds=5,
+        weight_decays=(5e-4, 1e-3, 2e-3, 5e-3, 1e-2),
+        widths=(0.25, 0.5, 1.0),
+        epochs=(120,),
+        batch_sizes=(256,),
+        schedule="cosine",
+        crop=(0,),
+        flip=(False,),
+        probes=(120,),
+    ),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(command.main(PRESETS, summarise, search=search))
