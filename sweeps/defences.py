@@ -37,7 +37,6 @@ PRESETS = {
         seeds=3,
         weight_decays=(5e-4,),
         widths=(0.5,),
-        probes=(20,),
     ),
 }
 

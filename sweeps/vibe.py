@@ -38,7 +38,6 @@ PRESETS = {
         seeds=3,
         weight_decays=(5e-4,),
         widths=(0.5,),
-        probes=(20,),
     ),
     "paper": SearchOptions(  # arXiv:2503.08829 on CIFAR-10; its features take 1000 epochs
         preset="paper",
