@@ -2,6 +2,7 @@
 
 from raybd.metrics.accuracy import Accuracy
 from raybd.metrics.base import Metric
+from raybd.metrics.detection import NeuralCleanse, NoiseVotes, Strip
 from raybd.metrics.learning_curves import LearningCurves
 from raybd.metrics.mutual_information import MutualInformation
 from raybd.metrics.smoothness import Smoothness
@@ -12,10 +13,13 @@ METRICS: dict[str, type[Metric]] = {
     "accuracy": Accuracy,
     "learning_curves": LearningCurves,
     "mutual_information": MutualInformation,
+    "neural_cleanse": NeuralCleanse,
+    "noise_votes": NoiseVotes,
     "smoothness": Smoothness,
     "stealth": Stealth,
     "stealth_full": StealthFull,
     "stealthiness": Stealthiness,
+    "strip": Strip,
 }
 
 __all__ = ["METRICS", "Accuracy", "Metric"]

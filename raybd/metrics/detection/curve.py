@@ -1,0 +1,27 @@
+"""What a score is worth as a detector, whatever threshold someone may choose."""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+Values = NDArray[np.float64]
+TPR = 0.95
+
+
+def fpr_at(negative: Values, positive: Values, tpr: float = TPR) -> float:
+    """Share of `negative` at or above the highest threshold that at least `tpr` of `positive` reach."""
+    needed = int(np.ceil(tpr * len(positive) - 1e-9))
+    threshold = np.sort(positive)[len(positive) - needed]
+    return float((negative >= threshold).mean())
+
+
+def detection(negative: Values, positive: Values) -> dict[str, float]:
+    """AUROC (ties by half) and the false positive rate at 95 % true positives of a score that is high for `positive`.
+
+    Empty where one of the two is.
+    """
+    if not len(negative) or not len(positive):
+        return {}
+    label = np.repeat([False, True], [len(negative), len(positive)])
+    area = roc_auc_score(label, np.concatenate([negative, positive]))
+    return {"auroc": float(area), "fpr_at_95_tpr": fpr_at(negative, positive)}

@@ -1,0 +1,65 @@
+"""Detectors of inputs: a score for each test image, with and without the trigger, on the network and on its twin."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raybd.errors import InputError
+from raybd.metrics.base import Metric
+from raybd.metrics.detection.curve import Values, detection
+from raybd.models.noise import own_draws
+from raybd.seeds import stream
+from raybd.types import Data, Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputDetector(Metric):
+    """AUROC and false positives of a score; "null" is the same on the clean twin, where there is nothing to find."""
+
+    points: int = 200  # test images that the attack counts, at most; each with and without the trigger
+
+    every_probe: ClassVar[bool] = False
+    needs_twin: ClassVar[bool] = True
+    title: ClassVar[str]
+
+    @abstractmethod
+    def scores(self, model: nn.Module, x: Tensor, rows: list[int], seen: Evidence) -> Values:
+        """(N,) how triggered `model` finds the images `x` (N, C, H, W) in [0, 1], which are rows of the test set."""
+
+    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+        """The numbers of the network and of the twin; nothing where the attack counts no image.
+
+        Raises:
+            InputError: the trial has no clean twin.
+        """
+        if seen.twin is None:
+            raise InputError(f"{self.title} needs the clean twin, and this trial came without it")
+        rows = _some(seen.measured, self.points, seen.seed, self.title)
+        same = rows % len(seen.data.test)
+        clean, triggered = (x[i].float() / 255 for x, i in ((seen.data.test.x, same), (seen.triggered.x, rows)))
+        found: dict[str, float | Tensor] = {}
+        with own_draws(seen.seed, self.title, device=clean.device):
+            for prefix, model in (("", seen.model), ("null_", seen.twin)):
+                negative, positive = (self.scores(model, x, rows.tolist(), seen) for x in (clean, triggered))
+                found |= {f"{self.title}/{prefix}{name}": v for name, v in detection(negative, positive).items()}
+        return found
+
+    def problems(self, data: Data, noise: float) -> list[str]:
+        """Fewer than one point."""
+        return [] if self.points > 0 else [f"{self.title}: points must be 1 or more, got {self.points}"]
+
+
+def _some(mask: Tensor, most: int, seed: int, name: str) -> Tensor:
+    """At most `most` of the indices of `mask`, in random order; those of a smaller number are among a larger one's."""
+    eligible = mask.cpu().nonzero().flatten()
+    order = torch.randperm(len(eligible), generator=stream(seed, name, "points"))
+    return eligible[order[:most]].to(mask.device)
+
+
+def empty() -> Values:
+    """The scores of no image."""
+    return np.zeros(0)

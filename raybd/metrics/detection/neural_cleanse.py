@@ -1,0 +1,165 @@
+"""Neural Cleanse: for each class the smallest patch that sends all images there; one that is far smaller is a trigger.
+
+Wang, Yao, Shan, Li, Viswanath, Zheng and Zhao, "Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural
+Networks", IEEE S&P 2019, eq. 2 to 4.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raybd.errors import InputError
+from raybd.metrics.base import Metric
+from raybd.metrics.detection.curve import Values, detection
+from raybd.models.noise import own_draws
+from raybd.seeds import stream
+from raybd.types import Data, Evidence
+
+CONSISTENT = 1.4826  # makes the median absolute deviation a normal law's standard deviation
+PATIENCE = 10  # steps above, or below, the wanted success after which the weight of the mask's size changes
+FACTOR = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuralCleanse(Metric):
+    """Inverts a trigger for every class, all at once, in several runs from random starts.
+
+    A class is flagged in a run when its mask is the smaller kind of outlier, by an anomaly index above the threshold;
+    the verdict is what more than half of the runs say. The classes' indices, over runs, also rank the true targets.
+    """
+
+    runs: int = 3
+    steps: int = 200
+    batch_size: int = 32
+    learning_rate: float = 0.1  # of Adam
+    size_weight: float = 1e-3  # lambda at the start; it follows the success of the trigger
+    success: float = 0.99  # of the inverted trigger, wanted
+    threshold: float = 2.0  # of the anomaly index
+
+    every_probe: ClassVar[bool] = False
+    needs_twin: ClassVar[bool] = True
+
+    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+        """Of the network, and "null_" of the twin: the index, the verdict, its parts; the indices are kept.
+
+        Raises:
+            InputError: the trial has no clean twin.
+        """
+        if seen.twin is None:
+            raise InputError("neural_cleanse needs the clean twin, and this trial came without it")
+        targets = seen.triggered.y[seen.measured].unique().cpu().numpy()
+        found: dict[str, float | Tensor] = {}
+        for prefix, model in (("", seen.model), ("null_", seen.twin)):
+            with own_draws(seen.seed, "neural_cleanse", device=seen.data.test.x.device):
+                sizes = np.stack([self._run(model, seen, run) for run in range(self.runs)])
+            indices = np.stack([anomaly(row) for row in sizes])
+            numbers = verdict(indices, targets, self.threshold)
+            found |= {f"neural_cleanse/{prefix}{name}": value for name, value in numbers.items()}
+            found[f"neural_cleanse/{prefix}sizes"] = torch.from_numpy(sizes)
+        return found
+
+    def problems(self, data: Data, noise: float) -> list[str]:
+        """Settings out of range, and too few classes to tell an outlier."""
+        found = [] if len(data.classes) > 2 else [f"neural_cleanse needs 3 classes, got {len(data.classes)}"]
+        for name in ("runs", "steps", "batch_size", "learning_rate", "size_weight", "threshold"):
+            value = getattr(self, name)
+            found += [] if 0 < value < math.inf else [f"neural_cleanse: {name} must be above 0, got {value:g}"]
+        return found if 0 < self.success <= 1 else [*found, f"neural_cleanse: success {self.success:g} not in (0, 1]"]
+
+    def _run(self, model: nn.Module, seen: Evidence, run: int) -> Values:
+        """(K,) the size of each class's mask, the least that was seen at the wanted success, else the last."""
+        pool = seen.data.train if seen.data.validation is None else seen.data.validation
+        rng = stream(seen.seed, "neural_cleanse", run)
+        search = _Search(model, pool.shape, len(seen.data.classes), self, rng, pool.x.device)
+        for _ in range(self.steps):
+            index = torch.randint(len(pool), (self.batch_size,), generator=rng).to(pool.x.device)
+            search.step(pool.x[index].float() / 255)
+        return search.sizes()
+
+
+class _Search:
+    """K triggers under way: masks (K, 1, H, W) and patterns (K, C, H, W), both a sigmoid of what is optimised."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        shape: tuple[int, int, int],
+        classes: int,
+        how: NeuralCleanse,
+        rng: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        self.model, self.how, self.classes = model, how, classes
+        draws = [torch.randn(classes, c, *shape[1:], generator=rng) for c in (1, shape[0])]
+        self.mask, self.pattern = (draw.to(device).requires_grad_() for draw in draws)
+        self.optimizer = torch.optim.Adam([self.mask, self.pattern], lr=how.learning_rate, betas=(0.5, 0.9))
+        self.weight = torch.full((classes,), how.size_weight, device=device)
+        self.best = torch.full((classes,), math.inf, device=device)
+        self.streak = torch.zeros(classes, device=device)  # steps in a row above (+) or below (-) the wanted success
+
+    def step(self, x: Tensor) -> None:
+        """One step of Adam on the images `x` (B, C, H, W), for every class."""
+        mask = self.mask.sigmoid()
+        logits = self.model(stamped(x, mask, self.pattern.sigmoid()).flatten(0, 1))
+        wanted = torch.arange(self.classes, device=x.device).repeat_interleave(len(x))
+        losses = F.cross_entropy(logits, wanted, reduction="none").view(self.classes, -1).mean(1)
+        size = mask.flatten(1).sum(1)
+        loss = (losses + self.weight * size).sum()  # the classes' triggers do not meet: one sum serves all
+        self.mask.grad, self.pattern.grad = torch.autograd.grad(loss, [self.mask, self.pattern])
+        self.optimizer.step()
+        with torch.no_grad():
+            self._follow((logits.argmax(1) == wanted).view(self.classes, -1).float().mean(1), size)
+
+    def sizes(self) -> Values:
+        """(K,) float64 L1 norms of the masks."""
+        last = self.mask.detach().sigmoid().flatten(1).sum(1)
+        return torch.where(self.best.isfinite(), self.best, last).double().cpu().numpy()
+
+    def _follow(self, success: Tensor, size: Tensor) -> None:
+        """Keep the smallest mask that works; weigh size more where triggers work, and less where they do not."""
+        works = success >= self.how.success
+        self.best = torch.where(works & (size < self.best), size, self.best)
+        self.streak = torch.where(works, self.streak.clamp_min(0) + 1, self.streak.clamp_max(0) - 1)
+        self.weight = torch.where(self.streak >= PATIENCE, self.weight * FACTOR, self.weight)
+        self.weight = torch.where(self.streak <= -PATIENCE, self.weight / FACTOR**1.5, self.weight)
+        self.streak = torch.where(self.streak.abs() >= PATIENCE, 0.0, self.streak)
+
+
+def stamped(x: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
+    """(1 - m) x + m p, eq. 2: images (B, C, H, W) with each of K masks (K, 1, H, W) and patterns (K, C, H, W)."""
+    return (1 - mask[:, None]) * x[None] + (mask * pattern)[:, None]
+
+
+def anomaly(sizes: Values) -> Values:
+    """(K,) (median - size) / (1.4826 MAD): above 0 where a mask is smaller than the median; 0 where MAD is 0.
+
+    The paper's anomaly index is the absolute value, and only small masks count.
+    """
+    centre = np.median(sizes)
+    deviation = CONSISTENT * np.median(np.abs(sizes - centre))
+    return (centre - sizes) / deviation if deviation > 0 else np.zeros_like(sizes)
+
+
+def verdict(indices: Values, targets: Values, threshold: float) -> dict[str, float]:
+    """What runs (R, K) of anomaly indices say, and, knowing the `targets`, how right they are.
+
+    "index" is the median over runs of the largest index, "runs_flagged" the share of runs with an index above the
+    threshold, "infected" 1 where that is more than half, "targets_found" the share of targets that more than half of
+    the runs flag, "false_alarms" that of the other classes; AUROC and false positives of the median index follow.
+    """
+    flagged = indices > threshold
+    usual = flagged.mean(0) > 0.5
+    hit = np.isin(np.arange(indices.shape[1]), targets)
+    share = float(flagged.any(1).mean())
+    numbers = {"index": float(np.median(indices.max(1))), "runs_flagged": share, "infected": float(share > 0.5)}
+    if hit.any():
+        numbers["targets_found"] = float(usual[hit].mean())
+    if not hit.all():
+        numbers["false_alarms"] = float(usual[~hit].mean())
+    middle = np.median(indices, axis=0)
+    return numbers | detection(middle[~hit], middle[hit])

@@ -1,0 +1,44 @@
+"""STRIP: what stays the same class whatever it is blended with carries a trigger.
+
+Gao, Xu, Wang, Chen, Ranasinghe and Nepal, "STRIP: A Defence Against Trojan Attacks on Deep Neural Networks",
+ACSAC 2019 (arXiv:1902.06531).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from raybd.metrics.detection.curve import Values
+from raybd.metrics.detection.inputs import InputDetector, empty
+from raybd.metrics.stealth.consistency import strip_entropy
+from raybd.seeds import stream
+from raybd.types import Data, Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip(InputDetector):
+    """The score is minus the mean entropy over blends with clean images.
+
+    The blends are validation images where some are set aside, else training images before they were poisoned.
+    """
+
+    blends: int = 32  # published: 100
+
+    title: ClassVar[str] = "strip"
+
+    def scores(self, model: nn.Module, x: Tensor, rows: list[int], seen: Evidence) -> Values:
+        """Minus the entropy (nats) of each image."""
+        if not len(x):
+            return empty()
+        pool = seen.data.train if seen.data.validation is None else seen.data.validation
+        chosen = torch.randperm(len(pool), generator=stream(seen.seed, "strip", "blends"))[: self.blends]
+        others = pool.x[chosen.to(pool.x.device)].float() / 255
+        scores: Values = -strip_entropy(model, x, others).double().cpu().numpy()
+        return scores
+
+    def problems(self, data: Data, noise: float) -> list[str]:
+        """Too few points or blends."""
+        found = super().problems(data, noise)
+        return found if self.blends > 0 else [*found, f"strip: blends must be 1 or more, got {self.blends}"]
