@@ -9,6 +9,7 @@ from pathlib import Path
 
 from analysis import DefendedRegionMap
 from analysis.plots import plot_map
+from analysis.report import write_report
 from analysis.signatures import gaps_of, sigmas_of, signature_table, smoothing_table
 from analysis.table import summary
 from raybd.metrics.smoothing.figures import draw_gaps
@@ -51,7 +52,7 @@ PRESETS = {
 
 
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
-    """The tables for the terminal, the map as a picture, and the gap of smoothing over all trials."""
+    """The tables for the terminal, the map and the gap of smoothing over all trials as pictures, and the report."""
     region = DefendedRegionMap.from_mlflow(name, tracking_uri=tracking_uri)
     runs = load_runs(name, tracking_uri)
     pictures = [folder / "map.png"]
@@ -64,7 +65,8 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
         pictures.append(folder / "smoothing.png")
         sigma = sigmas_of(runs)[-1]  # at the smallest, clean images mostly vote alike
         draw_gaps(gaps_of(runs, sigma), f"{name}: smoothing at sigma {sigma}").savefig(pictures[1])
-    return "\n\n".join(tables) + f"\n\nThe map: {pictures[0]}", pictures
+    report = write_report(name, folder / "report.html", tracking_uri)
+    return "\n\n".join(tables) + f"\n\nThe map: {pictures[0]}\nThe report: {report}", [*pictures, report]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,189 @@
+"""`sweeps/boundary.py`: rounds, budget, ends, resuming, failures, and what it refuses."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+
+from raybd.config import TrialConfig
+from raybd.errors import InputError
+from raybd.records import SweepFolder
+from raybd.sweep import command, driver
+from raybd.sweep.options import SweepOptions
+from raybd.tracking import load_runs
+from sweeps import boundary
+from sweeps.boundary import FILE, PRESETS, BoundaryOptions, Hunt, search, summarise
+
+SMALL = replace(
+    PRESETS["quick"],
+    attacks=("badnets",),
+    poison_rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
+    weight_decays=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+    widths=(0.5,),
+    batch=3,
+)
+
+
+def planted_runs(trials: Sequence[TrialConfig], fails: Sequence[float] = ()) -> pd.DataFrame:
+    """What the store would hold: badnets gets through from a rate of half the weight decay on, blended of all of it."""
+    rows = []
+    for trial in trials:
+        name, decay = trial.params["attack.name"], trial.train.weight_decay
+        edge = decay * (0.5 if name == "badnets" else 1.0)
+        noise = np.random.default_rng([trial.seed, round(1e6 * decay), round(1e6 * trial.poison_rate)]).normal()
+        taken = expit(-2.2 + 5 * np.log10(trial.poison_rate / edge) + 0.4 * noise) if trial.poison_rate else 0.0
+        row = {f"params.{n}": str(v) for n, v in trial.params.items()} | {"tags.raybd.key": trial.key}
+        row |= {"run_id": trial.key, "status": "FINISHED", "start_time": pd.Timestamp(0, tz="UTC")}
+        row |= {"metrics.accuracy/clean": 0.98, "metrics.attack_success": taken}
+        row |= {"metrics.count/clean": 500.0, "metrics.count/triggered": 450.0}
+        if trial.poison_rate in fails:
+            row |= {"status": "FAILED", "metrics.accuracy/clean": np.nan, "metrics.attack_success": np.nan}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+class Played:
+    """The search with planted trials in place of trainings: what it asked for, round by round."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, fails: Sequence[float] = ()) -> None:
+        self.folder, self.fails = folder, fails
+        self.rounds: list[list[str]] = []
+        monkeypatch.setattr(boundary, "_measure", self._measure)
+
+    def _measure(self, _o: object, _p: object, new: list[TrialConfig], chosen: list[TrialConfig]) -> pd.DataFrame:
+        self.rounds.append([trial.key for trial in new])
+        return planted_runs(chosen, self.fails).sample(frac=1, random_state=len(self.rounds))
+
+    def __call__(self, options: BoundaryOptions) -> list[TrialConfig]:
+        plan = driver.Plan("b", [], 0, {}, SweepFolder.of(self.folder, "b"), None)  # type: ignore[arg-type]
+        plan.folder.path.mkdir(parents=True, exist_ok=True)
+        return search(options, plan)
+
+    @property
+    def said(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads((self.folder / "b" / FILE).read_text())
+        return found
+
+
+def test_the_rounds_keep_to_the_budget_and_find_the_edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Played(monkeypatch, tmp_path)
+    options = replace(SMALL, attacks=("badnets", "blended"), stop_decades=0.01, budget=84)
+    chosen = play(options)
+    assert len(chosen) == len({trial.key for trial in chosen}) <= 84
+    assert [t.key for t in chosen] == [key for keys in play.rounds for key in keys]
+    assert len(play.rounds[0]) == 2 * 3 + 2 * 5 * 3
+    assert all(len(keys) <= 9 for keys in play.rounds[1:])
+    hunt = Hunt(options, driver.prepare(options.every_trial())[0])
+    _, found = hunt.patches(planted_runs(chosen))
+    assert found is not None
+    table = found.table()
+    edge = table["train.weight_decay"] * np.where(table["attack.name"] == "badnets", 0.5, 1.0)
+    clipped = np.clip(edge, 0.0025, 0.08)
+    off = np.abs(np.log10(table["largest defended"].fillna(0.0025) / clipped))
+    assert off.median() <= 0.1
+    assert off.max() <= 0.25
+
+
+def test_the_same_search_again_asks_for_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It replays itself, whatever order its runs came in: that is what resuming rests on."""
+    options, once = replace(SMALL, stop_decades=0.01), Played(monkeypatch, tmp_path)
+    first = once(options)
+    again = Played(monkeypatch, tmp_path)
+    assert [t.key for t in again(options)] == [t.key for t in first]
+    assert again.rounds == once.rounds
+    longer = Played(monkeypatch, tmp_path)
+    longer(replace(options, budget=len(first) + 9))
+    assert longer.rounds[: len(once.rounds) - 1] == once.rounds[:-1]
+
+
+def test_a_wide_stop_ends_at_once_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Played(monkeypatch, tmp_path)
+    play(replace(SMALL, stop_decades=5.0))
+    assert len(play.rounds) == 1
+    assert play.said["end"] == "the band is nowhere wider than 5 decades"
+    spent = Played(monkeypatch, tmp_path)
+    spent(replace(SMALL, stop_decades=1e-6, budget=30))
+    assert spent.said["end"] == "the budget of 30 trials is spent"
+
+
+@pytest.mark.parametrize("fails", [(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08), (0.01,), (0.08,)])
+def test_failing_trials_do_not_loop(fails: Sequence[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Played(monkeypatch, tmp_path, fails)
+    options = replace(SMALL, stop_decades=1e-6, budget=60)
+    chosen = play(options)
+    assert len(chosen) <= 60
+    failed = [t for t in chosen if t.poison_rate in fails]
+    assert {t.seed for t in failed} <= {0, 1, 2}  # none is asked for again
+    assert play.said["end"]
+
+
+def test_real_trials_resume_and_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On networks: a second run has nothing to do; with the grid beside it, the search's own trials stay the same."""
+    uri = f"sqlite:///{tmp_path}/m.db"
+    args = (
+        "--inline --attacks badnets --model tests.misbehaving:healthy --widths 1 --epochs 2 --probes 2 --seeds 2"
+        " --batch 1 --poison-rates 0.01 0.03 0.1 --weight-decays 0.001 0.1 --budget 18"
+        f" --tracking-uri {uri} --results {tmp_path}/r"
+    ).split()
+    assert command.main(PRESETS, summarise, args, search) == 0
+    first = load_runs("boundary", uri)
+    said = capsys.readouterr().out
+    assert len(first) <= 18
+    assert "The search ended: " in said
+    assert "apart" not in said.partition("The boundary along")[0]
+    chosen = json.loads((tmp_path / "r" / "boundary" / FILE).read_text())["chosen"]
+    assert sorted(chosen) == sorted(first["tags.raybd.key"])
+
+    assert command.main(PRESETS, summarise, [*args, "--compare"], search) == 0
+    said = capsys.readouterr().out
+    assert "Against the whole grid" in said
+    assert json.loads((tmp_path / "r" / "boundary" / FILE).read_text())["chosen"] == chosen
+    runs = load_runs("boundary", uri)
+    assert set(first["run_id"]) <= set(runs["run_id"])
+    assert len(runs) == len(set(runs["tags.raybd.key"]))
+    table = pd.read_csv(tmp_path / "r" / "boundary" / "boundary.csv")
+    assert {"largest defended", "largest defended (grid)", "apart"} <= set(table)
+    assert list((tmp_path / "mlruns").rglob("report.html"))
+    assert list((tmp_path / "mlruns").rglob(FILE))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"stop_decades": 0.0}, "--stop-decades 0 must be above 0"),
+        ({"stop_decades": float("nan")}, "--stop-decades nan must be above 0"),
+        ({"budget": 17}, "--budget 17 is less than the 21 trials of the first cells and clean twins"),
+        ({"budget": 0}, "--budget 0 must be at least 1"),
+        ({"batch": 0}, "--batch 0 must be at least 1"),
+        ({"most_seeds": 2}, "--most-seeds 2 must be at least 3"),
+        ({"seeds": 1}, "--seeds 1 tells nothing"),
+        ({"patience": 3}, "would bias attack success"),
+        ({"poison_rates": (0.0,)}, "--poison-rates must have one above 0"),
+        ({"poison_rates": (0.01,)}, r"--along poison_rate: no axis of two values above 0 \(train.weight_decay\)"),
+        ({"poison_rates": (0.01,), "weight_decays": (0.1,)}, "no axis of numbers"),
+        ({"along": "depth"}, "--along depth: no axis"),
+    ],
+)
+def test_what_is_refused(wrong: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        replace(SMALL, **wrong).configs()  # type: ignore[arg-type]
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        replace(SMALL, stop_decades=-1, batch=0, patience=1).configs()
+    assert len(caught.value.problems) == 3
+
+
+def test_the_default_is_a_quarter_of_its_grid() -> None:
+    options = PRESETS["quick"]
+    grid = replace(options, compare=True).configs()
+    hunt = Hunt(options, grid)
+    assert (len(grid), hunt.budget) == (2 * 8 * 5 * 2 * 3 + 8 * 2 * 3, 132)
+    assert len(options.configs()) == 4 * 3 + 2 * 9 * 3
+    assert isinstance(options, SweepOptions)
