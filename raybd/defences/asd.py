@@ -1,0 +1,122 @@
+"""ASD: two pools, of images whose labels are believed and of the others, which are split anew in every epoch.
+
+Gao, Bai, Gu, Yang and Xia, "Backdoor Defense via Adaptively Splitting Poisoned Dataset", CVPR 2023
+(arXiv:2303.12993), section 4. The network is trained by MixMatch on both pools throughout. Believed are a few clean
+seeds, always, and
+
+    up to T1   of each class, the images with the lowest symmetric cross-entropy: `added` more every few epochs;
+    up to T2   half of all images, those with the lowest, whatever their class;
+    after T2   half of all images, those whose loss falls the least when a copy of the network is trained on
+               everything for one pass (the virtual model): poison is learnt at once, hard clean images are not.
+
+T1 and T2 are the paper's 60 and 90 of 120 epochs, the few epochs its 5 of 120, as shares of the trial's.
+
+Of the two-network defences without a shared encoder this one is here, and causality-inspired training (CBD,
+arXiv:2303.06818) is not: each of its steps follows from the paper, while CBD's bound on mutual information rests on a
+discriminator whose form and training decide what comes out.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raybd.defences.base import FLAGGED, SUSPICION, Access, Defence, Scene
+from raybd.defences.dbd import symmetric
+from raybd.defences.filtering import check_trusted
+from raybd.defences.loop import Course, logits_of, lowest, lowest_of_each
+from raybd.defences.mixmatch import MixMatch
+from raybd.seeds import stream
+from raybd.training import Epoch, augment, autocast, in_batches, prepare
+from raybd.types import Images
+
+T1, T2, STEP = 60 / 120, 90 / 120, 5 / 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asd(Defence):
+    """Loss-guided, then meta-learnt splits. A training that is stopped goes on with the same bits."""
+
+    seeds: int = 10  # clean images of each class
+    added: int = 10  # images of each class
+    believed: float = 0.5  # share after T1
+    virtual_rate: float = 0.015  # learning rate of the virtual model
+    temperature: float = MixMatch.temperature
+    alpha: float = MixMatch.alpha
+    unlabelled: float = MixMatch.unlabelled
+
+    access: ClassVar[Access] = "clean images"
+
+    def train(self, scene: Scene) -> Iterator[Epoch]:
+        """MixMatch, with a split before every epoch."""
+        check_trusted("asd", scene)
+        course, last, mixmatch = Course(scene), scene.how.epochs, self._mixmatch()
+        seeds = drawn_seeds(scene, self.seeds)
+        course.meter.extra = len(seeds)
+        for number in range(course.first, last + 1):
+            images = scene.images.at(number)
+            suspicion, believed = self._split(course, number, images)
+            everything = Images(torch.cat([images.x, seeds.x]), torch.cat([images.y, seeds.y]))
+            pool = torch.cat([believed, torch.ones(len(seeds), dtype=torch.bool)])
+            loss = mixmatch.epoch(course, number, everything, pool)
+            scene.findings.update({SUSPICION: suspicion, FLAGGED: ~believed})
+            yield Epoch(number, loss, number == last, course.meter.numbers(number))
+            course.save(number)
+
+    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+        """Settings out of their range."""
+        found = [
+            f"{key} must be at least 1, got {getattr(self, key)}"
+            for key in ("seeds", "added")
+            if getattr(self, key) < 1
+        ]
+        found += [] if self.virtual_rate > 0 else [f"virtual_rate must be above 0, got {self.virtual_rate:g}"]
+        found += [] if 0 < self.believed < 1 else [f"believed must be above 0 and below 1, got {self.believed:g}"]
+        return [f"asd: {text}" for text in found + self._mixmatch().rules()]
+
+    def _mixmatch(self) -> MixMatch:
+        return MixMatch(**{f.name: getattr(self, f.name) for f in fields(MixMatch)})
+
+    def _split(self, course: Course, number: int, images: Images) -> tuple[Tensor, Tensor]:
+        """The suspicion (N,) of `images` before epoch `number`, and which are believed (N,) bool."""
+        scene, last = course.scene, course.scene.how.epochs
+        loss = symmetric(logits_of(course.model, images.x, scene), images.y).cpu()
+        course.meter.passes += 1 / 3
+        half = round(self.believed * len(images))
+        if number <= round(T1 * last):
+            count = self.added * ((number - 1) // max(1, round(STEP * last)))
+            return loss, lowest_of_each(loss, images.y.cpu(), scene.classes, count)
+        if number <= round(T2 * last):
+            return loss, lowest(loss, half)
+        fall = loss - self._virtual(course, number, images)
+        return fall, lowest(fall, half)
+
+    def _virtual(self, course: Course, number: int, images: Images) -> Tensor:
+        """The symmetric cross-entropy (N,) after one pass of plain SGD on all of `images`, labels as given."""
+        scene, how = course.scene, course.scene.how
+        copied = copy.deepcopy(course.model).train()
+        optimizer = torch.optim.SGD(copied.parameters(), lr=self.virtual_rate)
+        rng = stream(scene.seed, "virtual", "augmentation", number, device=images.x.device)
+        order = torch.randperm(len(images), generator=stream(scene.seed, "virtual", number)).to(images.x.device)
+        for index in in_batches(order, how.batch_size):
+            x = prepare(augment(images.x[index], how.crop, how.flip, rng), how)
+            with autocast(how, x.device):
+                loss = F.cross_entropy(copied(x), images.y[index])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        course.meter.passes += 1 + 1 / 3
+        return symmetric(logits_of(copied, images.x, scene), images.y).cpu()
+
+
+def drawn_seeds(scene: Scene, count: int) -> Images:
+    """`count` of the clean images of each class, or all where there are fewer, from the stream "seeds"."""
+    assert scene.trusted is not None
+    y = scene.trusted.y.cpu()
+    chance = torch.rand(len(y), generator=stream(scene.seed, "seeds"))
+    index = lowest_of_each(chance, y, scene.classes, count).nonzero()[:, 0]
+    return scene.trusted.take(index.to(scene.trusted.x.device))

@@ -1,0 +1,110 @@
+"""DBD: features without labels, a head on top, and labels believed only where that head finds them easy.
+
+Huang, Li, Wu, Qin and Ren, "Backdoor Defense via Decoupling the Training Process", ICLR 2022 (arXiv:2202.03423):
+(1) the backbone learns from the images alone (SimCLR); (2) a linear head learns on the frozen features with the
+symmetric cross-entropy of Wang et al. (arXiv:1908.06112, equations 3 and 6)
+
+    SCE = a CE(f, y) + b RCE(f, y),  RCE = - sum_k f_k ln y_k with ln 0 := A,  so  RCE = - A (1 - f_y);
+
+(3) the share `credible` of lowest SCE keeps its labels, and the whole network is trained by MixMatch on both parts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
+from raybd.defences.filtering import needs_features
+from raybd.defences.loop import Course, logits_of, lowest
+from raybd.defences.mixmatch import MixMatch
+from raybd.models import Classifier
+from raybd.models.noise import silenced
+from raybd.pretraining import PretrainConfig, embed, encoder
+from raybd.seeds import stream
+from raybd.training import Epoch, in_batches
+
+A = -4.0  # ln 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dbd(Defence):
+    """Its encoder is that of VIBE's defaults: trials that share a poisoned set, a network and a seed share it.
+
+    The paper trains 1000, 10 and 190 epochs: here the first two come before the first epoch, which is the first of
+    MixMatch. It believes the same share whatever is poisoned. A training that is stopped goes on with the same bits.
+    """
+
+    pretrain_epochs: int = 80
+    head_epochs: int = 10
+    head_rate: float = 0.1  # learning rate of the head, constant
+    credible: float = 0.5
+    temperature: float = MixMatch.temperature
+    alpha: float = MixMatch.alpha
+    unlabelled: float = MixMatch.unlabelled
+
+    def network(self, model: nn.Module) -> nn.Module:
+        """The network as it is. Raises InputError where it does not tell its features."""
+        return needs_features("dbd", model)
+
+    def train(self, scene: Scene) -> Iterator[Epoch]:
+        """The encoder, the head, the split, then MixMatch."""
+        course, last, mixmatch = Course(scene), scene.how.epochs, self._mixmatch()
+        if course.state:
+            suspicion, believed = course.state["suspicion"], course.state["believed"]
+        else:
+            suspicion = self._suspicion(scene, course)
+            believed = lowest(suspicion, round(self.credible * len(suspicion)))
+        scene.findings.update({SUSPICION: suspicion, FLAGGED: ~believed})
+        for number in range(course.first, last + 1):
+            loss = mixmatch.epoch(course, number, scene.images.at(number), believed)
+            yield Epoch(number, loss, number == last, course.meter.numbers(number))
+            course.save(number, suspicion=suspicion, believed=believed)
+
+    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+        """Settings out of their range."""
+        found = [
+            f"{key} must be at least 1, got {getattr(self, key)}"
+            for key in ("pretrain_epochs", "head_epochs")
+            if getattr(self, key) < 1
+        ]
+        found += [] if self.head_rate > 0 else [f"head_rate must be above 0, got {self.head_rate:g}"]
+        found += [] if 0 < self.credible < 1 else [f"credible must be above 0 and below 1, got {self.credible:g}"]
+        return [f"dbd: {text}" for text in found + self._mixmatch().rules()]
+
+    def _mixmatch(self) -> MixMatch:
+        return MixMatch(**{f.name: getattr(self, f.name) for f in fields(MixMatch)})
+
+    def _suspicion(self, scene: Scene, course: Course) -> Tensor:
+        """SCE (N,) of every image, once the encoder and the head are learnt."""
+        network, images = cast(Classifier, scene.model), scene.images
+        config = PretrainConfig(method="simclr", epochs=self.pretrain_epochs)
+        spent = encoder(network, images.x, config, scene.seed, scene.shelf, scene.beat)
+        with silenced():
+            features = embed(network, images.x, scene.beat)
+        head_fit(network.head, features, images.y, self.head_epochs, self.head_rate, scene)
+        course.meter.passes += 2 * len(spent.losses) + 1 / 3  # two views an image; the features
+        course.meter.borrowed += spent.seconds if spent.reused else 0.0
+        return symmetric(logits_of(network, images.x, scene), images.y).cpu()
+
+
+def symmetric(logits: Tensor, y: Tensor, a: float = 0.1, b: float = 1.0) -> Tensor:
+    """SCE (N,) in nats of `logits` (N, K) for labels `y` (N,)."""
+    right = logits.softmax(1).gather(1, y[:, None])[:, 0]
+    return a * F.cross_entropy(logits, y, reduction="none") - b * A * (1 - right)
+
+
+def head_fit(head: nn.Linear, features: Tensor, y: Tensor, epochs: int, rate: float, scene: Scene) -> None:
+    """Train `head` in place on `features` (N, D) by the SCE of `y` (N,): SGD with the trial's momentum and decay."""
+    how = scene.how
+    optimizer = torch.optim.SGD(head.parameters(), lr=rate, momentum=how.momentum, weight_decay=how.weight_decay)
+    for epoch in range(1, epochs + 1):
+        order = torch.randperm(len(y), generator=stream(scene.seed, "head", epoch)).to(y.device)
+        for index in in_batches(order, how.batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            symmetric(head(features[index]), y[index]).mean().backward()
+            optimizer.step()
+        scene.beat()

@@ -1,0 +1,206 @@
+"""What the filters share: a first training, its features, a verdict on every image, and training anew on the rest.
+
+A filter trains a copy of the network on everything, which tells its features, judges the images by them, and trains
+the trial's own fresh network on those that are left. Only the second training yields epochs; the first is counted in
+"defence/passes". A training that is stopped goes on in its second part, with the same bits; in the first it starts
+anew, and comes to the same verdict.
+"""
+
+import copy
+import logging
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
+from raybd.errors import InputError
+from raybd.models import Classifier
+from raybd.models.base import require
+from raybd.models.noise import silenced
+from raybd.pretraining import embed
+from raybd.training import Checkpoint, Epoch, fit
+from raybd.types import Images
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a filter says of N training images."""
+
+    suspicion: Tensor  # (N,) float64
+    flagged: Tensor  # (N,) bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter(Defence):
+    """Removes what a first training makes look suspicious. A class is never removed whole: it is left as it was."""
+
+    first_epochs: int = 0  # of the first training; 0: as many as the trial's
+
+    @abstractmethod
+    def judge(self, scene: Scene, network: Classifier) -> Verdict:
+        """What `network`, which was trained on all of the images, tells of them."""
+
+    def network(self, model: nn.Module) -> nn.Module:
+        """The network as it is. Raises InputError where it does not tell its features."""
+        return needs_features(type(self).__name__, model)
+
+    def train(self, scene: Scene) -> Iterator[Epoch]:
+        """The first training, the verdict, and the plain training loop on the rest."""
+        state = scene.checkpoint.load() if scene.checkpoint is not None else None
+        meter = Meter(state, 0 if scene.trusted is None else len(scene.trusted))
+        if state is None:
+            verdict, spared = self._judged(scene, meter)
+        else:
+            verdict, spared = Verdict(state["suspicion"], state["flagged"]), state["spared"]
+        scene.findings.update({SUSPICION: verdict.suspicion, FLAGGED: verdict.flagged})
+        kept = part(scene.images, (~verdict.flagged).nonzero()[:, 0])
+        share = len(kept) / len(scene.images)
+        beside = {"suspicion": verdict.suspicion, "flagged": verdict.flagged, "spared": spared}
+        checkpoint = scene.checkpoint and Beside(scene.checkpoint, beside, meter)
+        for epoch in fit(scene.model, kept, scene.how, scene.seed, checkpoint):
+            meter.passes += share
+            numbers = {"defence/removed": 1 - share, "defence/spared_classes": spared}
+            yield replace(epoch, numbers=numbers | meter.numbers(epoch.number))
+
+    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+        """Settings out of their range."""
+        return [] if self.first_epochs >= 0 else [f"first_epochs must be at least 0, got {self.first_epochs}"]
+
+    def _judged(self, scene: Scene, meter: "Meter") -> tuple[Verdict, float]:
+        network = cast(Classifier, copy.deepcopy(scene.model))
+        how = replace(scene.how, epochs=self.first_epochs or scene.how.epochs)
+        for _ in fit(network, scene.images, how, scene.seed):
+            meter.passes += 1
+            scene.beat()
+        verdict = self.judge(scene, network)
+        verdict = Verdict(verdict.suspicion.cpu(), verdict.flagged.cpu())
+        flagged, spared = spare_classes(verdict.flagged, scene.images.y.cpu(), scene.classes)
+        return Verdict(verdict.suspicion, flagged), float(spared)
+
+
+class Meter:
+    """What a defence has cost so far: the numbers of its epochs."""
+
+    def __init__(self, state: dict[str, Any] | None = None, extra: int = 0) -> None:
+        """`state` is a checkpoint that holds what `state` returned; `extra`, clean images that were given beside."""
+        self.passes = float(state["passes"]) if state else 0.0
+        self._start = time.perf_counter() - (float(state["seconds"]) if state else 0.0)
+        self.borrowed = 0.0  # seconds that others have spent on what this one used
+        self.extra = extra
+
+    def numbers(self, epoch: int) -> dict[str, float]:
+        """Passes over the training set, forward and back, beyond the one an epoch of plain training; the seconds of
+        all of it; clean images. A pass forward alone is a third of one."""
+        beyond = self.passes - epoch
+        return {"defence/passes": beyond, "defence/extra_images": float(self.extra)} | self._seconds("defence/")
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return {"passes": self.passes} | self._seconds()
+
+    def _seconds(self, prefix: str = "") -> dict[str, float]:
+        return {f"{prefix}seconds": time.perf_counter() - self._start + self.borrowed}
+
+
+class Beside(Checkpoint):
+    """A checkpoint whose every state also holds what a defence has found and spent."""
+
+    def __init__(self, inner: Checkpoint, beside: dict[str, Any], meter: Meter) -> None:
+        super().__init__(inner.path, inner.every)
+        self._inner, self._beside, self._meter = inner, beside, meter
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep `state` and what is beside it."""
+        self._inner.save(state | self._beside | self._meter.state())
+
+
+@dataclass(frozen=True)
+class Part(Images):
+    """Some images of a set: in a later epoch, those at the same places of what an attacker has renewed."""
+
+    whole: Images
+    index: Tensor  # (N,) int64
+
+    def at(self, epoch: int) -> Images:
+        """The images that a training sees in `epoch`."""
+        now = self.whole.at(epoch)
+        return self if now is self.whole else now.take(self.index)
+
+
+def part(images: Images, index: Tensor) -> Part:
+    """`images` at `index` (n,) int64."""
+    index = index.to(images.x.device)
+    taken = images.take(index)
+    return Part(taken.x, taken.y, images, index)
+
+
+def needs_features(name: str, model: nn.Module) -> nn.Module:
+    """`model`. Raises InputError where it does not tell its features."""
+    require((isinstance(model, Classifier), f"{name} needs a raybd.models.Classifier, {type(model).__name__} is none"))
+    return model
+
+
+def check_trusted(name: str, scene: Scene) -> None:
+    """Raise InputError unless there are clean images of every class."""
+    if scene.trusted is None:
+        raise InputError(f"{name} needs clean images: set some aside (--validation)")
+    counts = torch.bincount(scene.trusted.y, minlength=scene.classes)
+    if bad := (counts == 0).nonzero()[:, 0].tolist():
+        raise InputError(f"{name} needs clean images of every class, and there are none of {bad}")
+
+
+def features_of(network: Classifier, images: Images, scene: Scene) -> Tensor:
+    """What the head of `network` reads of `images`, one row an image, in their order: (N, D) float64 on the CPU."""
+    with silenced():
+        return embed(network, images.x, scene.beat).double().cpu()
+
+
+def spare_classes(flagged: Tensor, y: Tensor, classes: int) -> tuple[Tensor, int]:
+    """`flagged` (N,) without the flags of classes that would lose every image; and the number of such classes."""
+    left = torch.bincount(y[~flagged], minlength=classes)
+    lost = (left == 0) & (torch.bincount(y, minlength=classes) > 0)
+    if lost.any():
+        log.warning("all images of classes %s are suspect: they stay as they are", lost.nonzero()[:, 0].tolist())
+    return flagged & ~lost[y], int(lost.sum())
+
+
+def two_means(z: Tensor, axes: int = 10) -> tuple[Tensor, float]:
+    """2-means of `z` (n, d): which points are in the smaller cluster (n,) bool, and the sum of squared distances.
+
+    Lloyd's steps from splits along the `axes` first principal axes, at their mean and in the middle of their range:
+    nothing is drawn, so neither the order of the points nor their rotation counts. All in one cluster where there
+    are no two different points.
+    """
+    z = z - z.mean(0)
+    axis = torch.linalg.svd(z, full_matrices=False)[2][:axes].T if len(z) > 1 else z.T
+    along = z @ axis
+    middle = (along.amin(0) + along.amax(0)) / 2
+    best = torch.zeros(len(z), dtype=torch.bool), float(z.square().sum())
+    for start in torch.cat([along > 0, along > middle], 1).T:
+        found = _lloyd(z, start)
+        best = found if found[1] < best[1] - 1e-9 * best[1] else best
+    small, inertia = best
+    return (~small if int(small.sum()) * 2 > len(z) else small), inertia
+
+
+def _lloyd(z: Tensor, second: Tensor) -> tuple[Tensor, float]:
+    """Lloyd's steps from the split `second` (n,) bool until nothing changes, and the sum of squared distances."""
+    before = ~second
+    inertia = math.inf
+    while not torch.equal(second, before) and 0 < int(second.sum()) < len(z):
+        centres = torch.stack([z[~second].mean(0), z[second].mean(0)])
+        squares = (z[:, None] - centres).square().sum(2)
+        before, second = second, squares[:, 1] < squares[:, 0]
+        now = float(squares.amin(1).sum())
+        if now >= inertia:  # rounding may turn it in circles
+            break
+        inertia = now
+    return second, inertia

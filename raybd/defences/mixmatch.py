@@ -1,0 +1,112 @@
+"""MixMatch: training on images of which only some have labels that are believed.
+
+Berthelot et al., NeurIPS 2019 (arXiv:1905.02249), algorithm 1 and equations 2 to 5, with K = 2 views, for a batch X
+with labels and a batch U without:
+
+    q = sharpen(mean over the views of p(. | u), T),  sharpen(p, T)_j = p_j^(1/T) / sum_i p_i^(1/T)
+    lambda ~ Beta(alpha, alpha), lambda' = max(lambda, 1 - lambda), and all are mixed with all, shuffled
+    loss = mean of H(p, p_model) over the mixed X + lambda_U mean of |q - p_model|^2 / classes over the mixed U,
+
+lambda_U rising linearly from 0 over the whole training. A view is the trial's own augmentation; where that is off,
+both are the image itself. The lambda is one draw a step, as in the defences that build on it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raybd.defences.augmented import beta, mix
+from raybd.defences.loop import Course
+from raybd.seeds import stream
+from raybd.training import augment, autocast, learning_rate, prepare
+from raybd.types import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixMatch:
+    """Its settings."""
+
+    temperature: float = 0.5  # T
+    alpha: float = 0.75
+    unlabelled: float = 15.0  # lambda_U
+
+    def epoch(self, course: Course, number: int, images: Images, believed: Tensor) -> float:
+        """The mean loss of an epoch on `images`, whose labels count where `believed` (N,) bool.
+
+        It has ceil(N / B) steps as any training, each with a batch B of either kind, in an order of its own that
+        starts anew where it ends. Where all or none are believed, the other kind is drawn from all images too.
+
+        Raises:
+            DivergedError: the loss is no number.
+        """
+        how, seed, device = course.scene.how, course.scene.seed, images.x.device
+        rng = course.begin(number)
+        own = stream(seed, "mixmatch", number, device=device)
+        size = min(how.batch_size, len(images))
+        steps = -(-len(images) // size)
+        some, rest = (_drawn(mask, steps * size, seed, name, number) for mask, name in _kinds(believed.cpu()))
+        total = torch.zeros((), device=device)
+        for step in range(steps):
+            here = slice(step * size, (step + 1) * size)
+            x, u, v = (
+                prepare(augment(images.x[index[here].to(device)], how.crop, how.flip, rng), how)
+                for index in (some, rest, rest)
+            )
+            at = (number - 1) * steps + step
+            weight = self.unlabelled * (at + 1) / (how.epochs * steps)
+            with autocast(how, device):
+                loss = self.loss(course, x, images.y[some[here].to(device)], u, v, weight, own)
+            total += course.step(loss, learning_rate(how, at, how.epochs * steps))
+        course.meter.passes += steps * size * (3 + 2 / 3) / len(images)  # three trained on, two looked at
+        course.scene.beat()
+        return course.finite(float(total) / steps, number)
+
+    def loss(
+        self, course: Course, x: Tensor, y: Tensor, u: Tensor, v: Tensor, weight: float, rng: torch.Generator
+    ) -> Tensor:
+        """The loss of a batch `x` with labels `y` and two views `u` and `v` of one without."""
+        with torch.no_grad():
+            p = (course.model(u).softmax(1) + course.model(v).softmax(1)) / 2
+        guess = sharpen(p, self.temperature)
+        everything = torch.cat([x, u, v])
+        targets = torch.cat([F.one_hot(y, p.shape[1]).to(guess.dtype), guess, guess])
+        other = torch.randperm(len(everything), generator=rng, device=x.device)
+        share = beta(self.alpha, rng)
+        share = torch.maximum(share, 1 - share)
+        logits = course.model(mix(everything, everything[other], share))
+        return terms(logits, mix(targets, targets[other], share), len(x), weight)
+
+    def rules(self) -> list[str]:
+        """Settings out of their range."""
+        found = [
+            f"{key} must be above 0, got {getattr(self, key):g}"
+            for key in ("temperature", "alpha")
+            if not getattr(self, key) > 0
+        ]
+        return found + ([] if self.unlabelled >= 0 else [f"unlabelled must be at least 0, got {self.unlabelled:g}"])
+
+
+def sharpen(p: Tensor, temperature: float) -> Tensor:
+    """p^(1/T), normalised, of probabilities `p` (N, K)."""
+    return (p.clamp_min(torch.finfo(p.dtype).tiny).log() / temperature).softmax(1)
+
+
+def terms(logits: Tensor, targets: Tensor, labelled: int, weight: float) -> Tensor:
+    """The cross-entropy to soft `targets` (N, K) of the first `labelled` rows of `logits` (N, K), in nats, plus
+    `weight` times the mean squared difference of the probabilities of the others."""
+    known = F.cross_entropy(logits[:labelled], targets[:labelled])
+    return known + weight * (logits[labelled:].softmax(1) - targets[labelled:]).square().mean()
+
+
+def _kinds(believed: Tensor) -> list[tuple[Tensor, str]]:
+    """The believed images and the others, each all of them where there are none, with the name of their stream."""
+    return [(mask if bool(mask.any()) else ~mask, name) for mask, name in ((believed, "believed"), (~believed, "rest"))]
+
+
+def _drawn(mask: Tensor, count: int, seed: int, name: str, number: int) -> Tensor:
+    """`count` of the places of `mask` (N,), in a random order that starts anew where it ends."""
+    places, rng = mask.nonzero()[:, 0], stream(seed, "batches", name, number)
+    rounds = -(-count // len(places))
+    return torch.cat([places[torch.randperm(len(places), generator=rng)] for _ in range(rounds)])[:count]

@@ -1,0 +1,84 @@
+"""Training whose regularisation keeps a backdoor from being learnt: what a map of defended settings recommends.
+
+Cina et al., "Backdoor Learning Curves: Explaining Backdoor Poisoning Beyond Influence Functions" (arXiv:2106.07214),
+section 5: the more a learner is regularised, the more slowly it learns a backdoor, up to where it does not.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raybd.defences.base import Defence, Scene
+from raybd.defences.filtering import Meter
+from raybd.training import Checkpoint, Epoch, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regularised(Defence):
+    """The plain training loop with the trial's weight decay, learning rate and epochs times a factor each.
+
+    The factors come from a map of trials in which these settings vary: the best row over those that were trained
+    with, for every attack and rate on the map,
+
+        best = DefendedRegionMap.from_mlflow("sweep").best(**{"defence.name": "none"}).iloc[0]
+        Regularised(weight_decay=best["weight_decay"] / usual.weight_decay,
+                    learning_rate=best["learning_rate"] / usual.learning_rate,
+                    epochs=best["epochs"] / usual.epochs)
+
+    with the columns that varied on the map (`map.axes` names them); a best row that is not `defended` promises
+    nothing. The trial's epochs are still those that are yielded: with a factor f, after the n-th of them the network
+    has been trained for n f, rounded up. A training that is stopped goes on with the same bits.
+    """
+
+    weight_decay: float = 10.0
+    learning_rate: float = 1.0
+    epochs: float = 1.0
+
+    def train(self, scene: Scene) -> Iterator[Epoch]:
+        """The plain training loop under another configuration; patience does not end it."""
+        how, asked = scene.how, scene.how.epochs
+        total = self.total(asked)
+        rate, decay = how.learning_rate * self.learning_rate, how.weight_decay * self.weight_decay
+        inside = replace(how, learning_rate=rate, weight_decay=decay, epochs=total, patience=0)
+        state = scene.checkpoint.load() if scene.checkpoint is not None else None
+        meter = Meter(state)
+        checkpoint = scene.checkpoint and Scaled(scene.checkpoint, meter, asked, total)
+        for epoch in fit(scene.model, scene.images, inside, scene.seed, checkpoint):
+            meter.passes += 1
+            for number in range((epoch.number - 1) * asked // total + 1, epoch.number * asked // total + 1):
+                yield Epoch(number, epoch.loss, number == asked, meter.numbers(number))
+
+    def total(self, asked: int) -> int:
+        """The epochs of training behind `asked` ones that are yielded."""
+        return max(1, round(asked * self.epochs))
+
+    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+        """Settings out of their range."""
+        least = {"weight_decay": 0.0 <= self.weight_decay < math.inf}
+        least |= {key: 0 < getattr(self, key) < math.inf for key in ("learning_rate", "epochs")}
+        wanted = {"weight_decay": "0 or more"}
+        return [
+            f"regularised: factor {key} must be {wanted.get(key, 'above 0')} and finite, got {getattr(self, key):g}"
+            for key, fits in least.items()
+            if not fits
+        ]
+
+
+class Scaled(Checkpoint):
+    """A checkpoint of `total` epochs of training to whom trains, and of `asked` to whom asks which was yielded last."""
+
+    def __init__(self, inner: Checkpoint, meter: Meter, asked: int, total: int) -> None:
+        super().__init__(inner.path, inner.every)
+        self._inner, self._meter, self._asked, self._total = inner, meter, asked, total
+
+    def load(self) -> dict[str, Any] | None:
+        """The state last saved, with the epoch of training."""
+        state = self._inner.load()
+        return state and state | {"epoch": state["trained"]}
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep `state` under the epoch that was yielded last."""
+        trained = state["epoch"]
+        yielded = trained * self._asked // self._total
+        self._inner.save(state | {"epoch": yielded, "trained": trained} | self._meter.state())

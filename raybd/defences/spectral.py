@@ -1,0 +1,62 @@
+"""Spectral signatures: poison lies along the direction in which its class spreads the most.
+
+Tran, Li and Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018 (arXiv:1811.00636), algorithm 1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raybd.defences.base import Scene
+from raybd.defences.filtering import Filter, Verdict, features_of
+from raybd.models import Classifier
+
+MARGIN = 1.5  # the paper removes so many times the poison that it expects
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectral(Filter):
+    """Removes the highest scores of every class, poisoned or not: always the same share, 1.5 `epsilon`.
+
+    The paper's threat is a poison of at most a tenth of its class. Where it is more, some of it stays, whatever the
+    scores are worth.
+    """
+
+    epsilon: float = 0.1  # largest share of a class that may be poison
+
+    def judge(self, scene: Scene, network: Classifier) -> Verdict:
+        """The scores in the network's features, and the highest of each class."""
+        y = scene.images.y.cpu()
+        scores = spectral_scores(features_of(network, scene.images, scene), y, scene.classes)
+        return Verdict(scores, highest(scores, y, scene.classes, MARGIN * self.epsilon))
+
+    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+        """Settings out of their range."""
+        fits = 0 < self.epsilon < 1 / MARGIN
+        found = [] if fits else [f"epsilon must be above 0 and below 2/3, got {self.epsilon:g}"]
+        return [f"spectral: {text}" for text in super().problems(shape, classes) + found]
+
+
+def spectral_scores(features: Tensor, y: Tensor, classes: int) -> Tensor:
+    """tau_i = ((r_i - mean) . v)^2 (N,): r_i of `features` (N, D), mean and v of the images with the same label.
+
+    v is the first right singular vector of the rows r_i - mean. A class of one image, or of equal ones, has 0.
+    """
+    scores = torch.zeros(len(y), dtype=torch.float64)
+    for label in range(classes):
+        index = (y == label).nonzero()[:, 0]
+        if len(index):
+            rows = features[index] - features[index].mean(0)
+            scores[index] = (rows @ torch.linalg.svd(rows, full_matrices=False)[2][0]).square()
+    return scores
+
+
+def highest(scores: Tensor, y: Tensor, classes: int, share: float) -> Tensor:
+    """Mask (N,) of the round(share * n) highest `scores` (N,) of each class of n images; of equal ones, the first."""
+    found = torch.zeros(len(y), dtype=torch.bool)
+    for label in range(classes):
+        index = (y == label).nonzero()[:, 0]
+        order = scores[index].argsort(descending=True, stable=True)
+        found[index[order[: round(share * len(index))]]] = True
+    return found
