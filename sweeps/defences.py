@@ -30,7 +30,7 @@ class Options(SweepOptions):
 PRESETS = {
     "quick": Options(
         name="defences",
-        attacks=("badnets", "blended", "wanet", "sig", "ftrojan", "adaptive_blend"),
+        attacks=("badnets", "blended", "wanet", "low_frequency", "adaptive_blend", "adaptive_patch"),  # these take hold
         poison_rates=(0.0, 0.09),
         defences=tuple(DEFENCES),
         validation=0.06,  # the clean images of those that need some: 5 % of the training set

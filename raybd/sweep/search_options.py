@@ -23,7 +23,7 @@ class SearchOptions(SweepOptions):
     name: str = "vibe"
     attacks: tuple[str, ...] = ("badnets", "blended", "wanet", "adaptive_blend")
     """Training attacks: the search sees these."""
-    held_out: tuple[str, ...] = ("sig", "ftrojan")
+    held_out: tuple[str, ...] = ("sig", "ftrojan", "low_frequency")
     """Attacks that the search never sees; the winner meets them at the end."""
     base: str = "vibe"
     """The defence that is searched, with the settings that stay."""
