@@ -9,6 +9,7 @@ symmetric cross-entropy of Wang et al. (arXiv:1908.06112, equations 3 and 6)
 (3) the share `credible` of lowest SCE keeps its labels, and the whole network is trained by MixMatch on both parts.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import cast
@@ -28,6 +29,7 @@ from raybd.seeds import stream
 from raybd.training import Epoch, in_batches
 
 A = -4.0  # ln 0
+ENOUGH = 2000  # steps of the head without which it is not learnt, however small the set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Dbd(Defence):
     """
 
     pretrain_epochs: int = 80
-    head_epochs: int = 10
+    head_epochs: int = 10  # of the head; more where that is less than 2000 steps
     head_rate: float = 0.1  # learning rate of the head, constant
     credible: float = 0.5
     temperature: float = MixMatch.temperature
@@ -101,6 +103,7 @@ def head_fit(head: nn.Linear, features: Tensor, y: Tensor, epochs: int, rate: fl
     """Train `head` in place on `features` (N, D) by the SCE of `y` (N,): SGD with the trial's momentum and decay."""
     how = scene.how
     optimizer = torch.optim.SGD(head.parameters(), lr=rate, momentum=how.momentum, weight_decay=how.weight_decay)
+    epochs = max(epochs, math.ceil(ENOUGH / math.ceil(len(y) / how.batch_size)))
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(y), generator=stream(scene.seed, "head", epoch)).to(y.device)
         for index in in_batches(order, how.batch_size):

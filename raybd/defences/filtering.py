@@ -8,7 +8,6 @@ anew, and comes to the same verdict.
 
 import copy
 import logging
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
@@ -28,6 +28,7 @@ from raybd.training import Checkpoint, Epoch, fit
 from raybd.types import Images
 
 log = logging.getLogger(__name__)
+STARTS = 20  # of 2-means
 
 
 @dataclass(frozen=True)
@@ -172,35 +173,19 @@ def spare_classes(flagged: Tensor, y: Tensor, classes: int) -> tuple[Tensor, int
     return flagged & ~lost[y], int(lost.sum())
 
 
-def two_means(z: Tensor, axes: int = 10) -> tuple[Tensor, float]:
+def two_means(z: Tensor) -> tuple[Tensor, float]:
     """2-means of `z` (n, d): which points are in the smaller cluster (n,) bool, and the sum of squared distances.
 
-    Lloyd's steps from splits along the `axes` first principal axes, at their mean and in the middle of their range:
-    nothing is drawn, so neither the order of the points nor their rotation counts. All in one cluster where there
-    are no two different points.
+    The starts are drawn from the points in the order of their distance from the mean, with a seed of their own: so
+    neither the order in which they come nor a rotation counts. All in one cluster where there are no two different
+    points.
     """
     z = z - z.mean(0)
-    axis = torch.linalg.svd(z, full_matrices=False)[2][:axes].T if len(z) > 1 else z.T
-    along = z @ axis
-    middle = (along.amin(0) + along.amax(0)) / 2
-    best = torch.zeros(len(z), dtype=torch.bool), float(z.square().sum())
-    for start in torch.cat([along > 0, along > middle], 1).T:
-        found = _lloyd(z, start)
-        best = found if found[1] < best[1] - 1e-9 * best[1] else best
-    small, inertia = best
-    return (~small if int(small.sum()) * 2 > len(z) else small), inertia
-
-
-def _lloyd(z: Tensor, second: Tensor) -> tuple[Tensor, float]:
-    """Lloyd's steps from the split `second` (n,) bool until nothing changes, and the sum of squared distances."""
-    before = ~second
-    inertia = math.inf
-    while not torch.equal(second, before) and 0 < int(second.sum()) < len(z):
-        centres = torch.stack([z[~second].mean(0), z[second].mean(0)])
-        squares = (z[:, None] - centres).square().sum(2)
-        before, second = second, squares[:, 1] < squares[:, 0]
-        now = float(squares.amin(1).sum())
-        if now >= inertia:  # rounding may turn it in circles
-            break
-        inertia = now
-    return second, inertia
+    lengths = z.square().sum(1)
+    if not bool(lengths.max() > 0):
+        return torch.zeros(len(z), dtype=torch.bool), 0.0
+    order = lengths.argsort(stable=True)
+    found = KMeans(2, n_init=STARTS, random_state=0).fit(z[order].numpy())
+    small = torch.zeros(len(z), dtype=torch.bool)
+    small[order] = torch.from_numpy(found.labels_ == 1)
+    return (~small if int(small.sum()) * 2 > len(z) else small), float(found.inertia_)
