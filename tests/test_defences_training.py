@@ -1,0 +1,195 @@
+"""Defences that take over the training: what each yields, keeps, says and refuses, and how it resumes."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from raybd.config import ModelConfig, TrialConfig
+from raybd.defences import DEFENCES, Defence, Scene
+from raybd.defences.base import FLAGGED, SUSPICION
+from raybd.defences.dbd import Dbd
+from raybd.defences.filtering import Filter, Meter, Verdict
+from raybd.defences.regularised import Regularised
+from raybd.defences.spectral import Spectral
+from raybd.defences.vibe import Vibe
+from raybd.errors import InputError
+from raybd.models import Classifier, build_model
+from raybd.plugins import build, describe, parse
+from raybd.training import Checkpoint, Epoch, TrainConfig, fit
+from raybd.trial import run_trial
+from raybd.types import Data
+
+QUICK = {
+    "abl": "abl:early=0.3",
+    "activation_clustering": "activation_clustering",
+    "asd": "asd:seeds=2,added=3",
+    "augmented": 'augmented:kind="both"',
+    "dbd": "dbd:pretrain_epochs=2",
+    "regularised": "regularised",
+    "regularised_longer": "regularised:epochs=1.7",
+    "regularised_shorter": "regularised:epochs=0.5",
+    "scan": "scan",
+    "spectral": "spectral:first_epochs=2",
+}
+RANKING = {"abl", "activation_clustering", "asd", "dbd", "scan", "spectral"}
+HOW = TrainConfig(epochs=4, crop=1)
+
+
+def quick(name: str) -> Defence:
+    return parse("defence", DEFENCES, QUICK[name])
+
+
+def scene(data: Data, defence: Defence, checkpoint: Checkpoint | None = None, seed: int = 0) -> Scene:
+    torch.manual_seed(0)
+    model = build_model("small_cnn", data.train.shape, 10, data.mean, data.std, width=0.25)
+    images, trusted = data.train.take(torch.arange(300)), data.train.take(torch.arange(400, 500))
+    return Scene(
+        model=defence.network(model),
+        images=images,
+        classes=10,
+        how=HOW,
+        seed=seed,
+        checkpoint=checkpoint,
+        trusted=trusted if defence.access == "clean images" else None,
+    )
+
+
+def same(first: Scene, second: Scene) -> bool:
+    ours, theirs = first.model.state_dict(), second.model.state_dict()
+    found = set(first.findings) == set(second.findings) and all(
+        torch.equal(value, second.findings[name]) for name, value in first.findings.items()
+    )
+    return found and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_it_yields_every_epoch_with_its_costs_and_findings(digits: Data, name: str) -> None:
+    at = scene(digits, quick(name))
+    epochs = list(quick(name).train(at))
+    assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
+    assert [epoch.last for epoch in epochs] == [False, False, False, True]
+    assert all(math.isfinite(epoch.loss) for epoch in epochs)
+    assert {"defence/passes", "defence/seconds", "defence/extra_images"} <= set(epochs[-1].numbers)
+    assert (SUSPICION in at.findings) == (FLAGGED in at.findings) == (name in RANKING)
+    if name in RANKING:
+        assert at.findings[SUSPICION].is_floating_point()
+        assert at.findings[FLAGGED].dtype == torch.bool
+        assert at.findings[SUSPICION].shape == at.findings[FLAGGED].shape == (300,)
+        assert bool(at.findings[SUSPICION].isfinite().all())
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_seed_decides_and_a_resumed_training_has_the_same_bits(digits: Data, name: str, tmp_path: Path) -> None:
+    whole = scene(digits, quick(name))
+    list(quick(name).train(whole))
+    stopped = scene(digits, quick(name), Checkpoint(tmp_path / "state.pt", every=0))
+    epochs: Iterator[Epoch] = quick(name).train(stopped)
+    for _ in range(3):
+        next(epochs)
+    resumed = scene(digits, quick(name), Checkpoint(tmp_path / "state.pt"))
+    kept = Checkpoint(tmp_path / "state.pt").load()
+    assert kept is not None
+    numbers = [epoch.number for epoch in quick(name).train(resumed)]
+    assert numbers == list(range(kept["epoch"] + 1, 5))
+    assert same(whole, resumed)
+    other = scene(digits, quick(name), seed=1)
+    list(quick(name).train(other))
+    assert not same(whole, other)
+
+
+def test_regularised_trains_as_the_plain_loop_does_under_other_settings(digits: Data) -> None:
+    own, usual = scene(digits, Regularised()), scene(digits, Regularised())
+    defence = Regularised(weight_decay=10, learning_rate=0.5, epochs=1.5)
+    epochs = list(defence.train(own))
+    how = replace(HOW, weight_decay=5e-3, learning_rate=0.05, epochs=6)
+    losses = [epoch.loss for epoch in fit(usual.model, usual.images, how, 0)]
+    assert same(own, usual)
+    assert [epoch.loss for epoch in epochs] == [losses[1], losses[2], losses[4], losses[5]]
+    assert epochs[-1].numbers["defence/passes"] == 2
+
+
+def test_the_deployed_network_of_a_filter_was_trained_on_the_rest_alone(digits: Data) -> None:
+    at, rest = scene(digits, Spectral()), scene(digits, Spectral())
+    epochs = list(Spectral().train(at))
+    list(fit(rest.model, rest.images.take(~at.findings[FLAGGED]), HOW, 0))
+    assert same(replace(at, findings={}), rest)
+    assert epochs[-1].numbers["defence/removed"] == pytest.approx(float(at.findings[FLAGGED].float().mean()))
+
+
+def test_a_filter_that_suspects_a_whole_class_leaves_it(digits: Data) -> None:
+    class Zealous(Filter):
+        def judge(self, scene: Scene, network: Classifier) -> Verdict:
+            y = scene.images.y
+            return Verdict(y.double(), (y == 3) | (torch.arange(len(y)) % 10 == 0))
+
+    at = scene(digits, Zealous(first_epochs=1))
+    last = list(Zealous(first_epochs=1).train(at))[-1]
+    assert last.numbers["defence/spared_classes"] == 1
+    assert not at.findings[FLAGGED][at.images.y == 3].any()
+    assert at.findings[FLAGGED].any()
+
+
+def test_one_encoder_serves_dbd_and_vibe(digits: Data, tmp_path: Path) -> None:
+    dbd, vibe = Dbd(), Vibe()
+    assert dbd.pretrain_epochs == vibe.pretrain_epochs
+    for defence in (replace(dbd, pretrain_epochs=2), replace(vibe, pretrain_epochs=2, iterations=4, e_steps=1)):
+        next(iter(defence.train(replace(scene(digits, defence), shelf=tmp_path))))
+    assert len([path for path in (tmp_path / "encoders").iterdir() if path.is_dir()]) == 1
+
+
+@pytest.mark.parametrize("name", ["activation_clustering", "dbd", "scan", "spectral"])
+def test_a_network_that_does_not_tell_its_features_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="Classifier"):
+        quick(name).network(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+
+
+@pytest.mark.parametrize("name", ["asd", "scan"])
+def test_missing_clean_images_are_told(digits: Data, name: str) -> None:
+    at = scene(digits, quick(name))
+    with pytest.raises(InputError, match="set some aside"):
+        next(iter(quick(name).train(replace(at, trusted=None))))
+    assert at.trusted is not None
+    with pytest.raises(InputError, match=r"none of \[7\]"):
+        next(iter(quick(name).train(replace(at, trusted=at.trusted.take(at.trusted.y != 7)))))
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("abl", {"gamma": 0.0, "isolation": 1.0, "early": 0.0, "late": 1.0, "unlearning_rate": -1.0}),
+        ("activation_clustering", {"first_epochs": -1, "components": 0, "silhouette": 1.0}),
+        ("asd", {"seeds": 0, "added": 0, "believed": 1.0, "virtual_rate": 0.0, "temperature": 0.0}),
+        ("augmented", {"kind": "cutmix", "alpha": 0.0, "hole": 1.5}),
+        ("dbd", {"pretrain_epochs": 0, "head_epochs": 0, "head_rate": 0.0, "credible": 1.0, "unlabelled": -1.0}),
+        ("regularised", {"weight_decay": -1.0, "learning_rate": 0.0, "epochs": 0.0}),
+        ("scan", {"first_epochs": -1, "ridge": 0.0}),
+        ("spectral", {"first_epochs": -1, "epsilon": 0.7}),
+    ],
+)
+def test_bad_settings_are_told_all_at_once(name: str, bad: dict[str, object]) -> None:
+    usual = build("defence", DEFENCES, {"name": name})
+    assert usual.problems((1, 8, 8), 10) == []
+    assert parse("defence", DEFENCES, describe(DEFENCES, usual)) == usual
+    found = "\n".join(replace(usual, **bad).problems((1, 8, 8), 10))
+    assert all(key in found for key in bad)
+    config = TrialConfig(defence=replace(usual, **bad), model=ModelConfig(width=0.25))
+    assert config.defence.problems((1, 8, 8), 10)
+
+
+def test_settings_are_refused_before_a_trial_begins(digits: Data) -> None:
+    with pytest.raises(InputError, match="epsilon must be above 0"):
+        run_trial(TrialConfig(defence=Spectral(epsilon=0.9)), digits)
+
+
+def test_the_meter_counts_on_where_it_was() -> None:
+    meter = Meter({"passes": 5.0, "seconds": 100.0}, extra=3)
+    meter.passes += 1
+    numbers = meter.numbers(2)
+    assert numbers["defence/passes"] == 4
+    assert 100 <= numbers["defence/seconds"] < 101
+    assert numbers["defence/extra_images"] == 3
