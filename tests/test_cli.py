@@ -65,7 +65,10 @@ def test_a_copy_of_the_script_runs_alone(tmp_path: Path) -> None:
 
 def test_dry_run_lists_the_trials_and_an_estimate(tmp_path: Path) -> None:
     said = run("--dry-run", cwd=tmp_path)
-    lines = said.stdout.splitlines()
+    shared, _, *lines = said.stdout.splitlines()
+    assert "data=digits" in shared
+    assert "model.noise=0.4" in shared
+    assert "weight_decay" not in shared  # an axis
     assert len({line.split()[0] for line in lines[:-1]}) == 120
     assert re.match(r"120 trials, about \d+:\d\d of one core, \d+:\d\d on \d+", lines[-1])
     assert list(tmp_path.iterdir()) == []
@@ -223,3 +226,19 @@ def test_ctrl_c_leaves_what_has_finished(tmp_path: Path) -> None:
 def test_send_needs_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert raybd_main(["send", "none-such", "--results", str(tmp_path)]) == 2
     assert "there is no sweep 'none-such'" in capsys.readouterr().err
+
+
+def test_a_dry_run_without_the_data_prints_the_setting_all_the_same(tmp_path: Path) -> None:
+    said = run("--preset", "paper", "--dry-run", "--data-root", str(tmp_path), cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    for part in (
+        "data=cifar10",
+        "model.name=resnet18",
+        "model.noise=0.4",
+        "train.epochs=120",
+        "probes=1,5,10,20,40,60,80,100,120",
+        "adaptive_blend 0.025",
+        "without the data",
+    ):
+        assert part in said.stdout
+    assert run("--data", "npz:nowhere.npz", "--dry-run", cwd=tmp_path).returncode == 2

@@ -42,7 +42,13 @@ def main(
 
 
 def _list(options: SweepOptions, configs: list[TrialConfig]) -> int:
-    known, data = driver.prepare(configs, options.data_root, lower="all" in options.attacks)
+    print(f"all trials: {_shared(configs)}\n")
+    try:
+        known, data = driver.prepare(configs, options.data_root, lower="all" in options.attacks)
+    except driver.NoDataError as error:
+        print("\n".join(f"{'-' * 16}  {config.label}" for config in configs))
+        print(f"{len(configs)} trials; their keys and times are not known without the data: {error}")
+        return 0
     for config in known:
         print(f"{config.key}  {config.label}")
     cores = 1 if options.inline else os.cpu_count() or 1
@@ -52,6 +58,17 @@ def _list(options: SweepOptions, configs: list[TrialConfig]) -> int:
         "(a rough guess from one training step here)"
     )
     return 0
+
+
+def _shared(configs: Sequence[TrialConfig]) -> str:
+    """The settings that all of `configs` have in common."""
+    params = [config.params for config in configs]
+    same = {k: v for k, v in params[0].items() if all(k in other and other[k] == v for other in params)}
+    return "  ".join(f"{name}={_said(value)}" for name, value in same.items() if value not in ("", None, []))
+
+
+def _said(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _sweep(options: SweepOptions, configs: list[TrialConfig], summarise: Summary, search: Search | None = None) -> int:

@@ -43,12 +43,13 @@ def prepare(
     `lower`: poison rates that an attack cannot have on the data become the largest that it can, which is printed.
 
     Raises:
+        NoDataError: a data set is not on this machine.
         InputError: with everything that is wrong with any of them; no trial could start.
     """
     problems = [problem for config in configs for problem in config.problems()]
     if problems or not configs:
         raise InputError(list(dict.fromkeys(problems)) or "the sweep has no trials")
-    data = {name: load(name, data_root) for name in dict.fromkeys(config.data for config in configs)}
+    data = _loaded(configs, data_root)
     known = [replace(config, fingerprint=data[config.data].fingerprint) for config in configs]
     known = _lowered(known, data) if lower else known
     for config in known:
@@ -59,6 +60,19 @@ def prepare(
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     return list({config.key: config for config in known}.values()), data
+
+
+class NoDataError(InputError):
+    """A known data set is not on this machine; all else may be right."""
+
+
+def _loaded(configs: Sequence[TrialConfig], data_root: str | Path | None) -> dict[str, Data]:
+    try:
+        return {name: load(name, data_root) for name in dict.fromkeys(config.data for config in configs)}
+    except InputError as error:
+        if any(":" in config.data for config in configs):  # a path of the user's own, which is wrong
+            raise
+        raise NoDataError(error.problems) from error
 
 
 def _lowered(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list[TrialConfig]:
