@@ -1,13 +1,43 @@
 """Defences by name. A new one is a file here and a line in DEFENCES; docs/adding.md shows it."""
 
+from raybd.defences.abl import Abl
+from raybd.defences.activation_clustering import ActivationClustering
+from raybd.defences.anp import Anp
+from raybd.defences.asd import Asd
+from raybd.defences.augmented import Augmented
 from raybd.defences.base import Defence, Scene
+from raybd.defences.clp import Clp
+from raybd.defences.dbd import Dbd
+from raybd.defences.fine_pruning import FinePruning
+from raybd.defences.fine_tuning import FineTuning
+from raybd.defences.ft_sam import FtSam
+from raybd.defences.ibau import Ibau
+from raybd.defences.nad import Nad
 from raybd.defences.none import NoDefence
 from raybd.defences.oracle import Oracle
+from raybd.defences.regularised import Regularised
+from raybd.defences.scan import Scan
+from raybd.defences.spectral import Spectral
 from raybd.defences.vibe import Vibe
 
 DEFENCES: dict[str, type[Defence]] = {
+    "anp": Anp,
+    "clp": Clp,
+    "fine_pruning": FinePruning,
+    "fine_tuning": FineTuning,
+    "ft_sam": FtSam,
+    "ibau": Ibau,
+    "nad": Nad,
+    "activation_clustering": ActivationClustering,
+    "abl": Abl,
+    "asd": Asd,
+    "augmented": Augmented,
+    "dbd": Dbd,
     "none": NoDefence,
     "oracle": Oracle,
+    "regularised": Regularised,
+    "scan": Scan,
+    "spectral": Spectral,
     "vibe": Vibe,
 }
 

@@ -1,0 +1,84 @@
+"""Fine-pruning: neurons that sleep on clean images go, then the network is fine-tuned.
+
+Liu, Dolan-Gavitt and Garg, "Fine-Pruning: Defending Against Backdooring Attacks on Deep Neural Networks", RAID 2018
+(arXiv:1805.12185), section 4.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from raybd.defences.base import Scene
+from raybd.defences.post import CleanRepair, Numbers, accuracy, fine_tune, require_layers
+from raybd.models import Classifier
+from raybd.training import prepare
+from raybd.types import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinePruning(CleanRepair):
+    """Prunes the features that the head reads, the least active first, while clean accuracy holds; then fine-tunes.
+
+    With pooled features these are the channels of the last block, the paper's last convolution: a feature that no
+    head reads is a channel that is not there.
+    """
+
+    tolerance: float = 0.04  # of clean accuracy that pruning may cost
+    steps: int = 500
+    learning_rate: float = 0.01
+
+    above: ClassVar[tuple[str, ...]] = ("steps", "learning_rate")
+    shares: ClassVar[tuple[str, ...]] = ("tolerance",)
+
+    def network(self, model: nn.Module) -> nn.Module:
+        """`model` as it is. Raises InputError where it does not tell its features."""
+        require_layers("fine_pruning", isinstance(model, Classifier), "a linear head on its features")
+        return model
+
+    def repair(self, model: nn.Module, clean: Images, scene: Scene) -> Numbers:
+        """Prune, then fine-tune with the pruned features gone."""
+        assert isinstance(model, Classifier)
+        order = mean_features(model, clean, scene).argsort(stable=True)
+        gone = prune(model, order, clean, scene, self.tolerance)
+        weight = model.head.weight
+        fine_tune(model, clean, scene, self.steps, self.learning_rate, lambda: silence(weight, gone))
+        return {"defence/pruned": len(gone) / model.feature_size}
+
+
+@torch.no_grad()
+def mean_features(model: Classifier, clean: Images, scene: Scene) -> Tensor:
+    """(D,) mean activation on `clean` of every feature that the head reads."""
+    read: list[Tensor] = []
+    hook = model.head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].double().sum(0)))
+    model.eval()
+    try:
+        for x in clean.x.split(512):
+            model(prepare(x, scene.how))
+    finally:
+        hook.remove()
+    return torch.stack(read).sum(0) / len(clean)
+
+
+def prune(model: Classifier, order: Tensor, clean: Images, scene: Scene, tolerance: float) -> Tensor:
+    """Silence features in `order` (D,) until the next would cost more than `tolerance`; those that went.
+
+    The last feature of all stays.
+    """
+    weight = model.head.weight
+    least = accuracy(model, clean, scene) - tolerance
+    for count in range(1, len(order)):
+        before = weight.detach()[:, order[count - 1]].clone()
+        silence(weight, order[:count])
+        if accuracy(model, clean, scene) < least:
+            with torch.no_grad():
+                weight[:, order[count - 1]] = before
+            return order[: count - 1]
+    return order[:-1]
+
+
+@torch.no_grad()
+def silence(weight: Tensor, gone: Tensor) -> None:
+    """Set the columns `gone` of the head's `weight` (K, D) to 0."""
+    weight[:, gone] = 0
