@@ -60,7 +60,7 @@ class Grid:
             raise InputError("no axis of numbers: a boundary needs one with two values (poison rate, width, ...)")
         self.axes = {n: sorted(float(str(v)) for v in values[n]) for n in numbers}
         self.scales = {n: "log" if n == "poison_rate" else scale(self.axes[n]) for n in numbers}
-        self.names = [n for n in varying if n not in numbers]
+        self.names = [n for n in varying if n not in numbers and not _told(n, settings)]
         self.costs = {self.site(one): np.prod([float(str(one.get(n, 1))) for n in COSTS]).item() for one in settings}
 
     @property
@@ -108,6 +108,15 @@ class Grid:
                 except NoSurfaceError:
                     continue  # its seeds never finished twice in a cell: there is no band
         return {group: patch for group, patch in found.items() if not np.isnan(patch.floor)}
+
+
+def _told(name: str, settings: Sequence[Mapping[str, Value]]) -> bool:
+    """Whether a setting of a plugin is the same wherever the plugin is: its name then says it."""
+    owner = f"{name.partition('.')[0]}.name"
+    seen: dict[Value, set[Value]] = {}
+    for one in settings:
+        seen.setdefault(plain(one.get(owner)), set()).add(plain(one.get(name)))
+    return name != owner and all(len(values) == 1 for values in seen.values())
 
 
 class Belief:

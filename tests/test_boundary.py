@@ -173,6 +173,17 @@ def test_a_group_whose_trials_all_fail_does_not_take_the_others_place_or_run_for
     assert len(both.patches(truth.measured(dict.fromkeys(both.design()[:5], 3)), RULE)) == 1
 
 
+def test_a_group_is_named_by_what_tells_it_from_the_others() -> None:
+    attacks = [{"attack.name": "badnets", "attack.size": 3}, {"attack.name": "blended", "attack.alpha": 0.2}]
+    plain = Grid([attack | {"poison_rate": rate} for attack in attacks for rate in RATES])
+    assert (plain.names, plain.groups) == (["attack.name"], [("badnets",), ("blended",)])
+    sizes = Grid([attacks[0] | {"poison_rate": rate, "attack.size": size} for size in (2, 3) for rate in RATES])
+    assert (sizes.names, sizes.groups) == (["attack.size"], [(2,), (3,)])
+    assert list(sizes.axes) == ["poison_rate"]
+    again = Grid(sizes.settings())
+    assert (again.groups, again.design()) == (sizes.groups, sizes.design())
+
+
 def test_the_first_cells_are_the_corners_and_the_middle() -> None:
     places = [site.place for site in two_axes().design()]
     assert set(places[:4]) == {(r, d) for r in (RATES[0], RATES[-1]) for d in (DECAYS[0], DECAYS[-1])}

@@ -66,8 +66,9 @@ def test_the_readme_s_questions_run_on_a_sweep_and_meet_all_four_statuses(
     for block in blocks("README.md", "python"):
         exec(compile(block, "README.md", "exec"), names)
     said = capsys.readouterr().out
-    assert "undefended" in said
-    assert "0.03" in said
+    assert "\ndefended\n" in said
+    assert all(f"\n{status} at attack=badnets" in said for status in ("undefended", "uncertain", "unmeasured"))
+    assert "poison_rate=0.03 was not measured" in said
     frame = names["m"].to_frame()  # type: ignore[attr-defined]
     assert len(frame) == 2 * 3 * 2 * 2
 
