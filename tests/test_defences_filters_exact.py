@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ from sklearn.decomposition import FastICA
 from sklearn.metrics import silhouette_score
 from torch import Tensor
 
-from raybd.defences.activation_clustering import clustered, whitened
-from raybd.defences.filtering import Part, part, spare_classes, two_means
-from raybd.defences.scan import deviations, inverse_root, split, within
-from raybd.defences.spectral import highest, spectral_scores
-from raybd.types import Images
+from raybd.defences import Scene
+from raybd.defences.activation_clustering import ActivationClustering, clustered, whitened
+from raybd.defences.filtering import Filter, Part, part, spare_classes, two_means
+from raybd.defences.scan import Scan, deviations, inverse_root, split, within
+from raybd.defences.spectral import Spectral, highest, spectral_scores
+from raybd.models import Classifier, build_model
+from raybd.training import TrainConfig
+from raybd.types import Data, Images
 from tests.conftest import made_images
 
 CLASSES = 4
@@ -82,6 +86,7 @@ def test_two_means_of_equal_points_finds_no_second_cluster() -> None:
     assert clustered(torch.ones(5, 3, dtype=torch.float64))[1] == -1
 
 
+@pytest.mark.filterwarnings("ignore:FastICA did not converge")
 def test_activation_clustering_against_scikit_learn() -> None:
     """On independent components, as the paper has it, the clusters and their silhouette are the same."""
     x = points(apart=10.0, seed=10)
@@ -176,6 +181,19 @@ def test_what_is_said_of_an_image_goes_with_it_where_the_images_are_shuffled(
     x, y = points(apart=6.0), torch.arange(200) % CLASSES
     order = shuffled(200)
     assert torch.allclose(score(x[order], y[order]), score(x, y)[order], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("defence", [Spectral(), ActivationClustering(), Scan()])
+def test_a_filter_says_the_same_of_the_same_images_in_another_order(digits: Data, defence: Filter) -> None:
+    torch.manual_seed(0)
+    network = build_model("small_cnn", digits.train.shape, 10, digits.mean, digits.std, width=0.5)
+    assert isinstance(network, Classifier)
+    order = shuffled(600)
+    images, trusted = digits.train.take(torch.arange(600)), digits.test
+    at = Scene(model=network, images=images, classes=10, how=TrainConfig(), seed=0, trusted=trusted)
+    whole, again = (defence.judge(one, network) for one in (at, replace(at, images=images.take(order))))
+    assert torch.allclose(again.suspicion, whole.suspicion[order], rtol=1e-3, atol=1e-4)
+    assert (again.flagged == whole.flagged[order]).float().mean() > 0.99
 
 
 def test_a_class_is_never_removed_whole(caplog: pytest.LogCaptureFixture) -> None:
