@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# On every node, before Ray starts: this checkout, editable, with the pinned packages, in ~/.raybd/venv.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+venv="$HOME/.raybd/venv"
+
+if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "python3 of $(hostname) is older than 3.11: install a newer one, the same on every node" >&2
+  exit 1
+fi
+mkdir -p "$HOME/.raybd"
+chmod 700 "$HOME/.raybd"
+[ ! -d "$HOME/.raybd/secrets" ] || chmod -R go-rwx "$HOME/.raybd/secrets"
+[ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$root/constraints.txt" -e "$root[cluster]"
+line=". '$root/cluster/env.sh'"
+grep -qsxF "$line" "$HOME/.bashrc" || echo "$line" >>"$HOME/.bashrc"

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# On the head: one MLflow server with a login, for this cluster; nothing to do where it runs already.
+# RAYBD_ARTIFACTS: where pictures and tables of trials go (s3://..., gs://...); unset: a folder beside its database.
+set -euo pipefail
+# shellcheck source=cluster/env.sh
+. "$(dirname "$0")/env.sh"
+umask 077
+port=${RAYBD_TRACKING_PORT:-5000}
+state="$HOME/.raybd/mlflow"
+mkdir -p "$state"
+
+# The address that Ray itself gives this node: bound to it alone, the server is heard on the cluster's network only.
+host=$(python -c 'from ray.util import get_node_ip_address as own; print(own())')
+if python -c 'import ipaddress, sys; sys.exit(not ipaddress.ip_address(sys.argv[1]).is_global)' "$host"; then
+  echo "$host is a public address: passwords would cross the internet in the clear; join the nodes by a private network" >&2
+  exit 1
+fi
+healthy() {
+  python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=2)' "http://$host:$port/health" 2>/dev/null
+}
+
+if ! healthy; then
+  # The login reads its first password from the environment, and keeps a hash of it in basic_auth.db of this folder.
+  (
+    cd "$state"
+    MLFLOW_AUTH_ADMIN_USERNAME=admin MLFLOW_AUTH_ADMIN_PASSWORD=$(cat "$HOME/.raybd/secrets/mlflow_password")
+    MLFLOW_FLASK_SERVER_SECRET_KEY=$(cat "$HOME/.raybd/secrets/mlflow_session_key")
+    export MLFLOW_AUTH_ADMIN_USERNAME MLFLOW_AUTH_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY
+    unset MLFLOW_TRACKING_URI OMP_NUM_THREADS PYTHONWARNINGS
+    export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
+    setsid nohup mlflow server --app-name basic-auth --host "$host" --port "$port" --workers 1 \
+      --allowed-hosts "$host:$port,localhost:$port,127.0.0.1:$port" \
+      --backend-store-uri "sqlite:///$state/mlflow.db" --artifacts-destination "${RAYBD_ARTIFACTS:-$state/artifacts}" \
+      >"$state/server.log" 2>&1 </dev/null &
+  )
+  for _ in $(seq 120); do
+    if healthy; then break; fi
+    sleep 1
+  done
+  healthy || { tail "$state/server.log" >&2; echo "the MLflow server did not come up" >&2; exit 1; }
+fi
+echo "http://$host:$port" >"$HOME/.raybd/tracking_uri"
+echo "MLflow: http://$host:$port"
