@@ -85,6 +85,31 @@ def test_without_a_repair_the_attacks_succeed() -> None:
     assert before("wanet")[1] > 25
 
 
+def test_solved_ft_sam_on_badnets() -> None:
+    assert after("ft_sam", "badnets")[1] <= 20
+
+
+def test_solved_fine_tuning_on_wanet() -> None:
+    assert after("fine_tuning", "wanet")[1] <= before("wanet")[1] / 2
+    assert after("fine_tuning", "wanet")[0] >= before("wanet")[0] - 5
+
+
+@pytest.mark.parametrize("name", ["anp", "clp", "fine_tuning", "fine_pruning"])
+def test_without_poison_little_is_lost(name: str) -> None:
+    assert after(name, "none", (0,))[0] >= before("none", (0,))[0] - 2
+
+
+@pytest.mark.parametrize("name", ["ft_sam", "ibau", "nad"])
+def test_known_failure_sixty_images_cost_more_than_two_points_without_poison(name: str) -> None:
+    lost = before("none", (0,))[0] - after(name, "none", (0,))[0]
+    assert 2 < lost < 15
+
+
+@pytest.mark.parametrize("name", ["anp", "clp", "fine_tuning", "fine_pruning"])
+def test_known_failure_a_patch_survives(name: str) -> None:
+    assert after(name, "badnets", (0,))[1] > 90
+
+
 def quick(name: str) -> Defence:
     return DEFENCES[name](**QUICK[name])
 

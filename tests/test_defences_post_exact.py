@@ -111,7 +111,9 @@ def test_anp_with_masks_of_one_is_the_network_and_its_adversary_stays_in_the_box
         scales, shifts = anp.adversary(model, ones, x, y, 0.4)
     assert all(float(part.abs().max()) <= 0.4 + 1e-6 for part in (*scales, *shifts))
     moved = [one + d for one, d in zip(ones, scales, strict=True)]
-    assert anp.masked_loss(model, moved, shifts, x, y) > plain + 0.1
+    worse = anp.masked_loss(model, moved, shifts, x, y)
+    assert worse > plain + 0.1
+    assert torch.allclose(anp.objective(model, ones, scales, shifts, x, y, 0.2), 0.2 * plain + 0.8 * worse, atol=1e-5)
     weights = [norm.weight.detach().clone() for norm in anp.norms(model).values()]
     ones[2][[3, 9]] = 0.19
     assert anp.prune(model, ones, 0.2) == pytest.approx(2 / 56)
