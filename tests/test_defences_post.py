@@ -110,6 +110,11 @@ def test_known_failure_a_patch_survives(name: str) -> None:
     assert after(name, "badnets", (0,))[1] > 90
 
 
+@pytest.mark.parametrize(("name", "attack"), [("nad", "badnets"), ("ibau", "blended")])
+def test_known_failure_of_sixty_images_the_attack_is_weakened_and_stays(name: str, attack: str) -> None:
+    assert 20 < after(name, attack, (0,))[1] < 60
+
+
 def quick(name: str) -> Defence:
     return DEFENCES[name](**QUICK[name])
 
