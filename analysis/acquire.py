@@ -179,9 +179,8 @@ def propose(
         most_seeds: how many seeds a site may have.
     """
     mixed = {grid.site(c.setting) for c in cells if c.poisoned and 0 < c.defended < len(c.seeds)}
-    free = [
-        s for s, n in ((s, asked.get(s, 0)) for s in grid.costs) if not n or (s in mixed and n + seeds <= most_seeds)
-    ]
+    again = {site for site in mixed if asked.get(site, 0) + seeds <= most_seeds}
+    free = [site for site in grid.costs if site in again or not asked.get(site)]
     by_group = {group: [site for site in free if site.group == group] for group in grid.groups}
     patches = grid.patches(cells, rule)
     lost = [_farthest(grid, by_group[g], asked) for g in grid.groups if g not in patches and by_group[g]]
