@@ -107,8 +107,8 @@ def test_a_wide_stop_ends_at_once_and_says_why(tmp_path: Path, monkeypatch: pyte
     assert len(play.rounds) == 1
     assert play.said["end"] == "the band is nowhere wider than 5 decades"
     spent = Played(monkeypatch, tmp_path)
-    assert len(spent(replace(SMALL, stop_decades=1e-6, budget=27))) == 27  # two cells fit, not the three of a batch
-    assert spent.said["end"] == "the budget of 27 trials is spent"
+    assert len(spent(replace(SMALL, stop_decades=1e-6, budget=24))) == 24  # one cell fits, not the three of a batch
+    assert spent.said["end"] == "the budget of 24 trials is spent"
 
 
 @pytest.mark.parametrize("fails", [(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08), (0.01,), (0.08,)])
