@@ -1,13 +1,22 @@
 """The errors a user meets. Imports nothing of raybd."""
 
+import re
 from collections.abc import Iterable
 
 
+def public(text: str) -> str:
+    """`text` as it may be printed and kept: names and passwords in its URIs (http://NAME:PASSWORD@HOST) are ***."""
+    return re.sub(r"(?<=://)[^/\s]*@", "***@", text)
+
+
 class InputError(ValueError):
-    """What the user asked for cannot be done; raised before any work, with every problem found at once."""
+    """What the user asked for cannot be done; raised before any work, with every problem found at once.
+
+    The problems carry no passwords of URIs.
+    """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.problems = [public(problem) for problem in ([problems] if isinstance(problems, str) else problems)]
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[list[str]]]:

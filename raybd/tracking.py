@@ -17,7 +17,7 @@ from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from raybd import sqlite
-from raybd.errors import InputError
+from raybd.errors import InputError, public
 from raybd.records import FINISHED, Record, SweepFolder, TrialFolder
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Address:
     @property
     def name(self) -> str:
         """What trial folders call this store."""
-        return f"{self.uri} {self.experiment_id}"
+        return f"{public(self.uri)} {self.experiment_id}"
 
 
 def resolve(uri: str | None) -> str:
@@ -123,7 +123,7 @@ class TrialRun:
             self._flush(_client(self.address.uri), {})
         except Exception as error:  # noqa: BLE001 - whatever a store does, the trial goes on
             self._broken = True
-            log.warning("the tracking store %s is away (%s)", self.address.uri, _first_line(error))
+            log.warning("the tracking store %s is away (%s)", public(self.address.uri), _first_line(error))
         self._flushed = time.monotonic()
 
     def finish(self, record: Record) -> bool:
@@ -312,7 +312,7 @@ def _describe(record: Record) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    return public(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
 
 
 def _now() -> int:

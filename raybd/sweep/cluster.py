@@ -1,5 +1,6 @@
 """The only file that imports Ray: a list of trials to Ray Tune, outcomes back."""
 
+import contextlib
 import gc
 import logging
 import os
@@ -51,7 +52,14 @@ def connect(address: str | None, data_bytes: int) -> int:
         object_store_memory=max(STORE_BYTES, 2 * data_bytes),
         **quiet,
     )
+    _keep_token_private()
     return cores()
+
+
+def _keep_token_private() -> None:
+    """Who reads Ray's token may run code as this user, and Ray writes it as readable as any file."""
+    with contextlib.suppress(OSError):  # there is none, or not ours to change
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)
 
 
 def cores() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from raybd.config import TrialConfig
-from raybd.errors import InputError
+from raybd.errors import InputError, public
 from raybd.records import SweepFolder
 from raybd.sweep import driver, estimate
 from raybd.sweep.execute import Resources, Setup
@@ -84,7 +84,7 @@ def _sweep(options: SweepOptions, configs: list[TrialConfig], summarise: Summary
 
 def _run_and_sum_up(options: SweepOptions, plan: driver.Plan, summarise: Summary) -> int:
     print(f"{options.name}: {plan.known} trials are done, {len(plan.todo)} to run", flush=True)
-    plan.store.begin(asdict(options))
+    plan.store.begin(_kept(options))
     result = run(options, plan)
     _sum_up(options, plan, result, summarise)
     return result.exit_status
@@ -122,7 +122,7 @@ def _sum_up(options: SweepOptions, plan: driver.Plan, result: SweepResult, summa
         text, pictures = summarise(plan.name, uri, plan.folder.path)
         print(f"\n{text}")
     except Exception as error:  # noqa: BLE001 - the trials are safe: a summary that fails must not hide them
-        print(f"no summary: {type(error).__name__}: {error}", file=sys.stderr)
+        print(public(f"no summary: {type(error).__name__}: {error}"), file=sys.stderr)
     try:
         _close(options, plan, result, text, pictures)
     except Exception as error:  # noqa: BLE001 - as above
@@ -135,13 +135,19 @@ def _close(options: SweepOptions, plan: driver.Plan, result: SweepResult, text: 
     numbers = {"trials": float(plan.known + len(result.outcomes)), "failed": float(len(result.failures))}
     if result.outcomes:
         numbers |= {"seconds/sweep": result.seconds, "busy": result.busy}
-    said = "\n".join(f"{name} = {value}" for name, value in asdict(options).items())
+    said = "\n".join(f"{name} = {value}" for name, value in _kept(options).items())
     note = f"```\n{text}\n\n{result.text}\n```\n\nOptions:\n```\n{said}\n```"
     plan.store.end("FINISHED" if result.exit_status == 0 else "FAILED", numbers, note, pictures)
 
 
+def _kept(options: SweepOptions) -> dict[str, Any]:
+    """The options as the store keeps them: without the password of a URI."""
+    return {name: public(value) if isinstance(value, str) else value for name, value in asdict(options).items()}
+
+
 def _next(name: str, uri: str, asked_for: bool) -> str:
     """The commands that a person will want to type now."""
+    uri = public(uri)
     look = f"mlflow server --backend-store-uri '{uri}' --port 5000   (in a checkout: make ui)"
     where = f", tracking_uri='{uri}'" if asked_for else ""
     ask = f"from analysis import DefendedRegionMap; print(DefendedRegionMap.from_mlflow('{name}'{where}).axes)"
