@@ -142,6 +142,7 @@ def test_a_store_that_goes_away_is_logged_without_its_password(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
     folder = SweepFolder.of(tmp_path, "x").trial("key")
+    folder.start(0)
     folder.append(1, {"loss": 1.0})
     record = Record(key="key", label="label", config={}, params={}, status=FINISHED)
     run = tracking.TrialRun(tracking.Address(URI, "1", "2"), folder, "label", {}, 0)
