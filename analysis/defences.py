@@ -102,23 +102,23 @@ def _worst(part: pd.DataFrame) -> str:
 
 
 def defence_figure(table: pd.DataFrame, held_out: Sequence[str] = ()) -> "Figure":
-    """Two heat maps, ASR and clean accuracy in %, attack x defence, with the mean over seeds written in each cell."""
+    """Two heat maps, ASR and clean accuracy in %, defence x attack, with the mean over seeds written in each cell."""
     from matplotlib.figure import Figure  # slow to import, and only drawing needs it
 
     names = list(dict.fromkeys(table["defence"]))
-    rows = list(dict.fromkeys(zip(table["attack"], table["poison_rate"], strict=True)))
-    figure = Figure(figsize=(2.5 + 1.3 * len(names) * 2, 1.6 + 0.42 * len(rows)), dpi=90, layout="constrained")
+    cells = list(dict.fromkeys(zip(table["attack"], table["poison_rate"], strict=True)))
+    labels = [f"{attack}{' *' if attack in held_out else ''} {rate:g}" for attack, rate in cells]
+    figure = Figure(figsize=(3 + 1.4 * len(cells), 1.8 + 0.36 * len(names)), dpi=80, layout="constrained")
     panels = (("ASR", "attack success %", "Reds"), ("ACC", "clean accuracy %", "Blues"))
     for axes, (column, title, colours) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         means = table.groupby(["attack", "poison_rate", "defence"])[column].mean()
-        grid = np.array([[100 * means.get((*row, name), np.nan) for name in names] for row in rows])
+        grid = np.array([[100 * means.get((*cell, name), np.nan) for cell in cells] for name in names])
         axes.imshow(grid, cmap=colours, vmin=0, vmax=100, aspect="auto")
-        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.set_xticks(range(len(cells)), labels, rotation=30, ha="right")
         axes.set_title(title, fontsize="medium")
         for place, value in np.ndenumerate(grid):
             if np.isfinite(value):
                 shade = "white" if value > 60 else "black"
                 axes.text(place[1], place[0], f"{value:.1f}", ha="center", va="center", color=shade, fontsize="small")
-    labels = [f"{attack}{' *' if attack in held_out else ''} {rate:g}" for attack, rate in rows]
-    figure.axes[0].set_yticks(range(len(rows)), labels)
+    figure.axes[0].set_yticks(range(len(names)), names)
     return figure

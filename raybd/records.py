@@ -42,6 +42,20 @@ class Record:
     error: str = ""
     traceback: str = ""
 
+    @property
+    def text(self) -> str:
+        """What a run shows at first glance in the UI, in Markdown."""
+        if self.status != FINISHED:
+            return f"**{self.label}** failed: {self.error}"
+        said = self.metrics
+        return (
+            f"**{self.label}**: clean accuracy {said['accuracy/clean']:.2%}, "
+            f"attack success {said['attack_success']:.2%}, robust accuracy {said['accuracy/robust']:.2%}.\n\n"
+            "`attack_success`: triggered test images whose true class is not the target, predicted as the target; "
+            "`accuracy/robust`: the same images predicted as their true class. "
+            "Metrics have the epoch as step; losses are in nats."
+        )
+
 
 @dataclass(frozen=True)
 class TrialFolder:

@@ -29,3 +29,9 @@ def prepare(uri: str) -> None:
         connection.close()
     except (OSError, sqlite3.Error) as error:
         raise InputError(f"the tracking store {uri} cannot be written to: {error}") from error
+
+
+def artifacts_of(uri: str, name: str) -> str | None:
+    """Where the artifacts of experiment `name` go, as a URI: beside the file of `uri`; None where there is none."""
+    path = path_of(uri)
+    return None if path is None else (path.parent / "mlruns" / name).as_uri()

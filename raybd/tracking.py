@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from raybd import sqlite
 from raybd.errors import InputError, public
-from raybd.records import FINISHED, Record, SweepFolder, TrialFolder
+from raybd.records import Record, SweepFolder, TrialFolder
 
 log = logging.getLogger(__name__)
 PARENT = "mlflow.parentRunId"
@@ -79,7 +79,7 @@ class Store:
         try:
             client = _client(uri)
             experiment = client.get_experiment_by_name(name)
-            made = experiment.experiment_id if experiment else _make(client, name, _artifacts(uri, name))
+            made = experiment.experiment_id if experiment else _make(client, name, sqlite.artifacts_of(uri, name))
             return cls(client, Address(uri, made, _parent(client, made, name)))
         except Exception as error:
             raise InputError(f"the tracking store {uri} cannot be used: {_first_line(error)}") from error
@@ -165,7 +165,7 @@ def send(address: Address, folder: TrialFolder, record: Record) -> None:
     client = _client(address.uri)
     run = TrialRun(address, folder, record.label, record.tags, record.started)
     run_id = run._flush(client, record.params)
-    tags = [RunTag(name, value) for name, value in {**record.tags, NOTE: _describe(record)}.items()]
+    tags = [RunTag(name, value) for name, value in {**record.tags, NOTE: record.text}.items()]
     client.log_batch(run_id, tags=tags)
     for path in [folder.path / "trial.json", *folder.artifacts]:
         client.log_artifact(run_id, str(path), "figures" if path.suffix == ".png" else None)
@@ -261,11 +261,6 @@ def _row(run: Any) -> dict[str, Any]:
     return {"run_id": run.info.run_id, "status": run.info.status, "start_time": start} | flat
 
 
-def _artifacts(uri: str, name: str) -> str | None:
-    path = sqlite.path_of(uri)
-    return None if path is None else (path.parent / "mlruns" / name).as_uri()
-
-
 def _make(client: MlflowClient, name: str, artifacts: str | None) -> str:
     """A new experiment, which the UI shall show as trainings and not as conversations with a language model."""
     return str(client.create_experiment(name, artifacts, {"mlflow.experimentKind": "custom_model_development"}))
@@ -295,20 +290,6 @@ def _metrics(lines: Iterable[dict[str, Any]]) -> list[Metric]:
     return [
         Metric(name, value, line["time"], line["epoch"]) for line in lines for name, value in line["metrics"].items()
     ]
-
-
-def _describe(record: Record) -> str:
-    """What a run shows at first glance in the UI, in Markdown."""
-    if record.status != FINISHED:
-        return f"**{record.label}** failed: {record.error}"
-    said = record.metrics
-    return (
-        f"**{record.label}**: clean accuracy {said['accuracy/clean']:.2%}, "
-        f"attack success {said['attack_success']:.2%}, robust accuracy {said['accuracy/robust']:.2%}.\n\n"
-        "`attack_success`: triggered test images whose true class is not the target, predicted as the target; "
-        "`accuracy/robust`: the same images predicted as their true class. "
-        "Metrics have the epoch as step; losses are in nats."
-    )
 
 
 def _first_line(error: BaseException) -> str:
