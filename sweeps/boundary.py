@@ -1,7 +1,7 @@
 """Where does the defended region end? Cells are measured where the verdict is least sure, until a budget or a width.
 
-python sweeps/boundary.py                  digits: a quarter of the grid's trials, in rounds
-python sweeps/boundary.py --compare        then the whole grid too, and how far the two boundaries are apart
+python sweeps/boundary.py                  digits: a quarter of the grid's trials, then the whole grid, to compare
+python sweeps/boundary.py --no-compare     the search alone
 
 Rounds, and no Tune `Searcher`: a searcher is asked for one trial at a time, as slots fall free, and hears of one trial.
 Here a round's cells are chosen together, each for all its seeds, from a map of all that has finished; and the driver
@@ -245,9 +245,9 @@ def _compared(said: Mapping[str, Any], away: "np.ndarray[Any, np.dtype[np.float6
 PRESETS = {
     "quick": BoundaryOptions(
         poison_rates=(0.0, 0.0025, 0.004, 0.006, 0.01, 0.016),
-        weight_decays=(0.005, 0.008, 0.012, 0.02, 0.03, 0.045, 0.07, 0.1),
+        weight_decays=(0.005, 0.012, 0.02, 0.03, 0.045, 0.07),
         widths=(0.5, 1.0),
-        probes=(20,),
+        compare=True,
     ),
     "paper": BoundaryOptions(  # arXiv 2511.21923's training, on a grid about its smallest rate
         preset="paper",
