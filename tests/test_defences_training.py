@@ -12,8 +12,9 @@ from torch import nn
 from raybd.config import ModelConfig, TrialConfig
 from raybd.defences import DEFENCES, Defence, Scene
 from raybd.defences.base import FLAGGED, SUSPICION
+from raybd.defences.cost import Meter
 from raybd.defences.dbd import Dbd
-from raybd.defences.filtering import Filter, Meter, Verdict
+from raybd.defences.filtering import Filter, Verdict
 from raybd.defences.regularised import Regularised
 from raybd.defences.spectral import Spectral
 from raybd.defences.vibe import Vibe

@@ -128,3 +128,12 @@ def test_every_epoch_augments_anew(digits: Data) -> None:
         seen.append(source.batch(index).detach())
     assert torch.equal(seen[0], seen[2])
     assert not torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize(("defence", "expected"), [(QUICK, 1 / 3), (TUNED, 40 / 7 + 6 / 3)])
+def test_what_it_costs_is_what_went_through_the_backbone(digits: Data, defence: Vibe, expected: float) -> None:
+    """Frozen: every image once, forward. Tuned: 40 batches of a seventh; forward to begin, for 4 E-steps, to report."""
+    last = list(defence.train(scene(digits, defence)))[-1]
+    assert last.numbers["defence/passes"] + 4 == pytest.approx(expected, abs=0.05)
+    assert last.numbers["defence/seconds"] > 0
+    assert last.numbers["defence/extra_images"] == 0

@@ -8,7 +8,6 @@ anew, and comes to the same verdict.
 
 import copy
 import logging
-import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
+from raybd.defences.cost import Meter
 from raybd.errors import InputError
 from raybd.models import Classifier
 from raybd.models.base import require
@@ -75,7 +75,7 @@ class Filter(Defence):
         """Settings out of their range."""
         return [] if self.first_epochs >= 0 else [f"first_epochs must be at least 0, got {self.first_epochs}"]
 
-    def _judged(self, scene: Scene, meter: "Meter") -> tuple[Verdict, float]:
+    def _judged(self, scene: Scene, meter: Meter) -> tuple[Verdict, float]:
         network = cast(Classifier, copy.deepcopy(scene.model))
         how = replace(scene.how, epochs=self.first_epochs or scene.how.epochs)
         for _ in fit(network, scene.images, how, scene.seed):
@@ -85,30 +85,6 @@ class Filter(Defence):
         verdict = Verdict(verdict.suspicion.cpu(), verdict.flagged.cpu())
         flagged, spared = spare_classes(verdict.flagged, scene.images.y.cpu(), scene.classes)
         return Verdict(verdict.suspicion, flagged), float(spared)
-
-
-class Meter:
-    """What a defence has cost so far: the numbers of its epochs."""
-
-    def __init__(self, state: dict[str, Any] | None = None, extra: int = 0) -> None:
-        """`state` is a checkpoint that holds what `state` returned; `extra`, clean images that were given beside."""
-        self.passes = float(state["passes"]) if state else 0.0
-        self._start = time.perf_counter() - (float(state["seconds"]) if state else 0.0)
-        self.borrowed = 0.0  # seconds that others have spent on what this one used
-        self.extra = extra
-
-    def numbers(self, epoch: int) -> dict[str, float]:
-        """Passes over the training set, forward and back, beyond the one an epoch of plain training; the seconds of
-        all of it; clean images. A pass forward alone is a third of one."""
-        beyond = self.passes - epoch
-        return {"defence/passes": beyond, "defence/extra_images": float(self.extra)} | self._seconds("defence/")
-
-    def state(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
-        return {"passes": self.passes} | self._seconds()
-
-    def _seconds(self, prefix: str = "") -> dict[str, float]:
-        return {f"{prefix}seconds": time.perf_counter() - self._start + self.borrowed}
 
 
 class Beside(Checkpoint):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.defences.base import Scene
-from raybd.defences.filtering import Meter
+from raybd.defences.cost import Meter
 from raybd.errors import DivergedError
 from raybd.seeds import derive, stream
 from raybd.training import augment, autocast, in_batches, learning_rate, memory_format, optimizer_of, prepare

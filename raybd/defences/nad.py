@@ -57,7 +57,8 @@ class Nad(CleanRepair):
             def backward(x: Tensor, y: Tensor) -> None:
                 wanted.clear()
                 shown.clear()
-                teacher(x)
+                with torch.no_grad():
+                    teacher(x)
                 given = F.cross_entropy(model(x), y)
                 (given + distillation(last_of_each(wanted), last_of_each(shown), self.betas)).backward()
 

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from raybd.data.split import stratified
 from raybd.defences.base import Access, Defence, Scene
+from raybd.defences.cost import counted
 from raybd.errors import DivergedError, InputError
 from raybd.models.noise import own_draws
 from raybd.seeds import stream
@@ -30,8 +31,8 @@ Numbers = dict[str, float]
 class PostTraining(Defence):
     """The plain training loop; the network is repaired after its last epoch, before that is measured.
 
-    The last epoch's numbers tell what the repair cost: images that went through the network over the size of the
-    training set, seconds, and the clean images that it was given.
+    The last epoch's numbers tell what the repair cost: passes over a set as large as the training set, forward and
+    back (a pass forward alone is a third of one); seconds; and the clean images that it was given.
     """
 
     def train(self, scene: Scene) -> Iterator[Epoch]:
@@ -186,21 +187,6 @@ def accuracy(model: nn.Module, clean: Images, scene: Scene) -> float:
             for x, y in zip(clean.x.split(512), clean.y.split(512), strict=True)
         ]
     return float(torch.cat(right).float().mean())
-
-
-@contextmanager
-def counted(model: nn.Module) -> Iterator[list[int]]:
-    """Inside, the only entry of the list is the number of images that have gone through `model` or copies of it."""
-    passed = [0]
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        passed[0] += len(inputs[0])
-
-    hook = model.register_forward_pre_hook(count)
-    try:
-        yield passed
-    finally:
-        hook.remove()
 
 
 @contextmanager

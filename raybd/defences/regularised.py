@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raybd.defences.base import Defence, Scene
-from raybd.defences.filtering import Meter
+from raybd.defences.cost import Meter
 from raybd.training import Checkpoint, Epoch, fit
 
 

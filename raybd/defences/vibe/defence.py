@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
+from raybd.defences.cost import Meter
 from raybd.defences.vibe.em import Em, EmConfig, Frozen, Pseudolabels, check_features
 from raybd.defences.vibe.heads import VARIANTS, Variant, VibeNetwork, wrapped
 from raybd.defences.vibe.source import Tuned
@@ -114,7 +115,7 @@ class _Run:
         self.network = cast(VibeNetwork, scene.model)
         self.network.to(memory_format=memory_format(scene.how))
         state = scene.checkpoint.load() if scene.checkpoint is not None else None
-        self.first = state["epoch"] + 1 if state else 1
+        self.meter, self.first = Meter(state), state["epoch"] + 1 if state else 1
         if state:
             self.network.load_state_dict(state["model"])
             self.kept = state["kept"]
@@ -143,8 +144,11 @@ class _Run:
             self._report()
         elif self.scene.checkpoint is not None:
             state = {"model": self.network.state_dict(), "em": self.em.state(), "kept": self.kept, "epoch": number}
-            self.scene.checkpoint.save(state)
-        return Epoch(number, loss, number == how.epochs, self._numbers())
+            self.scene.checkpoint.save(state | self.meter.state())
+        return Epoch(number, loss, number == how.epochs, self._numbers() | self.meter.numbers(number))
+
+    def _spend(self, images: float) -> None:
+        self.meter.passes += images / len(self.scene.images)
 
     def _at(self, epoch: int) -> Images:
         return self.scene.images.at(epoch)
@@ -155,7 +159,9 @@ class _Run:
         check_features(torch.zeros(len(images), 1), images.y, classes)  # before hours go into features
         if method != "own":
             config = PretrainConfig(method=method, epochs=self.defence.pretrain_epochs)
-            encoder(self.network.backbone, images.x, config, self.scene.seed, self.scene.shelf, self.scene.beat)
+            spent = encoder(self.network.backbone, images.x, config, self.scene.seed, self.scene.shelf, self.scene.beat)
+            self.meter.passes += 2 * len(spent.losses)  # two views an image
+            self.meter.borrowed += spent.seconds if spent.reused else 0.0
 
     def _filtered(self) -> Tensor:
         """The images (N',) that stay."""
@@ -170,7 +176,7 @@ class _Run:
         return torch.from_numpy(~out).nonzero()[:, 0]
 
     def _tuned(self, images: Images) -> Tuned:
-        return Tuned(self.network, images, self.scene.how, self.scene.seed, self.scene.beat)
+        return Tuned(self.network, images, self.scene.how, self.scene.seed, self.scene.beat, self._spend)
 
     def _source(self, images: Images) -> Tuned | Frozen:
         tuned = self._tuned(images)

@@ -18,9 +18,17 @@ class Tuned:
     """The features of `network`'s backbone for `images`, which it learns on through the augmentation of `how`."""
 
     def __init__(
-        self, network: VibeNetwork, images: Images, how: TrainConfig, seed: int, beat: Callable[[], None]
+        self,
+        network: VibeNetwork,
+        images: Images,
+        how: TrainConfig,
+        seed: int,
+        beat: Callable[[], None],
+        spend: Callable[[float], None] = lambda images: None,
     ) -> None:
+        """`spend` is told how many images go through the network, forward and back; forward alone is a third."""
         self.network, self.images, self.how, self.seed, self.beat = network, images, how, seed, beat
+        self.spend = spend
         self.parameters: Sequence[nn.Parameter] = trained_along(network.backbone)
         self.rng = torch.Generator()
 
@@ -30,11 +38,13 @@ class Tuned:
 
     def every(self) -> Tensor:
         """v (N, D) of all images as they are, in evaluation mode and without noise."""
+        self.spend(len(self.images) / 3)
         with silenced():
             return embed(self.network.backbone, self.images.x, self.beat)
 
     def batch(self, index: Tensor) -> Tensor:
         """v (B, D) of the augmented images `index` (B,), in training mode."""
+        self.spend(len(index))
         self.network.train()
         x = prepare(augment(self.images.x[index], self.how.crop, self.how.flip, self.rng), self.how)
         with autocast(self.how, x.device):
