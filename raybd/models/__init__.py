@@ -11,6 +11,7 @@ from torch import nn
 
 from raybd.errors import InputError
 from raybd.models.base import Builder, Classifier, Shape, require
+from raybd.models.first import see_grey_levels
 from raybd.models.own import own_builder
 from raybd.models.resnet import preact_resnet18, resnet18
 from raybd.models.small_cnn import small_cnn
@@ -48,7 +49,7 @@ def build_model(
         InputError: the name is unknown, or the model has not this setting or cannot take these images.
     """
     builder = _find(name)
-    return builder(shape, classes, mean, std, **_settings(name, builder, width, depth, noise))
+    return see_grey_levels(builder(shape, classes, mean, std, **_settings(name, builder, width, depth, noise)))
 
 
 def check_model(
