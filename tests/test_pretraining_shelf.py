@@ -8,6 +8,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,7 +124,13 @@ def test_who_waits_beats_and_goes_on_where_a_killed_holder_stopped(
     tmp_path: Path, starts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raybd.waiting.PATIENCE", 0.05)
-    monkeypatch.setattr(Checkpoint, "save", lambda self, state: torch.save(state, self.path))
+    usual = Checkpoint.save
+
+    def at_once(self: Checkpoint, state: dict[str, Any]) -> None:
+        self.every = 0
+        usual(self, state)
+
+    monkeypatch.setattr(Checkpoint, "save", at_once)
     epochs = tmp_path / "epochs"
     holder = FORK.Process(target=_hold, args=(tmp_path / "shelf", epochs))
     holder.start()
