@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.errors import DivergedError
+from raybd.parallel import together
 from raybd.seeds import derive, stream
+from raybd.team import Team
 from raybd.types import Images, settle_floats
 from raybd.weighting import Flagged, LossOf, Step, batch_means, plain, weighted, without_poison
 
@@ -94,28 +97,38 @@ class Checkpoint:
 
 
 def fit(
-    model: nn.Module, images: Images, how: TrainConfig, seed: int, checkpoint: Checkpoint | None = None
+    model: nn.Module,
+    images: Images,
+    how: TrainConfig,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    workers: int = 1,
 ) -> Iterator[Epoch]:
     """Train `model`, in place, on `images` (same device), yielding after every epoch; resumes from `checkpoint`.
 
+    `workers` above 1: in so many processes, each with its share of every batch; see raybd/team.py.
+
     Raises:
+        InputError: this cannot be shared among `workers`.
+        BrokenTeamError: one of them died.
         DivergedError: the loss is no longer a number.
     """
     model.to(memory_format=memory_format(how))
     optimizer = optimizer_of(model, how)
     first, best = _restore(model, optimizer, checkpoint)
-    for number in range(first, how.epochs + 1):
-        loss = _one_epoch(model, optimizer, images, how, seed, number)
-        if not math.isfinite(loss):
-            raise DivergedError(f"the training loss is {loss} in epoch {number} of {how.epochs}")
-        best = (loss, number) if loss < best[0] else best
-        last = number == how.epochs or (how.patience > 0 and number - best[1] >= how.patience)
-        yield Epoch(number, loss, last)
-        if last:
-            return
-        if checkpoint is not None:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoint.save(state | {"epoch": number, "best": list(best)})
+    with together(partial(_one_epoch, model, optimizer, images, how, seed), workers, images.x.device) as one_epoch:
+        for number in range(first, how.epochs + 1):
+            loss = one_epoch(number)
+            if not math.isfinite(loss):
+                raise DivergedError(f"the training loss is {loss} in epoch {number} of {how.epochs}")
+            best = (loss, number) if loss < best[0] else best
+            last = number == how.epochs or (how.patience > 0 and number - best[1] >= how.patience)
+            yield Epoch(number, loss, last)
+            if last:
+                return
+            if checkpoint is not None:
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                checkpoint.save(state | {"epoch": number, "best": list(best)})
 
 
 def _restore(
@@ -136,11 +149,12 @@ def _one_epoch(
     how: TrainConfig,
     seed: int,
     number: int,
+    team: Team,
 ) -> float:
     images, device = images.at(number), images.x.device
     order = torch.randperm(len(images), generator=stream(seed, "batches", number)).to(device)
     rng = stream(seed, "augmentation", number, device=device)
-    torch.manual_seed(derive(seed, "network", number))  # dropout and the like draw from the global generator
+    torch.manual_seed(derive(seed, "network", number, *team.own))  # dropout and the like draw from the global generator
     batches = in_batches(order, how.batch_size)
     steps = [(step, index, len(index)) for step, index in enumerate(batches, start=(number - 1) * len(batches))]
     loss_of = plain(images, how.label_smoothing)
@@ -153,9 +167,10 @@ def _one_epoch(
             group["lr"] = learning_rate(how, step, how.epochs * len(batches))
         x = prepare(augment(images.x[index], how.crop, how.flip, rng), how)
         with autocast(how, device):
-            loss = loss_of(model(x), index, size)
+            loss = loss_of(team.logits(model, x), index, size)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        team.add_up(model)
         optimizer.step()
         total += loss.detach() * size
     return float(total) / sum(size for _, _, size in steps)

@@ -14,9 +14,9 @@ SOURCES = sorted(p for folder in ("raybd", "analysis", "sweeps") for p in (ROOT 
 
 # Each may import what stands before it, and its own package.
 ORDER = [
-    {"raybd", "raybd.errors", "raybd.seeds", "raybd.waiting"},
+    {"raybd", "raybd.errors", "raybd.seeds", "raybd.waiting", "raybd.team"},
     {"raybd.types", "raybd.plugins", "raybd.records", "raybd.sqlite", "raybd.curves"},
-    {"raybd.weighting"},
+    {"raybd.weighting", "raybd.parallel"},
     {"raybd.data", "raybd.models", "raybd.training", "raybd.figures", "raybd.convex"},
     {"raybd.pretraining"},
     {"raybd.attacks", "raybd.metrics", "raybd.defences"},
