@@ -4,6 +4,7 @@
     per_sample.npz  predictions and roles              figures/*.png    what a person looks at
     arrays.npz      what metrics keep
     sent.json       what each tracking store has       checkpoint.pt    while it runs
+    last_words.txt  of an attempt that hung, and where
 
 Imports no torch and no MLflow.
 """
@@ -11,7 +12,7 @@ Imports no torch and no MLflow.
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from raybd.errors import InputError
+from raybd.waiting import held
 
 FINISHED, FAILED = "FINISHED", "FAILED"
 
@@ -69,6 +71,11 @@ class TrialFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def last_words(self) -> Path:
+        """What an attempt that could not end by itself leaves: a line that says why, and where it was."""
+        return self.path / "last_words.txt"
+
+    @property
     def artifacts(self) -> list[Path]:
         """The files that go to the tracking store, besides trial.json."""
         return sorted(p for p in [*self.path.glob("*.npz"), *self.path.glob("figures/*.png")] if p.is_file())
@@ -79,7 +86,15 @@ class TrialFolder:
         kept = [line for line in self.journal() if line["epoch"] <= epoch]
         _replace(self.path / "journal.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         (self.path / "sent.json").unlink(missing_ok=True)
+        self.last_words.unlink(missing_ok=True)
         self.reopen()
+
+    @contextmanager
+    def held(self, beat: Callable[[], None]) -> Iterator[None]:
+        """Hold the trial: an attempt that a driver has given up on may still be at work, and is waited for."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with held(self.path / ".lock", beat):
+            yield
 
     def reopen(self) -> None:
         """Forget how an earlier attempt ended."""
@@ -103,22 +118,19 @@ class TrialFolder:
         _replace(self.path / "trial.json", json.dumps(asdict(record), indent=1))
 
     def read(self) -> Record | None:
-        """The record of the trial; None while it has not ended."""
-        path = self.path / "trial.json"
-        return Record(**json.loads(path.read_text())) if path.exists() else None
+        """The record of the trial; None while it has not ended, or where nobody can read it."""
+        fields = _read(self.path / "trial.json")
+        return Record(**fields) if fields else None
 
     def sent(self, store: str) -> dict[str, Any]:
         """What the tracking store called `store` has of it: run_id, lines of the journal, done."""
-        path = self.path / "sent.json"
-        stores = json.loads(path.read_text()) if path.exists() else {}
-        state: dict[str, Any] = stores.get(store, {"run_id": "", "lines": 0, "done": False})
+        state: dict[str, Any] = _read(self.path / "sent.json").get(store, {"run_id": "", "lines": 0, "done": False})
         return state
 
     def note_sent(self, store: str, state: dict[str, Any]) -> None:
         """Remember what the tracking store called `store` has."""
         path = self.path / "sent.json"
-        stores = json.loads(path.read_text()) if path.exists() else {}
-        _replace(path, json.dumps(stores | {store: state}))
+        _replace(path, json.dumps(_read(path) | {store: state}))
 
 
 @dataclass(frozen=True)
@@ -181,6 +193,15 @@ def check_name(name: str) -> list[str]:
         f"{name!r} cannot name a sweep (allowed: letters, digits, space and . _ + = -, "
         "beginning with a letter or digit, at most 100)"
     ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; empty where there is none, or where a crash of the machine has spoilt it."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
 
 
 def _replace(path: Path, text: str) -> None:

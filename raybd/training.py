@@ -7,6 +7,7 @@ after an epoch goes on with the same bits as one that was never stopped.
 import logging
 import math
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -79,21 +80,36 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            return dict(load_tensors(self.path))
         except Exception as error:  # noqa: BLE001 - a broken file raises whatever its bytes suggest
             log.warning("the checkpoint %s cannot be read (%s): training starts anew", self.path, error)
             return None
-        return state
 
     def save(self, state: dict[str, Any]) -> None:
         """Keep `state` if the last one is old enough."""
         if time.monotonic() - self._saved < self.every:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self.path)
-        self._saved = time.monotonic()
+        self._saved, part = time.monotonic(), self.path.with_suffix(".part")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, part)
+            part.replace(self.path)
+        except (OSError, RuntimeError) as error:  # PyTorch says a full disk its own way; the training can do without
+            log.warning("the checkpoint %s cannot be written: %s", self.path, error)
+            part.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """What `torch.save` wrote to `path`, if every byte is as it was written; nothing but tensors and plain values.
+
+    Raises:
+        Exception: whatever a broken file suggests.
+    """
+    with zipfile.ZipFile(path) as file:  # PyTorch itself does not look at the checksums
+        if (broken := file.testzip()) is not None:
+            raise ValueError(f"{path} is damaged: its part {broken} has another checksum")
+    found: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return found
 
 
 def fit(

@@ -1,7 +1,6 @@
 """Clean twins: the control of a trial is the same config without poison, trained once for all that need it."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from raybd.attacks import NoAttack
 from raybd.config import TrialConfig
 from raybd.defences import Scene
-from raybd.training import Checkpoint, Epoch
+from raybd.training import Checkpoint, Epoch, load_tensors
 
 
 def twin_of(config: TrialConfig) -> TrialConfig:
@@ -66,12 +65,12 @@ class Twin:
     def load(self, model: nn.Module, epoch: int) -> nn.Module:
         """`model` with the weights after `epoch`, which must be a probe."""
         device = next(model.parameters()).device
-        model.load_state_dict(torch.load(self.path / f"{epoch}.pt", map_location=device, weights_only=True))
+        model.load_state_dict(load_tensors(self.path / f"{epoch}.pt", device))
         return model.eval()
 
     def replay(self, model: nn.Module, probes: set[int], findings: dict[str, Tensor]) -> Iterator[Epoch]:
         """Its training once more, without the work: `model` has the right weights at the probes."""
-        findings |= torch.load(self.path / "findings.pt", weights_only=True)
+        findings |= load_tensors(self.path / "findings.pt")
         for epoch in self.epochs():
             if epoch.last or epoch.number in probes:
                 self.load(model, epoch.number)
@@ -86,11 +85,16 @@ class Twin:
             lines = [line for line in lines if line["number"] < epoch.number] + [asdict(epoch)]
             if epoch.last or epoch.number in probes:
                 torch.save(scene.model.state_dict(), self.path / f"{epoch.number}.pt")
-            part.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            _replace(part, "".join(json.dumps(line) + "\n" for line in lines))
             scene.beat()
         torch.save({name: found.cpu() for name, found in scene.findings.items()}, self.path / "findings.pt")
-        done = self.path / f"epochs.{time.time_ns()}"
-        done.write_text(json.dumps(lines))
-        done.replace(self.path / "epochs.json")
+        _replace(self.path / "epochs.json", json.dumps(lines))
         checkpoint.path.unlink(missing_ok=True)
         part.unlink()
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write `text` whole or not at all: a process that is killed in the middle leaves what was there."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)

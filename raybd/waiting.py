@@ -1,11 +1,31 @@
 """Work that several processes need and one does. Imports nothing of raybd."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 PATIENCE = 1.0  # seconds between two signs of life of whoever waits
+
+
+@contextmanager
+def held(lock: Path, beat: Callable[[], None]) -> Iterator[None]:
+    """Hold `lock`; while another process does, wait and call `beat`. The system frees the lock of one that dies.
+
+    Raises:
+        OSError: the lock cannot be made.
+    """
+    holder = FileLock(lock)
+    while not holder.is_locked:
+        try:
+            holder.acquire(timeout=PATIENCE)
+        except Timeout:
+            beat()
+    try:
+        yield
+    finally:
+        holder.release()
 
 
 def once(done: Callable[[], bool], work: Callable[[], None], lock: Path, beat: Callable[[], None]) -> None:

@@ -247,16 +247,17 @@ def rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[tuple[dic
     a = made([replace(CONFIG, seed=seed) for seed in range(3)], tmp_path)
     asked: list[list[int]] = []
 
-    def fake(configs: list[TrialConfig], *_: object) -> tuple[dict[str, Outcome], str]:
+    def fake(configs: list[TrialConfig], *_: object) -> cluster.Round:
         asked.append([c.seed for c in configs])
         ends, trouble = said[len(asked) - 1]
-        return {
+        seen = {
             c.key: Outcome(
                 c.key, c.label, FINISHED if ends[c.seed] == "ok" else FAILED, 1.0, hopeless=ends[c.seed] == "no"
             )
             for c in configs
             if c.seed in ends
-        }, trouble
+        }
+        return cluster.Round(seen, trouble)
 
     monkeypatch.setattr(cluster, "connect", lambda *_: 2)
     monkeypatch.setattr(cluster, "check", lambda *_: None)

@@ -9,7 +9,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,20 @@ import numpy as np
 import ray
 import torch
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 
 import raybd
 from raybd.config import TrialConfig
 from raybd.errors import InputError
-from raybd.records import FAILED, FINISHED
+from raybd.records import FAILED, FINISHED, SweepFolder
 from raybd.sweep import WORKER_ENVIRONMENT
-from raybd.sweep.execute import HUNG, Outcome, Resources, Setup, execute, watchdog
+from raybd.sweep.execute import Outcome, Resources, Setup, execute
 from raybd.sweep.progress import Progress
+from raybd.sweep.watchdog import HUNG, watchdog
 from raybd.types import Data, Images
 
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that died is told in the sweep's own summary
+OUT_OF_MEMORY = "a node ran low on memory, and Ray's memory monitor ended trials there"
 STORE_BYTES = 1_000_000_000  # shared memory for data sets on a local Ray, and no less than twice the data
 
 
@@ -92,19 +95,28 @@ def gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
+@dataclass(frozen=True)
+class Round:
+    """What became of a list of trials that were tried once."""
+
+    seen: dict[str, Outcome]  # by key, of those that ended
+    trouble: str = ""  # why Tune gave up, if it did
+    suspects: frozenset[str] = frozenset()  # keys of those that ran when it did because memory was short
+
+
 def run_round(
     configs: Sequence[TrialConfig],
     data: dict[str, Data],
     setup: Setup,
     resources: Resources,
     progress: Progress,
-) -> tuple[dict[str, Outcome], str]:
-    """Try every config once; the outcomes by key of those that were started, and why Tune gave up ("" if it did not).
+) -> Round:
+    """Try every config once.
 
     A trial that kills its worker is a failed outcome. Tune itself ends on some faults (its memory monitor, a full
     disk): what had ended by then is returned, the rest is the caller's to start again.
     """
-    seen: dict[str, Outcome] = {}
+    watcher = _Watcher(progress, setup.folder)
     shared = {name: pack(one) for name, one in data.items()}
     trainable = tune.with_resources(
         tune.with_parameters(_trial, shared=shared, setup=setup), {"cpu": resources.cpus, "gpu": resources.gpus or 0.0}
@@ -122,28 +134,35 @@ def run_round(
         run_config=tune.RunConfig(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
             storage_path=str(state),
-            callbacks=[_Watcher(seen, progress)],
+            callbacks=[watcher],
             verbose=0,
         ),
     )
-    trouble = give_up(tuner.fit)
+    error = give_up(tuner.fit)
     shutil.rmtree(state, ignore_errors=True)  # every trial has its own folder: Tune's state is of no more use
-    return seen, trouble
+    if isinstance(error and error.__cause__, OutOfMemoryError):
+        return Round(watcher.seen, OUT_OF_MEMORY, frozenset(watcher.running))
+    return Round(watcher.seen, said(error) if error else "")
 
 
-def give_up(fit: Callable[[], Any]) -> str:
-    """Call `fit` of a Tuner; why Tune gave up in it, "" if it did not."""
+def give_up(fit: Callable[[], Any]) -> Exception | None:
+    """Call `fit` of a Tuner; what Tune gave up with, if it did."""
     try:
         fit()
     except Exception as error:  # noqa: BLE001 - Tune raises what it meets: OutOfMemoryError, EOFError, OSError, ...
-        return f"Ray Tune gave up: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-    return ""
+        return error
+    return None
+
+
+def said(error: Exception) -> str:
+    """A line about a Tune that gave up."""
+    return f"Ray Tune gave up: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
 
 
 def _trial(point: dict[str, Any], shared: dict[str, dict[str, Any]], setup: Setup) -> None:
     """In a worker: one trial, one report."""
     config = TrialConfig.from_dict(point["point"])
-    with watchdog(setup.stall_seconds) as beat:
+    with watchdog(setup.stall_seconds, setup.folder.trial(config.key).last_words) as beat:
         outcome = execute(config, unpack(shared[config.data]), setup, beat)
     if setup.device == "cuda":
         clear_gpu(outcome)
@@ -165,10 +184,13 @@ def _key(trial: Any) -> str:
 class _Watcher(tune.Callback):
     """Collects outcomes on the driver as they come: what it has survives a Tune that gives up."""
 
-    def __init__(self, seen: dict[str, Outcome], progress: Progress) -> None:
-        self.seen, self.progress = seen, progress
+    def __init__(self, progress: Progress, folder: SweepFolder) -> None:
+        self.progress, self.folder = progress, folder
+        self.seen: dict[str, Outcome] = {}
+        self.running: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.running.add(_key(trial))
         self.progress.started()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -178,11 +200,20 @@ class _Watcher(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         config = TrialConfig.from_dict(trial.config["point"])
-        error = str(trial.get_pickled_error() or "the worker died").strip().splitlines()[-1]
-        self._take(Outcome(config.key, config.label, FAILED, error=error, sent=False, died=True))
+        self._take(Outcome(config.key, config.label, FAILED, error=self._why(trial), sent=False, died=True))
+
+    def _why(self, trial: Any) -> str:
+        """What a worker that could not report left behind, or what Ray knows of its end."""
+        with contextlib.suppress(OSError):
+            return self.folder.trial(_key(trial)).last_words.read_text().splitlines()[0]
+        with contextlib.suppress(OSError, TypeError):  # no file, or no name of one
+            said = Path(trial.error_file).read_text().strip().splitlines()
+            return f"its worker died: {said[-1].split('Some common causes')[0].strip()[:300]}"
+        return "its worker died"
 
     def _take(self, outcome: Outcome) -> None:
         self.seen[outcome.key] = outcome
+        self.running.discard(outcome.key)
         self.progress.ended(outcome.status == FINISHED)
 
 

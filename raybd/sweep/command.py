@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from raybd.config import TrialConfig
-from raybd.errors import InputError, public
+from raybd.errors import InputError, NoDataError, public
 from raybd.records import SweepFolder
 from raybd.sweep import driver, estimate
 from raybd.sweep.execute import Resources, Setup
@@ -33,19 +33,36 @@ def main(
     0: every trial has finished; 1: some have not; 2: the options cannot be run; 130: interrupted.
     """
     try:
-        options = read(presets, list(sys.argv[1:] if args is None else args))
+        return _main(presets, summarise, list(sys.argv[1:] if args is None else args), search)
+    except KeyboardInterrupt:  # a second one, or one before any trial: nothing is tidied up any more
+        print("\ninterrupted: what had ended is kept, and the same command goes on with the rest", file=sys.stderr)
+        return 130
+
+
+def _main(
+    presets: Mapping[str, SweepOptions], summarise: Summary, args: list[str], search: Search | None = None
+) -> int:
+    try:
+        options = read(presets, args)
         configs = options.configs()
+        _check_workers(options, configs)
         return _list(options, configs) if options.dry_run else _sweep(options, configs, summarise, search)
     except InputError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
         return 2
 
 
+def _check_workers(options: SweepOptions, configs: Sequence[TrialConfig]) -> None:
+    workers = Resources(gpus=options.gpus_per_trial).workers
+    if found := dict.fromkeys(problem for config in configs for problem in config.team_problems(workers)):
+        raise InputError(found)
+
+
 def _list(options: SweepOptions, configs: list[TrialConfig]) -> int:
     print(f"all trials: {_shared(configs)}\n")
     try:
         known, data = driver.prepare(configs, options.data_root, lower="all" in options.attacks)
-    except driver.NoDataError as error:
+    except NoDataError as error:
         print("\n".join(f"{'-' * 16}  {config.label}" for config in configs))
         print(f"{len(configs)} trials; their keys and times are not known without the data: {error}")
         return 0
@@ -93,16 +110,18 @@ def _run_and_sum_up(options: SweepOptions, plan: driver.Plan, summarise: Summary
 def place(options: SweepOptions, plan: driver.Plan) -> tuple[Setup, Resources | None]:
     """Where the options want trials to run: what they share, and what each holds on Ray; None: in this process."""
     if options.inline:
-        threads, device = _here(options)
-        return Setup(plan.name, plan.folder, plan.store.address, threads, device), None
+        threads, device, workers = _here(options)
+        return Setup(plan.name, plan.folder, plan.store.address, threads, device, workers=workers), None
     resources = Resources(options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent)
     setup, resources, cores = driver.on_ray(plan, resources, options.address, options.stall_seconds)
     return setup, replace(resources, at_once=resources.at_once or max(1, int(cores / resources.cpus)))
 
 
-def _here(options: SweepOptions) -> tuple[int, str]:
+def _here(options: SweepOptions) -> tuple[int, str, int]:
+    """Threads, device and workers of a trial in this process."""
     gpu = torch.cuda.is_available() and options.gpus_per_trial != 0
-    return max(1, int(options.cpus_per_trial)), "cuda" if gpu else "cpu"
+    workers = Resources(gpus=options.gpus_per_trial).workers if gpu else 1
+    return max(1, int(options.cpus_per_trial)), "cuda" if gpu else "cpu", workers
 
 
 def run(options: SweepOptions, plan: driver.Plan) -> SweepResult:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,13 +12,16 @@ from raybd.attacks import describe
 from raybd.config import TrialConfig
 from raybd.data import load
 from raybd.errors import InputError
-from raybd.records import FINISHED, SweepFolder
+from raybd.records import FAILED, FINISHED, SweepFolder
 from raybd.sqlite import path_of
-from raybd.sweep.execute import Outcome, Resources, Setup, execute, record_death
+from raybd.sweep.execute import Outcome, Resources, Setup, execute, finished, record_death
 from raybd.sweep.progress import Progress, SweepResult
 from raybd.tracking import Store, send_all
 from raybd.trial import at_most, check_trial
 from raybd.types import Data
+
+if TYPE_CHECKING:
+    from raybd.sweep.cluster import Round
 
 TRIES = 2  # at a trial that fails
 GIVE_UPS = 3  # of Ray Tune in a row without one more trial ended
@@ -49,7 +53,7 @@ def prepare(
     problems = [problem for config in configs for problem in config.problems()]
     if problems or not configs:
         raise InputError(list(dict.fromkeys(problems)) or "the sweep has no trials")
-    data = _loaded(configs, data_root)
+    data = {name: load(name, data_root) for name in dict.fromkeys(config.data for config in configs)}
     known = [replace(config, fingerprint=data[config.data].fingerprint) for config in configs]
     known = _lowered(known, data) if lower else known
     for config in known:
@@ -60,19 +64,6 @@ def prepare(
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     return list({config.key: config for config in known}.values()), data
-
-
-class NoDataError(InputError):
-    """A known data set is not on this machine; all else may be right."""
-
-
-def _loaded(configs: Sequence[TrialConfig], data_root: str | Path | None) -> dict[str, Data]:
-    try:
-        return {name: load(name, data_root) for name in dict.fromkeys(config.data for config in configs)}
-    except InputError as error:
-        if any(":" in config.data for config in configs):  # a path of the user's own, which is wrong
-            raise
-        raise NoDataError(error.problems) from error
 
 
 def _lowered(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list[TrialConfig]:
@@ -113,17 +104,20 @@ def settle(
     """
     name = folder.path.name
     store = Store.open(name, tracking_uri)
-    send_all(folder, store.address)
-    finished = store.finished()
-    todo = [config for config in known if config.key not in finished]
+    try:
+        send_all(folder, store.address)
+        done = store.finished()
+    except Exception as error:
+        raise InputError(f"the tracking store has gone away: {type(error).__name__}: {error}") from error
+    todo = [config for config in known if config.key not in done]
     for config in todo:
         folder.trial(config.key).reopen()  # what it says from now on, it says of this sweep
     return Plan(name, todo, len(known) - len(todo), data, folder, store)
 
 
-def run_inline(plan: Plan, threads: int = 1, device: str = "cpu") -> SweepResult:
+def run_inline(plan: Plan, threads: int = 1, device: str = "cpu", workers: int = 1) -> SweepResult:
     """Run the sweep in this process, one trial after another, with the same records."""
-    setup = Setup(plan.name, plan.folder, plan.store.address, threads, device)
+    setup = Setup(plan.name, plan.folder, plan.store.address, threads, device, workers=workers)
     start, progress = time.monotonic(), Progress(len(plan.todo))
     outcomes: dict[str, Outcome] = {}
     before, interrupted = torch.get_num_threads(), False
@@ -139,10 +133,10 @@ def run_inline(plan: Plan, threads: int = 1, device: str = "cpu") -> SweepResult
 
 def _tried(config: TrialConfig, plan: Plan, setup: Setup, progress: Progress) -> Outcome:
     progress.started()
-    for _ in range(TRIES):
-        outcome = execute(config, plan.data[config.data], setup)
-        if not _worth_another_try(outcome):
-            break
+    outcome = execute(config, plan.data[config.data], setup)
+    for _ in range(1, TRIES):
+        if _worth_another_try(outcome):
+            outcome = replace(execute(config, plan.data[config.data], setup), earlier=outcome.error)
     progress.ended(outcome.status == FINISHED)
     return outcome
 
@@ -157,8 +151,9 @@ def run_on_ray(
     setup, resources, cores = on_ray(plan, resources, address, stall_seconds)
     rounds = _Rounds(plan)
     while rounds.todo and rounds.idle < GIVE_UPS and not rounds.interrupted:
-        progress = Progress(len(rounds.todo))
-        rounds.take(*cluster.run_round(rounds.todo, plan.data, setup, resources, progress))
+        configs, alone = rounds.next()
+        room = replace(resources, at_once=1) if alone else resources
+        rounds.take(configs, cluster.run_round(configs, plan.data, setup, room, Progress(len(configs))), alone)
     for config in plan.todo:
         if config.key in rounds.outcomes and rounds.outcomes[config.key].died:
             record_death(config, setup, rounds.outcomes[config.key].error)
@@ -172,10 +167,13 @@ def on_ray(
     """Join or start Ray for the trials of `plan`: what they share, what each holds, and the CPUs that there are.
 
     Raises:
-        InputError: no node has what a trial holds, or workers elsewhere cannot reach the store.
+        InputError: no node has what a trial holds, a trial cannot use it, or workers elsewhere cannot reach the store.
     """
     from raybd.sweep import cluster  # imported late: who runs inline needs no Ray
 
+    useless = [problem for config in plan.todo for problem in config.team_problems(resources.workers)]
+    if found := resources.problems() + list(dict.fromkeys(useless)):
+        raise InputError(found)
     cores = cluster.connect(address, sum(_bytes(data) for data in plan.data.values()))
     if resources.gpus is None:
         resources = replace(resources, gpus=min(1.0, cluster.gpus()))
@@ -187,45 +185,61 @@ def on_ray(
         threads=max(1, int(resources.cpus)),
         device="cuda" if resources.gpus else "cpu",
         stall_seconds=stall_seconds,
+        workers=resources.workers,
     )
     return setup, resources, cores
 
 
 class _Rounds:
-    """Who is still to run, as rounds of a sweep end."""
+    """Who is still to run, as rounds of a sweep end.
+
+    Where memory ran out, all trials that ran then are suspects: they wait for the others, and then run one at a time.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.todo = plan, plan.todo
         self.outcomes: dict[str, Outcome] = {}
         self.tries: dict[str, int] = {}
         self.trouble: list[str] = []
-        self.idle = 0  # rounds in a row in which no trial ended
+        self.suspects: frozenset[str] = frozenset()
+        self.idle = 0  # rounds in a row from which nothing was learnt
         self.interrupted = False
 
-    def take(self, seen: dict[str, Outcome], gave_up: str) -> None:
-        """What a round saw, and why Tune gave up in it, if it did."""
-        self.interrupted = len(seen) < len(self.todo) and not gave_up  # without an error Tune ends early on Ctrl-C only
-        seen = seen | self._unreported(seen)
-        self.outcomes |= seen
-        self.trouble += [gave_up] if gave_up else []
-        self.idle = 0 if seen else self.idle + 1
-        for key in seen:
+    def next(self) -> tuple[list[TrialConfig], bool]:
+        """The trials of the next round, and whether they run one at a time."""
+        free = [config for config in self.todo if config.key not in self.suspects]
+        return (free, False) if free else (self.todo, True)
+
+    def take(self, asked: Sequence[TrialConfig], ended: "Round", alone: bool) -> None:
+        """What became of the trials that were `asked` for."""
+        seen = dict(ended.seen)
+        self.interrupted = len(seen) < len(asked) and not ended.trouble  # without one Tune ends early on Ctrl-C only
+        if alone:
+            seen |= {config.key: _too_large(config) for config in asked if config.key in ended.suspects}
+        seen |= self._unreported(asked, seen)
+        for key, outcome in seen.items():
+            earlier = self.outcomes[key].error if key in self.outcomes else ""
+            self.outcomes[key] = replace(outcome, earlier=earlier)
             self.tries[key] = self.tries.get(key, 0) + 1
+        self.trouble += [ended.trouble] if ended.trouble else []
+        self.idle = 0 if seen or ended.suspects - self.suspects else self.idle + 1
+        self.suspects |= ended.suspects
         self.todo = [config for config in self.todo if self._open(config.key)]
 
-    def _unreported(self, seen: dict[str, Outcome]) -> dict[str, Outcome]:
+    def _unreported(self, asked: Sequence[TrialConfig], seen: dict[str, Outcome]) -> dict[str, Outcome]:
         """Trials that have finished on this disk although nobody lived to tell Tune."""
-        silent = [c.key for c in self.todo if c.key not in seen or seen[c.key].status != FINISHED]
-        records = [self.plan.folder.trial(key).read() for key in silent]
-        return {
-            r.key: Outcome(r.key, r.label, r.status, r.seconds, sent=False)
-            for r in records
-            if r and r.status == FINISHED
-        }
+        silent = [c.key for c in asked if c.key not in seen or seen[c.key].status != FINISHED]
+        found = [finished(self.plan.folder.trial(key), self.plan.store.address) for key in silent]
+        return {outcome.key: outcome for outcome in found if outcome}
 
     def _open(self, key: str) -> bool:
         outcome = self.outcomes.get(key)
         return outcome is None or (_worth_another_try(outcome) and self.tries[key] < TRIES)
+
+
+def _too_large(config: TrialConfig) -> Outcome:
+    said = "memory ran out on its node although no other trial ran"
+    return Outcome(config.key, config.label, FAILED, error=said, hopeless=True, sent=False, died=True)
 
 
 def _worth_another_try(outcome: Outcome) -> bool:

@@ -2,15 +2,12 @@
 
 import importlib.metadata
 import logging
-import os
 import platform
 import socket
 import subprocess
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,7 +27,6 @@ from raybd.types import POISON, Data, Report
 
 log = logging.getLogger(__name__)
 HOPELESS = (InputError, GateError, DivergedError)  # another try would end the same way
-HUNG = 17  # exit status of a worker that its watchdog ended
 
 
 @dataclass(frozen=True)
@@ -67,21 +63,38 @@ class Outcome:
     hopeless: bool = False  # failed, and would again
     sent: bool = True
     died: bool = False  # its worker did, or its disk: it could write no record
+    note: str = ""  # what else a person should know of this attempt
+    earlier: str = ""  # how the attempt before it failed
 
 
 def execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None] = lambda: None) -> Outcome:
-    """Run one trial, write its folder, bring it to the tracking store. A failure is an outcome, not an exception."""
+    """Run one trial, write its folder, bring it to the tracking store. A failure is an outcome, not an exception.
+
+    One process at a time: another that is still at it is waited for, and a trial that it finished is not run again.
+    """
     torch.set_num_threads(setup.threads)
+    folder = setup.folder.trial(config.key)
     try:
-        return _execute(config, data, setup, beat)
+        with folder.held(beat):
+            return finished(folder, setup.address) or _execute(config, data, setup, beat)
     except OSError as error:  # a full disk, say: there is nowhere to keep a record
         return Outcome(config.key, config.label, FAILED, error=f"OSError: {error}", sent=False, died=True)
 
 
+def finished(folder: TrialFolder, address: Address) -> Outcome | None:
+    """The outcome of a trial that has finished on this disk; None if it has not."""
+    record = folder.read()
+    if record is None or record.status != FINISHED:
+        return None
+    sent = bool(folder.sent(address.name)["done"])
+    return Outcome(record.key, record.label, record.status, record.seconds, sent=sent)
+
+
 def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None]) -> Outcome:
-    start, folder = time.time(), setup.folder.trial(config.key)
-    checkpoint = _begin(setup, folder)
-    run = TrialRun(setup.address, folder, config.label, _tags(config, setup), round(1000 * start))
+    start, folder = _Start(time.time(), time.monotonic()), setup.folder.trial(config.key)
+    checkpoint, resumed = _begin(setup, folder)
+    tags = _tags(config, setup) | ({"raybd.note": resumed} if resumed else {})
+    run = TrialRun(setup.address, folder, config.label, tags, start.milliseconds)
 
     def note(report: Report) -> None:
         beat()
@@ -99,8 +112,34 @@ def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], N
     folder.write(record)
     folder.checkpoint.unlink(missing_ok=True)
     sent = run.finish(record)
-    seconds = time.time() - start
-    return Outcome(config.key, config.label, record.status, seconds, record.error, hopeless, sent)
+    return Outcome(
+        config.key,
+        config.label,
+        record.status,
+        start.gone,
+        record.error,
+        hopeless,
+        sent,
+        note=resumed,
+    )
+
+
+@dataclass(frozen=True)
+class _Start:
+    """When an attempt began: by the clock on the wall, and by one that nobody sets."""
+
+    wall: float
+    steady: float
+
+    @property
+    def milliseconds(self) -> int:
+        """Since 1970."""
+        return round(1000 * self.wall)
+
+    @property
+    def gone(self) -> float:
+        """Seconds since then: never negative, whatever became of the clock on the wall."""
+        return time.monotonic() - self.steady
 
 
 def record_death(config: TrialConfig, setup: Setup, error: str) -> None:
@@ -109,6 +148,7 @@ def record_death(config: TrialConfig, setup: Setup, error: str) -> None:
     if folder.read() is not None:
         return
     tags = _tags(config, setup) | {"raybd.error": error[:500]}
+    words = folder.last_words
     record = Record(
         key=config.key,
         label=config.label,
@@ -118,6 +158,7 @@ def record_death(config: TrialConfig, setup: Setup, error: str) -> None:
         tags=tags,
         started=round(1000 * time.time()),
         error=error,
+        traceback=words.read_text() if words.exists() else "",
     )
     try:
         folder.write(record)
@@ -126,33 +167,20 @@ def record_death(config: TrialConfig, setup: Setup, error: str) -> None:
         log.warning("the failure of %s could not be kept: %s", config.label, failure)
 
 
-@contextmanager
-def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
-    """End this process when the yielded function was not called for `seconds`: a hung trial cannot end itself."""
-    last, done = [time.monotonic()], threading.Event()
+def _begin(setup: Setup, folder: TrialFolder) -> tuple[Checkpoint, str]:
+    """Make `folder` ready for an attempt; an earlier one that died is closed, and gone on with where it can be.
 
-    def watch() -> None:
-        while not done.wait(min(1.0, seconds / 4)):
-            if time.monotonic() - last[0] > seconds:
-                os._exit(HUNG)
-
-    def beat() -> None:
-        last[0] = time.monotonic()
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield beat
-    finally:
-        done.set()
-
-
-def _begin(setup: Setup, folder: TrialFolder) -> Checkpoint:
-    """Make `folder` ready for an attempt; an earlier one that died is closed, and gone on with where it can be."""
+    What became of the earlier one's checkpoint comes second.
+    """
     abandon(setup.address, folder)
-    checkpoint = Checkpoint(folder.checkpoint, setup.checkpoint_seconds)
+    checkpoint, note = Checkpoint(folder.checkpoint, setup.checkpoint_seconds), ""
     state = checkpoint.load()
+    if state is not None:
+        note = f"went on from its checkpoint, after epoch {state['epoch']}"
+    elif folder.checkpoint.exists():
+        note = "its checkpoint could not be read: it began anew"
     folder.start(state["epoch"] if state else 0)
-    return checkpoint
+    return checkpoint, note
 
 
 def _keep(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None:
@@ -178,7 +206,7 @@ def _record(
     config: TrialConfig,
     tags: dict[str, str],
     status: str,
-    start: float,
+    start: _Start,
     result: TrialResult | None = None,
     error: Exception | None = None,
 ) -> Record:
@@ -193,8 +221,8 @@ def _record(
         metrics=result.metrics if result else {},
         manifest=result.manifest if result else {},
         environment=environment(),
-        started=round(1000 * start),
-        seconds=time.time() - start,
+        started=start.milliseconds,
+        seconds=start.gone,
         error=said,
         traceback="".join(traceback.format_exception(error)) if error else "",
     )

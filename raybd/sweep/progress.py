@@ -1,5 +1,6 @@
 """What a person sees while a sweep runs, and at its end."""
 
+import statistics
 import sys
 import time
 from dataclasses import dataclass, field
@@ -75,6 +76,11 @@ class SweepResult:
         return [outcome for outcome in self.outcomes if outcome.status != FINISHED]
 
     @property
+    def mended(self) -> list[Outcome]:
+        """The trials that finished after a failure."""
+        return [outcome for outcome in self.outcomes if outcome.status == FINISHED and outcome.earlier]
+
+    @property
     def exit_status(self) -> int:
         """0 if every trial has finished and is in the tracking store, 130 after Ctrl-C, else 1."""
         return 130 if self.interrupted else int(bool(self.failures or self.left or self.unsent))
@@ -100,9 +106,18 @@ class SweepResult:
                 f"{clock(self.seconds)} on {self.cores} core(s), {self.busy:.0%} of their seconds inside trials "
                 f"({inside:.1f} s / ({self.cores} x {self.seconds:.1f} s))"
             )
+        if peaks := [outcome.memory for outcome in self.outcomes if outcome.memory]:
+            lines.append(
+                f"peak memory of a trial: {statistics.median(peaks):,.0f} MiB, at most {max(peaks):,.0f} MiB, "
+                "data that trials share counted in each"
+            )
         lines += [f"FAILED {o.label} [{o.key}]: {o.error}" for o in self.failures[:SHOWN]]
         if len(self.failures) > SHOWN:
             lines.append(f"FAILED {len(self.failures) - SHOWN} more: all are in the tracking store")
+        lines += [f"tried twice: {o.label} [{o.key}], first: {o.earlier}" for o in self.mended[:SHOWN]]
+        if len(self.mended) > SHOWN:
+            lines.append(f"tried twice: {len(self.mended) - SHOWN} more")
+        lines += [f"note: {o.label} [{o.key}]: {o.note}" for o in self.outcomes if o.note][:SHOWN]
         if self.unsent:
             lines.append(f"{self.unsent} trials wait on disk for the tracking store: raybd send {self.name!r}")
         lines += self.trouble

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
@@ -115,14 +114,12 @@ def judge(
 
 def _measured(case: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None]) -> Mapping[str, float]:
     folder = setup.folder.trial(case.key)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.path / ".lock"):  # two candidates may be the same
+    record = folder.read()
+    if record is None or record.status != FINISHED:
+        outcome = execute(case, data, setup, beat)  # of two candidates that are the same, one waits
+        if outcome.status != FINISHED:
+            raise RuntimeError(f"{case.label}: {outcome.error}")
         record = folder.read()
-        if record is None or record.status != FINISHED:
-            outcome = execute(case, data, setup, beat)
-            if outcome.status != FINISHED:
-                raise RuntimeError(f"{case.label}: {outcome.error}")
-            record = folder.read()
     return record.metrics if record else {}
 
 

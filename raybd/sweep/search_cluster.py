@@ -13,9 +13,10 @@ from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
 from raybd.sweep import cluster, driver
-from raybd.sweep.execute import Resources, Setup, watchdog
+from raybd.sweep.execute import Resources, Setup
 from raybd.sweep.progress import Progress
 from raybd.sweep.search import Search, Space, judge, sampler, storage, tell
+from raybd.sweep.watchdog import watchdog
 
 logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)
 
@@ -54,8 +55,8 @@ def run(search: Search, study: optuna.Study, plan: driver.Plan, setup: Setup, re
             verbose=0,
         ),
     )
-    if trouble := cluster.give_up(tuner.fit):
-        print(trouble, flush=True)
+    if error := cluster.give_up(tuner.fit):
+        print(cluster.said(error), flush=True)
     shutil.rmtree(state, ignore_errors=True)
 
 
