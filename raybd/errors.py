@@ -21,7 +21,11 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[list[str]]]:
         """Survive the way back from a worker, which pickles errors."""
-        return InputError, (self.problems,)
+        return type(self), (self.problems,)
+
+
+class NoDataError(InputError):
+    """A known data set is not on this machine; all else may be right."""
 
 
 class GateError(ValueError):

@@ -24,7 +24,7 @@ def unknown(kind: str, names: Iterable[str], allowed: Iterable[str]) -> list[str
         return []
     near = dict.fromkeys(m for name in bad for m in get_close_matches(name, allowed, n=1))
     hint = f"; did you mean {', '.join(near)}?" if near else ""
-    return [f"unknown {kind}: {', '.join(bad)} (known: {', '.join(sorted(allowed))}{hint})"]
+    return [f"unknown {kind}: {', '.join(bad)} (known: {', '.join(sorted(allowed)) or 'none'}{hint})"]
 
 
 def build(kind: str, table: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T:
@@ -39,8 +39,10 @@ def build(kind: str, table: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T
     cls = table[spec["name"]]
     if bad := unknown(f"setting of {kind} {spec['name']}", settings, _fields(cls)):
         raise InputError(bad)
-    if bad := [key for key, value in settings.items() if not _fits(value, get_type_hints(cls)[key])]:
-        raise InputError([f"{kind} {spec['name']}: {key} cannot be {settings[key]!r}" for key in bad])
+    hints = get_type_hints(cls)
+    if bad := [key for key, value in settings.items() if not _fits(value, hints[key])]:
+        said = [f"{key} cannot be {settings[key]!r} (allowed: {_allowed(hints[key])})" for key in bad]
+        raise InputError([f"{kind} {spec['name']}: {text}" for text in said])
     return cls(**settings)
 
 
@@ -60,7 +62,7 @@ def parse(kind: str, table: Mapping[str, type[T]], text: str, **common: Any) -> 
     for piece in PIECE.findall(rest):
         key, equals, value = piece.partition("=")
         if not equals and (found := unknown(f"preset of {name}", [key], presets)):
-            raise InputError(found)
+            raise InputError([f"{found[0]}; settings are written NAME=VALUE, lists [A,B]"])
         settings |= {key: _value(value)} if equals else dict(presets[key])
     return build(kind, table, {"name": name} | common | settings)
 
@@ -106,6 +108,17 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _allowed(hint: Any) -> str:
+    """What a person may write for an annotation."""
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_allowed(one) for one in get_args(hint) if one is not type(None))
+    if get_origin(hint) is Literal:
+        return ", ".join(map(str, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return f"a list as [...], each {_allowed(get_args(hint)[0])}"
+    return {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}.get(hint, str(hint))
 
 
 def _hashable(value: Any) -> Any:

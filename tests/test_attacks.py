@@ -121,9 +121,9 @@ def test_parse_names_all_settings_of_the_wrong_type_at_once() -> None:
     with pytest.raises(InputError) as caught:
         parse("blended:alpha=abc,grey=maybe,target=none")
     assert caught.value.problems == [
-        "attack blended: alpha cannot be 'abc'",
-        "attack blended: grey cannot be 'maybe'",
-        "attack blended: target cannot be 'none'",
+        "attack blended: alpha cannot be 'abc' (allowed: a number)",
+        "attack blended: grey cannot be 'maybe' (allowed: true or false)",
+        "attack blended: target cannot be 'none' (allowed: a whole number)",
     ]
 
 

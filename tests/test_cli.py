@@ -241,4 +241,5 @@ def test_a_dry_run_without_the_data_prints_the_setting_all_the_same(tmp_path: Pa
         "without the data",
     ):
         assert part in said.stdout
-    assert run("--data", "npz:nowhere.npz", "--dry-run", cwd=tmp_path).returncode == 2
+    for nothing in ("npz:nowhere.npz", "digits[7,12]"):  # no data of the table that only wait to be brought
+        assert run("--data", nothing, "--dry-run", cwd=tmp_path).returncode == 2

@@ -48,7 +48,8 @@ def load(name: str, root: str | Path | None = None) -> Data:
     mapped into memory from a cache file (see `raybd.data.cache`).
 
     Raises:
-        InputError: the name is unknown, or the files are missing, corrupt or no data set.
+        InputError: the name is unknown, or the files are corrupt or no data set.
+        NoDataError: a known data set's files are missing.
     """
     if problems := check_name(name):
         raise InputError(problems)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from raybd.data.cache import writable
 from raybd.data.halves import Half, cifar, gtsrb, idx, packed, svhn
 from raybd.data.reader import HALVES, Raw, checked, stamp_of
-from raybd.errors import InputError
+from raybd.errors import InputError, NoDataError
 
 TIMEOUT = 20.0  # seconds without a byte, after which a download is given up
 BROKEN = (OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error)
@@ -76,7 +76,7 @@ class TorchvisionSet:
             except OFFLINE as error:
                 reason = f"the download failed ({error})"
         if missing := self._missing(root):
-            raise InputError(
+            raise NoDataError(
                 f"{self.kind}: missing under the data root {root}: {', '.join(missing)}; {reason}. "
                 f"Where there is a network, run {self._recipe(root)}, and copy the files here; "
                 "RAYBD_DATA names another root"
