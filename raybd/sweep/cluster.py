@@ -25,6 +25,7 @@ from raybd.errors import InputError
 from raybd.records import FAILED, FINISHED, SweepFolder
 from raybd.sweep import WORKER_ENVIRONMENT
 from raybd.sweep.execute import Outcome, Resources, Setup, execute
+from raybd.sweep.memory import without_gpu_compiler
 from raybd.sweep.progress import Progress
 from raybd.sweep.watchdog import HUNG, watchdog
 from raybd.types import Data, Images
@@ -162,6 +163,8 @@ def said(error: Exception) -> str:
 def _trial(point: dict[str, Any], shared: dict[str, dict[str, Any]], setup: Setup) -> None:
     """In a worker: one trial, one report."""
     config = TrialConfig.from_dict(point["point"])
+    if setup.device == "cpu":
+        without_gpu_compiler()
     with watchdog(setup.stall_seconds, setup.folder.trial(config.key).last_words) as beat:
         outcome = execute(config, unpack(shared[config.data]), setup, beat)
     if setup.device == "cuda":

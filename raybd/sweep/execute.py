@@ -20,6 +20,7 @@ from raybd.config import TrialConfig
 from raybd.errors import DivergedError, GateError, InputError
 from raybd.figures import draw_curves, draw_examples, draw_suspects
 from raybd.records import FAILED, FINISHED, Record, SweepFolder, TrialFolder
+from raybd.sweep import memory
 from raybd.tracking import Address, TrialRun, abandon
 from raybd.training import Checkpoint
 from raybd.trial import TrialResult, run_trial
@@ -65,6 +66,7 @@ class Outcome:
     died: bool = False  # its worker did, or its disk: it could write no record
     note: str = ""  # what else a person should know of this attempt
     earlier: str = ""  # how the attempt before it failed
+    memory: float = 0.0  # MiB that its process had resident at the peak; 0: unknown
 
 
 def execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None] = lambda: None) -> Outcome:
@@ -73,12 +75,15 @@ def execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], No
     One process at a time: another that is still at it is waited for, and a trial that it finished is not run again.
     """
     torch.set_num_threads(setup.threads)
+    memory.forget_peak()
     folder = setup.folder.trial(config.key)
     try:
         with folder.held(beat):
             return finished(folder, setup.address) or _execute(config, data, setup, beat)
     except OSError as error:  # a full disk, say: there is nowhere to keep a record
         return Outcome(config.key, config.label, FAILED, error=f"OSError: {error}", sent=False, died=True)
+    finally:
+        memory.give_back()
 
 
 def finished(folder: TrialFolder, address: Address) -> Outcome | None:
@@ -121,6 +126,7 @@ def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], N
         hopeless,
         sent,
         note=resumed,
+        memory=memory.peak(),
     )
 
 
@@ -217,7 +223,7 @@ def _record(
         config=config.to_dict(),
         params=config.params,
         status=status,
-        tags=tags | ({"raybd.error": said[:500]} if error else {}),
+        tags=tags | {"raybd.peak_memory_mib": f"{memory.peak():.0f}"} | ({"raybd.error": said[:500]} if error else {}),
         metrics=result.metrics if result else {},
         manifest=result.manifest if result else {},
         environment=environment(),

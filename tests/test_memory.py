@@ -1,0 +1,81 @@
+"""The memory of a trial: its peak is seen, the next one starts afresh, and the sweep's summary says it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from raybd.records import FINISHED
+from raybd.sweep import memory
+from raybd.sweep.execute import Outcome
+from raybd.sweep.progress import SweepResult
+
+MIB = 2**20
+linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells peaks")
+
+
+@linux
+def test_the_peak_is_that_since_it_was_forgotten() -> None:
+    memory.forget_peak()
+    before = memory.peak()
+    block = torch.ones(200 * MIB, dtype=torch.uint8)
+    assert 190 < memory.peak() - before < 260
+    del block
+    memory.give_back()
+    assert memory.peak() - before > 190
+    memory.forget_peak()
+    assert memory.peak() - before < 60
+
+
+@linux
+def test_what_is_freed_in_pieces_goes_back_to_the_system() -> None:
+    code = """
+from pathlib import Path
+from raybd.sweep import memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+before = resident()
+pieces = [bytes(50_000) for _ in range(4000)]
+kept = pieces[-1]
+del pieces
+full = resident()
+memory.give_back()
+print(full - before, resident() - before)
+"""
+    keep = {
+        "MALLOC_TRIM_THRESHOLD_": str(2**30),
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "PYTHONPATH": ":".join(sys.path),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=keep, capture_output=True, text=True, check=True)
+    full, left = map(float, done.stdout.split())
+    assert full > 150
+    assert left < 20
+
+
+def test_where_nothing_is_known_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "PROCESS", tmp_path / "absent")
+    memory.forget_peak()
+    assert memory.peak() == 0
+    assert "peak memory" not in summary(0.0)
+
+
+def test_the_summary_names_the_usual_and_the_highest_peak() -> None:
+    assert "peak memory of a trial: 900 MiB, at most 1,100 MiB" in summary(800.0, 900.0, 1100.0)
+
+
+def summary(*peaks: float) -> str:
+    """The end of a sweep whose trials had these peaks."""
+    outcomes = [Outcome(f"{i}", "", FINISHED, 1.0, memory=peak) for i, peak in enumerate(peaks)]
+    return SweepResult("name", 0, outcomes, 0, 1.0, 1, []).text
+
+
+def test_triton_is_not_imported_afterwards() -> None:
+    code = "from raybd.sweep.memory import without_gpu_compiler as f; f(); import torch; f()\n"
+    code += "torch.optim.SGD([torch.zeros(1)], 0.1).zero_grad(); import sys; print(sys.modules['triton'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "None"
