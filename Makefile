@@ -13,7 +13,7 @@ ui: $(INSTALLED)  ## the MLflow UI on http://localhost:5000
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadgroup
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -23,7 +23,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## both sides of every speed claim
-	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 $(BIN)/python -m tests.benchmarks
+	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_ARENA_MAX=1 $(BIN)/python -m tests.benchmarks
 
 cluster-test: $(INSTALLED)  ## a sweep on a running cluster of two Ray nodes on this machine, one of which dies
 	$(BIN)/pytest tests/test_cluster.py

@@ -12,6 +12,17 @@ import torch
 from raybd.types import Data, Images
 
 
+# They start Ray, or processes on a watch: one after another, on one of the workers that share the tests.
+ALONE = ("cli", "cluster", "docs", "faults", "memory", "parallel", "reliability", "search", "security", "sweep", "training")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay together, since they share what they have trained."""
+    for item in items:
+        name = item.path.stem.removeprefix("test_")
+        item.add_marker(pytest.mark.xdist_group("alone" if name.startswith(ALONE) else name))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is trained or fetched once and kept, is kept for these tests only, and never taken from a person's home."""
