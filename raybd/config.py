@@ -166,6 +166,14 @@ class TrialConfig:
         found += [f"probe epoch {p} is not among the epochs 1 to {last}" for p in self.probes if not 1 <= p <= last]
         return found + _train_problems(self.train) + self._beta_problems()
 
+    def team_problems(self, workers: int) -> list[str]:
+        """Why `workers` cannot train together: one would work, and the others wait."""
+        if workers == 1 or (self.defence.parallel and not self.model.convex):
+            return []
+        defence = spec(DEFENCES, self.defence)["name"]
+        what = f"model {self.model.name}" if self.model.convex else f"defence {defence}"
+        return [f"{what} has no training that {workers} GPUs could share: give its trials one, or a part of one"]
+
     def _beta_problems(self) -> list[str]:
         """Why poison cannot be weighted as the training asks for."""
         train, found = self.train, []

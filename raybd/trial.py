@@ -67,18 +67,19 @@ def run_trial(
     shared: Path | None = None,
     beat: Callable[[], None] = lambda: None,
     earlier: Journal = (),
+    workers: int = 1,
 ) -> TrialResult:
     """Poison, train under the defence, measure at every probe; runs on the device where `data` lies.
 
     `shared` is a folder for what other trials can use: clean twins, encoders of defences; `beat` is called while
-    such work goes on; `earlier` is the journal of the epochs before `checkpoint`.
+    such work goes on; `earlier` is the journal of the epochs before `checkpoint`; `workers` train the network together.
 
     Raises:
         InputError: the config does not fit the data.
         GateError: the poisoned set is not what was asked for.
         DivergedError: training led nowhere.
     """
-    check_trial(config, data)
+    check_trial(config, data, workers)
     start = time.perf_counter()
     data = _validated(config, data)
     if config.model.convex:
@@ -93,7 +94,7 @@ def run_trial(
     journal = list(earlier)
     probes = set(config.probes or probe_schedule(config.train.epochs))
     with tempfile.TemporaryDirectory() as folder:
-        at = partial(_scene, config, data, shared and shared / "encoders", beat)
+        at = partial(_scene, config, data, shared and shared / "encoders", beat, workers)
         twin = _twin(config, at, probes, shared, Path(folder), beat)
         scene = at(model, poisoned, checkpoint)
         train = partial(config.defence.train, scene)
@@ -113,13 +114,13 @@ def run_trial(
     return _result(seen, metrics, arrays | kept, _suspects(poisoned, scene.findings.get(SUSPICION)))
 
 
-def check_trial(config: TrialConfig, data: Data) -> None:
-    """Refuse a config that cannot run on `data`, with every reason at once.
+def check_trial(config: TrialConfig, data: Data, workers: int = 1) -> None:
+    """Refuse a config that cannot run on `data`, or not with `workers`, with every reason at once.
 
     Raises:
         InputError: with the reasons.
     """
-    found = config.problems() + config.data_problems(data)
+    found = config.problems() + config.data_problems(data) + config.team_problems(workers)
     if config.fingerprint not in ("", data.fingerprint):
         found.append(f"the data is {data.fingerprint}, but the trial is about {config.fingerprint}")
     if not found:
@@ -165,6 +166,7 @@ def _scene(
     data: Data,
     shelf: Path | None,
     beat: Callable[[], None],
+    workers: int,
     model: nn.Module | None = None,
     poisoned: Poisoned | None = None,
     checkpoint: Checkpoint | None = None,
@@ -185,6 +187,7 @@ def _scene(
         roles=roles if config.defence.access == "truth" else None,
         shelf=shelf,
         beat=beat,
+        workers=workers,
     )
 
 

@@ -75,3 +75,32 @@ def normalise(folder: Path, norm: Any, x: Tensor, grad: Tensor, number: int, tea
     found |= {f"d{name}": weight.grad for name, weight in norm.named_parameters()}
     torch.save(found, folder / f"{team.rank}.pt")
     return 0.0
+
+
+class Seen(nn.Module):
+    """Writes when it is trained, where, and by whom; with a `crowd`, its first step waits until so many have begun."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, crowd: int) -> None:
+        super().__init__()
+        self.head, self.crowd, self.steps = nn.Linear(shape[0] * shape[1] * shape[2], classes), crowd, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            folder, said = Path(os.environ["RAYBD_TEST_FLAGS"]), os.environ.get("CUDA_VISIBLE_DEVICES")
+            with (folder / f"{os.getpid()}-{id(self)}").open("a") as file:
+                file.write(f"{time.time()} {said} {rank()}\n")
+            self.steps += 1
+            deadline = time.monotonic() + 120
+            while self.steps == 1 and len(list(folder.iterdir())) < self.crowd and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(0.1 if self.crowd else 0.0)
+        out: Tensor = self.head(x.flatten(1))
+        return out
+
+
+def one_of_four(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return Seen(shape, classes, crowd=4)
+
+
+def seen(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return Seen(shape, classes, crowd=0)

@@ -11,7 +11,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from sklearn.cluster import KMeans
@@ -45,6 +45,8 @@ class Filter(Defence):
 
     first_epochs: int = 0  # of the first training; 0: as many as the trial's
 
+    parallel: ClassVar[bool] = True  # but for the verdict
+
     @abstractmethod
     def judge(self, scene: Scene, network: Classifier) -> Verdict:
         """What `network`, which was trained on all of the images, tells of them."""
@@ -66,7 +68,7 @@ class Filter(Defence):
         share = len(kept) / len(scene.images)
         beside = {"suspicion": verdict.suspicion, "flagged": verdict.flagged, "spared": spared}
         checkpoint = scene.checkpoint and Beside(scene.checkpoint, beside, meter)
-        for epoch in fit(scene.model, kept, scene.how, scene.seed, checkpoint):
+        for epoch in fit(scene.model, kept, scene.how, scene.seed, checkpoint, scene.workers):
             meter.passes += share
             numbers = {"defence/removed": 1 - share, "defence/spared_classes": spared}
             yield replace(epoch, numbers=numbers | meter.numbers(epoch.number))
@@ -78,7 +80,7 @@ class Filter(Defence):
     def _judged(self, scene: Scene, meter: Meter) -> tuple[Verdict, float]:
         network = cast(Classifier, copy.deepcopy(scene.model))
         how = replace(scene.how, epochs=self.first_epochs or scene.how.epochs)
-        for _ in fit(network, scene.images, how, scene.seed):
+        for _ in fit(network, scene.images, how, scene.seed, workers=scene.workers):
             meter.passes += 1
             scene.beat()
         verdict = self.judge(scene, network)

@@ -14,6 +14,7 @@ class Oracle(Defence):
     """Trains without the poison. No defender can; covers, whose labels are true, stay."""
 
     access: ClassVar[Access] = "truth"
+    parallel: ClassVar[bool] = True
 
     def train(self, scene: Scene) -> Iterator[Epoch]:
         """The plain training loop on what is not poison."""
@@ -21,4 +22,5 @@ class Oracle(Defence):
             raise ValueError("the oracle must be told the roles of the training images")
         poison = scene.roles == POISON
         scene.findings.update({SUSPICION: poison.float(), FLAGGED: poison})
-        return fit(scene.model, scene.images.take(~poison), scene.how, scene.seed, scene.checkpoint)
+        kept = scene.images.take(~poison)
+        return fit(scene.model, kept, scene.how, scene.seed, scene.checkpoint, scene.workers)

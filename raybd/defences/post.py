@@ -35,9 +35,11 @@ class PostTraining(Defence):
     back (a pass forward alone is a third of one); seconds; and the clean images that it was given.
     """
 
+    parallel: ClassVar[bool] = True  # but for the repair
+
     def train(self, scene: Scene) -> Iterator[Epoch]:
         """Training as no defence does it, the last epoch with the repair."""
-        for epoch in fit(scene.model, scene.images, scene.how, scene.seed, scene.checkpoint):
+        for epoch in fit(scene.model, scene.images, scene.how, scene.seed, scene.checkpoint, scene.workers):
             yield replace(epoch, numbers=epoch.numbers | self.timed(scene)) if epoch.last else epoch
 
     @abstractmethod

@@ -7,7 +7,7 @@ section 5: the more a learner is regularised, the more slowly it learns a backdo
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from raybd.defences.base import Defence, Scene
 from raybd.defences.cost import Meter
@@ -35,6 +35,8 @@ class Regularised(Defence):
     learning_rate: float = 1.0
     epochs: float = 1.0
 
+    parallel: ClassVar[bool] = True
+
     def train(self, scene: Scene) -> Iterator[Epoch]:
         """The plain training loop under another configuration; patience does not end it."""
         how, asked = scene.how, scene.how.epochs
@@ -44,7 +46,7 @@ class Regularised(Defence):
         state = scene.checkpoint.load() if scene.checkpoint is not None else None
         meter = Meter(state)
         checkpoint = scene.checkpoint and Scaled(scene.checkpoint, meter, asked, total)
-        for epoch in fit(scene.model, scene.images, inside, scene.seed, checkpoint):
+        for epoch in fit(scene.model, scene.images, inside, scene.seed, checkpoint, scene.workers):
             meter.passes += 1
             for number in range((epoch.number - 1) * asked // total + 1, epoch.number * asked // total + 1):
                 yield Epoch(number, epoch.loss, number == asked, meter.numbers(number))

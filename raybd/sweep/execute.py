@@ -41,6 +41,7 @@ class Setup:
     device: str = "cpu"
     stall_seconds: float = 3600.0  # a trial without a finished epoch for so long is hung
     checkpoint_seconds: float = 60.0
+    workers: int = 1  # that train a trial's network together, with a GPU each if `device` is one
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,20 @@ class Resources:
     """What one trial holds, and how many may run at once."""
 
     cpus: float = 1.0
-    gpus: float | None = None  # None: a whole one where there are any, else none
+    gpus: float | None = None  # a part of one, or several; None: a whole one where there are any, else none
     at_once: int | None = None  # None: as many as fit
+
+    @property
+    def workers(self) -> int:
+        """How many train a trial's network together: one a GPU."""
+        return max(1, int(self.gpus or 0))
+
+    def problems(self) -> list[str]:
+        """What no trial can hold."""
+        gpus = self.gpus or 0.0
+        if gpus <= 1 or gpus == int(gpus):
+            return []
+        return [f"a trial cannot hold {gpus:g} GPUs: a part of one (0.25), or a whole number"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,9 @@ def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], N
 
     try:
         shared = setup.folder.path / "shared"
-        result = run_trial(config, _on(setup.device, data), note, checkpoint, shared, beat, folder.journal())
+        result = run_trial(
+            config, _on(setup.device, data), note, checkpoint, shared, beat, folder.journal(), setup.workers
+        )
         _keep(folder, config, result)
         record, hopeless = _record(config, run.tags, FINISHED, start, result), False
     except Exception as error:  # noqa: BLE001 - a failed trial is data, whatever failed it

@@ -19,6 +19,7 @@ from raybd.models import MODELS
 from raybd.plugins import parse as parse_plugin
 from raybd.plugins import unknown
 from raybd.records import check_name as check_sweep_name
+from raybd.sweep.execute import Resources
 from raybd.training import TrainConfig
 
 DECAYS = {"digits": (5e-4, 0.05)}  # 420 steps regularise little: the edge of the map lies at large values
@@ -91,7 +92,7 @@ class SweepOptions:
     noise: float = 0.0
     """Deviation of the noise inside the network, in training and after; mutual information needs it."""
     gpus_per_trial: float | None = None
-    """Share of a GPU a trial holds; 0.25 packs four on each; none: 1 where there are any."""
+    """GPUs a trial holds: 0.25 packs four trials on each, 2 trains one on two; none: 1 where there are any."""
     cpus_per_trial: float = 1.0
     """CPUs a trial holds, and its threads."""
     max_concurrent: int | None = None
@@ -125,7 +126,7 @@ class SweepOptions:
         ]
         if self.max_concurrent is not None and self.max_concurrent < 1:
             found.append(f"--max-concurrent {self.max_concurrent} must be at least 1")
-        return found
+        return found + Resources(gpus=self.gpus_per_trial).problems()
 
     def configs(self) -> list[TrialConfig]:
         """Every trial of the sweep, clean twins first.
