@@ -17,7 +17,7 @@ from tests.benchmarks.mutual_information import mutual_information
 from tests.benchmarks.poisoning import poisoning
 from tests.benchmarks.region_map import region_map
 from tests.benchmarks.smoothing import smoothing
-from tests.benchmarks.timing import Row
+from tests.benchmarks.timing import Row, markdown
 from tests.benchmarks.training import training
 from tests.benchmarks.trial import trial
 from tests.benchmarks.vibe import vibe
@@ -32,7 +32,6 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "region_map": region_map,
     "vibe": vibe,
 }
-HEAD = ["name", "ours", "plain reference", "ratio (lowest to highest)", "n", "unit"]
 
 
 def main() -> None:
@@ -45,7 +44,7 @@ def main() -> None:
         print(f"{name} ...", flush=True)
         rows += BENCHMARKS[name]()
     print(f"\n{machine()}\n{time.perf_counter() - start:.0f} s in all\n")
-    print(table(rows))
+    print(markdown(rows))
 
 
 def machine() -> str:
@@ -61,15 +60,6 @@ def _cpu() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def table(rows: list[Row]) -> str:
-    """The rows in Markdown, aligned for reading as text."""
-    cells = [HEAD, *(row.cells for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(HEAD))]
-    text = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells]
-    text.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-    return "\n".join(text)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 REPETITIONS = 5
+HEAD = ["name", "ours", "plain reference", "ratio (lowest to highest)", "n", "unit"]
 Side = Callable[[], object]
 
 
@@ -65,3 +66,12 @@ def require(equal: bool, what: str) -> None:
     """Stop where the two sides do not compute the same: their times would not be comparable."""
     if not equal:
         raise SystemExit(f"the two sides differ: {what}")
+
+
+def markdown(rows: list[Row]) -> str:
+    """The rows in Markdown, aligned for reading as text."""
+    cells = [HEAD, *(row.cells for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(HEAD))]
+    text = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in cells]
+    text.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    return "\n".join(text)

@@ -1,0 +1,114 @@
+"""The benchmarks' own machinery: the GPU script runs whole at a small size, and its checks see what is wrong."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from raybd.defences.vibe import transport
+from raybd.metrics.information import plugin
+from raybd.metrics.smoothing import votes
+from tests.benchmarks import gpu
+from tests.benchmarks.timing import HEAD, Row, interleave, markdown, rate, require
+
+AT = gpu.Bench(torch.device("cpu"), gpu.SMALL)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_gpu_script_runs_whole_and_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.main(["--device", "cpu", "--small"])
+    said = capsys.readouterr().out
+    assert "left out" not in said
+    rows = [line for line in said.splitlines() if line.startswith("| ")][2:]
+    wanted = ["epoch of", "bf16 peak", "1 at once", "2 at once", "E-step 300", "E-step 200", "smoothing", "MI probe"]
+    assert len(rows) == len(wanted)
+    for row, name in zip(rows, wanted, strict=True):
+        assert name in row
+        assert float(row.split("|")[2].strip().replace(",", "")) > 0
+
+
+def test_the_checks_pass_by_a_margin() -> None:
+    loss, angle = gpu.gradients_apart(AT, "bf16")
+    assert loss < 0.01
+    assert angle > 0.94
+    loss, angle = gpu.gradients_apart(AT, "fp32")
+    assert loss < 1e-5
+    assert angle > 0.999999
+
+
+def test_a_forward_pass_is_counted_as_by_hand() -> None:
+    at = gpu.Bench(torch.device("cpu"), gpu.Sizes(width=1.0, side=32))
+    assert gpu.forward_work(at) == pytest.approx(2 * 0.5559e9, rel=1e-3)  # 0.556 GMAC, as published for this net
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "part"),
+    [
+        (gpu, "prepare", "training"),
+        (transport, "solve", "e_step"),
+        (votes, "tally", "smoothing"),
+        (plugin, "plug_in_scores", "information"),
+    ],
+)
+def test_what_is_wrong_stops_the_script(module: Any, name: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = getattr(module, name)
+
+    def wrong(*args: Any) -> Any:
+        found = right(*args)
+        if part == "e_step":
+            found.duals[0] += 0.1
+        elif part == "smoothing":
+            found.votes.copy_(found.votes.roll(1, -1))
+        elif part == "information":  # as a device whose numbers are off would
+            return (
+                found + 0.1 * torch.eye(*found.shape[-2:]) * (found.dtype == torch.float32) if found.ndim > 1 else found
+            )
+        else:
+            return 0.8 * found
+        return found
+
+    monkeypatch.setattr(module, name, wrong)
+    with pytest.raises(SystemExit, match="the two sides differ"):
+        gpu.PARTS[part](AT)
+
+
+def test_a_missing_package_leaves_one_part_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "raybd.defences.vibe.transport", None)
+    assert gpu.measure(AT, ["e_step"]) == []
+    assert "e_step is left out" in capsys.readouterr().out
+
+
+def test_the_table_is_markdown() -> None:
+    lines = markdown([Row("a", 1234.5, None, 3, "s"), Row("bb", 2.0, 1.0, 5, "s", (1.5, 2.5))]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == HEAD
+    assert set("".join(cells[1])) == {"-"}
+    assert cells[2] == ["a", "1,230", "-", "-", "3", "s"]
+    assert cells[3] == ["bb", "2", "1", "2.00 (1.50 to 2.50)", "5", "s"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_sides_are_timed_in_turn_after_one_that_does_not_count() -> None:
+    seen: list[str] = []
+    seconds = interleave({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 2)
+    assert "".join(seen) == "ababab"
+    assert {name: len(taken) for name, taken in seconds.items()} == {"a": 2, "b": 2}
+    row = rate("r", [1.0, 2.0, 4.0], [2.0, 2.0, 2.0], (10, 10))
+    assert (row.ours, row.plain, row.ratios) == (5.0, 5.0, (0.5, 2.0))
+
+
+def test_sides_that_differ_stop_everything() -> None:
+    require(True, "nothing")
+    with pytest.raises(SystemExit, match="the two sides differ: sums"):
+        require(False, "sums")
