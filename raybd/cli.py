@@ -1,4 +1,4 @@
-"""The `raybd` command: send what waits, ask the map, list runs, write the report, run a trial again."""
+"""The `raybd` command: what can be asked of sweeps from a shell, and done with what they left."""
 
 import json
 import math
@@ -94,6 +94,23 @@ def list_runs(name: Name, tracking_uri: str | None = None, json: bool = False) -
     return 0
 
 
+def show_status(name: Name, tracking_uri: str | None = None, json: bool = False) -> int:
+    """Say how a sweep stands: trials finished, failed, running and left, and whether its driver is alive.
+
+    Args:
+        name: Name of the sweep.
+        tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
+        json: Print JSON.
+    """
+    from dataclasses import asdict
+
+    from raybd.status import status
+
+    found = status(name, tracking_uri)
+    _print(asdict(found) | {"left": found.left} if json else str(found))
+    return 0
+
+
 def write_a_report(name: Name, out: str = "", tracking_uri: str | None = None) -> int:
     """Write the report of a sweep: one HTML file that needs nothing else.
 
@@ -134,6 +151,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "send": send_waiting,
     "map": ask_map,
     "runs": list_runs,
+    "status": show_status,
     "report": write_a_report,
     "rerun": run_again,
 }

@@ -6,6 +6,8 @@ from urllib.parse import unquote
 
 from raybd.errors import InputError
 
+PATIENCE = 60.0  # seconds to wait for whoever has locked the file
+
 
 def path_of(uri: str) -> Path | None:
     """The file of a SQLite URI, absolute; None for any other URI."""
@@ -24,7 +26,7 @@ def prepare(uri: str) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with sqlite3.connect(path, timeout=60) as connection:
+        with sqlite3.connect(path, timeout=PATIENCE) as connection:
             connection.execute("PRAGMA journal_mode=wal")
         connection.close()
     except (OSError, sqlite3.Error) as error:

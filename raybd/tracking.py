@@ -23,6 +23,7 @@ from raybd.records import Record, SweepFolder, TrialFolder
 log = logging.getLogger(__name__)
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
+PLANNED, ALIVE = "raybd.planned", "raybd.alive"  # tags of the parent run: how many trials; when the driver was there
 FLUSH_SECONDS = 10.0  # how old an epoch's numbers may get before they are sent
 METRICS_A_BATCH = 1000  # MLflow's own limit
 
@@ -57,7 +58,8 @@ def resolve(uri: str | None) -> str:
 
 
 def _client(uri: str) -> MlflowClient:
-    patient = f"{uri}?timeout=60" if sqlite.path_of(uri) else uri  # many writers wait longer than SQLite's 5 seconds
+    # Many writers wait longer than SQLite's 5 seconds.
+    patient = f"{uri}?timeout={sqlite.PATIENCE:g}" if sqlite.path_of(uri) else uri
     return MlflowClient(tracking_uri=patient)
 
 
@@ -86,25 +88,32 @@ class Store:
 
     def finished(self) -> dict[str, str]:
         """Key -> run id of every trial that has finished."""
-        runs = _search(self.client, self.address.experiment_id, "FINISHED")
+        runs = search(self.client, self.address.experiment_id, "FINISHED")
         return {run.data.tags["raybd.key"]: run.info.run_id for run in runs if "raybd.key" in run.data.tags}
 
-    def begin(self, options: dict[str, Any]) -> None:
-        """Open the parent run for another round of the sweep and note its options."""
-        self.client.update_run(self.address.parent_id, status="RUNNING")
-        self.client.log_dict(self.address.parent_id, options, f"options/{time.strftime('%Y%m%d-%H%M%S')}.json")
+    def begin(self, options: dict[str, Any], planned: int) -> None:
+        """Open the parent run for another round of a sweep of `planned` trials and note its options."""
+        parent = self.address.parent_id
+        self.client.update_run(parent, status="RUNNING")
+        self.client.set_tag(parent, PLANNED, planned)
+        self.sign_of_life()
+        self.client.log_dict(parent, options, f"options/{time.strftime('%Y%m%d-%H%M%S')}.json")
+
+    def sign_of_life(self) -> None:
+        """Note at the parent run that the driver is there now."""
+        self.client.set_tag(self.address.parent_id, ALIVE, _now())
 
     def end(self, status: str, metrics: dict[str, float], note: str, artifacts: Iterable[Path]) -> None:
         """Close the parent run with its summary; runs of workers that died are closed with it."""
-        orphans = _search(self.client, self.address.experiment_id, "RUNNING")
-        for run in orphans:
-            self.client.set_terminated(run.info.run_id, "KILLED")
+        for run in search(self.client, self.address.experiment_id, "RUNNING"):
+            _close(self.client, run.info.run_id, "KILLED")
         parent = self.address.parent_id
-        self.client.log_batch(parent, metrics=_metrics([{"epoch": 0, "time": _now(), "metrics": metrics}]))
+        rounds = len(self.client.get_metric_history(parent, "trials"))  # of one step MLflow shows the latest by clock
+        self.client.log_batch(parent, metrics=_metrics([{"epoch": rounds, "time": _now(), "metrics": metrics}]))
         self.client.set_tag(parent, NOTE, note)
         for path in artifacts:
             self.client.log_artifact(parent, str(path), "figures" if path.suffix == ".png" else None)
-        self.client.set_terminated(parent, status)
+        _close(self.client, parent, status)
 
 
 class TrialRun:
@@ -209,9 +218,14 @@ def abandon(address: Address, folder: TrialFolder) -> None:
     try:
         client = _client(address.uri)
         if client.get_run(run_id).info.status == "RUNNING":
-            client.set_terminated(run_id, "KILLED")
+            _close(client, run_id, "KILLED")
     except MlflowException as error:
         log.warning("run %s of a dead worker stays open: %s", run_id, _first_line(error))
+
+
+def _close(client: MlflowClient, run_id: str, status: str) -> None:
+    """End the run now, or when it began where the clock has been set back since."""
+    client.set_terminated(run_id, status, max(_now(), client.get_run(run_id).info.start_time))
 
 
 def load_runs(experiment: str | Sequence[str], tracking_uri: str | None = None) -> pd.DataFrame:
@@ -222,18 +236,34 @@ def load_runs(experiment: str | Sequence[str], tracking_uri: str | None = None) 
     Raises:
         InputError: the store cannot be reached or an experiment is not in it.
     """
-    names, uri = [experiment] if isinstance(experiment, str) else list(experiment), resolve(tracking_uri)
-    path = sqlite.path_of(uri)
-    if path is not None and not path.exists():
-        raise InputError(f"there is no tracking store at {path}")
+    names = [experiment] if isinstance(experiment, str) else list(experiment)
+    client, known = experiments(names, tracking_uri)
+    return pd.DataFrame([_row(run) for name in names for run in search(client, known[name])])
+
+
+def experiments(names: Sequence[str], tracking_uri: str | None) -> tuple[MlflowClient, dict[str, str]]:
+    """The store, and the id of each of the experiments `names`.
+
+    Raises:
+        InputError: the store cannot be reached or an experiment is not in it.
+    """
+    uri = _there(tracking_uri)
     try:
-        known = {e.name: e.experiment_id for e in _client(uri).search_experiments()}
+        client = _client(uri)
+        known = {e.name: e.experiment_id for e in client.search_experiments()}
     except Exception as error:
         raise InputError(f"the tracking store {uri} cannot be read: {_first_line(error)}") from error
     if missing := [name for name in names if name not in known]:
         raise InputError(f"no experiment {', '.join(missing)} in {uri} (there: {', '.join(sorted(known))})")
-    client = _client(uri)
-    return pd.DataFrame([_row(run) for name in names for run in _search(client, known[name])])
+    return client, known
+
+
+def _there(tracking_uri: str | None) -> str:
+    uri = resolve(tracking_uri)
+    path = sqlite.path_of(uri)
+    if path is not None and not path.exists():
+        raise InputError(f"there is no tracking store at {path}")
+    return uri
 
 
 def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
@@ -242,10 +272,7 @@ def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
     Raises:
         InputError: the store cannot be reached, has no such run, or the run holds no trial.
     """
-    uri = resolve(tracking_uri)
-    path = sqlite.path_of(uri)
-    if path is not None and not path.exists():
-        raise InputError(f"there is no tracking store at {path}")
+    uri = _there(tracking_uri)
     try:
         with tempfile.TemporaryDirectory() as folder:
             kept = _client(uri).download_artifacts(run_id, "trial.json", folder)
@@ -274,7 +301,8 @@ def _parent(client: MlflowClient, experiment_id: str, name: str) -> str:
     return str(run.info.run_id)
 
 
-def _search(client: MlflowClient, experiment_id: str, status: str | None = None) -> list[Any]:
+def search(client: MlflowClient, experiment_id: str, status: str | None = None) -> list[Any]:
+    """The runs of trials, all or those of one status."""
     query = "tags.`raybd.kind` = 'trial'" + (f" and attributes.status = '{status}'" if status else "")
     found: list[Any] = []
     token = None

@@ -1,12 +1,30 @@
 """Work that several processes need and one does. Imports nothing of raybd."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 
 from filelock import FileLock, Timeout
 
 PATIENCE = 1.0  # seconds between two signs of life of whoever waits
+
+
+@contextmanager
+def beating(beat: Callable[[], None], every: float = 30.0) -> Iterator[None]:
+    """Call `beat` now and then in a thread of its own; what it raises is of no account."""
+    done = Event()
+
+    def work() -> None:
+        while not done.wait(every):
+            with suppress(Exception):
+                beat()
+
+    Thread(target=work, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ ORDER = [
     {"raybd.twins", "raybd.convex_trial"},
     {"raybd.trial"},
     {"raybd.tracking"},
-    {"raybd.sweep", "analysis"},
+    {"raybd.sweep", "raybd.status", "analysis"},
     {"raybd.cli"},
     {"sweeps"},
 ]

@@ -16,6 +16,7 @@ from raybd.sweep import driver, estimate
 from raybd.sweep.execute import Resources, Setup
 from raybd.sweep.options import SweepOptions, read
 from raybd.sweep.progress import SweepResult, clock
+from raybd.waiting import beating
 
 Summary = Callable[[str, str, Path], tuple[str, list[Path]]]  # (name, tracking URI, folder) -> (text, pictures)
 Search = Callable[[Any, driver.Plan], list[TrialConfig]]  # (options, a plan of no trials) -> trials of what it found
@@ -101,8 +102,12 @@ def _sweep(options: SweepOptions, configs: list[TrialConfig], summarise: Summary
 
 def _run_and_sum_up(options: SweepOptions, plan: driver.Plan, summarise: Summary) -> int:
     print(f"{options.name}: {plan.known} trials are done, {len(plan.todo)} to run", flush=True)
-    plan.store.begin(_kept(options))
-    result = run(options, plan)
+    try:
+        plan.store.begin(_kept(options), plan.known + len(plan.todo))
+    except Exception as error:  # noqa: BLE001 - the trials' own records do not need it
+        print(public(f"the sweep's own run cannot be opened: {type(error).__name__}"), file=sys.stderr)
+    with beating(plan.store.sign_of_life):
+        result = run(options, plan)
     _sum_up(options, plan, result, summarise)
     return result.exit_status
 

@@ -1,0 +1,85 @@
+"""`raybd status`: on a store made by hand, where every kind of trial is, and after a real sweep."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raybd.cli import main as raybd
+from raybd.status import status
+from raybd.sweep.command import main
+from raybd.tracking import ALIVE, Store
+from sweeps.ib import PRESETS, summarise
+
+NOW = int(1000 * time.time())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Seven trials planned: one finished at its second try, one failed twice, one cut off, one runs, three are left."""
+    made = Store.open("s", f"sqlite:///{tmp_path_factory.mktemp('store')}/m.db")
+    made.begin({}, planned=7)
+    for key, ends in (("a", ("FAILED", "FINISHED")), ("b", ("FAILED", "FAILED")), ("c", ("KILLED",)), ("d", ("",))):
+        for number, end in enumerate(ends):
+            started = NOW - 500_000 + number
+            tags = {"raybd.kind": "trial", "raybd.key": key}
+            run = made.client.create_run(made.address.experiment_id, started, tags, run_name=f"trial {key}")
+            made.client.log_metric(run.info.run_id, "loss/train", 1.0, NOW - 60_000, step=1)
+            if end:
+                made.client.set_terminated(run.info.run_id, end)
+    return made
+
+
+def test_every_trial_is_counted_once(store: Store) -> None:
+    found = status("s", store.address.uri)
+    assert (found.planned, found.finished, found.failed, found.left) == (7, 1, 1, 4)
+    [running] = found.running
+    assert running.label == "trial d"
+    assert 60 <= running.silent < 200  # by its newest metric, not by its start
+    assert str(found).startswith("s: 1 of 7 trials finished, 1 failed, 1 running, 4 left\ndriver: alive, last seen ")
+
+
+@pytest.mark.parametrize(
+    ("state", "age", "said"),
+    [("RUNNING", 20, "alive"), ("RUNNING", 1000, "silent"), ("FAILED", 1000, "ended"), ("RUNNING", -5000, "alive")],
+)
+def test_the_driver(store: Store, state: str, age: int, said: str) -> None:
+    """The last one's clock is more than an hour ahead of ours."""
+    store.client.update_run(store.address.parent_id, status=state)
+    store.client.set_tag(store.address.parent_id, ALIVE, int(1000 * (time.time() - age)))
+    found = status("s", store.address.uri)
+    assert found.driver.startswith(said)
+    assert found.driver_seen == pytest.approx(max(age, 0), abs=20)
+
+
+def test_a_store_that_no_driver_has_written_to(tmp_path: Path) -> None:
+    made = Store.open("s", f"sqlite:///{tmp_path}/m.db")
+    found = status("s", made.address.uri)
+    assert (found.planned, found.left, found.driver, found.driver_seen) == (None, None, "none", None)
+    assert "0 of an unknown number of trials finished" in str(found)
+
+
+def test_the_command_after_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--tracking-uri", f"sqlite:///{tmp_path}/m.db"]
+    small = "--epochs 1 --widths 0.25 --weight-decays 5e-4 --poison-rates 0 0.1 --seeds 1 --attacks badnets --inline"
+    args = [*small.split(), *where, "--results", str(tmp_path), "--noise", "0", "--metrics", "smoothness"]
+    assert main(PRESETS, summarise, args) == 0
+    capsys.readouterr()
+    assert raybd(["status", "ib", *where, "--json"]) == 0
+    said: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert said.pop("driver_seen") < 100
+    assert said == {
+        "name": "ib",
+        "planned": 2,
+        "finished": 2,
+        "failed": 0,
+        "running": [],
+        "left": 0,
+        "driver": "ended",
+    }
+    assert raybd(["status", "ib", *where]) == 0
+    assert "2 of 2 trials finished, 0 failed, 0 running, 0 left\ndriver: ended" in capsys.readouterr().out
+    assert raybd(["status", "other", *where]) == 2
+    assert "no experiment other" in capsys.readouterr().err
