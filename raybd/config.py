@@ -15,7 +15,7 @@ from raybd.defences import DEFENCES, Defence, NoDefence
 from raybd.errors import InputError
 from raybd.metrics import METRICS, Metric
 from raybd.models import check_model
-from raybd.plugins import build, spec, unknown
+from raybd.plugins import build, name_of, spec, unknown
 from raybd.plugins import describe as describe_plugin
 from raybd.training import TrainConfig
 from raybd.types import Data, settle_floats
@@ -157,7 +157,7 @@ class TrialConfig:
             found.append(f"attack none cannot poison: its rate must be 0, not {self.poison_rate:g}")
         found += self.model.problems() + self._recipe_problems() + self._clean_problems()
         found += self._network_settings() if self.model.convex else []
-        names = [spec(METRICS, metric)["name"] for metric in self.metrics]
+        names = [name_of(METRICS, metric) for metric in self.metrics]
         found += [f"metric {name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
         if self.train.patience and any(metric.needs_twin for metric in self.metrics):
             comparing = [name for name, metric in zip(names, self.metrics, strict=True) if metric.needs_twin]
@@ -218,7 +218,7 @@ class TrialConfig:
         found += [f"model {self.model.name} has no epochs to probe"] * bool(self.probes)
         if not isinstance(self.defence, NoDefence):
             found.append(f"model {self.model.name} has no training that a defence could take over")
-        names = [spec(METRICS, metric)["name"] for metric in self.metrics]
+        names = [name_of(METRICS, metric) for metric in self.metrics]
         looking = [name for name in names if name not in ("accuracy", "learning_curves")]
         return found + [f"metric {name} measures networks, and {self.model.name} is none" for name in looking]
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -78,10 +79,15 @@ def describe(table: Mapping[str, type[T]], plugin: T, common: Iterable[str] = ()
 
 def spec(table: Mapping[str, type[T]], plugin: T) -> dict[str, Any]:
     """`plugin` as its name in `table` and every setting, defaults written out; `build` takes it back."""
-    name = next(name for name, cls in table.items() if cls is type(plugin))
-    return {"name": name} | {key: getattr(plugin, key) for key in _fields(type(plugin))}
+    return {"name": name_of(table, plugin)} | {key: getattr(plugin, key) for key in _fields(type(plugin))}
 
 
+def name_of(table: Mapping[str, type[T]], plugin: T) -> str:
+    """The name of `plugin`'s class in `table`."""
+    return next(name for name, cls in table.items() if cls is type(plugin))
+
+
+@cache  # a sweep asks ten thousands of times
 def _fields(cls: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
 
