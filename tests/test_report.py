@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from analysis.prediction import auc, prediction_table
 from analysis.region_map import DefendedRegionMap
@@ -180,7 +181,23 @@ def test_a_browser_shows_every_cell(tmp_path: Path, hostile: bool):
         pytest.skip("NO BROWSER ON PATH (chromium, google-chrome): the report was not looked at by one")
     page = tmp_path / "r.html"
     page.write_text(report(runs(attack=HOSTILE if hostile else "badnets"), "ib"))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
-    done = subprocess.run([browser, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.count('<g class="cell"><title>') == 6
-    assert "<script" not in done.stdout
+    seen, shot = _look(browser, page, "--dump-dom"), tmp_path / "r.png"
+    assert seen.stdout.count('<g class="cell"><title>') == 6
+    assert "<script" not in seen.stdout
+    _look(browser, page, f"--screenshot={shot}", "--window-size=1200,1600")
+    with Image.open(shot) as picture:
+        assert picture.size == (1200, 1600)
+        drawn = picture.convert("L").point(lambda level: 255 * (level < 250))
+        left, upper, right, lower = drawn.getbbox() or (0, 0, 0, 0)
+        assert right - left > 600, "nothing is drawn across the page"
+        assert lower - upper > 1000, "nothing is drawn down the page"
+
+
+def _look(browser: str, page: Path, *wanted: str) -> subprocess.CompletedProcess[str]:
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent}/profile"]
+    flags += ["--disable-background-networking", "--no-first-run", "--enable-logging=stderr"]
+    done = subprocess.run(
+        [browser, *flags, *wanted, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ":CONSOLE" not in done.stderr  # where the browser tells of errors on a page
+    return done
