@@ -12,6 +12,9 @@ mkdir -p "$HOME/.raybd"
 chmod 700 "$HOME/.raybd"
 [ ! -d "$HOME/.raybd/secrets" ] || chmod -R go-rwx "$HOME/.raybd/secrets"
 [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$root/constraints.txt" -e "$root[cluster]"
+# compat: the checkout itself goes onto Python's path. Otherwise any folder ~/analysis or ~/raybd would hide the package of
+# that name from `ray submit`, which puts its script into the home folder.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat \
+  -c "$root/constraints.txt" -e "$root[cluster]"
 line=". '$root/cluster/env.sh'"
 grep -qsxF "$line" "$HOME/.bashrc" || echo "$line" >>"$HOME/.bashrc"

@@ -73,13 +73,13 @@ def test_every_start_of_ray_has_its_token_and_a_clean_environment(name: str) -> 
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_commands_are_bash_and_name_files_of_the_checkout(name: str) -> None:
     config = launcher(name)
-    assert config["file_mounts"]["~/raybd"] == "."
+    assert config["file_mounts"]["~/raybd-checkout"] == "."
     commands = [c for key, value in config.items() if key.endswith("commands") for c in value]
     for command in commands:
         subprocess.run(["bash", "-n", "-c", command], check=True)
-        for path in re.findall(r"~/raybd/(\S+)", command):
+        for path in re.findall(r"~/raybd-checkout/(\S+)", command):
             assert (ROOT / path).is_file(), command
-    assert "bash ~/raybd/cluster/setup.sh" in config["setup_commands"]
+    assert "bash ~/raybd-checkout/cluster/setup.sh" in config["setup_commands"]
     assert any("cluster/tracking.sh" in command for command in config["head_start_ray_commands"])
 
 
