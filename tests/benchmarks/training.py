@@ -1,4 +1,8 @@
-"""The training loop against the plain one: a DataLoader over PIL images, float32, `loss.item()` in every step."""
+"""The training loop against the plain one: a DataLoader over PIL images, float32, `loss.item()` in every step.
+
+Both sides predict two test sets besides, the clean and the triggered one: the plain side after every epoch, as
+toolkits do, and ours at its probes.
+"""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -16,7 +20,7 @@ from torchvision import transforms
 
 from raybd.models import Classifier, build_model
 from raybd.seeds import stream
-from raybd.training import TrainConfig, augment, fit, prepare
+from raybd.training import TrainConfig, augment, fit, predict, prepare, probe_schedule
 from raybd.types import Images
 from tests.benchmarks.timing import Row, interleave, rate, require
 
@@ -27,7 +31,6 @@ VARIANTS = {  # of TrainConfig's defaults, which on a CPU are channels_last and 
     "": {},
     ", bf16": {"precision": "bf16"},
     ", contiguous": {"memory_format": "contiguous"},
-    ", contiguous, bf16": {"memory_format": "contiguous", "precision": "bf16"},
 }
 
 
@@ -39,30 +42,42 @@ class Case:
     model: str
     shape: tuple[int, int, int]
     images: int
+    tests: int  # of each of two sets; to `images` as in the data set of that shape
     how: TrainConfig
 
 
 CASES = [
-    Case("small_cnn 8x8x1", "small_cnn", (1, 8, 8), 1297, TrainConfig(epochs=3, batch_size=64)),
-    Case("small_cnn 28x28x1", "small_cnn", (1, 28, 28), 6000, TrainConfig(epochs=1, batch_size=128)),
-    Case("resnet18 32x32x3", "resnet18", (3, 32, 32), 128, TrainConfig(epochs=1, batch_size=32, crop=4, flip=True)),
+    Case("small_cnn 8x8x1", "small_cnn", (1, 8, 8), 1297, 500, TrainConfig(epochs=20, batch_size=64)),
+    Case("small_cnn 28x28x1", "small_cnn", (1, 28, 28), 640, 107, TrainConfig(epochs=20, batch_size=128)),
+    Case("resnet18 32x32x3", "resnet18", (3, 32, 32), 32, 6, TrainConfig(epochs=8, batch_size=32, crop=4, flip=True)),
 ]
 
 
 def training() -> list[Row]:
     """Images/CPU-s of whole trainings, ours in every format and precision, and of the feed alone with crop and flip."""
-    return [row for case in CASES for row in _rows(case)] + [_feed(CASES[-1])]
+    return [row for case in CASES for row in (*_rows(case), _predicting(case))] + [_feed(CASES[-1])]
 
 
 def _rows(case: Case) -> list[Row]:
-    images, network = _made(case), _network(case)
+    images, tests, network = _made(case), _tests(case), _network(case)
     _check(case, images, network)
     sides = {
-        variant: partial(_ours, network, images, replace(case.how, **changes)) for variant, changes in VARIANTS.items()
+        variant: partial(_ours, network, images, replace(case.how, **changes), tests)
+        for variant, changes in VARIANTS.items()
     }
-    seconds = interleave(sides | {"plain": partial(_plain, network, images, case.how)})
+    seconds = interleave(sides | {"plain": partial(_plain, network, images, case.how, tests)})
     seen = 2 * (len(images) * case.how.epochs,)
     return [rate(f"train {case.name}{variant}", seconds[variant], seconds["plain"], seen) for variant in VARIANTS]
+
+
+def _predicting(case: Case) -> Row:
+    """Images/CPU-s of evaluation alone, which gives the same logits on both sides."""
+    images, model = _made(replace(case, images=4 * case.tests + 100)), _network(case).eval()
+    model.to(memory_format=torch.channels_last)
+    ours, plain = partial(predict, model, images.x, case.how), partial(_predicted, model, images, case.how)
+    require(torch.allclose(ours(), plain(), atol=CLOSE), f"logits of {case.name}")
+    seconds = interleave({"ours": ours, "plain": plain})
+    return rate(f"predict {case.name}", seconds["ours"], seconds["plain"], 2 * (len(images),))
 
 
 def _feed(case: Case) -> Row:
@@ -84,15 +99,16 @@ def _feed(case: Case) -> Row:
     return rate("feed 32x32x3 crop flip", seconds["ours"], seconds["plain"], 2 * (len(images),))
 
 
-def _ours(network: Classifier, images: Images, how: TrainConfig) -> Classifier:
-    model = deepcopy(network)
-    for _ in fit(model, images, how, SEED):
-        pass
+def _ours(network: Classifier, images: Images, how: TrainConfig, tests: Sequence[Images] = ()) -> Classifier:
+    model, probes = deepcopy(network), probe_schedule(how.epochs)
+    for epoch in fit(model, images, how, SEED):
+        for test in tests if epoch.number in probes else ():
+            predict(model, test.x, how)
     return model
 
 
-def _plain(network: Classifier, images: Images, how: TrainConfig) -> Classifier:
-    model = deepcopy(network).train()
+def _plain(network: Classifier, images: Images, how: TrainConfig, tests: Sequence[Images] = ()) -> Classifier:
+    model = deepcopy(network)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=how.learning_rate, momentum=how.momentum, weight_decay=how.weight_decay
     )
@@ -100,6 +116,7 @@ def _plain(network: Classifier, images: Images, how: TrainConfig) -> Classifier:
     schedule = OneCycleLR(optimizer, how.learning_rate, total_steps=steps, cycle_momentum=False)
     losses = []
     for epoch in range(1, how.epochs + 1):
+        model.train()
         for x, y in _loader(images, how, _order(images, epoch)):
             loss = F.cross_entropy(model.head(model.features(x)), y)  # the transforms have normalised x already
             optimizer.zero_grad()
@@ -107,7 +124,16 @@ def _plain(network: Classifier, images: Images, how: TrainConfig) -> Classifier:
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
+        for test in tests:
+            _predicted(model, test, how)
     return model
+
+
+@torch.no_grad()
+def _predicted(model: Classifier, images: Images, how: TrainConfig) -> Tensor:
+    model.eval()
+    loader = _loader(images, replace(how, crop=0, flip=False), torch.arange(len(images)))
+    return torch.cat([model.head(model.features(x)) for x, _ in loader])
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
@@ -166,6 +192,10 @@ def _network(case: Case) -> Classifier:
     model = build_model(case.model, case.shape, CLASSES, channels * [MEAN], channels * [STD])
     assert isinstance(model, Classifier)
     return model
+
+
+def _tests(case: Case) -> list[Images]:
+    return 2 * [_made(replace(case, images=case.tests))]
 
 
 def _made(case: Case) -> Images:
