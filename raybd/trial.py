@@ -97,9 +97,8 @@ def run_trial(
         at = partial(_scene, config, data, shared and shared / "encoders", beat, workers)
         twin = _twin(config, at, probes, shared, Path(folder), beat)
         scene = at(model, poisoned, checkpoint)
-        train = partial(config.defence.train, scene)
-        epochs = twin.replay(model, probes, scene.findings) if twin and not config.poison_rate else train()
-        for epoch in epochs:
+        replayed = twin.replay(model, probes, scene.findings) if twin and not config.poison_rate else None
+        for epoch in replayed or config.defence.train(scene):
             metrics = {"loss/train": epoch.loss, "seconds/trial": time.perf_counter() - start} | epoch.numbers
             if epoch.last or epoch.number in probes:
                 seen = _evidence(config, model, data, poisoned, triggered, epoch, twin)

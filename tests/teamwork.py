@@ -36,7 +36,7 @@ class Noting(nn.Module):
 
 
 class Acting(nn.Module):
-    """Does something at step 3 where it is trained by a peer."""
+    """Does something at step 3 or 4 where it is trained by a peer."""
 
     def __init__(self, act: str) -> None:
         super().__init__()
@@ -51,8 +51,8 @@ class Acting(nn.Module):
                 raise ValueError("planted failure")
             if self.act == "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
-        if self.act == "crawl":
-            time.sleep(0.2)
+        if self.act == "sleep" and self.steps == 4 and os.getpid() != self.leader:
+            time.sleep(1000)  # far from any message that could fail
         out: Tensor = self.head(x.flatten(1))
         return out
 
