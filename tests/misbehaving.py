@@ -70,5 +70,42 @@ def hangs(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Net(shape, classes, act)
 
 
+def hangs_before_training(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    time.sleep(1000)
+    return healthy(shape, classes)
+
+
+def hangs_at_a_measure(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    class Stuck(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.training:
+                time.sleep(1000)
+            return super().forward(x)
+
+    return Stuck(shape, classes, lambda step: None)
+
+
+def becomes_nan(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    net = Net(shape, classes, lambda step: None)
+
+    def act(step: int) -> None:
+        if step == 30:
+            next(net.parameters()).data.fill_(float("nan"))
+
+    net.act = act
+    return net
+
+
+def hungry(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Takes memory until somebody ends it, or it has 10 GB."""
+    kept: list[bytearray] = []
+
+    def act(step: int) -> None:
+        while step == 30 and len(kept) < 200:
+            kept.append(bytearray(os.urandom(4096) * (50_000_000 // 4096)))
+
+    return Net(shape, classes, act)
+
+
 def slow(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Net(shape, classes, lambda step: time.sleep(0.02))

@@ -1,0 +1,77 @@
+"""The driver is killed, started twice, interrupted twice: as people do it, with processes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from raybd.tracking import load_runs
+
+SCRIPT = Path(__file__).parent.parent / "sweeps" / "ib.py"
+SWEEP = (
+    "--epochs 4 --weight-decays 5e-4 --widths 1.0 --poison-rates 0.1 --attacks badnets --seeds 8 --noise 0 "
+    "--metrics smoothness --model tests.misbehaving:slow"
+).split()
+
+
+def started(folder: Path, *args: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(SCRIPT), *SWEEP, *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, text=True)
+
+
+def wait_for_a_trial(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if (found := re.match(r"done (\d+) ", line)) and int(found[1]) >= 1:
+            return
+    raise AssertionError("".join(seen))
+
+
+def statuses(folder: Path) -> dict[str, list[str]]:
+    runs = load_runs("ib", f"sqlite:///{folder}/mlflow.db")
+    return {str(key): list(some["status"]) for key, some in runs.groupby("tags.raybd.key")}
+
+
+def finished(folder: Path) -> int:
+    return sum(runs.count("FINISHED") for runs in statuses(folder).values())
+
+
+def test_started_twice_then_killed_then_interrupted_twice_then_finished(tmp_path: Path) -> None:
+    """Four drivers of one sweep in turn, and one too many: in the end every trial has finished once."""
+    first = started(tmp_path, "--address", "local")
+    wait_for_a_trial(first)
+    second = started(tmp_path, "--inline")
+    said, _ = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "another process is at work" in said
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait(10)
+    before = finished(tmp_path)
+    assert 1 <= before < 8
+
+    third = started(tmp_path, "--address", "local")
+    wait_for_a_trial(third)
+    for _ in range(2):
+        third.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    rest = third.communicate(timeout=60)[0]
+    assert third.returncode == 130, rest
+    assert "raybd/sweep" not in rest  # no traceback of ours
+    between = finished(tmp_path)
+    assert before < between < 8
+
+    last = started(tmp_path, "--inline")
+    said, _ = last.communicate(timeout=120)
+    assert last.returncode == 0, said
+    assert f"{between} trials are done, {8 - between} to run" in said
+    ends = statuses(tmp_path)
+    assert len(ends) == 8
+    assert all(runs.count("FINISHED") == 1 for runs in ends.values())
+    assert all(set(runs) <= {"FINISHED", "KILLED"} for runs in ends.values())
+    parents = load_runs("ib", f"sqlite:///{tmp_path}/mlflow.db")["tags.mlflow.parentRunId"]
+    assert parents.nunique() == 1

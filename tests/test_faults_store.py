@@ -1,0 +1,176 @@
+"""The tracking store goes away, is locked, or has another clock: no trial is lost, none is there twice."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from raybd import sqlite
+from raybd.cli import main as raybd
+from raybd.config import ModelConfig, TrialConfig
+from raybd.errors import InputError
+from raybd.records import FINISHED
+from raybd.sweep import driver, execute
+from raybd.sweep.command import main
+from raybd.sweep.driver import plan, run_inline
+from raybd.tracking import load_runs
+from raybd.training import TrainConfig
+from sweeps.ib import PRESETS, summarise
+
+CONFIG = TrialConfig(train=TrainConfig(epochs=2), model=ModelConfig(name="tests.misbehaving:healthy"))
+SMALL = "--epochs 2 --widths 0.25 --weight-decays 5e-4 --poison-rates 0.1 --seeds 3 --attacks badnets --inline".split()
+
+
+class Server:
+    """A real MLflow server on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        store = f"sqlite:///{self.folder}/server.db"
+        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
+        command += ["--backend-store-uri", store, "--artifacts-destination", str(self.folder / "artifacts")]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+        env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self.process = subprocess.Popen(command, env=env, **quiet)  # type: ignore[call-overload]
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{self.uri}/health").close()
+            except OSError:
+                time.sleep(0.1)
+            else:
+                return
+        raise AssertionError("the server does not answer")
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def test_a_server_that_is_away_at_the_start_in_the_middle_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused at the start; then gone from the second of three trials on, until `raybd send`."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    server = Server(tmp_path)
+    args = [*SMALL, "--noise", "0", "--metrics", "smoothness", "--tracking-uri", server.uri, "--results", str(tmp_path)]
+    assert main(PRESETS, summarise, args) == 2
+    assert f"the tracking store {server.uri} cannot be used" in capsys.readouterr().err
+    assert list(tmp_path.glob("ib/trials/*")) == []
+
+    server.start()
+    real, ran = execute.run_trial, []
+
+    def going(*given: object) -> object:
+        ran.append(1)
+        if len(ran) == 2:
+            server.stop()
+        return real(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "run_trial", going)
+        assert main(PRESETS, summarise, args) == 1
+    said = capsys.readouterr()
+    assert "3 trials finished, 0 were finished before" in said.out
+    assert "2 trials wait on disk for the tracking store: raybd send 'ib'" in said.out
+    assert "the tracking store is still away" in said.out
+    assert "the sweep's own run stays open" in said.err
+
+    server.start()
+    try:
+        assert raybd(["send", "ib", "--tracking-uri", server.uri, "--results", str(tmp_path)]) == 0
+        runs = load_runs("ib", server.uri)
+        assert list(runs["status"]) == ["FINISHED"] * 3
+        assert runs["tags.raybd.key"].nunique() == 3
+        assert main(PRESETS, summarise, args) == 0
+        assert "3 trials are done, 0 to run" in capsys.readouterr().out
+    finally:
+        server.stop()
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait a fifth of a second for a lock, where raybd waits a minute and MLflow itself 20 seconds."""
+    monkeypatch.setattr(sqlite, "PATIENCE", 0.2)
+    real = sqlalchemy.text
+    monkeypatch.setattr(sqlalchemy, "text", lambda query: real(query.replace("timeout = 20000", "timeout = 200")))
+
+
+def test_a_database_that_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment: it is waited for. For longer than anybody waits: the trial stays on disk, and is sent later."""
+    a = plan("s", [CONFIG, replace(CONFIG, seed=1)], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
+    holder = sqlite3.connect(tmp_path / "m.db", check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    threading.Timer(1.5, holder.rollback).start()
+    first = run_inline(replace(a, todo=a.todo[:1]))
+    assert [o.sent for o in first.outcomes] == [True]
+
+    impatient(monkeypatch)
+    holder.execute("BEGIN IMMEDIATE")
+    second = run_inline(replace(a, todo=a.todo[1:]))
+    assert [(o.status, o.sent) for o in second.outcomes] == [(FINISHED, False)]
+    assert "1 trials wait on disk for the tracking store" in second.text
+    with pytest.raises(InputError, match="the tracking store"):
+        plan("s", [CONFIG], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
+    holder.rollback()
+    holder.close()
+    again = plan("s", [CONFIG, replace(CONFIG, seed=1)], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
+    assert (again.known, again.todo) == (2, [])
+    assert list(load_runs("s", a.store.address.uri)["status"]) == ["FINISHED"] * 2
+
+
+def test_a_clock_that_is_set_back_an_hour_in_mid_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Durations do not come from it, no run ends before it began, and the summary of the later round is shown."""
+    real, behind = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() - behind[0])
+    a = plan("s", [CONFIG], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
+    a.store.begin({}, planned=1)
+    a.store.end("FINISHED", {"trials": 1.0}, "", [])
+    train = execute.run_trial
+
+    def trained(*given: object) -> object:
+        behind[0] = 3600.0
+        return train(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(execute, "run_trial", trained)
+    result = run_inline(a)
+    assert 0 < result.outcomes[0].seconds < 600
+    assert 0 <= result.busy <= 1
+    client = a.store.client
+    orphan = client.create_run(a.store.address.experiment_id, round(1000 * real()), {"raybd.kind": "trial"})
+    a.store.end("FINISHED", {"trials": 2.0}, "", [])
+    assert client.get_run(a.store.address.parent_id).data.metrics["trials"] == 2.0
+    for run in client.search_runs([a.store.address.experiment_id]):
+        assert run.info.end_time >= run.info.start_time
+    assert client.get_run(orphan.info.run_id).info.status == "KILLED"
+
+
+def test_a_trial_that_failed_first_counts_once_on_the_map_and_in_the_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first run stays beside its second in the store, where people can see it."""
+    from analysis import DefendedRegionMap
+
+    monkeypatch.setenv("RAYBD_TEST_FLAGS", str(tmp_path))
+    config = replace(CONFIG, model=ModelConfig(name="tests.misbehaving:raises_once"))
+    a = driver.plan("s", [config], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
+    result = run_inline(a)
+    assert (len(result.outcomes), result.exit_status) == (1, 0)
+    assert "1 trials finished, 0 were finished before" in result.text
+    assert "first: RuntimeError: planted failure" in result.text
+    assert sorted(load_runs("s", a.store.address.uri)["status"]) == ["FAILED", "FINISHED"]
+    [cell] = DefendedRegionMap.from_mlflow("s", tracking_uri=a.store.address.uri).cells
+    assert (len(cell.seeds), cell.failures) == (1, 0)

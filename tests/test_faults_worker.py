@@ -1,0 +1,148 @@
+"""What can befall a trial in its worker, on a real Ray: the sweep goes on, and says what happened."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from raybd.config import ModelConfig, TrialConfig
+from raybd.records import FAILED, FINISHED
+from raybd.sweep import cluster, driver
+from raybd.sweep.driver import Plan, plan, run_inline, run_on_ray
+from raybd.sweep.execute import Outcome, Resources, Setup, execute, record_death
+from raybd.sweep.progress import SweepResult
+from raybd.sweep.watchdog import HUNG, watchdog
+from raybd.tracking import load_runs
+from raybd.training import TrainConfig
+
+CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
+ONE = Resources(cpus=1, gpus=0)
+
+
+@pytest.fixture(autouse=True)
+def _own_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Its workers must know the folder of the flags, which they inherit when it starts."""
+    import ray
+
+    monkeypatch.setenv("RAYBD_TEST_FLAGS", str(tmp_path))
+    yield
+    ray.shutdown()
+
+
+def own(function: str, seed: int = 0) -> TrialConfig:
+    return replace(CONFIG, model=ModelConfig(name=f"tests.misbehaving:{function}"), seed=seed)
+
+
+def swept(configs: list[TrialConfig], folder: Path, stall_seconds: float = 3600.0) -> tuple[Plan, SweepResult]:
+    a = plan("s", configs, folder / "results", f"sqlite:///{folder}/mlflow.db")
+    return a, run_on_ray(a, ONE, "local", stall_seconds)
+
+
+def keys(a: Plan, *functions: str) -> list[str]:
+    return sorted(config.key for config in a.todo if config.model.name.rpartition(":")[2] in functions)
+
+
+def test_killed_failing_and_hung_trials_in_one_sweep(tmp_path: Path) -> None:
+    """It ends complete, every trial is accounted for once, and the summary says what became of each."""
+    import ray
+
+    small = {"include_dashboard": False, "object_store_memory": 100_000_000, "logging_level": "ERROR"}
+    ray.init(address="local", num_cpus=3, log_to_driver=False, **small)
+    a, result = swept([own(name) for name in ("hangs", "dies_once", "raises", "healthy")], tmp_path, 20)
+
+    assert (len(result.outcomes), result.left, result.exit_status) == (4, 0, 1)
+    runs = load_runs("s", a.store.address.uri)
+    assert sorted(runs[runs["status"] == "FINISHED"]["tags.raybd.key"]) == keys(a, "healthy", "dies_once")  # each once
+    failed = runs[runs["status"] == "FAILED"]
+    assert sorted(set(failed["tags.raybd.key"])) == keys(a, "hangs", "raises")
+    said = {row["params.model.name"].rpartition(":")[2]: row for _, row in failed.iterrows()}
+    assert said["hangs"]["tags.raybd.error"] == "hung: no sign of life for 20 s"
+    assert "planted failure" in said["raises"]["tags.raybd.error"]
+    assert int((failed["tags.raybd.key"] == keys(a, "raises")[0]).sum()) == 2
+    for row in said.values():
+        text = Path(a.store.client.download_artifacts(row["run_id"], "traceback.txt")).read_text()
+        assert "misbehaving.py" in text  # the line at which it raised, or hung
+    told = result.text.splitlines()
+    assert sum(line.startswith("FAILED") for line in told) == 2
+    assert any("dies_once" in line and "its worker died" in line for line in told if line.startswith("tried twice"))
+
+
+@pytest.mark.parametrize("place", ["hangs_before_training", "hangs", "hangs_at_a_measure"])
+def test_a_hang_is_ended_wherever_it_is(place: str, tmp_path: Path) -> None:
+    """In a child of this process, which the watchdog may end."""
+    a = plan("s", [own(place)], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
+    [config], folder = a.todo, a.folder.trial(a.todo[0].key)
+    if not (child := os.fork()):
+        with watchdog(3, folder.last_words) as beat:
+            execute(config, a.data["digits"], Setup("s", a.folder, a.store.address), beat)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == HUNG
+    said = folder.last_words.read_text()
+    assert said.startswith("hung: no sign of life for 3 s\n")
+    assert "tests/misbehaving.py" in said
+    record_death(config, Setup("s", a.folder, a.store.address), said.splitlines()[0])
+    assert list(load_runs("s", a.store.address.uri)["status"]) == ["FAILED"]
+
+
+def test_a_loss_that_is_no_number_is_not_tried_again(tmp_path: Path) -> None:
+    a = plan("s", [own("becomes_nan")], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
+    result = run_inline(a)
+    assert "FAILED" in result.text
+    assert "DivergedError: the training loss is nan in epoch 2 of 3" in result.text
+    assert list(load_runs("s", a.store.address.uri)["status"]) == ["FAILED"]
+
+
+def test_who_ran_when_memory_was_short_waits_and_then_runs_alone(tmp_path: Path) -> None:
+    """Rounds by hand: trials a to d; memory runs out beside a and b, then beside b alone."""
+    a = plan("s", [replace(CONFIG, seed=seed) for seed in range(4)], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
+    rounds, seeds = driver._Rounds(a), {config.key: config.seed for config in a.todo}
+    key = {seed: name for name, seed in seeds.items()}
+
+    def taken(ended: list[int], short: list[int]) -> tuple[list[int], bool]:
+        asked, alone = rounds.next()
+        seen = {key[seed]: Outcome(key[seed], "", FINISHED) for seed in ended}
+        trouble = "a node ran low on memory" if short else ""
+        rounds.take(asked, cluster.Round(seen, trouble, frozenset(key[seed] for seed in short)), alone)
+        return [config.seed for config in asked], alone
+
+    assert taken([], [0, 1]) == ([0, 1, 2, 3], False)
+    assert taken([2, 3], []) == ([2, 3], False)
+    assert taken([0], [1]) == ([0, 1], True)
+    assert (rounds.todo, rounds.idle, rounds.interrupted) == ([], 0, False)
+    assert {seed: rounds.outcomes[key[seed]].status for seed in range(4)} == {
+        0: FINISHED,
+        1: FAILED,
+        2: FINISHED,
+        3: FINISHED,
+    }
+
+
+def test_a_trial_that_exceeds_the_memory_fails_alone(tmp_path: Path) -> None:
+    """Ray's memory monitor ends all of fit(), and innocent trials with it: those run again, without the greedy one."""
+    import ray
+
+    with Path("/proc/meminfo").open() as file:
+        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in file}
+    used = 1 - kilobytes["MemAvailable"] / kilobytes["MemTotal"]
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100_000_000,
+        logging_level="ERROR",
+        log_to_driver=False,
+        _system_config={
+            "memory_usage_threshold": used + 4e6 / kilobytes["MemTotal"],
+            "memory_monitor_refresh_ms": 250,
+        },
+    )
+    a, result = swept([replace(own("slow"), train=TrainConfig(epochs=8)), own("hungry")], tmp_path)
+    assert (result.exit_status, result.left) == (1, 0)
+    [failure] = result.failures
+    assert failure.key == keys(a, "hungry")[0]
+    assert "memory ran out on its node although no other trial ran" in result.text
+    runs = load_runs("s", a.store.address.uri)
+    assert sorted(runs[runs["status"] == "FINISHED"]["tags.raybd.key"]) == keys(a, "slow")
+    assert list(runs[runs["status"] == "FAILED"]["tags.raybd.key"]) == keys(a, "hungry")
