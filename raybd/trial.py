@@ -83,7 +83,7 @@ def run_trial(
     start = time.perf_counter()
     data = _validated(config, data)
     if config.model.convex:
-        return _solved(config, data, start, report)
+        return _solved(config, data, start, report, beat)
     recipe, classes = Recipe(config.attack, config.poison_rate, config.seed), len(data.classes)
     poisoned = recipe.poison(data.train, classes)
     poisoned = replace(poisoned, manifest=inspect(recipe, data.train, poisoned, classes))
@@ -101,7 +101,7 @@ def run_trial(
         for epoch in replayed or config.defence.train(scene):
             metrics = {"loss/train": epoch.loss, "seconds/trial": time.perf_counter() - start} | epoch.numbers
             if epoch.last or epoch.number in probes:
-                seen = _evidence(config, model, data, poisoned, triggered, epoch, twin)
+                seen = replace(_evidence(config, model, data, poisoned, triggered, epoch, twin), beat=beat)
                 numbers, kept = _measure(config, seen)
                 metrics, arrays = metrics | numbers, arrays | kept
                 journal.append({"epoch": epoch.number, "metrics": metrics})
@@ -190,11 +190,13 @@ def _scene(
     )
 
 
-def _solved(config: TrialConfig, data: Data, start: float, report: Callable[[Report], None]) -> TrialResult:
+def _solved(
+    config: TrialConfig, data: Data, start: float, report: Callable[[Report], None], beat: Callable[[], None]
+) -> TrialResult:
     """The trial of a convex learner, which has no epochs: one report."""
     posed = convex_trial.pose(config, data)
     seen, metrics = convex_trial.solve(config, posed)
-    numbers, arrays = _measure(config, seen)
+    numbers, arrays = _measure(config, replace(seen, beat=beat))
     metrics = numbers | metrics | {"seconds/trial": time.perf_counter() - start}
     report(Report(1, metrics))
     return _result(seen, metrics, arrays)
@@ -278,6 +280,7 @@ def _measure(config: TrialConfig, seen: Evidence) -> tuple[dict[str, float], dic
     numbers: dict[str, float] = {}
     arrays: dict[str, Tensor] = {}
     for metric in (Accuracy(), *config.metrics):
+        seen.beat()
         if seen.last or metric.every_probe:
             for name, value in metric.measure(seen).items():
                 if isinstance(value, Tensor):

@@ -1,5 +1,6 @@
 """The nouns every other module shares. Imports nothing of raybd."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -102,6 +103,7 @@ class Evidence:
     epoch: int = 1
     last: bool = True
     twin: nn.Module | None = None  # the clean twin's network at this epoch, where a metric needs it
+    beat: Callable[[], None] = lambda: None  # to be called now and then in a long measurement: who does not is hung
 
 
 @dataclass(frozen=True)

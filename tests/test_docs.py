@@ -85,6 +85,13 @@ def test_the_readme_s_sweep_commands(command: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_tests_that_the_pages_name_exist() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for file, name in re.findall(r"(tests/\w+\.py)::(\w+)", page.read_text()):
+            assert f"\ndef {name}(" in (ROOT / file).read_text(), f"{page.name} names {file}::{name}"
+    assert (ROOT / "docs" / "reliability.md").read_text().count("::") > 20
+
+
 def test_ci_runs_what_the_readme_names() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     assert all(f"make {target}" in ci for target in ("lint", "types", "test", "sweep"))

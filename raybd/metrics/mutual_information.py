@@ -130,7 +130,7 @@ class MutualInformation(Metric):
                     found[f"mi/trained/{name}/cold"] = value.value
                     found[f"mi/trained/{name}/follows"] = float(follows(values[name].value, value.value))
             if self.paper:
-                found |= named(as_published(model, x, groups.members, seen.seed), "mi/paper")
+                found |= named(as_published(model, x, groups.members, seen.seed, seen.beat), "mi/paper")
         return found
 
 

@@ -139,7 +139,7 @@ def _paired(at: Scene, plan: Plan) -> Parts:
 
 def _counted(model: nn.Module, at: Scene, made: dict[str, Tensor], plan: Plan) -> Parts:
     images = torch.stack(list(made.values()))
-    counted = tally(model, images, at.points, plan.sigmas, plan.looks, at.seed)
+    counted = tally(model, images, at.points, plan.sigmas, plan.looks, at.seed, beat=at.beat)
     lengths = (images - at.clean).flatten(2).norm(dim=2).cpu()
     return {name: (counted, slot, lengths[slot]) for slot, name in enumerate(made)}
 

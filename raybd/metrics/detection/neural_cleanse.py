@@ -79,6 +79,7 @@ class NeuralCleanse(Metric):
         for _ in range(self.steps):
             index = torch.randint(len(pool), (self.batch_size,), generator=rng).to(pool.x.device)
             search.step(pool.x[index].float() / 255)
+            seen.beat()
         return search.sizes()
 
 

@@ -29,7 +29,7 @@ class NoiseVotes(InputDetector):
         """Minus the plug-in entropy of each image's votes."""
         if not len(x):
             return empty()
-        votes = tally(model, x[None], rows, (self.sigma,), (self.draws,), seen.seed).votes
+        votes = tally(model, x[None], rows, (self.sigma,), (self.draws,), seen.seed, beat=seen.beat).votes
         return -plug_in(votes[0, 0].long().numpy())
 
     def problems(self, data: Data, noise: float) -> list[str]:

@@ -70,19 +70,29 @@ def _fitted(critics: Critics, train: Pairs, fresh: Pairs, steps: int) -> list[Es
     return [replace(value, steps=steps) for value in evaluate(critics, fresh)]
 
 
-def as_published(model: Classifier, x: Tensor, members: dict[str, Tensor], seed: int) -> dict[str, Estimate]:
-    """`paper_mode` of every group on the bytes `x` (M, C, H, W), with its ceilings: hours on a CPU."""
+def as_published(
+    model: Classifier, x: Tensor, members: dict[str, Tensor], seed: int, beat: Callable[[], None] = lambda: None
+) -> dict[str, Estimate]:
+    """`paper_mode` of every group on the bytes `x` (M, C, H, W), with its ceilings: hours on a CPU.
+
+    `beat` is called at every batch.
+    """
     found = {}
     for name, rows in members.items():
         images = x[rows.to(x.device)].float().div_(255)
         for kind, recipe in (("xt", XT), ("ty", TY)):
-            found[f"{kind}/{name}"] = _published(model, images, kind, recipe, seed)
+            found[f"{kind}/{name}"] = _published(model, images, kind, recipe, seed, beat)
     return found
 
 
-def _published(model: Classifier, images: Tensor, kind: str, recipe: Recipe, seed: int) -> Estimate:
-    draw = SAMPLES[kind]
-    return paper_mode(lambda index: draw(model, images[index.to(images.device)]), len(images), recipe, seed)
+def _published(
+    model: Classifier, images: Tensor, kind: str, recipe: Recipe, seed: int, beat: Callable[[], None]
+) -> Estimate:
+    def sample(index: Tensor) -> tuple[Tensor, Tensor]:
+        beat()
+        return SAMPLES[kind](model, images[index.to(images.device)])
+
+    return paper_mode(sample, len(images), recipe, seed)
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ class Scene:
     others: Tensor  # (M, C, H, W) training images, and what the attacker would want of them (M,)
     others_wanted: Tensor
     seed: int
+    beat: Callable[[], None] = lambda: None
 
     @property
     def lengths(self) -> Tensor:
@@ -61,6 +62,7 @@ def scene(seen: Evidence, points: int) -> Scene:
         others=pixels(train.x[others]),
         others_wanted=lookup[train.y[others]],
         seed=seen.seed,
+        beat=seen.beat,
     )
 
 

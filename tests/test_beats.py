@@ -1,0 +1,73 @@
+"""Long measurements give signs of life, so that the watchdog tells them from hung ones."""
+
+import os
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raybd.config import TrialConfig
+from raybd.metrics.detection import NeuralCleanse, NoiseVotes
+from raybd.metrics.information import audit
+from raybd.metrics.smoothing.votes import tally
+from raybd.metrics.smoothness import Smoothness
+from raybd.models import build_model
+from raybd.sweep.watchdog import HUNG, watchdog
+from raybd.training import TrainConfig
+from raybd.trial import run_trial
+from raybd.types import Data
+
+
+class Slow(nn.Module):
+    """Takes a fifth of a second for a batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.2)
+        return x.flatten(1)[:, :2]
+
+
+def ended(signs: bool) -> int:
+    """The exit status of a process that counts votes for four seconds under a watchdog of two."""
+    if not (child := os.fork()):
+        with watchdog(2) as beat:
+            images = torch.zeros(1, 16, 1, 8, 8)
+            tally(Slow().eval(), images, range(16), (0.1,), (64,), 0, batch=64, beat=beat if signs else lambda: None)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_long_measurement_that_gives_signs_of_life_is_let_be() -> None:
+    assert (ended(signs=True), ended(signs=False)) == (0, HUNG)
+
+
+@pytest.mark.parametrize(
+    ("metric", "least"),
+    [
+        (Smoothness(points=100, draws=64), 20),  # 100 points x 2 sigmas x 2 variants x 64 draws in batches of 512
+        (NoiseVotes(points=50, draws=64), 20),
+        (NeuralCleanse(runs=2, steps=10), 40),  # steps of the network and of the twin
+    ],
+    ids=["smoothness", "noise_votes", "neural_cleanse"],
+)
+def test_long_metrics_beat(metric: object, least: int, digits: Data) -> None:
+    config = TrialConfig(train=TrainConfig(epochs=1), poison_rate=0.1)
+    beats: list[int] = []
+
+    def counted(*metrics: object) -> int:
+        beats.clear()
+        run_trial(replace(config, metrics=metrics), digits, beat=lambda: beats.append(1))  # type: ignore[arg-type]
+        return len(beats)
+
+    assert counted(metric) >= counted() + least
+
+
+def test_the_authors_estimator_beats_at_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: replace(getattr(audit, name), epochs=5, batch=16) for name in ("XT", "TY")}
+    for name, recipe in few.items():
+        monkeypatch.setattr(audit, name, recipe)
+    model, beats = build_model("small_cnn", (1, 8, 8), 4, (0.0,), (1.0,), width=0.25, noise=0.4).eval(), list[int]()
+    x = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8)
+    audit.as_published(model, x, {"g": torch.arange(64)}, 0, lambda: beats.append(1))
+    assert len(beats) == 2 * (1 + 5 * few["XT"].batches(64))
