@@ -24,7 +24,7 @@ from raybd.config import TrialConfig
 from raybd.errors import InputError
 from raybd.records import FAILED, FINISHED, SweepFolder
 from raybd.sweep import WORKER_ENVIRONMENT
-from raybd.sweep.execute import Outcome, Resources, Setup, execute
+from raybd.sweep.execute import COMMIT, Outcome, Resources, Setup, environment, execute
 from raybd.sweep.memory import without_gpu_compiler
 from raybd.sweep.progress import Progress
 from raybd.sweep.watchdog import HUNG, watchdog
@@ -42,8 +42,9 @@ def connect(address: str | None, data_bytes: int) -> int:
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address != "local":
         try:
-            package = {"py_modules": [str(Path(raybd.__file__).parent)], "env_vars": WORKER_ENVIRONMENT}
-            # every node runs this very code
+            # every node runs this very code, and knows its commit
+            variables = WORKER_ENVIRONMENT | {COMMIT: environment()["commit"]}
+            package = {"py_modules": [str(Path(raybd.__file__).parent)], "env_vars": variables}
             ray.init(address=address or "auto", runtime_env=package, **quiet)
             return int(ray.cluster_resources().get("CPU", 1))
         except ConnectionError:

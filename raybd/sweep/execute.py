@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import logging
+import os
 import platform
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from raybd.trial import TrialResult, run_trial
 from raybd.types import POISON, Data, Report
 
 log = logging.getLogger(__name__)
+COMMIT = "RAYBD_COMMIT"  # tells a worker of a cluster, whose copy of raybd is no checkout
 HOPELESS = (InputError, GateError, DivergedError)  # another try would end the same way
 
 
@@ -272,15 +274,12 @@ def environment() -> dict[str, str]:
 
 def _commit() -> str:
     """The commit of the checkout that raybd runs from, with a + where files differ from it; "" outside a checkout."""
-    folder = Path(__file__).parent
+    if told := os.environ.get(COMMIT):
+        return told
+    command = ["git", "-C", Path(__file__).parent, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
-        done = subprocess.run(
-            ["git", "-C", folder, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # there is no git
         return ""
     return done.stdout.strip()
 
