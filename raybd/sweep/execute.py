@@ -276,7 +276,8 @@ def _commit() -> str:
     """The commit of the checkout that raybd runs from, with a + where files differ from it; "" outside a checkout."""
     if told := os.environ.get(COMMIT):
         return told
-    command = ["git", "-C", Path(__file__).parent, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    where = str(Path(__file__).parent)
+    command = ["git", "-C", where, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:  # there is no git
