@@ -28,6 +28,7 @@ def peak() -> float:
 def give_back() -> None:
     """Return to the system what the last trial no longer needs: freed memory in pieces is otherwise kept, and grows."""
     gc.collect()
+    gc.freeze()  # what has survived a trial stays: looking through all of PyTorch each time takes half a second
     with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc has no such function
         ctypes.CDLL(None).malloc_trim(0)
 
