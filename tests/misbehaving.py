@@ -25,9 +25,9 @@ class Net(nn.Module):
         return out
 
 
-def _first_time() -> bool:
-    """True once for the folder that the test names in RAYBD_TEST_FLAGS."""
-    flag = Path(os.environ["RAYBD_TEST_FLAGS"]) / "done"
+def _first_time(what: str) -> bool:
+    """True once for `what` in the folder that the test names in RAYBD_TEST_FLAGS."""
+    flag = Path(os.environ["RAYBD_TEST_FLAGS"]) / what
     if flag.exists():
         return False
     flag.touch()
@@ -40,7 +40,15 @@ def healthy(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 def dies_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
     def act(step: int) -> None:
-        if step == 30 and _first_time():
+        if step == 30 and _first_time("dies_once"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return Net(shape, classes, act)
+
+
+def dies(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def act(step: int) -> None:
+        if step == 30:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return Net(shape, classes, act)
@@ -56,7 +64,7 @@ def raises(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 def raises_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
     def act(step: int) -> None:
-        if step == 30 and _first_time():
+        if step == 30 and _first_time("raises_once"):
             raise RuntimeError("planted failure")
 
     return Net(shape, classes, act)
@@ -65,6 +73,14 @@ def raises_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
 def hangs(shape: tuple[int, int, int], classes: int) -> nn.Module:
     def act(step: int) -> None:
         if step == 30:
+            time.sleep(1000)
+
+    return Net(shape, classes, act)
+
+
+def hangs_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def act(step: int) -> None:
+        if step == 30 and _first_time("hangs_once"):
             time.sleep(1000)
 
     return Net(shape, classes, act)
