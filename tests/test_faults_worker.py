@@ -1,6 +1,7 @@
 """What can befall a trial in its worker, on a real Ray: the sweep goes on, and says what happened."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,25 @@ def test_a_hang_is_ended_wherever_it_is(place: str, tmp_path: Path) -> None:
     assert list(runs["status"]) == ["FAILED"]
     kept = Path(a.store.client.download_artifacts(runs["run_id"][0], "traceback.txt")).read_text()
     assert "tests/misbehaving.py" in kept  # the line at which it hung
+
+
+def test_an_attempt_that_is_still_at_work_is_waited_for_and_its_trial_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = plan("s", [own("slow")], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
+    [config], setup = a.todo, Setup("s", a.folder, a.store.address)
+    folder, beats = a.folder.trial(config.key), list[int]()
+    if not (child := os.fork()):
+        execute(config, a.data["digits"], setup)
+        os._exit(0)
+    while not (folder.path / "journal.jsonl").exists():
+        time.sleep(0.01)
+    monkeypatch.setattr("raybd.sweep.execute.run_trial", lambda *_: pytest.fail("it ran a second time"))
+    outcome = execute(config, a.data["digits"], setup, lambda: beats.append(1))
+    os.waitpid(child, 0)
+    assert (outcome.status, outcome.sent) == (FINISHED, True)
+    assert beats  # who waits is not hung
+    assert list(load_runs("s", a.store.address.uri)["status"]) == ["FINISHED"]
 
 
 def test_a_loss_that_is_no_number_is_not_tried_again(tmp_path: Path) -> None:
