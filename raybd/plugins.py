@@ -37,14 +37,15 @@ def build(kind: str, table: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T
     settings = {key: _hashable(value) for key, value in spec.items() if key != "name"}
     if bad := unknown(kind, [spec["name"]], table):
         raise InputError(bad)
-    cls = table[spec["name"]]
+    cls: Any = table[spec["name"]]
     if bad := unknown(f"setting of {kind} {spec['name']}", settings, _fields(cls)):
         raise InputError(bad)
     hints = get_type_hints(cls)
     if bad := [key for key, value in settings.items() if not _fits(value, hints[key])]:
         said = [f"{key} cannot be {settings[key]!r} (allowed: {_allowed(hints[key])})" for key in bad]
         raise InputError([f"{kind} {spec['name']}: {text}" for text in said])
-    return cls(**settings)
+    made: T = cls(**settings)
+    return made
 
 
 def parse(kind: str, table: Mapping[str, type[T]], text: str, **common: Any) -> T:
@@ -79,7 +80,8 @@ def describe(table: Mapping[str, type[T]], plugin: T, common: Iterable[str] = ()
 
 def spec(table: Mapping[str, type[T]], plugin: T) -> dict[str, Any]:
     """`plugin` as its name in `table` and every setting, defaults written out; `build` takes it back."""
-    return {"name": name_of(table, plugin)} | {key: getattr(plugin, key) for key in _fields(type(plugin))}
+    cls: Any = type(plugin)
+    return {"name": name_of(table, plugin)} | {key: getattr(plugin, key) for key in _fields(cls)}
 
 
 def name_of(table: Mapping[str, type[T]], plugin: T) -> str:
