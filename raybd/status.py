@@ -5,7 +5,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from raybd.tracking import ALIVE, PLANNED, experiments, search
+from raybd.experiments import experiments, search
+from raybd.tracking import ALIVE, PLANNED
 
 SILENT = 100.0  # seconds without a sign of life after which a driver is not called alive: it gives one every 30
 

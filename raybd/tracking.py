@@ -1,8 +1,7 @@
-"""The only door to MLflow: an experiment a sweep's name, a parent run a sweep, a child run a trial."""
+"""What goes to MLflow and comes back: an experiment a sweep's name, a parent run a sweep, a child run a trial."""
 
 import json
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -10,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from raybd import sqlite
 from raybd.errors import InputError, public
+from raybd.experiments import connect, experiments, first_line, resolve, search, there
 from raybd.records import Record, SweepFolder, TrialFolder
 
 log = logging.getLogger(__name__)
@@ -26,14 +25,6 @@ NOTE = "mlflow.note.content"
 PLANNED, ALIVE = "raybd.planned", "raybd.alive"  # tags of the parent run: how many trials; when the driver was there
 FLUSH_SECONDS = 10.0  # how old an epoch's numbers may get before they are sent
 METRICS_A_BATCH = 1000  # MLflow's own limit
-
-# MLflow's defaults block a trial for minutes when a server is away: what cannot be sent is on disk, and sent later.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-for _name in ("mlflow", "alembic"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -48,19 +39,6 @@ class Address:
     def name(self) -> str:
         """What trial folders call this store."""
         return f"{public(self.uri)} {self.experiment_id}"
-
-
-def resolve(uri: str | None) -> str:
-    """`uri` or MLflow's own default, made absolute: a worker's current folder is not the driver's."""
-    uri = uri or mlflow.get_tracking_uri()
-    path = sqlite.path_of(uri)
-    return uri if path is None else f"sqlite:///{path}"
-
-
-def _client(uri: str) -> MlflowClient:
-    # Many writers wait longer than SQLite's 5 seconds.
-    patient = f"{uri}?timeout={sqlite.PATIENCE:g}" if sqlite.path_of(uri) else uri
-    return MlflowClient(tracking_uri=patient)
 
 
 class Store:
@@ -79,12 +57,12 @@ class Store:
         uri = resolve(uri)
         sqlite.prepare(uri)
         try:
-            client = _client(uri)
+            client = connect(uri)
             experiment = client.get_experiment_by_name(name)
             made = experiment.experiment_id if experiment else _make(client, name, sqlite.artifacts_of(uri, name))
             return cls(client, Address(uri, made, _parent(client, made, name)))
         except Exception as error:
-            raise InputError(f"the tracking store {uri} cannot be used: {_first_line(error)}") from error
+            raise InputError(f"the tracking store {uri} cannot be used: {first_line(error)}") from error
 
     def finished(self) -> dict[str, str]:
         """Key -> run id of every trial that has finished."""
@@ -129,10 +107,10 @@ class TrialRun:
         if self._broken or time.monotonic() - self._flushed < FLUSH_SECONDS:
             return
         try:
-            self._flush(_client(self.address.uri), {})
+            self._flush(connect(self.address.uri), {})
         except Exception as error:  # noqa: BLE001 - whatever a store does, the trial goes on
             self._broken = True
-            log.warning("the tracking store %s is away (%s)", public(self.address.uri), _first_line(error))
+            log.warning("the tracking store %s is away (%s)", public(self.address.uri), first_line(error))
         self._flushed = time.monotonic()
 
     def finish(self, record: Record) -> bool:
@@ -140,7 +118,7 @@ class TrialRun:
         try:
             send(self.address, self.folder, record)
         except Exception as error:  # noqa: BLE001 - as above
-            log.warning("trial %s stays on disk in %s: %s", record.key, self.folder.path, _first_line(error))
+            log.warning("trial %s stays on disk in %s: %s", record.key, self.folder.path, first_line(error))
             return False
         return True
 
@@ -171,7 +149,7 @@ def send(address: Address, folder: TrialFolder, record: Record) -> None:
     Raises:
         Exception: whatever the store raises; the folder then stays unsent.
     """
-    client = _client(address.uri)
+    client = connect(address.uri)
     run = TrialRun(address, folder, record.label, record.tags, record.started)
     run_id = run._flush(client, record.params)
     tags = [RunTag(name, value) for name, value in {**record.tags, NOTE: record.text}.items()]
@@ -216,11 +194,11 @@ def abandon(address: Address, folder: TrialFolder) -> None:
     if not run_id:
         return
     try:
-        client = _client(address.uri)
+        client = connect(address.uri)
         if client.get_run(run_id).info.status == "RUNNING":
             _close(client, run_id, "KILLED")
     except MlflowException as error:
-        log.warning("run %s of a dead worker stays open: %s", run_id, _first_line(error))
+        log.warning("run %s of a dead worker stays open: %s", run_id, first_line(error))
 
 
 def _close(client: MlflowClient, run_id: str, status: str) -> None:
@@ -241,44 +219,19 @@ def load_runs(experiment: str | Sequence[str], tracking_uri: str | None = None) 
     return pd.DataFrame([_row(run) for name in names for run in search(client, known[name])])
 
 
-def experiments(names: Sequence[str], tracking_uri: str | None) -> tuple[MlflowClient, dict[str, str]]:
-    """The store, and the id of each of the experiments `names`.
-
-    Raises:
-        InputError: the store cannot be reached or an experiment is not in it.
-    """
-    uri = _there(tracking_uri)
-    try:
-        client = _client(uri)
-        known = {e.name: e.experiment_id for e in client.search_experiments()}
-    except Exception as error:
-        raise InputError(f"the tracking store {uri} cannot be read: {_first_line(error)}") from error
-    if missing := [name for name in names if name not in known]:
-        raise InputError(f"no experiment {', '.join(missing)} in {uri} (there: {', '.join(sorted(known))})")
-    return client, known
-
-
-def _there(tracking_uri: str | None) -> str:
-    uri = resolve(tracking_uri)
-    path = sqlite.path_of(uri)
-    if path is not None and not path.exists():
-        raise InputError(f"there is no tracking store at {path}")
-    return uri
-
-
 def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
     """What the run of a trial keeps of it: its settings, its last numbers and what it ran on.
 
     Raises:
         InputError: the store cannot be reached, has no such run, or the run holds no trial.
     """
-    uri = _there(tracking_uri)
+    uri = there(tracking_uri)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            kept = _client(uri).download_artifacts(run_id, "trial.json", folder)
+            kept = connect(uri).download_artifacts(run_id, "trial.json", folder)
             return Record(**json.loads(Path(kept).read_text()))
     except Exception as error:
-        raise InputError(f"no trial can be read from run {run_id} in {uri}: {_first_line(error)}") from error
+        raise InputError(f"no trial can be read from run {run_id} in {uri}: {first_line(error)}") from error
 
 
 def _row(run: Any) -> dict[str, Any]:
@@ -301,27 +254,10 @@ def _parent(client: MlflowClient, experiment_id: str, name: str) -> str:
     return str(run.info.run_id)
 
 
-def search(client: MlflowClient, experiment_id: str, status: str | None = None) -> list[Any]:
-    """The runs of trials, all or those of one status."""
-    query = "tags.`raybd.kind` = 'trial'" + (f" and attributes.status = '{status}'" if status else "")
-    found: list[Any] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, 5000, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
-
-
 def _metrics(lines: Iterable[dict[str, Any]]) -> list[Metric]:
     return [
         Metric(name, value, line["time"], line["epoch"]) for line in lines for name, value in line["metrics"].items()
     ]
-
-
-def _first_line(error: BaseException) -> str:
-    return public(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
 
 
 def _now() -> int:

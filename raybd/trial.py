@@ -17,7 +17,7 @@ from raybd.attacks.recipe import Recipe
 from raybd.config import TrialConfig
 from raybd.data.split import split_validation
 from raybd.defences import Scene
-from raybd.defences.audit import audit
+from raybd.defences.audit import Suspects, audit, most_suspected
 from raybd.defences.base import SUSPICION
 from raybd.errors import DivergedError, InputError
 from raybd.metrics import Accuracy
@@ -32,16 +32,6 @@ from raybd.types import POISON, Data, Evidence, Images, Poisoned, Report
 from raybd.weighting import Flagged
 
 EXAMPLES = 8  # images in the picture of the trigger
-SUSPECTS = 48  # images in the picture of what a defence suspects
-
-
-@dataclass(frozen=True)
-class Suspects:
-    """The training images that a defence suspects most, first first, with the truth beside."""
-
-    images: Images
-    suspicion: Tensor  # (n,)
-    roles: Tensor  # (n,)
 
 
 @dataclass(frozen=True)
@@ -110,7 +100,7 @@ def run_trial(
                 metrics |= audit(scene.findings, poisoned.roles)
             report(Report(epoch.number, metrics))
     kept = {f"defence/{name}": found.cpu() for name, found in scene.findings.items()}
-    return _result(seen, metrics, arrays | kept, _suspects(poisoned, scene.findings.get(SUSPICION)))
+    return _result(seen, metrics, arrays | kept, most_suspected(poisoned, scene.findings.get(SUSPICION)))
 
 
 def check_trial(config: TrialConfig, data: Data, workers: int = 1) -> None:
@@ -294,10 +284,3 @@ def _examples(triggered: Images, tests: int, members: int) -> Images:
     """The first test images, with the trigger of each member in turn."""
     index = torch.arange(min(EXAMPLES, tests))
     return triggered.take(index + tests * (index % members))
-
-
-def _suspects(poisoned: Poisoned, suspicion: Tensor | None) -> Suspects | None:
-    if suspicion is None:
-        return None
-    first = suspicion.argsort(descending=True, stable=True)[:SUSPECTS].to(poisoned.roles.device)
-    return Suspects(poisoned.images.take(first), suspicion[first], poisoned.roles[first])

@@ -23,6 +23,7 @@ ORDER = [
     {"raybd.config"},
     {"raybd.twins", "raybd.convex_trial"},
     {"raybd.trial"},
+    {"raybd.experiments"},
     {"raybd.tracking"},
     {"raybd.sweep", "raybd.status", "analysis"},
     {"raybd.cli"},
@@ -69,7 +70,7 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_one_door_each(path: Path) -> None:
     doors = {
         "ray": ("raybd.sweep.cluster", "raybd.sweep.search_cluster"),
-        "mlflow": ("raybd.tracking",),
+        "mlflow": ("raybd.experiments", "raybd.tracking"),
         "optuna": ("raybd.sweep.search", "raybd.sweep.search_report", "raybd.sweep.search_cluster"),
     }
     for module in imports(path):

@@ -151,7 +151,7 @@ def test_a_store_that_goes_away_loses_no_trial(tmp_path: Path, monkeypatch: pyte
         def refuse(uri: str) -> None:
             raise ConnectionError("no route to the store")
 
-        away.setattr("raybd.tracking._client", refuse)
+        away.setattr("raybd.tracking.connect", refuse)
         result = run_inline(a)
     assert result.exit_status == 1
     assert [o.sent for o in result.outcomes] == [False, False]
@@ -171,7 +171,7 @@ def test_a_store_that_goes_away_loses_no_trial(tmp_path: Path, monkeypatch: pyte
 def test_planning_sends_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a = made([CONFIG], tmp_path)
     with monkeypatch.context() as away:
-        away.setattr("raybd.tracking._client", lambda uri: 1 / 0)
+        away.setattr("raybd.tracking.connect", lambda uri: 1 / 0)
         run_inline(a)
     again = made([CONFIG], tmp_path)
     assert (again.known, again.todo) == (1, [])
@@ -182,7 +182,7 @@ def test_a_store_that_goes_away_in_mid_trial(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("raybd.tracking.FLUSH_SECONDS", 0.0)
     from raybd import tracking
 
-    a, real, calls = made([CONFIG], tmp_path), tracking._client, []
+    a, real, calls = made([CONFIG], tmp_path), tracking.connect, []
 
     def flaky(uri: str) -> MlflowClient:
         calls.append(uri)
@@ -191,7 +191,7 @@ def test_a_store_that_goes_away_in_mid_trial(tmp_path: Path, monkeypatch: pytest
         return real(uri)
 
     with monkeypatch.context() as away:
-        away.setattr("raybd.tracking._client", flaky)
+        away.setattr("raybd.tracking.connect", flaky)
         result = run_inline(a)
     assert len(calls) >= 3
     assert result.outcomes[0].status == FINISHED

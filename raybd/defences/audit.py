@@ -1,13 +1,25 @@
 """How well a defence told poison from the rest; computed with the truth, which no defence sees."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from raybd.defences.base import FLAGGED, SUSPICION
-from raybd.types import POISON
+from raybd.types import POISON, Images, Poisoned
+
+SUSPECTS = 48  # images in the picture of what a defence suspects
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """The training images that a defence suspects most, first first, with the truth beside."""
+
+    images: Images
+    suspicion: Tensor  # (n,)
+    roles: Tensor  # (n,)
 
 
 def audit(findings: Mapping[str, Tensor], roles: Tensor) -> dict[str, float]:
@@ -27,3 +39,11 @@ def audit(findings: Mapping[str, Tensor], roles: Tensor) -> dict[str, float]:
         scores = findings[SUSPICION].cpu().numpy().astype(np.float64)
         numbers["defence/auroc"] = float(roc_auc_score(poison, scores))
     return numbers
+
+
+def most_suspected(poisoned: Poisoned, suspicion: Tensor | None) -> Suspects | None:
+    """Those whose `suspicion` (N,) is highest; None where a defence has none."""
+    if suspicion is None:
+        return None
+    first = suspicion.argsort(descending=True, stable=True)[:SUSPECTS].to(poisoned.roles.device)
+    return Suspects(poisoned.images.take(first), suspicion[first], poisoned.roles[first])
