@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from raybd.defences.vibe import transport
 from raybd.metrics.information import plugin
 from raybd.metrics.smoothing import votes
+from raybd.tracking import Store, load_runs
 from tests.benchmarks import gpu
 from tests.benchmarks.timing import HEAD, Row, interleave, markdown, rate, require
 
@@ -112,3 +114,24 @@ def test_sides_that_differ_stop_everything() -> None:
     require(True, "nothing")
     with pytest.raises(SystemExit, match="the two sides differ: sums"):
         require(False, "sums")
+
+
+def test_a_filled_store_reads_like_one_that_trials_wrote(tmp_path: Path) -> None:
+    from tests.benchmarks.sweep import fill
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    store = Store.open("filled", uri)
+    fill(store, 30)
+    runs = load_runs("filled", uri)
+    assert len(runs) == runs["run_id"].nunique() == 30
+    assert set(runs["status"]) == {"FINISHED"}
+    assert not runs.isna().any().any()  # every copy has the metrics, parameters and tags of the first
+    assert {f"metrics.metric/{i}" for i in range(20)} | {f"params.param.{i}" for i in range(40)} <= set(runs)
+    assert len(store.client.get_metric_history(runs["run_id"][29], "metric/3")) == 5
+
+
+def test_the_driver_s_memory_is_read_at_shares_of_the_trials() -> None:
+    from tests.benchmarks.sweep import _at
+
+    seen = [(count, 100.0 + count) for count in range(1, 9)]
+    assert (_at(seen, 0.25), _at(seen, 1.0)) == (102, 108)
