@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +56,8 @@ def test_a_copy_of_the_script_runs_alone(tmp_path: Path) -> None:
     assert "2 trials finished" in said.stdout
     assert re.search(r"badnets +0\.1 ", said.stdout)
     assert (tmp_path / "results" / "ib" / "map.png").read_bytes().startswith(b"\x89PNG")
-    again = time.monotonic()
     second = run(*SMALL, "--inline", cwd=tmp_path, script=copy)
     assert "2 trials are done, 0 to run" in second.stdout
-    assert time.monotonic() - again < 15 * float(os.environ.get("RAYBD_SLOW", "1"))
 
 
 def test_dry_run_lists_the_trials_and_an_estimate(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_killed_failing_and_hung_trials_in_one_sweep(tmp_path: Path) -> None:
 
     small = {"include_dashboard": False, "object_store_memory": 100_000_000, "logging_level": "ERROR"}
     ray.init(address="local", num_cpus=3, log_to_driver=False, **small)
-    a, result = swept([own(name) for name in ("hangs_once", "dies_once", "dies", "raises", "healthy")], tmp_path, 15)
+    a, result = swept([own(name) for name in ("hangs_once", "dies_once", "dies", "raises", "healthy")], tmp_path, 30)
 
     assert (len(result.outcomes), result.left, result.exit_status) == (5, 0, 1)
     runs = load_runs("s", a.store.address.uri)
@@ -69,7 +69,7 @@ def test_killed_failing_and_hung_trials_in_one_sweep(tmp_path: Path) -> None:
     assert sum(line.startswith("FAILED") for line in told) == 2
     twice = "\n".join(line for line in told if line.startswith("tried twice"))
     assert "hangs_once" in twice
-    assert "first: hung: no sign of life for 15 s" in twice
+    assert "first: hung: no sign of life for 30 s" in twice
     assert "dies_once" in twice
     assert "first: its worker died" in twice
 

@@ -25,6 +25,7 @@ from raybd.training import TrainConfig
 from raybd.trial import run_trial
 from raybd.types import Data
 
+LONGER = TrainConfig(epochs=5, learning_rate=0.01)
 SHORT = TrialConfig(train=TrainConfig(epochs=2, learning_rate=0.01), poison_rate=0.1)  # larger steps multiply rounding
 
 
@@ -141,7 +142,7 @@ def test_four_trials_and_no_fifth_share_a_gpu(gpus: Path, tmp_path: Path) -> Non
 def test_a_trial_of_two_gpus_has_two_workers(gpus: Path, tmp_path: Path) -> None:
     from raybd.sweep import cluster
 
-    a = planned(tmp_path, [replace(SHORT, model=ModelConfig(name="tests.teamwork:seen"))])
+    a = planned(tmp_path, [replace(SHORT, train=LONGER, model=ModelConfig(name="tests.teamwork:seen"))])
     asked, _, _ = on_ray(a, Resources(gpus=2))
     assert (asked.device, asked.workers) == ("cuda", 2)
     cluster.run_round(a.todo, a.data, replace(asked, device="cpu"), Resources(gpus=2), Progress(1))

@@ -158,7 +158,7 @@ def test_a_sweep_keeps_no_password(
     """A whole sweep with a URI that has one; what answers under it is a file."""
     monkeypatch.chdir(tmp_path)
     store = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(tracking, "_client", lambda uri: store)
+    monkeypatch.setattr(tracking, "connect", lambda uri: store)
     preset = replace(PRESETS["quick"], attacks=("badnets",), metrics=("stealth",), noise=0.0, seeds=1, epochs=(1,))
     args = "--inline --poison-rates 0.05 --weight-decays 5e-4 --widths 0.5 --name kept".split()
 

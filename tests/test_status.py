@@ -13,20 +13,19 @@ from raybd.sweep.command import main
 from raybd.tracking import ALIVE, Store
 from sweeps.ib import PRESETS, summarise
 
-NOW = int(1000 * time.time())
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Seven trials planned: one finished at its second try, one failed twice, one cut off, one runs, three are left."""
+    now = int(1000 * time.time())
     made = Store.open("s", f"sqlite:///{tmp_path_factory.mktemp('store')}/m.db")
     made.begin({}, planned=7)
     for key, ends in (("a", ("FAILED", "FINISHED")), ("b", ("FAILED", "FAILED")), ("c", ("KILLED",)), ("d", ("",))):
         for number, end in enumerate(ends):
-            started = NOW - 500_000 + number
+            started = now - 500_000 + number
             tags = {"raybd.kind": "trial", "raybd.key": key}
             run = made.client.create_run(made.address.experiment_id, started, tags, run_name=f"trial {key}")
-            made.client.log_metric(run.info.run_id, "loss/train", 1.0, NOW - 60_000, step=1)
+            made.client.log_metric(run.info.run_id, "loss/train", 1.0, now - 60_000, step=1)
             if end:
                 made.client.set_terminated(run.info.run_id, end)
     return made
