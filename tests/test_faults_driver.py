@@ -1,11 +1,11 @@
 """The driver is killed, started twice, interrupted twice: as people do it, with processes."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 from raybd.tracking import load_runs
@@ -13,27 +13,29 @@ from raybd.tracking import load_runs
 SCRIPT = Path(__file__).parent.parent / "sweeps" / "ib.py"
 SWEEP = (
     "--epochs 4 --weight-decays 5e-4 --widths 1.0 --poison-rates 0.1 --attacks badnets --seeds 8 --noise 0 "
-    "--metrics smoothness --model tests.misbehaving:slow"
+    "--metrics smoothness --model tests.misbehaving:by_ticket"
 ).split()
 
 
-def started(folder: Path, *args: str) -> subprocess.Popen[str]:
+def started(folder: Path, tickets: int, *args: str) -> subprocess.Popen[str]:
+    """A driver of which `tickets` trials may train: one ended by a test has work left, however fast the machine is."""
+    own = (
+        folder / f"tickets{uuid.uuid4()}"
+    )  # workers of a killed driver live on for a moment and would take the next one's
+    own.mkdir()
+    for ticket in range(tickets):
+        (own / f"ticket{ticket}").touch()
     command = [sys.executable, str(SCRIPT), *SWEEP, *args]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, text=True)
-
-
-def wait_for_a_trial(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if (found := re.match(r"done (\d+) ", line)) and int(found[1]) >= 1:
-            return
-    raise AssertionError("".join(seen))
+    environment = os.environ | {"RAYBD_TEST_FLAGS": str(own)}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, text=True, env=environment
+    )
 
 
 def statuses(folder: Path) -> dict[str, list[str]]:
     runs = load_runs("ib", f"sqlite:///{folder}/mlflow.db")
+    if "tags.raybd.key" not in runs:  # no trial has begun
+        return {}
     return {str(key): list(some["status"]) for key, some in runs.groupby("tags.raybd.key")}
 
 
@@ -41,11 +43,23 @@ def finished(folder: Path) -> int:
     return sum(runs.count("FINISHED") for runs in statuses(folder).values())
 
 
+def wait_for_a_trial(process: subprocess.Popen[str], folder: Path, more_than: int = 0) -> None:
+    """Asks the store, as lines of progress come only every so often."""
+    assert process.stdout is not None
+    seen = []
+    while not (seen and seen[-1].startswith("done ")):
+        seen.append(process.stdout.readline())
+        assert seen[-1], "".join(seen)  # the driver has ended
+    while finished(folder) <= more_than:
+        assert process.poll() is None
+        time.sleep(0.2)
+
+
 def test_started_twice_then_killed_then_interrupted_twice_then_finished(tmp_path: Path) -> None:
     """Four drivers of one sweep in turn, and one too many: in the end every trial has finished once."""
-    first = started(tmp_path, "--address", "local")
-    wait_for_a_trial(first)
-    second = started(tmp_path, "--inline")
+    first = started(tmp_path, 2, "--address", "local")
+    wait_for_a_trial(first, tmp_path)
+    second = started(tmp_path, 0, "--inline")
     said, _ = second.communicate(timeout=60)
     assert second.returncode == 2
     assert "another process is at work" in said
@@ -54,8 +68,8 @@ def test_started_twice_then_killed_then_interrupted_twice_then_finished(tmp_path
     before = finished(tmp_path)
     assert 1 <= before < 8
 
-    third = started(tmp_path, "--address", "local")
-    wait_for_a_trial(third)
+    third = started(tmp_path, 2, "--address", "local")
+    wait_for_a_trial(third, tmp_path, before)
     for _ in range(2):
         third.send_signal(signal.SIGINT)
         time.sleep(0.5)
@@ -65,7 +79,7 @@ def test_started_twice_then_killed_then_interrupted_twice_then_finished(tmp_path
     between = finished(tmp_path)
     assert before < between < 8
 
-    last = started(tmp_path, "--inline")
+    last = started(tmp_path, 8, "--inline")
     said, _ = last.communicate(timeout=120)
     assert last.returncode == 0, said
     assert f"{between} trials are done, {8 - between} to run" in said
