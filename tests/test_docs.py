@@ -1,5 +1,6 @@
 """The documents' code runs as it stands."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -11,6 +12,10 @@ import matplotlib as mpl
 import pytest
 
 from raybd.attacks import ATTACKS, Attack
+from raybd.defences import DEFENCES
+from raybd.metrics import METRICS
+from raybd.trial import run_trial
+from raybd.types import Data
 from sweeps.ib import PRESETS, summarise
 from tests.contract import check_contract
 
@@ -22,7 +27,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def test_the_attack_of_the_page_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [code] = blocks("docs/adding.md", "python")
+    code = blocks("docs/adding.md", "python")[0]
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     (tmp_path / "stripe.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -32,6 +37,25 @@ def test_the_attack_of_the_page_keeps_the_contract(tmp_path: Path, monkeypatch: 
     options = replace(PRESETS["quick"], attacks=("stripe",), poison_rates=(0.05,), seeds=1)
     assert {config.params["attack.name"] for config in options.configs()} == {"stripe"}
     check_contract(Stripe())
+
+
+def test_the_defence_and_the_metric_of_the_page_make_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Data
+) -> None:
+    _, defence, metric = blocks("docs/adding.md", "python")
+    (tmp_path / "of_the_page.py").write_text(f"{defence}\n{metric}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    page = importlib.import_module("of_the_page")
+    monkeypatch.setitem(DEFENCES, "label_noise", page.LabelNoise)
+    monkeypatch.setitem(METRICS, "margin", page.Margin)
+    how = {"attacks": ("badnets",), "poison_rates": (0.05,), "seeds": 1, "epochs": (3,), "metrics": ("margin",)}
+    how |= {"widths": (0.5,), "weight_decays": (5e-4,)}
+    options = replace(PRESETS["quick"], noise=0.0, defences=("none", "label_noise:share=0.9"), **how)
+    ends = {}
+    for config in options.configs():
+        ends[config.params["defence.name"]] = run_trial(config, digits).metrics
+    assert ends["none"]["accuracy/clean"] > ends["label_noise"]["accuracy/clean"] + 0.2
+    assert all("margin/wanted" in found for found in ends.values())
 
 
 def test_the_page_of_attacks_names_every_attack_and_setting() -> None:

@@ -124,6 +124,8 @@ def test_compare_prints_differences_by_row(done: tuple[Path, str], capsys: pytes
         ("--recipe paper", "unknown recipe: paper"),
         ("--recipe published", "are too few"),
         ("--models svn", "unknown model: svn"),
+        ("--model resnet18", "--model resnet18: this sweep has --models"),
+        ("--models svm --defences none vibe --epochs 3", "--defences is for networks, and --models names none"),
         ("--train-images 5000", "only 260 training images"),
     ],
 )

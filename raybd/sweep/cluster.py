@@ -1,4 +1,4 @@
-"""The only file that imports Ray: a list of trials to Ray Tune, outcomes back."""
+"""The file that starts Ray: a list of trials to Ray Tune, outcomes back."""
 
 import contextlib
 import gc

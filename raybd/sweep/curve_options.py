@@ -17,6 +17,10 @@ from raybd.plugins import unknown
 from raybd.sweep.options import SweepOptions, distinct
 
 PAIR = re.compile(r"(\d+)-(\d+)")
+NETWORK_OPTIONS = (
+    "defences metrics weight_decays widths depths epochs learning_rates batch_sizes optimizer schedule crop flip "
+    "beta_mode patience precision probes noise"
+).split()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,16 @@ class CurveOptions(SweepOptions):
             found.append(f"{', '.join(convex)} tell two classes apart: --pairs needs at least one")
         if self.train_images < 0 or (self.train_images and not self.pairs):
             found.append(f"--train-images {self.train_images} must be at least 0, and goes with --pairs")
-        return found + [f"--compare {path}: there is no such file" for path in self.compare if not path.is_file()]
+        found += [] if self.model == SweepOptions.model else [f"--model {self.model}: this sweep has --models"]
+        found += [f"--compare {path}: there is no such file" for path in self.compare if not path.is_file()]
+        return found + self._nothing_to_train()
+
+    def _nothing_to_train(self) -> list[str]:
+        """Options of networks where none is asked for: they would be dropped."""
+        if set(self.models) - LEARNERS.keys():
+            return []
+        said = [name for name in NETWORK_OPTIONS if getattr(self, name) != getattr(SweepOptions, name)]
+        return [f"--{name.replace('_', '-')} is for networks, and --models names none" for name in said]
 
     def configs(self) -> list[TrialConfig]:
         """Every trial of the sweep, clean twins first.

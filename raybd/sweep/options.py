@@ -34,7 +34,7 @@ class SweepOptions:
     name: str = "ib"
     """Name of the sweep and of its MLflow experiment; a run with the same name resumes."""
     preset: str = "quick"
-    """Defaults for everything else: quick (digits on a laptop) or paper."""
+    """Defaults for everything else: quick (digits on a laptop), or another of this script; a wrong name lists them."""
     data: str = "digits"
     """digits, mnist, fashion_mnist, cifar10, cifar100, gtsrb, svhn, npz:PATH or folder:PATH."""
     data_root: str | None = field(default_factory=lambda: os.environ.get("RAYBD_DATA"))
@@ -98,7 +98,7 @@ class SweepOptions:
     max_concurrent: int | None = None
     """Most trials at once; none: as many as fit."""
     stall_seconds: float = 3600.0
-    """A trial without a finished epoch for so long is ended."""
+    """A trial without a sign of life (an epoch, a batch of a long measurement) for so long is ended."""
     tracking_uri: str | None = None
     """MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default."""
     results: str = field(default_factory=lambda: os.environ.get("RAYBD_RESULTS", "results"))

@@ -124,8 +124,8 @@ def lose_a_worker(lab: Lab) -> None:
 
 def down(lab: Lab) -> None:
     """The results come home; Ray ends, and MLflow and its data stay."""
-    lab.laptop.types("ray rsync-down cluster.yaml '~/raybd-results/submitted/' fetched/")
-    assert (lab.laptop.checkout / "fetched/map.png").stat().st_size > 10_000
+    lab.laptop.types("ray rsync-down cluster.yaml '~/raybd-results/submitted' fetched/")
+    assert (lab.laptop.checkout / "fetched/submitted/map.png").stat().st_size > 10_000
     lab.laptop.types("ray down -y cluster.yaml")
     assert "raylet" not in lab.laptop.types(f"ssh {SSH} -i {lab.laptop.key} {USER}@{HEAD} ps -e -o comm")
     assert len(finished("submitted")) == len(finished("job")) == 12
