@@ -28,6 +28,7 @@ from raybd.team import BrokenTeamError, Member, Team
 
 Work = Callable[[int, Team], float]  # (number of the turn, team) -> a number that is the same for every worker
 TIMEOUT = 300.0  # seconds that a worker waits for the others within a turn: less than a sweep's watchdog
+STARTING = 300.0  # seconds for a peer to start in
 GRACE = 5.0  # seconds for a process to end in
 spawning = get_context("spawn")  # a fork of a process with threads or a GPU is a broken one
 
@@ -78,8 +79,8 @@ class _Peer:
 
     def started(self) -> None:
         """Wait until it has unpacked its work."""
-        if not self.pipe.poll(TIMEOUT):
-            raise BrokenTeamError(f"worker {self.rank + 1} of {self.size} did not start within {TIMEOUT:g} s")
+        if not self.pipe.poll(STARTING):
+            raise BrokenTeamError(f"worker {self.rank + 1} of {self.size} did not start within {STARTING:g} s")
         if said := self.pipe.recv():
             self.said = said
             raise BrokenTeamError(said)
@@ -183,10 +184,11 @@ def _end_with_leader() -> None:
 
 @contextmanager
 def _group(device: str, folder: str, rank: int, size: int, timeout: float) -> Iterator[None]:
-    """The process group of all workers, which meet in a file: there is no port that others could take or reach."""
+    """The process group of all workers, which meet in a file and talk over loopback, where no other machine is."""
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     if loopback:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
     dist.init_process_group(
         "nccl" if device == "cuda" else "gloo",
         store=dist.FileStore(str(Path(folder) / "store"), size),  # type: ignore[attr-defined]

@@ -170,8 +170,10 @@ class SweepFolder:
             lock.acquire(timeout=0)
         except Timeout:
             raise InputError(f"another process is at work on {self.path}: wait for it, or use another name") from None
-        with lock:
+        try:
             yield
+        finally:
+            lock.release()
 
     def trial(self, key: str) -> TrialFolder:
         """The folder of the trial with this key."""

@@ -1,12 +1,15 @@
 """How a sweep stands, asked of its tracking store alone: from any machine that reaches it."""
 
+import json
+import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from raybd.experiments import experiments, search
-from raybd.tracking import ALIVE, PLANNED
+from raybd.tracking import ALIVE, PLAN, PLANNED
 
 SILENT = 100.0  # seconds without a sign of life after which a driver is not called alive: it gives one every 30
 
@@ -25,7 +28,7 @@ class Status:
     """A sweep: its trials, each counted once however often it was tried, and its driver."""
 
     name: str
-    planned: int | None  # by the driver that began last; None: no driver has said
+    planned: int | None  # by the driver that began last; None: none has, or it is still searching what to run
     finished: int
     failed: int  # and not finished at another try
     running: list[Running]
@@ -62,22 +65,32 @@ def status(name: str, tracking_uri: str | None = None) -> Status:
         InputError: the store cannot be reached or has no such sweep.
     """
     client, known = experiments([name], tracking_uri)
-    tries: dict[str, list[Any]] = defaultdict(list)
-    for run in search(client, known[name]):
-        tries[run.data.tags.get("raybd.key", run.info.run_id)].append(run)
-    best = [min(runs, key=_place) for runs in tries.values()]
     parents = client.search_runs([known[name]], "tags.`raybd.kind` = 'sweep'", max_results=1)
     tags = parents[0].data.tags if parents else {}
+    planned = _planned(client, parents[0].info.run_id) if tags.get(PLANNED) else None
+    tries: dict[str, list[Any]] = defaultdict(list)
+    for run in search(client, known[name]):
+        key = run.data.tags.get("raybd.key", run.info.run_id)
+        if planned is None or key in planned:
+            tries[key].append(run)
+    best = [min(runs, key=_place) for runs in tries.values()]
     seen = _age(int(tags[ALIVE])) if ALIVE in tags else None
     return Status(
         name=name,
-        planned=int(tags[PLANNED]) if PLANNED in tags else None,
+        planned=None if planned is None else len(planned),
         finished=sum(run.info.status == "FINISHED" for run in best),
         failed=sum(run.info.status == "FAILED" for run in best),
         running=[_running(client, run) for run in best if run.info.status == "RUNNING"],
         driver=_driver(parents[0].info.status if tags.get(ALIVE) else "", seen),
         driver_seen=seen,
     )
+
+
+def _planned(client: Any, parent: str) -> set[str]:
+    """The keys of the trials that the driver which began last has planned: under its name there may be others."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = client.download_artifacts(parent, PLAN, folder)
+        return set(json.loads(Path(kept).read_text())["keys"])
 
 
 def _place(run: Any) -> tuple[int, int]:

@@ -17,13 +17,15 @@ from mlflow.exceptions import MlflowException
 from raybd import sqlite
 from raybd.errors import InputError, public
 from raybd.experiments import connect, experiments, first_line, resolve, search, there
-from raybd.records import Record, SweepFolder, TrialFolder
+from raybd.records import FINISHED, Record, SweepFolder, TrialFolder
 
 log = logging.getLogger(__name__)
 PARENT = "mlflow.parentRunId"
 NOTE = "mlflow.note.content"
 PLANNED, ALIVE = "raybd.planned", "raybd.alive"  # tags of the parent run: how many trials; when the driver was there
+PLAN = "plan.json"  # its artifact with their keys
 FLUSH_SECONDS = 10.0  # how old an epoch's numbers may get before they are sent
+ACTIVE, DELETED = "active", "deleted"  # what MLflow calls the stages of a run
 METRICS_A_BATCH = 1000  # MLflow's own limit
 
 
@@ -69,11 +71,15 @@ class Store:
         runs = search(self.client, self.address.experiment_id, "FINISHED")
         return {run.data.tags["raybd.key"]: run.info.run_id for run in runs if "raybd.key" in run.data.tags}
 
-    def begin(self, options: dict[str, Any], planned: int) -> None:
-        """Open the parent run for another round of a sweep of `planned` trials and note its options."""
+    def begin(self, options: dict[str, Any], keys: Sequence[str] | None) -> None:
+        """Open the parent run for another round of a sweep and note its options and the `keys` of all its trials.
+
+        None: which trials there will be is being searched.
+        """
         parent = self.address.parent_id
         self.client.update_run(parent, status="RUNNING")
-        self.client.set_tag(parent, PLANNED, planned)
+        self.client.log_dict(parent, {"keys": list(keys or [])}, PLAN)
+        self.client.set_tag(parent, PLANNED, "" if keys is None else len(keys))
         self.sign_of_life()
         self.client.log_dict(parent, options, f"options/{time.strftime('%Y%m%d-%H%M%S')}.json")
 
@@ -129,7 +135,7 @@ class TrialRun:
 
     def _flush(self, client: MlflowClient, params: dict[str, Any]) -> str:
         state = self.folder.sent(self.address.name)
-        if not _active(client, state["run_id"]):
+        if _stage(client, state["run_id"]) != ACTIVE:
             state = {"lines": 0, "done": False}
             state["run_id"] = self._create(client)
             self.folder.note_sent(self.address.name, state)
@@ -176,15 +182,34 @@ def send_all(sweep: SweepFolder, address: Address) -> int:
     return count
 
 
-def _active(client: MlflowClient, run_id: str) -> bool:
-    """Whether the store has the run: somebody may have deleted it since."""
-    if not run_id:
+def restore(address: Address, folder: TrialFolder) -> bool:
+    """Whether the trial in `folder` has finished and the store has it, which it gets where it knows nothing of it.
+
+    False too where somebody deleted its run, who wants it run again.
+
+    Raises:
+        Exception: whatever the store raises.
+    """
+    record, state = folder.read(), folder.sent(address.name)
+    if record is None or record.status != FINISHED:
         return False
+    stage = _stage(connect(address.uri), state["run_id"])
+    if state["done"] and stage == DELETED:
+        return False
+    if not (state["done"] and stage == ACTIVE):
+        send(address, folder, record)
+    return True
+
+
+def _stage(client: MlflowClient, run_id: str) -> str:
+    """ACTIVE, DELETED by somebody, or "" where the store knows no such run: it may have been made anew since."""
+    if not run_id:
+        return ""
     try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+        return str(client.get_run(run_id).info.lifecycle_stage)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
+            return ""
         raise
 
 

@@ -62,7 +62,7 @@ class Played:
         return planted_runs(chosen, self.fails).sample(frac=1, random_state=len(self.rounds))
 
     def __call__(self, options: BoundaryOptions) -> list[TrialConfig]:
-        plan = driver.Plan("b", [], 0, {}, SweepFolder.of(self.folder, "b"), None)  # type: ignore[arg-type]
+        plan = driver.Plan("b", [], [], {}, SweepFolder.of(self.folder, "b"), None)  # type: ignore[arg-type]
         plan.folder.path.mkdir(parents=True, exist_ok=True)
         return search(options, plan)
 

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -190,34 +189,6 @@ def test_own_images_from_a_folder(tmp_path: Path) -> None:
     assert main(PRESETS, summarise, [*args, "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0
     runs = load_runs("ib", f"sqlite:///{tmp_path}/m.db")
     assert set(runs["metrics.accuracy/clean"]) == {1.0}
-
-
-def test_ctrl_c_leaves_what_has_finished(tmp_path: Path) -> None:
-    """Interrupted in the middle, then started again: every trial is there once."""
-    env = os.environ | {"RAYBD_TEST_FLAGS": str(tmp_path)}
-    args = "--epochs 8 --weight-decays 5e-4 --widths 1.0 --poison-rates 0.1 --attacks badnets --seeds 16".split()
-    args += ["--model", "tests.misbehaving:slow", "--address", "local", "--noise", "0", "--metrics", "smoothness"]
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=tmp_path,
-        env=env,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if (found := re.match(r"done (\d+) ", line)) and int(found[1]) >= 1:
-            break
-    process.send_signal(signal.SIGINT)
-    rest = process.stdout.read()
-    assert process.wait(60) == 130, rest
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    runs = load_runs("ib", uri)
-    done = int((runs["status"] == "FINISHED").sum())
-    assert 1 <= done < 16
-    assert "RUNNING" not in set(runs["status"])
-    assert f"{16 - done} trials are left" in rest
 
 
 def test_send_needs_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

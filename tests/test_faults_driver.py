@@ -19,9 +19,7 @@ SWEEP = (
 
 def started(folder: Path, tickets: int, *args: str) -> subprocess.Popen[str]:
     """A driver of which `tickets` trials may train: one ended by a test has work left, however fast the machine is."""
-    own = (
-        folder / f"tickets{uuid.uuid4()}"
-    )  # workers of a killed driver live on for a moment and would take the next one's
+    own = folder / f"tickets{uuid.uuid4()}"  # a killed driver's workers live on for a moment, and would take others'
     own.mkdir()
     for ticket in range(tickets):
         (own / f"ticket{ticket}").touch()
@@ -53,6 +51,18 @@ def wait_for_a_trial(process: subprocess.Popen[str], folder: Path, more_than: in
     while finished(folder) <= more_than:
         assert process.poll() is None
         time.sleep(0.2)
+
+
+def test_ctrl_c_leaves_what_has_finished(tmp_path: Path) -> None:
+    driver = started(tmp_path, 2, "--address", "local")
+    wait_for_a_trial(driver, tmp_path)
+    driver.send_signal(signal.SIGINT)
+    rest = driver.communicate(timeout=60)[0]
+    assert driver.returncode == 130, rest
+    done = finished(tmp_path)
+    assert 1 <= done <= 2
+    assert all("RUNNING" not in runs for runs in statuses(tmp_path).values())
+    assert f"{8 - done} trials are left" in rest
 
 
 def test_started_twice_then_killed_then_interrupted_twice_then_finished(tmp_path: Path) -> None:

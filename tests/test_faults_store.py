@@ -137,7 +137,7 @@ def test_a_clock_that_is_set_back_an_hour_in_mid_trial(tmp_path: Path, monkeypat
     real, behind = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() - behind[0])
     a = plan("s", [CONFIG], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
-    a.store.begin({}, planned=1)
+    a.store.begin({}, ["k"])
     a.store.end("FINISHED", {"trials": 1.0}, "", [])
     train = execute.run_trial
 
@@ -174,3 +174,66 @@ def test_a_trial_that_failed_first_counts_once_on_the_map_and_in_the_summary(
     assert sorted(load_runs("s", a.store.address.uri)["status"]) == ["FAILED", "FINISHED"]
     [cell] = DefendedRegionMap.from_mlflow("s", tracking_uri=a.store.address.uri).cells
     assert (len(cell.seeds), cell.failures) == (1, 0)
+
+
+def emptied(folder: Path) -> None:
+    """A store made anew at the same address: the experiment's number is the same, its runs are gone."""
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%run_uuid%'"
+        for (table,) in database.execute(tables).fetchall():
+            database.execute(f"DELETE FROM {table}")
+
+
+def test_a_store_that_is_made_anew_gets_what_is_on_disk_and_nothing_runs_again(tmp_path: Path) -> None:
+    uri, configs = f"sqlite:///{tmp_path}/mlflow.db", [replace(CONFIG, seed=seed) for seed in (0, 1)]
+    run_inline(plan("s", configs, tmp_path / "r", uri))
+    before = load_runs("s", uri)
+    emptied(tmp_path)
+    again = plan("s", configs, tmp_path / "r", uri)
+    assert (again.todo, again.known) == ([], 2)
+    after = load_runs("s", uri)
+    assert set(before["run_id"]).isdisjoint(after["run_id"])
+    numbers = ["tags.raybd.key", "metrics.accuracy/clean", "metrics.loss/train", "params.seed"]
+    assert after[numbers].sort_values("params.seed").to_dict("list") == (
+        before[numbers].sort_values("params.seed").to_dict("list")
+    )
+
+
+def test_a_worker_that_finished_a_trial_long_ago_brings_it_to_the_store(tmp_path: Path) -> None:
+    """Its disk is its own: the driver cannot see that the store lacks what lies there."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run_inline(plan("s", [CONFIG], tmp_path / "worker", uri))
+    emptied(tmp_path)
+    driving = plan("s", [CONFIG], tmp_path / "driver", uri)
+    [config] = driving.todo
+    setup = execute.Setup("s", driver.SweepFolder.of(tmp_path / "worker", "s"), driving.store.address)
+    for _ in range(2):
+        outcome = execute.execute(config, driving.data["digits"], setup)
+        assert (outcome.status, outcome.sent) == (FINISHED, True)
+        assert list(load_runs("s", uri)["status"]) == [FINISHED]
+
+
+def test_a_run_that_somebody_deletes_is_run_again(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run_inline(a := plan("s", [CONFIG], tmp_path / "r", uri))
+    [first] = load_runs("s", uri)["run_id"]
+    a.store.client.delete_run(first)
+    setup = execute.Setup("s", a.folder, a.store.address)
+    execute.execute(a.todo[0], a.data["digits"], setup)  # by a worker on whose disk it lies
+    [second] = load_runs("s", uri)["run_id"]
+    a.store.client.delete_run(second)
+    again = plan("s", [CONFIG], tmp_path / "r", uri)
+    assert len(again.todo) == 1
+    assert run_inline(again).exit_status == 0
+    assert [first, second] != list(load_runs("s", uri)["run_id"]) != []
+
+
+def test_a_trial_whose_end_only_the_store_knows_has_finished(tmp_path: Path) -> None:
+    """Its worker's machine went off after it had sent everything, before it could tell Tune; its disk went with it."""
+    from raybd.sweep.cluster import Round
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    rounds = driver._Rounds(a := plan("s", [CONFIG, replace(CONFIG, seed=1)], tmp_path / "driver", uri))
+    run_inline(plan("s", [CONFIG], tmp_path / "worker", uri))
+    rounds.take(a.todo, Round({}, "the node is gone", frozenset()), False)
+    assert [config.seed for config in rounds.todo] == [1]

@@ -25,7 +25,7 @@ from raybd.team import BrokenTeamError
 from raybd.training import Checkpoint, TrainConfig, augment, fit, learning_rate, optimizer_of, prepare
 from raybd.weighting import Flagged
 from tests.conftest import made_images
-from tests.teamwork import Acting, Noting, network, normalise
+from tests.teamwork import Acting, Noting, at_home, network, normalise
 
 HOW = TrainConfig(epochs=3, batch_size=16, learning_rate=0.05, crop=1, flip=True)  # of 43: batches of 16, 16 and 11
 CPU = torch.device("cpu")
@@ -247,5 +247,10 @@ def test_too_few_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-def test_nobody_outside_this_machine_is_listened_to() -> None:
-    assert os.environ.get("GLOO_SOCKET_IFNAME", "lo") in ("lo", "lo0")
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells who listens where")
+def test_nobody_outside_this_machine_is_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in ("GLOO", "NCCL"):
+        monkeypatch.delenv(f"{library}_SOCKET_IFNAME", raising=False)
+    with together(at_home, 2, CPU) as turn:
+        assert turn(1) >= 1  # and a peer that listens elsewhere raises
+    assert {os.environ[f"{library}_SOCKET_IFNAME"] for library in ("GLOO", "NCCL")} == {"lo"}

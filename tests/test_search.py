@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from raybd.defences import DEFENCES
 from raybd.defences.vibe import Vibe
 from raybd.errors import InputError
 from raybd.records import SweepFolder
-from raybd.sweep import driver
+from raybd.sweep import driver, execute
 from raybd.sweep import search as searching
 from raybd.sweep.execute import Resources, Setup
 from raybd.sweep.search import Search, judge, left, open_study, run, tell
@@ -70,20 +71,20 @@ def test_a_search_that_dies_half_way_loses_no_finished_trial(
 ) -> None:
     plan, setup, search = place(tmp_path, wanted)
     ran: list[str] = []
-    real = searching.execute
+    real, training = searching.execute, execute.run_trial
 
     def dying(case: TrialConfig, *rest: Any) -> Any:
         if len(ran) == 3:
             raise KeyboardInterrupt  # in the second candidate, whose first case has finished
-        ran.append(case.key)
         return real(case, *rest)
 
+    monkeypatch.setattr(execute, "run_trial", lambda *all: ran.append(all[0].key) or training(*all))
     monkeypatch.setattr(searching, "execute", dying)
     with pytest.raises(KeyboardInterrupt):
         run(search, plan, setup, None)
     before = {path: path.stat().st_mtime_ns for path in records(setup.folder)}
     assert len(before) == 3
-    monkeypatch.setattr(searching, "execute", lambda *all: ran.append(all[0].key) or real(*all))
+    monkeypatch.setattr(searching, "execute", real)
     study = run(search, plan, setup, None)
     states = [trial.state for trial in study.trials]
     assert (states.count(TrialState.COMPLETE), states.count(TrialState.RUNNING)) == (3, 0)
@@ -94,6 +95,22 @@ def test_a_search_that_dies_half_way_loses_no_finished_trial(
     assert left(search, study) == 0
     assert len(study.trials) == 4
     assert study.trials[0].params == {"kappa": 10.0}
+
+
+def test_ctrl_c_ends_a_search_on_ray_and_what_would_follow_it(
+    tmp_path: Path, wanted: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune returns from it as from a success, with candidates left; where Tune gave up it is started again."""
+    from raybd.sweep import search_cluster
+
+    plan, setup, search = place(tmp_path, wanted)
+    calls: list[bool] = []
+    for gave_up, starts in ((False, 1), (True, driver.GIVE_UPS)):
+        calls.clear()
+        monkeypatch.setattr(search_cluster, "run", lambda *_, gave_up=gave_up: calls.append(gave_up) or gave_up)
+        with nullcontext() if gave_up else pytest.raises(KeyboardInterrupt):
+            run(search, plan, setup, Resources())
+        assert len(calls) == starts
 
 
 def test_a_search_on_ray_says_what_one_in_this_process_says(tmp_path: Path, wanted: Search) -> None:

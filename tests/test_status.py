@@ -16,11 +16,20 @@ from sweeps.ib import PRESETS, summarise
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Seven trials planned: one finished at its second try, one failed twice, one cut off, one runs, three are left."""
+    """Seven trials planned: one finished at its second try, one failed twice, one cut off, one runs, three are left.
+
+    One more finished under this name long ago, with other axes.
+    """
     now = int(1000 * time.time())
     made = Store.open("s", f"sqlite:///{tmp_path_factory.mktemp('store')}/m.db")
-    made.begin({}, planned=7)
-    for key, ends in (("a", ("FAILED", "FINISHED")), ("b", ("FAILED", "FAILED")), ("c", ("KILLED",)), ("d", ("",))):
+    made.begin({}, list("abcdefg"))
+    for key, ends in (
+        ("old", ("FINISHED",)),
+        ("a", ("FAILED", "FINISHED")),
+        ("b", ("FAILED", "FAILED")),
+        ("c", ("KILLED",)),
+        ("d", ("",)),
+    ):
         for number, end in enumerate(ends):
             started = now - 500_000 + number
             tags = {"raybd.kind": "trial", "raybd.key": key}
@@ -51,6 +60,12 @@ def test_the_driver(store: Store, state: str, age: int, said: str) -> None:
     found = status("s", store.address.uri)
     assert found.driver.startswith(said)
     assert found.driver_seen == pytest.approx(max(age, 0), abs=20)
+
+
+def test_while_trials_are_searched_all_are_counted_and_none_is_left(store: Store) -> None:
+    store.begin({}, None)
+    found = status("s", store.address.uri)
+    assert (found.planned, found.finished, found.failed, found.left, found.driver) == (None, 2, 1, None, "alive")
 
 
 def test_a_store_that_no_driver_has_written_to(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_the_same_trial_twice_in_a_list_runs_once(tmp_path: Path) -> None:
 
 def test_what_mlflow_holds(tmp_path: Path, digits: Data) -> None:
     a = made([CONFIG], tmp_path)
-    a.store.begin({"name": "s"}, planned=1)
+    a.store.begin({"name": "s"}, ["k"])
     run_inline(a)
     a.store.end("FINISHED", {"trials": 1.0}, "the table", [])
     client = MlflowClient(a.store.address.uri)

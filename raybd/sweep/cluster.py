@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from joblib import cpu_count
 from ray import tune
 from ray.exceptions import OutOfMemoryError
 
@@ -52,24 +53,19 @@ def connect(address: str | None, data_bytes: int) -> int:
                 raise
     ray.init(
         address="local",
-        num_cpus=cores(),
+        num_cpus=cpu_count(),  # fewer than the machine has where a container or a scheduler says so
         include_dashboard=False,
         object_store_memory=max(STORE_BYTES, 2 * data_bytes),
         **quiet,
     )
     _keep_token_private()
-    return cores()
+    return int(cpu_count())
 
 
 def _keep_token_private() -> None:
     """Who reads Ray's token may run code as this user, and Ray writes it as readable as any file."""
     with contextlib.suppress(OSError):  # there is none, or not ours to change
         (Path.home() / ".ray" / "auth_token").chmod(0o600)
-
-
-def cores() -> int:
-    """The CPUs that this process may use, which a container or a scheduler can make fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check(resources: Resources, local_store: bool) -> None:
@@ -169,13 +165,13 @@ def _trial(point: dict[str, Any], shared: dict[str, dict[str, Any]], setup: Setu
     with watchdog(setup.stall_seconds, setup.folder.trial(config.key).last_words) as beat:
         outcome = execute(config, unpack(shared[config.data]), setup, beat)
     if setup.device == "cuda":
-        clear_gpu(outcome)
+        clear_gpu(outcome.error)
     tune.report({name: getattr(outcome, name) for name in Outcome.__dataclass_fields__})
 
 
-def clear_gpu(outcome: Outcome) -> None:
+def clear_gpu(error: str) -> None:
     """Leave the GPU to the next trial: give memory back, and end a process whose CUDA context a fault has broken."""
-    if "CUDA error" in outcome.error:
+    if "CUDA error" in error:
         os._exit(HUNG)
     gc.collect()
     torch.cuda.empty_cache()
@@ -208,9 +204,9 @@ class _Watcher(tune.Callback):
 
     def _why(self, trial: Any) -> str:
         """What a worker that could not report left behind, or what Ray knows of its end."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, IndexError):  # no file, or no word in it where the disk was full
             return self.folder.trial(_key(trial)).last_words.read_text().splitlines()[0]
-        with contextlib.suppress(OSError, TypeError):  # no file, or no name of one
+        with contextlib.suppress(OSError, IndexError, TypeError):  # or no name of one
             said = Path(trial.error_file).read_text().strip().splitlines()
             return f"its worker died: {said[-1].split('Some common causes')[0].strip()[:300]}"
         return "its worker died"

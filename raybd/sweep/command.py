@@ -1,6 +1,5 @@
 """What every sweep script does with its options: check, list, run, sum up."""
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from joblib import cpu_count
 
 from raybd.config import TrialConfig
 from raybd.errors import InputError, NoDataError, public
@@ -69,10 +69,10 @@ def _list(options: SweepOptions, configs: list[TrialConfig]) -> int:
         return 0
     for config in known:
         print(f"{config.key}  {config.label}")
-    cores = 1 if options.inline else os.cpu_count() or 1
+    here = 1 if options.inline else cpu_count()
     total = estimate.seconds(known, data)
     print(
-        f"{len(known)} trials, about {clock(total)} of one core, {clock(total / cores)} on {cores} "
+        f"{len(known)} trials, about {clock(total)} of one core, {clock(total / here)} on {here} "
         "(a rough guess from one training step here)"
     )
     return 0
@@ -94,18 +94,29 @@ def _sweep(options: SweepOptions, configs: list[TrialConfig], summarise: Summary
     folder = SweepFolder.of(options.results, options.name)
     with folder.locked():
         if search is not None:
-            found = search(options, driver.settle(folder, [], data, options.tracking_uri))
+            found = _searched(options, driver.settle(folder, [], data, options.tracking_uri), search)
             more = driver.prepare(found, options.data_root)[0] if found else []
             known = list({config.key: config for config in [*known, *more]}.values())
         return _run_and_sum_up(options, driver.settle(folder, known, data, options.tracking_uri), summarise)
 
 
-def _run_and_sum_up(options: SweepOptions, plan: driver.Plan, summarise: Summary) -> int:
-    print(f"{options.name}: {plan.known} trials are done, {len(plan.todo)} to run", flush=True)
+def _searched(options: SweepOptions, plan: driver.Plan, search: Search) -> list[TrialConfig]:
+    """The trials that the search adds; while it goes on, the sweep's own run says that its driver lives."""
+    _begin(options, plan, None)
+    with beating(plan.store.sign_of_life):
+        return search(options, plan)
+
+
+def _begin(options: SweepOptions, plan: driver.Plan, keys: Sequence[str] | None) -> None:
     try:
-        plan.store.begin(_kept(options), plan.known + len(plan.todo))
+        plan.store.begin(_kept(options), keys)
     except Exception as error:  # noqa: BLE001 - the trials' own records do not need it
         print(public(f"the sweep's own run cannot be opened: {type(error).__name__}"), file=sys.stderr)
+
+
+def _run_and_sum_up(options: SweepOptions, plan: driver.Plan, summarise: Summary) -> int:
+    print(f"{options.name}: {plan.known} trials are done, {len(plan.todo)} to run", flush=True)
+    _begin(options, plan, plan.keys)
     with beating(plan.store.sign_of_life):
         result = run(options, plan)
     _sum_up(options, plan, result, summarise)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from raybd.records import FAILED, FINISHED, SweepFolder
 from raybd.sqlite import path_of
 from raybd.sweep.execute import Outcome, Resources, Setup, execute, finished, record_death
 from raybd.sweep.progress import Progress, SweepResult
-from raybd.tracking import Store, send_all
+from raybd.tracking import Store, restore, send_all
 from raybd.trial import at_most, check_trial
 from raybd.types import Data
 
@@ -33,10 +34,15 @@ class Plan:
 
     name: str
     todo: list[TrialConfig]
-    known: int
+    keys: list[str]  # of every trial, done or not
     data: dict[str, Data]
     folder: SweepFolder
     store: Store
+
+    @property
+    def known(self) -> int:
+        """How many trials were done before."""
+        return len(self.keys) - len(self.todo)
 
 
 def prepare(
@@ -106,13 +112,15 @@ def settle(
     store = Store.open(name, tracking_uri)
     try:
         send_all(folder, store.address)
-        done = store.finished()
+        done = set(store.finished())
+        lacking = {config.key for config in known} - done
+        done |= {key for key in lacking if restore(store.address, folder.trial(key))}
     except Exception as error:
         raise InputError(f"the tracking store has gone away: {type(error).__name__}: {error}") from error
     todo = [config for config in known if config.key not in done]
     for config in todo:
         folder.trial(config.key).reopen()  # what it says from now on, it says of this sweep
-    return Plan(name, todo, len(known) - len(todo), data, folder, store)
+    return Plan(name, todo, [config.key for config in known], data, folder, store)
 
 
 def run_inline(plan: Plan, threads: int = 1, device: str = "cpu", workers: int = 1) -> SweepResult:
@@ -227,10 +235,14 @@ class _Rounds:
         self.todo = [config for config in self.todo if self._open(config.key)]
 
     def _unreported(self, asked: Sequence[TrialConfig], seen: dict[str, Outcome]) -> dict[str, Outcome]:
-        """Trials that have finished on this disk although nobody lived to tell Tune."""
-        silent = [c.key for c in asked if c.key not in seen or seen[c.key].status != FINISHED]
-        found = [finished(self.plan.folder.trial(key), self.plan.store.address) for key in silent]
-        return {outcome.key: outcome for outcome in found if outcome}
+        """Trials that have finished, on this disk or by what the store says, although nobody lived to tell Tune."""
+        silent = [c for c in asked if c.key not in seen or seen[c.key].status != FINISHED]
+        stored: set[str] = set()
+        with suppress(Exception):  # where it is away, the disk alone can tell
+            stored = set(self.plan.store.finished()) if silent else stored
+        found = {c.key: finished(self.plan.folder.trial(c.key), self.plan.store.address) for c in silent}
+        known = {c.key: Outcome(c.key, c.label, FINISHED) for c in silent if c.key in stored}
+        return known | {key: outcome for key, outcome in found.items() if outcome}
 
     def _open(self, key: str) -> bool:
         outcome = self.outcomes.get(key)

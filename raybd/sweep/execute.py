@@ -9,7 +9,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -19,10 +19,11 @@ import torch
 import raybd
 from raybd.config import TrialConfig
 from raybd.errors import DivergedError, GateError, InputError
+from raybd.experiments import first_line
 from raybd.figures import draw_curves, draw_examples, draw_suspects
 from raybd.records import FAILED, FINISHED, Record, SweepFolder, TrialFolder
 from raybd.sweep import memory
-from raybd.tracking import Address, TrialRun, abandon
+from raybd.tracking import Address, TrialRun, abandon, restore
 from raybd.training import Checkpoint
 from raybd.trial import TrialResult, run_trial
 from raybd.types import POISON, Data, Report
@@ -94,7 +95,7 @@ def execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], No
     folder = setup.folder.trial(config.key)
     try:
         with folder.held(beat):
-            return finished(folder, setup.address) or _execute(config, data, setup, beat)
+            return _taken_over(folder, setup.address) or _execute(config, data, setup, beat)
     except OSError as error:  # a full disk, say: there is nowhere to keep a record
         return Outcome(config.key, config.label, FAILED, error=f"OSError: {error}", sent=False, died=True)
     finally:
@@ -108,6 +109,18 @@ def finished(folder: TrialFolder, address: Address) -> Outcome | None:
         return None
     sent = bool(folder.sent(address.name)["done"])
     return Outcome(record.key, record.label, record.status, record.seconds, sent=sent)
+
+
+def _taken_over(folder: TrialFolder, address: Address) -> Outcome | None:
+    """The outcome of a trial that finished here, now or long ago, and that the store has, or gets if it can."""
+    known = finished(folder, address)
+    if known is None:
+        return None
+    try:
+        return replace(known, sent=True) if restore(address, folder) else None
+    except Exception as error:  # noqa: BLE001 - whatever a store does, the trial has finished
+        log.warning("trial %s stays on disk in %s: %s", known.key, folder.path, first_line(error))
+        return replace(known, sent=False)
 
 
 def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None]) -> Outcome:

@@ -113,13 +113,10 @@ def judge(
 
 
 def _measured(case: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None]) -> Mapping[str, float]:
-    folder = setup.folder.trial(case.key)
-    record = folder.read()
-    if record is None or record.status != FINISHED:
-        outcome = execute(case, data, setup, beat)  # of two candidates that are the same, one waits
-        if outcome.status != FINISHED:
-            raise RuntimeError(f"{case.label}: {outcome.error}")
-        record = folder.read()
+    outcome = execute(case, data, setup, beat)  # nothing where it has finished; of two that are the same, one waits
+    if outcome.status != FINISHED:
+        raise RuntimeError(f"{case.label}: {outcome.error}")
+    record = setup.folder.trial(case.key).read()
     return record.metrics if record else {}
 
 
@@ -141,6 +138,9 @@ def run(search: Search, plan: driver.Plan, setup: Setup, resources: Resources | 
     """Try candidates until there are as many as asked for, on Ray, or in this process without `resources`.
 
     A Tune that gives up is started again, as long as candidates still end.
+
+    Raises:
+        KeyboardInterrupt: the search was interrupted; it goes on when it is run again.
     """
     study, idle = open_study(search), 0
     print(
@@ -152,7 +152,9 @@ def run(search: Search, plan: driver.Plan, setup: Setup, resources: Resources | 
         else:
             from raybd.sweep import search_cluster  # imported late: who runs inline needs no Ray
 
-            search_cluster.run(search, study, plan, setup, resources, count)
+            gave_up = search_cluster.run(search, study, plan, setup, resources, count)
+            if left(search, study) and not gave_up:  # else Tune ends early on Ctrl-C only, which it keeps to itself
+                raise KeyboardInterrupt
         idle = idle + 1 if left(search, study) == count else 0
     return study
 

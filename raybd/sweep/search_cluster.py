@@ -32,8 +32,8 @@ class Searcher(OptunaSearch):
             tell(self._ot_study, self._ot_trials[trial_id], _said(result), self.metric)
 
 
-def run(search: Search, study: optuna.Study, plan: driver.Plan, setup: Setup, resources: Resources, count: int) -> None:
-    """Try `count` candidates; says so where Tune gave up."""
+def run(search: Search, study: optuna.Study, plan: driver.Plan, setup: Setup, resources: Resources, count: int) -> bool:
+    """Try `count` candidates; says so where Tune gave up, which comes back."""
     shared = {name: cluster.pack(data) for name, data in plan.data.items()}
     trainable = tune.with_resources(
         tune.with_parameters(_candidate, search=search, shared=shared, setup=setup),
@@ -58,6 +58,7 @@ def run(search: Search, study: optuna.Study, plan: driver.Plan, setup: Setup, re
     if error := cluster.give_up(tuner.fit):
         print(cluster.said(error), flush=True)
     shutil.rmtree(state, ignore_errors=True)
+    return error is not None
 
 
 def _searcher(search: Search, study: optuna.Study) -> Searcher:
@@ -76,6 +77,8 @@ def _candidate(point: dict[str, Any], search: Search, shared: dict[str, dict[str
     data = {name: cluster.unpack(packed) for name, packed in shared.items()}
     with watchdog(setup.stall_seconds) as beat:
         said = judge(search, point["settings"], data, setup, beat)
+    if setup.device == "cuda":
+        cluster.clear_gpu(said.get("error", ""))
     tune.report({"said": json.dumps(said)})  # as text: Tune flattens what is nested
 
 

@@ -12,6 +12,7 @@ import optuna.visualization.matplotlib as plots
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
+from raybd.errors import public
 from raybd.sweep.search import Search
 
 FEWEST = 8  # candidates below which importances say nothing
@@ -35,7 +36,7 @@ def write(study: optuna.Study, search: Search, chosen: FrozenTrial | None, folde
     ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.FAIL))
     said: dict[str, Any] = {
         "goals": dict(search.goals),
-        "storage": search.storage,
+        "storage": public(search.storage),
         "winner": chosen.number if chosen else None,
         "candidates": [_line(trial, search.goals, best) for trial in ended],
     }
