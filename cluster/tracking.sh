@@ -18,6 +18,24 @@ fi
 healthy() {
   python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=2)' "http://$host:$port/health" 2>/dev/null
 }
+ours() { # a call of the API without login is refused, and with ours is not
+  python - "http://$host:$port" "$HOME/.raybd/secrets/mlflow_password" <<'END'
+import base64, pathlib, sys, urllib.error, urllib.request
+
+server, password = sys.argv[1], pathlib.Path(sys.argv[2]).read_text()
+call = server + "/api/2.0/mlflow/experiments/search?max_results=1"
+login = "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()
+seen = []
+for headers in ({}, {"Authorization": login}):
+    try:
+        seen.append(urllib.request.urlopen(urllib.request.Request(call, headers=headers), timeout=20).status)
+    except urllib.error.HTTPError as error:
+        seen.append(error.code)
+    if seen == [200]:
+        break  # it asks nobody: it shall not hear our password either
+sys.exit(seen != [401, 200])
+END
+}
 
 if ! healthy; then
   # The login reads its first password from the environment, and keeps a hash of it in basic_auth.db of this folder.
@@ -38,6 +56,10 @@ if ! healthy; then
     sleep 1
   done
   healthy || { tail "$state/server.log" >&2; echo "the MLflow server did not come up" >&2; exit 1; }
+fi
+if ! ours; then
+  echo "what answers on http://$host:$port is no MLflow server with this cluster's login: end it, or set RAYBD_TRACKING_PORT" >&2
+  exit 1
 fi
 echo "http://$host:$port" >"$HOME/.raybd/tracking_uri"
 echo "MLflow: http://$host:$port"

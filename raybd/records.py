@@ -2,7 +2,7 @@
 
     journal.jsonl   one line an epoch, as it ends      trial.json       settings, status, last numbers, environment
     per_sample.npz  predictions and roles              figures/*.png    what a person looks at
-    arrays.npz      what metrics keep
+    arrays.npz      what metrics keep               probes/*.npz     the same, while it runs
     sent.json       what each tracking store has       checkpoint.pt    while it runs
     last_words.txt  of an attempt that hung, and where
 
@@ -71,6 +71,11 @@ class TrialFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def probes(self) -> Path:
+        """Where each probe's arrays are kept, as EPOCH.npz."""
+        return self.path / "probes"
+
+    @property
     def last_words(self) -> Path:
         """What an attempt that could not end by itself leaves: a line that says why, and where it was."""
         return self.path / "last_words.txt"
@@ -85,6 +90,9 @@ class TrialFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self.journal() if line["epoch"] <= epoch]
         _replace(self.path / "journal.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        for path in self.probes.glob("*.npz"):
+            if int(path.stem) > epoch:
+                path.unlink()
         (self.path / "sent.json").unlink(missing_ok=True)
         self.last_words.unlink(missing_ok=True)
         self.reopen()

@@ -90,15 +90,16 @@ def run_trial(
         replayed = twin.replay(model, probes, scene.findings) if twin and not config.poison_rate else None
         for epoch in replayed or config.defence.train(scene):
             metrics = {"loss/train": epoch.loss, "seconds/trial": time.perf_counter() - start} | epoch.numbers
+            new: dict[str, Tensor] = {}
             if epoch.last or epoch.number in probes:
                 seen = replace(_evidence(config, model, data, poisoned, triggered, epoch, twin), beat=beat)
-                numbers, kept = _measure(config, seen)
-                metrics, arrays = metrics | numbers, arrays | kept
+                numbers, new = _measure(config, seen)
+                metrics, arrays = metrics | numbers, arrays | new
                 journal.append({"epoch": epoch.number, "metrics": metrics})
             if epoch.last:
                 metrics |= {k: v for metric in config.metrics for k, v in metric.conclude(journal).items()}
                 metrics |= audit(scene.findings, poisoned.roles)
-            report(Report(epoch.number, metrics))
+            report(Report(epoch.number, metrics, new))
     kept = {f"defence/{name}": found.cpu() for name, found in scene.findings.items()}
     return _result(seen, metrics, arrays | kept, most_suspected(poisoned, scene.findings.get(SUSPICION)))
 

@@ -108,7 +108,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Report:
-    """What a trial says at the end of an epoch: metric name to number."""
+    """What a trial says at the end of an epoch: metric name to number, and what metrics keep of it."""
 
     epoch: int
     metrics: dict[str, float]
+    arrays: dict[str, Tensor] = field(default_factory=dict)

@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,24 @@ def test_a_node_is_set_up_from_the_pinned_packages_and_once(tmp_path: Path) -> N
     assert mode(tmp_path / ".raybd/secrets/ray_token") == 0o600
 
 
+TRACKER = """
+import base64, http.server, sys
+
+port, password = int(sys.argv[1]), sys.argv[2]
+login = "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()
+
+
+class Tracker(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        let_in = self.path == "/health" or not password or self.headers.get("Authorization") == login
+        self.send_response(200 if let_in else 401)
+        self.end_headers()
+
+
+http.server.HTTPServer(("127.0.0.1", port), Tracker).serve_forever()
+"""  # answers as MLflow does; without a password it asks for none
+
+
 def own_address(home: Path, address: str) -> None:
     """Let `python` on the PATH of the scripts say that this node has `address`."""
     case = f'case "$2" in *get_node_ip_address*) echo {address};; *) exec {sys.executable} "$@";; esac'
@@ -253,10 +272,9 @@ def test_the_tracking_server_has_a_login_one_address_and_no_secret_on_its_comman
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    (tmp_path / "web").mkdir()
-    (tmp_path / "web/health").write_text("OK")
+    (tmp_path / "server.py").write_text(TRACKER)
     say = 'echo $$ >>"$HOME/pid"; printf "%s\\n" "$@" >"$HOME/args"; pwd >"$HOME/where"; env >"$HOME/env"'
-    serve = f'exec {sys.executable} -m http.server {port} --bind 127.0.0.1 --directory "$HOME/web"'
+    serve = f'exec {sys.executable} "$HOME/server.py" {port} "$MLFLOW_AUTH_ADMIN_PASSWORD"'
     program(tmp_path, "mlflow", f"{say}; {serve}")
     try:
         for _ in range(2):
@@ -280,6 +298,36 @@ def test_the_tracking_server_has_a_login_one_address_and_no_secret_on_its_comman
     ).read_text().split("\n")
     assert mode(tmp_path / ".raybd/mlflow") == 0o700
     assert (tmp_path / ".raybd/tracking_uri").read_text() == f"http://127.0.0.1:{port}\n"
+
+
+@pytest.mark.parametrize("password", ["", "another one"])
+def test_a_server_of_somebody_else_is_not_taken_for_the_cluster_s(tmp_path: Path, password: str) -> None:
+    run("secrets.sh", tmp_path)
+    own_address(tmp_path, "127.0.0.1")
+    program(tmp_path, "mlflow", 'touch "$HOME/started"')
+    (tmp_path / "server.py").write_text(TRACKER)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    with subprocess.Popen([sys.executable, tmp_path / "server.py", port, password]) as theirs:
+        try:
+            wait_for(int(port))
+            done = run("tracking.sh", tmp_path, RAYBD_TRACKING_PORT=port)
+        finally:
+            theirs.kill()
+    assert done.returncode == 1
+    assert "is no MLflow server with this cluster's login" in done.stderr
+    assert not (tmp_path / "started").exists()
+    assert not (tmp_path / ".raybd/tracking_uri").exists()
+
+
+def wait_for(port: int) -> None:
+    for _ in range(200):
+        with socket.socket() as door:
+            if door.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError("nobody answers")
 
 
 def test_the_tracking_server_does_not_start_on_a_public_address(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from raybd.attacks import BadNets, Blended
 from raybd.config import ModelConfig, TrialConfig
 from raybd.errors import InputError
+from raybd.metrics.mutual_information import MutualInformation
 from raybd.records import FAILED, FINISHED, SweepFolder
 from raybd.sweep import driver
 from raybd.sweep.driver import plan, run_inline, run_on_ray
@@ -264,6 +265,8 @@ def test_busy_share_by_hand() -> None:
     result = SweepResult("s", 0, outcomes, 0, seconds=5.0, cores=2, trouble=[])
     assert result.busy == pytest.approx(8 / 10)
     assert "80% of their seconds inside trials" in result.text
+    assert replace(result, cpus=0.5).busy == pytest.approx(4 / 10)
+    assert "(4.0 s / (2 x 5.0 s))" in replace(result, cpus=0.5).text
 
 
 def test_progress_counts() -> None:
@@ -329,10 +332,12 @@ def test_resources_that_no_node_has_are_refused(tmp_path: Path, local_ray: None)
 
 
 def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    """The second attempt begins after the last saved epoch, and its journal has every epoch once."""
+    """The second attempt begins after the last saved epoch; its journal and its arrays have every epoch once."""
     from raybd.sweep.execute import Setup, execute
 
-    a = made([replace(CONFIG, train=TrainConfig(epochs=6))], tmp_path)
+    looking = MutualInformation(samples=32, passes=4, classes=1)
+    noisy = replace(CONFIG, model=replace(CONFIG.model, noise=0.4), metrics=(looking,))
+    a = made([replace(noisy, train=TrainConfig(epochs=6))], tmp_path)
     setup = Setup("s", a.folder, a.store.address, checkpoint_seconds=0.0)
     data, folder = a.data["digits"], a.folder.trial(a.todo[0].key)
 
@@ -347,4 +352,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert execute(a.todo[0], data, setup).status == FINISHED
     assert (folder.path / "journal.jsonl").read_text().startswith(before)
     assert [line["epoch"] for line in folder.journal()] == [1, 2, 3, 4, 5, 6]
+    with np.load(folder.path / "arrays.npz") as arrays:
+        assert {name for name in arrays if name.startswith("mi/map/")} == {f"mi/map/{n}" for n in (1, 2, 3, 4, 6)}
     assert not folder.checkpoint.exists()
+    assert not folder.probes.exists()

@@ -25,7 +25,8 @@ from raybd.config import TrialConfig
 from raybd.errors import InputError
 from raybd.records import FAILED, FINISHED, SweepFolder
 from raybd.sweep import WORKER_ENVIRONMENT
-from raybd.sweep.execute import COMMIT, Outcome, Resources, Setup, environment, execute
+from raybd.sweep.environment import COMMIT, environment
+from raybd.sweep.execute import Outcome, Resources, Setup, execute
 from raybd.sweep.memory import without_gpu_compiler
 from raybd.sweep.progress import Progress
 from raybd.sweep.watchdog import HUNG, watchdog

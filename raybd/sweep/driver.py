@@ -13,7 +13,7 @@ from raybd.attacks import describe
 from raybd.config import TrialConfig
 from raybd.data import load
 from raybd.errors import InputError
-from raybd.records import FAILED, FINISHED, SweepFolder
+from raybd.records import FAILED, FINISHED, SweepFolder, TrialFolder
 from raybd.sqlite import path_of
 from raybd.sweep.execute import Outcome, Resources, Setup, execute, finished, record_death
 from raybd.sweep.progress import Progress, SweepResult
@@ -136,7 +136,7 @@ def run_inline(plan: Plan, threads: int = 1, device: str = "cpu", workers: int =
         interrupted = True
     finally:
         torch.set_num_threads(before)
-    return _result(plan, outcomes, time.monotonic() - start, 1, [], interrupted)
+    return _result(plan, outcomes, time.monotonic() - start, threads, float(threads), [], interrupted)
 
 
 def _tried(config: TrialConfig, plan: Plan, setup: Setup, progress: Progress) -> Outcome:
@@ -166,7 +166,7 @@ def run_on_ray(
         if config.key in rounds.outcomes and rounds.outcomes[config.key].died:
             record_death(config, setup, rounds.outcomes[config.key].error)
     seconds = time.monotonic() - start
-    return _result(plan, rounds.outcomes, seconds, cores, rounds.trouble, rounds.interrupted)
+    return _result(plan, rounds.outcomes, seconds, cores, resources.cpus, rounds.trouble, rounds.interrupted)
 
 
 def on_ray(
@@ -259,17 +259,24 @@ def _worth_another_try(outcome: Outcome) -> bool:
 
 
 def _result(
-    plan: Plan, outcomes: dict[str, Outcome], seconds: float, cores: int, trouble: list[str], interrupted: bool
+    plan: Plan,
+    outcomes: dict[str, Outcome],
+    seconds: float,
+    cores: int,
+    cpus: float,
+    trouble: list[str],
+    interrupted: bool,
 ) -> SweepResult:
     left = sum(config.key not in outcomes for config in plan.todo)
     if any(not outcome.sent for outcome in outcomes.values()):
         trouble = trouble + _last_try(plan)
-    store = plan.store.address.name
-    ended = [
-        replace(outcome, sent=outcome.sent or plan.folder.trial(key).sent(store)["done"])
-        for key, outcome in outcomes.items()
-    ]
-    return SweepResult(plan.name, plan.known, ended, left, seconds, cores, trouble, interrupted)
+    ended = [replace(o, sent=o.sent or not _waits(plan.folder.trial(key), o, plan)) for key, o in outcomes.items()]
+    return SweepResult(plan.name, plan.known, ended, left, seconds, cores, trouble, interrupted, cpus)
+
+
+def _waits(folder: TrialFolder, outcome: Outcome, plan: Plan) -> bool:
+    """Whether an outcome that was not sent still waits on some disk: of a worker that died there may be no record."""
+    return not folder.sent(plan.store.address.name)["done"] and not (outcome.died and folder.read() is None)
 
 
 def _last_try(plan: Plan) -> list[str]:

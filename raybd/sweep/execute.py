@@ -1,35 +1,28 @@
 """One trial with its records, whoever started it: a Ray worker, or this very process. Knows no Ray."""
 
-import importlib.metadata
 import logging
-import os
-import platform
-import socket
-import subprocess
+import shutil
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 
-import numpy as np
 import torch
 
 import raybd
 from raybd.config import TrialConfig
 from raybd.errors import DivergedError, GateError, InputError
 from raybd.experiments import first_line
-from raybd.figures import draw_curves, draw_examples, draw_suspects
 from raybd.records import FAILED, FINISHED, Record, SweepFolder, TrialFolder
 from raybd.sweep import memory
+from raybd.sweep.environment import environment
+from raybd.sweep.keeping import keep, keep_probe
 from raybd.tracking import Address, TrialRun, abandon, restore
 from raybd.training import Checkpoint
 from raybd.trial import TrialResult, run_trial
-from raybd.types import POISON, Data, Report
+from raybd.types import Data, Report
 
 log = logging.getLogger(__name__)
-COMMIT = "RAYBD_COMMIT"  # tells a worker of a cluster, whose copy of raybd is no checkout
 HOPELESS = (InputError, GateError, DivergedError)  # another try would end the same way
 
 
@@ -131,6 +124,7 @@ def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], N
 
     def note(report: Report) -> None:
         beat()
+        keep_probe(folder, report)
         folder.append(report.epoch, report.metrics)
         run.log()
 
@@ -139,13 +133,14 @@ def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], N
         result = run_trial(
             config, _on(setup.device, data), note, checkpoint, shared, beat, folder.journal(), setup.workers
         )
-        _keep(folder, config, result)
+        keep(folder, config, result)
         record, hopeless = _record(config, run.tags, FINISHED, start, result), False
     except Exception as error:  # noqa: BLE001 - a failed trial is data, whatever failed it
         record, hopeless = _record(config, run.tags, FAILED, start, error=error), isinstance(error, HOPELESS)
     beat()
     folder.write(record)
     folder.checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(folder.probes, ignore_errors=True)
     sent = run.finish(record)
     return Outcome(
         config.key,
@@ -219,25 +214,6 @@ def _begin(setup: Setup, folder: TrialFolder) -> tuple[Checkpoint, str]:
     return checkpoint, note
 
 
-def _keep(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None:
-    table = {name: column.cpu().numpy().astype(np.int16) for name, column in result.table.items()}
-    table["train_roles"] = result.roles.cpu().numpy()
-    np.savez_compressed(folder.path / "per_sample.npz", allow_pickle=False, **table)
-    if result.arrays:
-        kept = {name: value.numpy() for name, value in result.arrays.items()}
-        np.savez_compressed(folder.path / "arrays.npz", allow_pickle=False, **kept)
-    draw_examples(result.clean, result.triggered, folder.path / "figures" / "examples.png")
-    if not config.model.convex:  # a learner that is solved has no training to draw
-        draw_curves(folder.journal(), config.label, folder.path / "figures" / "training.png")
-    if result.suspects is not None:
-        seen = result.suspects
-        poison = (seen.roles == POISON).tolist()
-        draw_suspects(seen.images, seen.suspicion.tolist(), poison, folder.path / "figures" / "suspects.png")
-    for metric in config.metrics:
-        for name, figure in metric.figures(folder.journal(), result.arrays, config.label).items():
-            figure.savefig(folder.path / "figures" / f"{name}.png")
-
-
 def _record(
     config: TrialConfig,
     tags: dict[str, str],
@@ -274,28 +250,6 @@ def _tags(config: TrialConfig, setup: Setup) -> dict[str, str]:
         "raybd.sweep": setup.name,
         "raybd.device": setup.device,
     }
-
-
-@cache
-def environment() -> dict[str, str]:
-    """What ran the trial: versions, commit, machine."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "mlflow")}
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    machine = {"python": platform.python_version(), "host": socket.gethostname(), "gpu": gpu, "cpu": platform.machine()}
-    return {"raybd": raybd.__version__} | versions | machine | {"commit": _commit()}
-
-
-def _commit() -> str:
-    """The commit of the checkout that raybd runs from, with a + where files differ from it; "" outside a checkout."""
-    if told := os.environ.get(COMMIT):
-        return told
-    where = str(Path(__file__).parent)
-    command = ["git", "-C", where, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # there is no git
-        return ""
-    return done.stdout.strip()
 
 
 _resident: dict[tuple[str, str], Data] = {}

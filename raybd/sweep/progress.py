@@ -69,6 +69,7 @@ class SweepResult:
     cores: int
     trouble: list[str]  # what went wrong besides trials
     interrupted: bool = False
+    cpus: float = 1.0  # that a trial held
 
     @property
     def failures(self) -> list[Outcome]:
@@ -93,18 +94,21 @@ class SweepResult:
     @property
     def busy(self) -> float:
         """Share of the core seconds of the sweep that were spent inside trials; nan where none ran."""
-        inside = sum(outcome.seconds for outcome in self.outcomes)
-        return inside / (self.cores * self.seconds) if self.outcomes else float("nan")
+        return self.inside / (self.cores * self.seconds) if self.outcomes else float("nan")
+
+    @property
+    def inside(self) -> float:
+        """Core seconds that trials held."""
+        return self.cpus * sum(outcome.seconds for outcome in self.outcomes)
 
     @property
     def text(self) -> str:
         """The end of the sweep in a few lines."""
         lines = [f"{len(self.outcomes) - len(self.failures)} trials finished, {self.known} were finished before"]
         if self.outcomes:
-            inside = sum(outcome.seconds for outcome in self.outcomes)
             lines.append(
                 f"{clock(self.seconds)} on {self.cores} core(s), {self.busy:.0%} of their seconds inside trials "
-                f"({inside:.1f} s / ({self.cores} x {self.seconds:.1f} s))"
+                f"({self.inside:.1f} s / ({self.cores} x {self.seconds:.1f} s))"
             )
         if peaks := [outcome.memory for outcome in self.outcomes if outcome.memory]:
             lines.append(

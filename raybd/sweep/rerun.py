@@ -9,7 +9,7 @@ from raybd.config import TrialConfig
 from raybd.data import load
 from raybd.errors import InputError
 from raybd.records import FINISHED, Record
-from raybd.sweep.execute import environment
+from raybd.sweep.environment import environment
 from raybd.trial import run_trial
 
 
