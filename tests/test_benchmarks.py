@@ -12,7 +12,7 @@ from raybd.defences.vibe import transport
 from raybd.metrics.information import plugin
 from raybd.metrics.smoothing import votes
 from raybd.tracking import Store, load_runs
-from tests.benchmarks import gpu
+from tests.benchmarks import gpu, trial
 from tests.benchmarks.timing import HEAD, Row, interleave, markdown, rate, require
 
 AT = gpu.Bench(torch.device("cpu"), gpu.SMALL)
@@ -89,6 +89,11 @@ def test_a_missing_package_leaves_one_part_out(
     monkeypatch.setitem(sys.modules, "raybd.defences.vibe.transport", None)
     assert gpu.measure(AT, ["e_step"]) == []
     assert "e_step is left out" in capsys.readouterr().out
+
+
+def test_every_part_of_a_trial_can_be_clocked() -> None:
+    with trial._clocks() as seconds:
+        assert not seconds
 
 
 def test_the_table_is_markdown() -> None:

@@ -45,14 +45,16 @@ ALONE = {"sweep": sweep}  # takes every core for five minutes: only where it is 
 
 
 def main() -> None:
-    """Run the benchmarks and print one table."""
+    """Run the benchmarks, print the table of each and then one of all."""
     parser = argparse.ArgumentParser(prog="tests.benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS | ALONE, default=list(BENCHMARKS), metavar="NAME")
     torch.set_num_threads(1)
     start, rows = time.perf_counter(), []
     for name in parser.parse_args().only:
         print(f"{name} ...", flush=True)
-        rows += (BENCHMARKS | ALONE)[name]()
+        found = (BENCHMARKS | ALONE)[name]()
+        print(markdown(found), flush=True)  # at once: a later one may fail
+        rows += found
     print(f"\n{machine()}\n{time.perf_counter() - start:.0f} s in all\n")
     print(markdown(rows))
 

@@ -17,6 +17,7 @@ from raybd.attacks.recipe import Recipe
 from raybd.config import TrialConfig
 from raybd.records import FINISHED, TrialFolder
 from raybd.sweep import execute as execute_module
+from raybd.sweep import keeping
 from raybd.sweep.driver import Plan, plan
 from raybd.sweep.execute import Setup, execute
 from raybd.tracking import TrialRun
@@ -27,8 +28,11 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "gate": [(trial_module, "inspect")],
     "training": [(training_module, "_one_epoch")],
     "measuring": [(trial_module, "_evidence"), (trial_module, "_measure"), (trial_module, "per_sample")],
-    "figures": [(execute_module, "draw_examples"), (execute_module, "draw_curves")],
-    "records": [(execute_module, "_begin"), (execute_module, "_keep"), (TrialFolder, "append"), (TrialFolder, "write")],
+    "figures": [(keeping, "draw_examples"), (keeping, "draw_curves")],
+    "records": [
+        *((execute_module, name) for name in ("_begin", "keep", "keep_probe")),
+        *((TrialFolder, name) for name in ("append", "write")),
+    ],
     "tracking": [(TrialRun, "log"), (TrialRun, "finish")],
 }
 

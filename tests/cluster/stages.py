@@ -25,9 +25,7 @@ from tests.cluster.machines import USER, Machine
 HEAD, WORKERS = "10.0.0.1", {"worker1": "10.0.0.2", "worker2": "10.0.0.3"}
 TRACKING = f"http://{HEAD}:5000"
 AXES = "--poison-rates 0 0.05 0.1 --widths 0.5 --weight-decays 0.0001 0.0005"
-CPUS = (
-    get_num_cpus()
-)  # by Ray; every machine has those of the machine that plays them all, and runs one trial at a time
+CPUS = get_num_cpus()  # by Ray; every machine has those of the one that plays them all, and runs one trial at a time
 LIGHT = f"--noise 0 --metrics smoothness {AXES} --cpus-per-trial {0.75 * CPUS:g}"  # 12 trials a seed
 DOOR = "http://localhost:8265"
 TOKEN = {"RAY_AUTH_MODE": "token"}
