@@ -26,7 +26,7 @@ from raybd.types import Images, settle_floats
 from raybd.weighting import Flagged, LossOf, Step, batch_means, plain, weighted, without_poison
 
 log = logging.getLogger(__name__)
-EVAL_BATCH = 512
+CACHED = 2**15  # pixels of a batch that is predicted on a CPU: what a small network makes of them fits its cache
 WARM_UP = 0.3  # share of a one-cycle schedule that rises
 
 
@@ -274,7 +274,11 @@ def predict(model: nn.Module, x: Tensor, how: TrainConfig) -> Tensor:
     """Logits (N, K) float32 of `model` in evaluation mode for the bytes `x` (N, C, H, W)."""
     model.eval()
     with autocast(how, x.device):
-        return torch.cat([model(prepare(part, how)).float() for part in x.split(EVAL_BATCH)])
+        return torch.cat([model(prepare(part, how)).float() for part in x.split(_predicted_at_once(x))])
+
+
+def _predicted_at_once(x: Tensor) -> int:
+    return 512 if x.is_cuda else max(64, min(256, CACHED // (x.shape[-2] * x.shape[-1])))
 
 
 def probe_schedule(epochs: int) -> list[int]:

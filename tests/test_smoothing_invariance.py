@@ -1,14 +1,17 @@
 """What must not change a vote, and what counting votes must not change."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from raybd.errors import InputError
-from raybd.metrics.smoothing.network import inference_network
+from raybd.metrics.smoothing.network import _attempt, _body, _fold, _fold_for_cpu, inference_network
 from raybd.metrics.smoothing.noise import block_size, noise
 from raybd.metrics.smoothing.votes import Tally, tally
 from raybd.models import build_model
+from raybd.models.noise import silenced
 from raybd.seeds import stream
 from tests.smoothing_cases import SHAPE, Rule, half_space, point
 
@@ -133,10 +136,24 @@ def test_t9_nothing_is_left_behind() -> None:
     assert not any(module.training for module in model.modules())
 
 
-def test_folding_batch_norm_keeps_the_logits() -> None:
-    x = torch.rand(32, 1, 8, 8, generator=stream(6, "test"))
-    model = small_network()
-    with torch.inference_mode():
+OURS = ["small_cnn", "resnet18", "preact_resnet18"]
+FOLDED = [(_fold, name, inside) for name in [*OURS, "torchvision:vgg11_bn"] for inside in (0.0, 0.4)]
+FOLDED += [(_fold_for_cpu, name, inside) for name in OURS for inside in (0.0, 0.4)]  # oneDNN lacks a pooling of vgg's
+
+
+@pytest.mark.parametrize(("rewrite", "name", "inside"), FOLDED)
+def test_our_own_networks_are_folded_and_keep_their_logits(rewrite: Any, name: str, inside: float) -> None:
+    """What cannot be traced is used as it is, three times as slow: without this test nobody would notice."""
+    x = torch.rand(8, 3, 32, 32, generator=stream(6, "test"))
+    model = build_model(name, (3, 32, 32), 10, (0.5,) * 3, (0.3,) * 3, noise=inside).eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.running_mean.uniform_(-0.5, 0.5, generator=stream(7, "test"))
+        norm.running_var.uniform_(0.5, 2, generator=stream(8, "test"))
+    folded = _attempt(rewrite, _body(model), x)
+    assert folded is not None
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) < len(norms)
+    with torch.inference_mode(), silenced():
         assert torch.allclose(inference_network(model, x[:4])(x), model(x), atol=1e-4)
 
 

@@ -174,7 +174,7 @@ def test_images_are_bytes_over_255() -> None:
 def test_prediction_is_in_evaluation_mode_and_batch_free(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = network().train(), made_images(30).x
     whole = predict(model, x, TrainConfig())
-    monkeypatch.setattr("raybd.training.EVAL_BATCH", 7)
+    monkeypatch.setattr("raybd.training._predicted_at_once", lambda x: 7)
     assert torch.allclose(predict(model, x, TrainConfig()), whole, atol=1e-6)
     expected = network().eval()(x.float() / 255)
     assert torch.allclose(whole, expected, atol=1e-6)

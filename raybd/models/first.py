@@ -24,7 +24,11 @@ class FirstConvolution(nn.Conv2d):
 
 def see_grey_levels(model: nn.Module) -> nn.Module:
     """`model` with its first convolution made a `FirstConvolution`, weights and names as they were."""
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    if type(first) is nn.Conv2d:  # a class of the user's own knows what it does
-        first.__class__ = FirstConvolution
+    make_first(next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None))
     return model
+
+
+def make_first(module: nn.Module | None) -> None:
+    """Make `module` a `FirstConvolution` if it is a plain one; a class of somebody's own knows what it does."""
+    if type(module) is nn.Conv2d:
+        module.__class__ = FirstConvolution

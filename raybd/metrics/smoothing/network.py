@@ -1,16 +1,18 @@
 """A network made ready for many forward passes: refused in training mode, batch norm folded, the head in float32."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse, optimize_for_inference
 
 from raybd.errors import InputError
 from raybd.models import Classifier
-from raybd.models.noise import silenced
+from raybd.models.first import FirstConvolution, make_first
+from raybd.models.noise import NoisyReLU, silenced
 
 log = logging.getLogger(__name__)
 Logits = Callable[[Tensor], Tensor]
@@ -72,7 +74,7 @@ def _body(model: nn.Module) -> nn.Module:
 def _faster(body: nn.Module, sample: Tensor) -> nn.Module:
     """The first rewriting of `body` that works, else `body`."""
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in body.modules()):
-        for rewrite in (optimize_for_inference, _fold) if sample.device.type == "cpu" else (_fold,):
+        for rewrite in (_fold_for_cpu, _fold) if sample.device.type == "cpu" else (_fold,):
             if (rewritten := _attempt(rewrite, body, sample)) is not None:
                 return rewritten
     return body
@@ -84,6 +86,9 @@ def _attempt(rewrite: Callable[[nn.Module], nn.Module], body: nn.Module, sample:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of PyTorch about itself
             rewritten = rewrite(body)
+        for name, module in body.named_modules():  # under the same names: folding has changed their weights alone
+            if isinstance(module, FirstConvolution):
+                make_first(rewritten.get_submodule(name))
         with torch.inference_mode(), silenced():  # noise of its own would tell any two calls apart
             wanted, got = body(sample), rewritten(sample)
     except Exception as error:  # noqa: BLE001 - a network that cannot be traced fails in its own way
@@ -95,5 +100,26 @@ def _attempt(rewrite: Callable[[nn.Module], nn.Module], body: nn.Module, sample:
     return None
 
 
+class _Tracer(fx.Tracer):
+    """Takes noise for one operation: what it draws hangs on its input, which has no size while one traces."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, NoisyReLU) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _traced(body: nn.Module) -> fx.GraphModule:
+    """A copy of `body` as a graph, in which a `FirstConvolution` is one like any other."""
+    copied = copy.deepcopy(body)
+    for module in copied.modules():
+        if isinstance(module, FirstConvolution):
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
+    return fx.GraphModule(copied, _Tracer().trace(copied))
+
+
 def _fold(body: nn.Module) -> nn.Module:
-    return fuse(body).to(memory_format=torch.channels_last)
+    return fuse(_traced(body), inplace=True, no_trace=True).to(memory_format=torch.channels_last)
+
+
+def _fold_for_cpu(body: nn.Module) -> nn.Module:
+    folded = fuse(_traced(body), inplace=True, no_trace=True)
+    return optimize_for_inference(folded, {"conv_bn_fuse": False, "remove_dropout": False}, _Tracer)
