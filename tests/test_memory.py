@@ -1,5 +1,6 @@
 """The memory of a trial: its peak is seen, the next one starts afresh, and the sweep's summary says it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,20 @@ def test_triton_is_not_imported_afterwards() -> None:
     code += "torch.optim.SGD([torch.zeros(1)], 0.1).zero_grad(); import sys; print(sys.modules['triton'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "None"
+
+
+@linux
+def test_a_process_keeps_the_memory_of_one_step_for_the_next() -> None:
+    code = (
+        "from pathlib import Path\nimport numpy as np\nfrom raybd.sweep.memory import keep_between_steps\n"
+        "def resident(): return int(Path('/proc/self/statm').read_text().split()[1]) * 4096\n"
+        "def kept():\n"
+        "    before = resident()\n"
+        "    step = np.ones(50_000_000, np.uint8)\n"
+        "    del step\n"
+        "    return resident() - before > 40_000_000\n"
+        "print(kept())\nkeep_between_steps()\nprint(kept())\n"
+    )
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

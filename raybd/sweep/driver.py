@@ -15,6 +15,7 @@ from raybd.data import load
 from raybd.errors import InputError
 from raybd.records import FAILED, FINISHED, SweepFolder, TrialFolder
 from raybd.sqlite import path_of
+from raybd.sweep import memory
 from raybd.sweep.execute import Outcome, Resources, Setup, execute, finished, record_death
 from raybd.sweep.progress import Progress, SweepResult
 from raybd.tracking import Store, restore, send_all
@@ -129,6 +130,7 @@ def run_inline(plan: Plan, threads: int = 1, device: str = "cpu", workers: int =
     start, progress = time.monotonic(), Progress(len(plan.todo))
     outcomes: dict[str, Outcome] = {}
     before, interrupted = torch.get_num_threads(), False
+    memory.keep_between_steps()
     try:
         for config in plan.todo:
             outcomes[config.key] = _tried(config, plan, setup, progress)

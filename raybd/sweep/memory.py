@@ -6,8 +6,19 @@ import gc
 import sys
 from pathlib import Path
 
+from raybd.sweep import KEPT
+
 PROCESS = Path("/proc/self")
 RESET_PEAK = "5"  # see proc_pid_clear_refs(5)
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # see mallopt(3)
+
+
+def keep_between_steps() -> None:
+    """Let this process keep the memory of one step for the next, as `WORKER_ENVIRONMENT` does for workers."""
+    with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc has no such function
+        glibc = ctypes.CDLL(None)
+        for option in (MMAP_THRESHOLD, TRIM_THRESHOLD):
+            glibc.mallopt(option, KEPT)
 
 
 def forget_peak() -> None:

@@ -4,6 +4,10 @@ Both sides predict two test sets besides, the clean and the triggered one: the p
 toolkits do, and ours at its probes.
 """
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -20,6 +24,7 @@ from torchvision import transforms
 
 from raybd.models import Classifier, build_model
 from raybd.seeds import stream
+from raybd.sweep import WORKER_ENVIRONMENT
 from raybd.training import TrainConfig, augment, fit, predict, prepare, probe_schedule
 from raybd.types import Images
 from tests.benchmarks.timing import Row, interleave, rate, require
@@ -27,6 +32,7 @@ from tests.benchmarks.timing import Row, interleave, rate, require
 CLASSES, MEAN, STD, SEED = 10, 0.5, 0.29, 0
 FEW = 4  # steps in the check that both sides learn the same
 CLOSE = 1e-4
+APART = 3  # new processes of each side
 VARIANTS = {  # of TrainConfig's defaults, which on a CPU are channels_last and fp32
     "": {},
     ", bf16": {"precision": "bf16"},
@@ -55,7 +61,34 @@ CASES = [
 
 def training() -> list[Row]:
     """Images/CPU-s of whole trainings, ours in every format and precision, and of the feed alone with crop and flip."""
-    return [row for case in CASES for row in (*_rows(case), _predicting(case))] + [_feed(CASES[-1])]
+    return [row for case in CASES for row in (*_rows(case), *_apart(case), _predicting(case))] + [_feed(CASES[-1])]
+
+
+def _apart(case: Case) -> list[Row]:
+    """Both sides as people run them: each time a new process, ours with the environment of a sweep's worker."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environments = {"": plain | WORKER_ENVIRONMENT, ", bf16": plain | WORKER_ENVIRONMENT, "plain": plain}
+    seconds: dict[str, list[float]] = {side: [] for side in environments}
+    for _ in range(APART):
+        for side, environment in environments.items():
+            command = [sys.executable, "-m", "tests.benchmarks.training", case.name, side]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            seconds[side].append(float(done.stdout.split()[-1]))
+    seen = 2 * (case.images * case.how.epochs,)
+    return [rate(f"train {case.name}{s}, a process each", seconds[s], seconds["plain"], seen) for s in ("", ", bf16")]
+
+
+def alone(name: str, side: str) -> float:
+    """CPU seconds of one side of the case `name`, after one epoch that does not count; see `_apart`."""
+    torch.set_num_threads(1)
+    [case] = [case for case in CASES if case.name == name]
+    images, tests, network = _made(case), _tests(case), _network(case)
+    work = partial(_plain if side == "plain" else _ours, network, images)
+    how = replace(case.how, **VARIANTS.get(side, {}))
+    work(replace(how, epochs=1), tests)
+    start = time.process_time()
+    work(how, tests)
+    return time.process_time() - start
 
 
 def _rows(case: Case) -> list[Row]:
@@ -202,3 +235,7 @@ def _made(case: Case) -> Images:
     rng = torch.Generator().manual_seed(SEED)
     x = torch.randint(0, 256, (case.images, *case.shape), generator=rng, dtype=torch.uint8)
     return Images(x, torch.randint(0, CLASSES, (case.images,), generator=rng))
+
+
+if __name__ == "__main__":
+    print(alone(*sys.argv[1:]))
