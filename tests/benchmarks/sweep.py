@@ -19,7 +19,6 @@ from unittest.mock import patch
 from mlflow.entities import Metric, Param, RunTag
 
 from raybd.config import TrialConfig
-from raybd.sweep import cluster
 from raybd.sweep.driver import plan, run_inline, run_on_ray
 from raybd.sweep.execute import Resources
 from raybd.sweep.progress import Progress, SweepResult
@@ -45,11 +44,10 @@ def _on_ray(trials: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, _memory() as resident:
         todo = plan("benchmark", configs, Path(folder) / "results", f"sqlite:///{folder}/mlflow.db")
         result = run_on_ray(todo, Resources(), "local")
-        cores = cluster.cores()
     require(len(result.outcomes) == trials and not result.failures, f"{trials} trials: {result.text}")
     each = sum(outcome.seconds for outcome in result.outcomes) / trials
     peaks = sorted(outcome.memory for outcome in result.outcomes)
-    name = f"sweep of {trials} trials of {each:.2g} s on {cores} cores"
+    name = f"sweep of {trials} trials of {each:.2g} s on {result.cores} cores"
     return [
         Row(f"{name}: inside trials", 100 * result.busy, None, 1, "% of core seconds"),
         Row(f"{name}: driver after a quarter", _at(resident, 0.25), None, 1, "MiB"),
