@@ -7,13 +7,6 @@ python sweeps/ib.py --data cifar10 --model resnet18       on the Ray that runs h
 import sys
 from pathlib import Path
 
-from analysis import DefendedRegionMap
-from analysis.plots import plot_map
-from analysis.report import write_report
-from analysis.signatures import gaps_of, sigmas_of, signature_table, smoothing_table
-from analysis.table import summary
-from raybd.metrics.smoothing.figures import draw_gaps
-from raybd.metrics.smoothing.verdict import judge
 from raybd.sweep.command import main
 from raybd.sweep.options import SweepOptions
 from raybd.tracking import load_runs
@@ -53,6 +46,15 @@ PRESETS = {
 
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
     """The tables for the terminal, the map and the gap of smoothing over all trials as pictures, and the report."""
+    # here: pandas, SciPy's statistics and matplotlib take over a second to import, which no wrong option shall wait for
+    from analysis import DefendedRegionMap
+    from analysis.plots import plot_map
+    from analysis.report import write_report
+    from analysis.signatures import gaps_of, sigmas_of, signature_table, smoothing_table
+    from analysis.table import summary
+    from raybd.metrics.smoothing.figures import draw_gaps
+    from raybd.metrics.smoothing.verdict import judge
+
     region = DefendedRegionMap.from_mlflow(name, tracking_uri=tracking_uri)
     runs = load_runs(name, tracking_uri)
     pictures = [folder / "map.png"]

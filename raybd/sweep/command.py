@@ -80,7 +80,8 @@ def _list(options: SweepOptions, configs: list[TrialConfig]) -> int:
 
 def _shared(configs: Sequence[TrialConfig]) -> str:
     """The settings that all of `configs` have in common."""
-    params = [config.params for config in configs]
+    ends = configs[0].seed, configs[-1].seed  # all settings come with every seed: two tell what differs
+    params = [config.params for config in configs if config.seed in ends]
     same = {k: v for k, v in params[0].items() if all(k in other and other[k] == v for other in params)}
     return "  ".join(f"{name}={_said(value)}" for name, value in same.items() if value not in ("", None, []))
 
