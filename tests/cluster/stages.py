@@ -111,7 +111,7 @@ def job(lab: Lab) -> None:
 
 def lose_a_worker(lab: Lab) -> None:
     """A machine goes off while it runs trials: they run elsewhere, and none is there twice."""
-    expected = keys(lab, options := f"--name killed {LIGHT} --poison-rates 0 0.1 --seeds 2 --epochs 8")
+    expected = keys(lab, options := f"--name killed {LIGHT} --seeds 2 --epochs 16")
     with in_background(lab, f"ray submit cluster.yaml sweeps/ib.py -- {options}", "killed") as said:
         until(lambda: "worker2" in hosts("killed"), 180)
         lab.machines["worker2"].cut_power()
