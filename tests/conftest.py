@@ -1,4 +1,5 @@
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,3 +44,10 @@ def made_images(n: int = 40, shape: tuple[int, int, int] = (1, 8, 8), classes: i
     rng = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 256, (n, *shape), generator=rng, dtype=torch.uint8)
     return Images(x, torch.arange(n) % classes)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -18,6 +18,8 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli
 
+from tests.conftest import free_port
+
 ROOT = Path(__file__).parent.parent
 LAUNCHERS = ["cluster.yaml", "cluster/aws.yaml", "cluster/gcp.yaml"]
 FILES = [*LAUNCHERS, *(f"cluster/{path.name}" for path in sorted((ROOT / "cluster").iterdir()) if path.is_file())]
@@ -269,9 +271,7 @@ def own_address(home: Path, address: str) -> None:
 def test_the_tracking_server_has_a_login_one_address_and_no_secret_on_its_command_line(tmp_path: Path) -> None:
     run("secrets.sh", tmp_path)
     own_address(tmp_path, "127.0.0.1")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     (tmp_path / "server.py").write_text(TRACKER)
     say = 'echo $$ >>"$HOME/pid"; printf "%s\\n" "$@" >"$HOME/args"; pwd >"$HOME/where"; env >"$HOME/env"'
     serve = f'exec {sys.executable} "$HOME/server.py" {port} "$MLFLOW_AUTH_ADMIN_PASSWORD"'
@@ -306,9 +306,7 @@ def test_a_server_of_somebody_else_is_not_taken_for_the_cluster_s(tmp_path: Path
     own_address(tmp_path, "127.0.0.1")
     program(tmp_path, "mlflow", 'touch "$HOME/started"')
     (tmp_path / "server.py").write_text(TRACKER)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     with subprocess.Popen([sys.executable, tmp_path / "server.py", port, password]) as theirs:
         try:
             wait_for(int(port))

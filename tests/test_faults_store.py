@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from raybd.sweep.driver import plan, run_inline
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
 from sweeps.ib import PRESETS, summarise
+from tests.conftest import free_port
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=2), model=ModelConfig(name="tests.misbehaving:healthy"))
 SMALL = "--epochs 2 --widths 0.25 --weight-decays 5e-4 --poison-rates 0.1 --seeds 3 --attacks badnets --inline".split()
@@ -35,9 +35,7 @@ class Server:
     """A real MLflow server on this machine."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:

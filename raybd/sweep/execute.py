@@ -35,7 +35,7 @@ class Setup:
     address: Address
     threads: int = 1  # of a trial on a CPU
     device: str = "cpu"
-    stall_seconds: float = 3600.0  # a trial without a finished epoch for so long is hung
+    stall_seconds: float = 3600.0  # a trial without a sign of life for so long is hung
     checkpoint_seconds: float = 60.0
     workers: int = 1  # that train a trial's network together, with a GPU each if `device` is one
 

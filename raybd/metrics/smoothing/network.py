@@ -107,19 +107,18 @@ class _Tracer(fx.Tracer):
         return isinstance(m, NoisyReLU) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _traced(body: nn.Module) -> fx.GraphModule:
-    """A copy of `body` as a graph, in which a `FirstConvolution` is one like any other."""
+def _folded(body: nn.Module) -> nn.Module:
+    """A copy of `body` as a graph, batch norm folded, in which a `FirstConvolution` is one like any other."""
     copied = copy.deepcopy(body)
     for module in copied.modules():
         if isinstance(module, FirstConvolution):
             module.__class__ = nn.Conv2d  # type: ignore[assignment]
-    return fx.GraphModule(copied, _Tracer().trace(copied))
+    return fuse(fx.GraphModule(copied, _Tracer().trace(copied)), inplace=True, no_trace=True)
 
 
 def _fold(body: nn.Module) -> nn.Module:
-    return fuse(_traced(body), inplace=True, no_trace=True).to(memory_format=torch.channels_last)
+    return _folded(body).to(memory_format=torch.channels_last)
 
 
 def _fold_for_cpu(body: nn.Module) -> nn.Module:
-    folded = fuse(_traced(body), inplace=True, no_trace=True)
-    return optimize_for_inference(folded, {"conv_bn_fuse": False, "remove_dropout": False}, _Tracer)
+    return optimize_for_inference(_folded(body), {"conv_bn_fuse": False, "remove_dropout": False}, _Tracer)
