@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from PIL import Image, ImageDraw
 
 from raybd.types import Images
@@ -13,6 +15,7 @@ from raybd.types import Images
 TILE = 72  # pixels of one example in the picture
 LABEL = 210  # pixels of a row's name in a sheet
 ROWS = ("clean", "triggered", "difference")
+LEFT, RIGHT, BETWEEN = 0.68, 0.15, 0.8  # inches about plots
 CURVES = {
     "clean accuracy": ("accuracy/clean", "-", "o"),
     "attack success": ("attack_success", "--", "s"),
@@ -78,8 +81,7 @@ def draw_suspects(images: Images, suspicion: Sequence[float], poison: Sequence[b
 
 def draw_curves(journal: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     """Write a PNG: accuracies at the probes on the left, training loss of every epoch on the right."""
-    figure = Figure(figsize=(9, 3.2), dpi=80, layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = plots(title, 9, 3.2, 2)
     for label, (name, line, mark) in CURVES.items():
         seen = [(entry["epoch"], entry["metrics"][name]) for entry in journal if name in entry["metrics"]]
         left.plot(*zip(*seen, strict=True), line, marker=mark, markersize=4, label=label)
@@ -87,9 +89,25 @@ def draw_curves(journal: Sequence[dict[str, Any]], title: str, path: Path) -> No
     left.legend(fontsize="small")
     right.plot([entry["epoch"] for entry in journal], [entry["metrics"]["loss/train"] for entry in journal])
     right.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
-    figure.suptitle(title, fontsize="medium")
+    for set_formatter in (right.yaxis.set_major_formatter, right.yaxis.set_minor_formatter):
+        set_formatter(LogFormatter())  # 0.01: shorter than its usual powers of ten, and sooner drawn
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def plots(
+    title: str, width: float, height: float, columns: int = 1, above: float = 0.4, below: float = 0.55
+) -> tuple[Figure, list[Axes]]:
+    """A figure of so many inches with plots side by side, and so many of them `above` and `below` the plots.
+
+    Margins are fixed: to find them, matplotlib would draw everything twice.
+    """
+    figure = Figure(figsize=(width, height), dpi=80)
+    edges = {"left": LEFT / width, "right": 1 - RIGHT / width, "bottom": below / height, "top": 1 - above / height}
+    plot = (width - LEFT - RIGHT - (columns - 1) * BETWEEN) / columns
+    axes = figure.subplots(1, columns, squeeze=False, gridspec_kw=edges | {"wspace": BETWEEN / plot})
+    figure.suptitle(title, fontsize=9, y=0.99, wrap=True)
+    return figure, list(axes[0])
 
 
 def _tile(image: np.ndarray, size: int = TILE) -> Image.Image:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from raybd.figures import plots
 from raybd.metrics.information.journal import PHASES
 
 Journal = Sequence[Mapping[str, Any]]
@@ -25,8 +26,7 @@ LABELS = {"xt": "I(X;T) (nats)", "ty": "I(T;Y_pred) (nats)"}
 def information_plane(journal: Journal, title: str) -> Figure:
     """I(T;Y_pred) over I(X;T), one path a group, its points growing with the epoch."""
     entries = _measured(journal)
-    figure = Figure(figsize=(6.4, 4.8), dpi=80, layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = plots(title, 6.4, 4.8)
     sizes = np.linspace(12, 60, len(entries))
     for group in groups_of(entries):
         colour, marker, label = _style(group, entries)
@@ -34,7 +34,10 @@ def information_plane(journal: Journal, title: str) -> Figure:
         axes.plot(x, y, color=colour, linewidth=1)
         axes.scatter(x, y, s=sizes, color=colour, marker=marker, label=label)
     epochs = ", ".join(str(entry["epoch"]) for entry in entries)
-    axes.set(xlabel=LABELS["xt"] + ", lower bound", ylabel=LABELS["ty"] + ", middle of its bounds", title=title)
+    axes.set(
+        xlabel=LABELS["xt"] + ", lower bound",
+        ylabel=LABELS["ty"] + ", middle of its bounds",
+    )
     axes.legend(fontsize="small", title=f"epochs {epochs}", title_fontsize="small")
     return figure
 
@@ -42,8 +45,8 @@ def information_plane(journal: Journal, title: str) -> Figure:
 def information_curves(journal: Journal, title: str) -> Figure:
     """Both over the epochs: bounds shaded (of I(X;T) two standard errors), ceilings dashed, open where saturated."""
     entries = _measured(journal)
-    figure = Figure(figsize=(10, 4), dpi=80, layout="constrained")
-    for axes, kind in zip(figure.subplots(1, 2), LABELS, strict=True):
+    figure, both = plots(title, 10, 4, 2)
+    for axes, kind in zip(both, LABELS, strict=True):
         for group in groups_of(entries):
             _curve(axes, entries, kind, group)
         names = [
@@ -55,7 +58,6 @@ def information_curves(journal: Journal, title: str) -> Figure:
         axes.set_xticks(_epochs(entries), [str(epoch) for epoch in _epochs(entries)], minor=False)
         axes.minorticks_off()
     figure.axes[0].legend(fontsize="x-small")
-    figure.suptitle(title, fontsize="medium")
     return figure
 
 
@@ -67,13 +69,14 @@ def feature_maps(arrays: Mapping[str, Tensor | np.ndarray], title: str) -> Figur
     names = {int(name.rpartition("/")[2]): name for name in arrays if name.startswith("mi/map/")}
     last = max(names)
     chosen = sorted({min(names, key=lambda epoch: abs(epoch - share * last)) for share in (*PHASES[:2], 1.0)})
-    figure = Figure(figsize=(3.6 * len(chosen), 3.8), dpi=80, layout="constrained")
-    for axes, epoch in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+    figure, row = plots(title, 3.6 * len(chosen) + 0.5, 4, len(chosen), above=0.6, below=0.9)
+    for axes, epoch in zip(row, chosen, strict=True):
         _scatter(axes, np.asarray(arrays[names[epoch]]))
         axes.set(title=f"epoch {epoch}", xlabel="first axis of T / noise", ylabel="second")
     handles, labels = figure.axes[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize="x-small", loc="outside lower center", ncols=len(labels))
-    figure.suptitle(title, fontsize="medium")
+    figure.legend(
+        handles, labels, fontsize="x-small", loc="lower center", ncols=-(-len(labels) // (3 - len(chosen) // 2))
+    )
     return figure
 
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from raybd.figures import plots
 from raybd.metrics.smoothing.compare import rank_correlation
 from raybd.metrics.smoothing.verdict import seed_interval
 
@@ -20,8 +21,7 @@ BINS = 20
 
 def draw_levels(levels: Mapping[str, Values], sigmas: Sequence[float], title: str) -> Figure:
     """W against sigma: a line for each variant of `levels`, mean of (seeds, sigmas), with its 95 % band over seeds."""
-    figure = Figure(figsize=(6, 4), dpi=80, layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = plots(title, 6, 4)
     for number, (variant, values) in enumerate(levels.items()):
         line = LINES[number % len(LINES)]
         axes.plot(sigmas, values.mean(0), line, marker=MARKS[number % len(MARKS)], markersize=4, label=variant)
@@ -32,7 +32,6 @@ def draw_levels(levels: Mapping[str, Values], sigmas: Sequence[float], title: st
     axes.set_xticks(list(sigmas), [f"{sigma:g}" for sigma in sigmas], minor=False)
     axes.minorticks_off()
     axes.legend(fontsize="small")
-    axes.set_title(title, fontsize="medium")
     return figure
 
 
@@ -68,8 +67,7 @@ def draw_gaps(trials: pd.DataFrame, title: str) -> Figure:
 
 def draw_histograms(points: Mapping[str, Values], title: str) -> Figure:
     """How W (nats) is spread over the points (N,) of each variant, on one axis."""
-    figure = Figure(figsize=(6, 4), dpi=80, layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = plots(title, 6, 4)
     highest = max((float(values.max()) for values in points.values()), default=0.0)
     edges = np.linspace(0, max(highest, 1e-6), BINS + 1)
     for number, (variant, values) in enumerate(points.items()):
@@ -80,7 +78,6 @@ def draw_histograms(points: Mapping[str, Values], title: str) -> Figure:
         )
     axes.set(xlabel="W (nats)", ylabel="share of points")
     axes.legend(fontsize="small")
-    axes.set_title(title, fontsize="medium")
     return figure
 
 
