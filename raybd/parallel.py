@@ -156,7 +156,7 @@ def _serve(
 ) -> None:
     """The life of a peer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal's processes; the leader decides
-    threading.Thread(target=_end_with_leader, daemon=True).start()
+    threading.Thread(target=end_with_leader, daemon=True).start()
     torch.set_num_threads(threads)
     if device == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before CUDA starts: what the leader has on cuda:0 lies on ours here
@@ -174,7 +174,7 @@ def _serve(
             pipe.send(traceback.format_exc())
 
 
-def _end_with_leader() -> None:
+def end_with_leader() -> None:
     """End this process when its parent ends, even by SIGKILL and even while a GPU waits for a message."""
     parent = parent_process()
     assert parent is not None
