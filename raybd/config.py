@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -96,13 +96,17 @@ class TrialConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested JSON types with every default written out."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        plain["attack"] = spec(ATTACKS, self.attack)
-        plain["defence"] = spec(DEFENCES, self.defence)
-        plain["metrics"] = [spec(METRICS, metric) for metric in self.metrics]
-        plain |= {"model": asdict(self.model), "train": asdict(self.train)}
-        result: dict[str, Any] = json.loads(json.dumps(plain))
-        return result
+        plain: dict[str, Any] = json.loads(json.dumps(self._plain()))
+        return plain
+
+    def _plain(self) -> dict[str, Any]:
+        return _settings(self) | {
+            "attack": spec(ATTACKS, self.attack),
+            "defence": spec(DEFENCES, self.defence),
+            "metrics": [spec(METRICS, metric) for metric in self.metrics],
+            "model": _settings(self.model),
+            "train": _settings(self.train),
+        }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "TrialConfig":
@@ -122,7 +126,7 @@ class TrialConfig:
 
         A user's own images count by their pixels, not by the path they happen to lie at.
         """
-        plain = self.to_dict()
+        plain = self._plain()
         if self.fingerprint:
             plain["data"] = self.data.split(":")[0]
         text = json.dumps(plain, sort_keys=True)
@@ -240,6 +244,10 @@ class TrialConfig:
             if metric.fewest > counted
         ]
         return found + [problem for metric in self.metrics for problem in metric.problems(data, model.noise)]
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
 def _train_problems(train: TrainConfig) -> list[str]:

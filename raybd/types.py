@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,12 +13,19 @@ CLEAN, POISON, COVER = 0, 1, 2  # roles of a training image
 
 def settle_floats(config: Any) -> None:
     """Make whole numbers in the float fields of a frozen dataclass floats: 0 and 0.0 are one setting with one key."""
-    for f in fields(config):
-        given = getattr(config, f.name)
-        if f.type in (float, "float", float | None, "float | None"):
-            object.__setattr__(config, f.name, None if given is None else float(given))
-        elif f.type in (tuple[float, ...], "tuple[float, ...]"):
-            object.__setattr__(config, f.name, tuple(float(value) for value in given))
+    cls: Any = type(config)
+    for name, several in _float_fields(cls):
+        given = getattr(config, name)
+        if given is not None:
+            object.__setattr__(config, name, tuple(float(value) for value in given) if several else float(given))
+
+
+@cache  # a sweep asks ten thousands of times
+def _float_fields(cls: Any) -> list[tuple[str, bool]]:
+    """The names of the float fields of a dataclass, and whether each holds several."""
+    several: dict[Any, bool] = {float: False, float | None: False, tuple[float, ...]: True}
+    several |= {"float": False, "float | None": False, "tuple[float, ...]": True}
+    return [(f.name, several[f.type]) for f in fields(cls) if f.type in several]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ from raybd.config import TrialConfig
 from raybd.errors import InputError
 from raybd.sweep import command, driver
 from raybd.sweep.options import SweepOptions
+from raybd.sweep.prepare import prepare
+from raybd.sweep.running import run
 from raybd.tracking import load_runs
 
 FILE = "boundary.json"  # what the search did, in the sweep's folder
@@ -146,7 +148,7 @@ class Hunt:
 
 def search(options: BoundaryOptions, plan: driver.Plan) -> list[TrialConfig]:
     """Rounds until the budget is spent, the band is narrow or every cell is sure; all trials that it asked for."""
-    known, data = driver.prepare(options.every_trial(), options.data_root, lower="all" in options.attacks)
+    known, data = prepare(options.every_trial(), options.data_root, lower="all" in options.attacks)
     hunt = Hunt(options, known)
     asked = dict.fromkeys(hunt.grid.design(), options.seeds)
     chosen, new, rounds, why = list[TrialConfig](), hunt.first(), list[dict[str, Any]](), ""
@@ -171,7 +173,7 @@ def _measure(
 ) -> pd.DataFrame:
     """Run what of `new` has not finished; the runs of all that were chosen so far."""
     todo = driver.settle(plan.folder, new, plan.data, options.tracking_uri)
-    if command.run(options, todo).interrupted:
+    if run(options, todo).interrupted:
         raise SystemExit(130)
     runs = load_runs(plan.name, plan.store.address.uri)
     return runs[runs["tags.raybd.key"].isin([trial.key for trial in chosen])]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from raybd.sweep.command import main
 from raybd.sweep.options import SweepOptions
-from raybd.tracking import load_runs
 
 METRICS = ("mutual_information", "stealthiness", "smoothness", "stealth")
 QUICK = ("mutual_information:epochs=[1,4]", *METRICS[1:])  # a probe costs as much as a quarter of a digits training
@@ -54,6 +53,7 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     from analysis.table import summary
     from raybd.metrics.smoothing.figures import draw_gaps
     from raybd.metrics.smoothing.verdict import judge
+    from raybd.tracking import load_runs
 
     region = DefendedRegionMap.from_mlflow(name, tracking_uri=tracking_uri)
     runs = load_runs(name, tracking_uri)

@@ -20,7 +20,9 @@ from raybd.config import TrialConfig
 from raybd.defences import DEFENCES, Defence
 from raybd.plugins import parse, spec
 from raybd.sweep import driver
-from raybd.sweep.command import main, place
+from raybd.sweep.command import main
+from raybd.sweep.prepare import prepare
+from raybd.sweep.running import place
 from raybd.sweep.search import Search, run
 from raybd.sweep.search_options import SearchOptions
 from raybd.sweep.search_report import winner, write
@@ -110,7 +112,7 @@ def _worst(cases: Sequence[TrialConfig], values: Sequence[float]) -> float:
 
 def search(options: SearchOptions, plan: driver.Plan) -> list[TrialConfig]:
     """Find the winner; its trials against every attack."""
-    cases, data = driver.prepare(options.cases(), options.data_root)
+    cases, data = prepare(options.cases(), options.data_root)
     wanted = Search(
         name=options.name,
         base=options.defence(),

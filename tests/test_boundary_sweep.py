@@ -15,6 +15,7 @@ from raybd.errors import InputError
 from raybd.records import SweepFolder
 from raybd.sweep import command, driver
 from raybd.sweep.options import SweepOptions
+from raybd.sweep.prepare import prepare
 from raybd.tracking import load_runs
 from sweeps import boundary
 from sweeps.boundary import FILE, PRESETS, BoundaryOptions, Hunt, search, summarise
@@ -80,7 +81,7 @@ def test_the_rounds_keep_to_the_budget_and_find_the_edge(tmp_path: Path, monkeyp
     assert [t.key for t in chosen] == [key for keys in play.rounds for key in keys]
     assert len(play.rounds[0]) == 2 * 3 + 2 * 5 * 3
     assert all(len(keys) <= 9 for keys in play.rounds[1:])
-    hunt = Hunt(options, driver.prepare(options.every_trial())[0])
+    hunt = Hunt(options, prepare(options.every_trial())[0])
     _, found = hunt.patches(planted_runs(chosen))
     assert found is not None
     table = found.table()

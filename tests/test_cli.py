@@ -53,6 +53,7 @@ def test_a_copy_of_the_script_runs_alone(tmp_path: Path) -> None:
     said = run(*SMALL, "--inline", cwd=tmp_path, script=copy)
     assert said.returncode == 0, said.stderr
     assert "2 trials finished" in said.stdout
+    assert "nanobind" not in said.stderr  # Triton's farewell, where it was imported
     assert re.search(r"badnets +0\.1 ", said.stdout)
     assert (tmp_path / "results" / "ib" / "map.png").read_bytes().startswith(b"\x89PNG")
     second = run(*SMALL, "--inline", cwd=tmp_path, script=copy)

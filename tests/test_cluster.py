@@ -11,7 +11,7 @@ import pytest
 
 from raybd.config import ModelConfig, TrialConfig
 from raybd.sweep.driver import Plan, plan, run_on_ray
-from raybd.sweep.execute import Resources
+from raybd.sweep.resources import Resources
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
 

@@ -76,7 +76,7 @@ def test_augmentation():
         assert raybd.data.augmentation(name) == (0, False)
 
 
-def test_digits_are_scikit_learns_and_the_root_stays_empty(tmp_path):
+def test_digits_are_scikit_learns_when_they_are_read_and_when_they_come_from_the_cache(tmp_path):
     from sklearn.datasets import load_digits
 
     data = raybd.data.load("digits", tmp_path)
@@ -89,8 +89,18 @@ def test_digits_are_scikit_learns_and_the_root_stays_empty(tmp_path):
     assert sorted(x.numpy().tobytes() + bytes([int(y)]) for x, y in both) == want
     shares = np.bincount(data.test.y.numpy()) / np.bincount(bunch.target)
     assert np.abs(shares - 500 / 1797).max() < 0.004  # stratified: within an image of each class's share
-    assert list(tmp_path.iterdir()) == []
-    assert raybd.data.load("digits").fingerprint == data.fingerprint == "418e4c81bed6d204"
+    again = raybd.data.load("digits", tmp_path)
+    assert torch.equal(again.train.x, data.train.x)
+    assert again.fingerprint == data.fingerprint == "418e4c81bed6d204"
+
+
+def test_digits_once_cached_need_no_scikit_learn(tmp_path):
+    code = f"""
+import sys, raybd.data
+raybd.data.load("digits", {str(tmp_path)!r})
+print("sklearn" in sys.modules)"""
+    says = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True) for _ in "12"]
+    assert [said.stdout.strip() for said in says] == ["True", "False"]
 
 
 def test_fingerprint_sees_each_pixel_label_order_and_half_but_no_name():

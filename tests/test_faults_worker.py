@@ -12,8 +12,9 @@ from raybd.config import ModelConfig, TrialConfig
 from raybd.records import FAILED, FINISHED
 from raybd.sweep import cluster, driver
 from raybd.sweep.driver import Plan, plan, run_inline, run_on_ray
-from raybd.sweep.execute import Outcome, Resources, Setup, execute, record_death
+from raybd.sweep.execute import Outcome, Setup, execute, record_death
 from raybd.sweep.progress import SweepResult
+from raybd.sweep.resources import Resources
 from raybd.sweep.watchdog import HUNG, watchdog
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig

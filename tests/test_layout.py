@@ -14,7 +14,7 @@ SOURCES = sorted(p for folder in ("raybd", "analysis", "sweeps") for p in (ROOT 
 
 # Each may import what stands before it, and its own package.
 ORDER = [
-    {"raybd", "raybd.errors", "raybd.seeds", "raybd.waiting", "raybd.team"},
+    {"raybd", "raybd.errors", "raybd.seeds", "raybd.waiting", "raybd.team", "raybd.auroc"},
     {"raybd.types", "raybd.plugins", "raybd.records", "raybd.sqlite", "raybd.curves"},
     {"raybd.weighting", "raybd.parallel"},
     {"raybd.data", "raybd.models", "raybd.training", "raybd.figures", "raybd.convex"},
@@ -94,6 +94,7 @@ def test_attacks_defences_and_metrics_do_not_know_each_other() -> None:
         ("analysis", ("ray", "torch", "optuna")),
         ("raybd.tracking", ("ray", "torch")),
         ("raybd.sweep", ("ray",)),
+        ("sweeps.ib", ("ray", "mlflow", "sklearn", "scipy.stats", "pandas", "matplotlib")),  # slow to import
     ],
 )
 def test_importing_the_one_does_not_load_the_other(module: str, absent: tuple[str, ...]) -> None:

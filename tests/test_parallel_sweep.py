@@ -18,9 +18,10 @@ from raybd.plugins import parse
 from raybd.records import FINISHED
 from raybd.sweep import command
 from raybd.sweep.driver import Plan, on_ray, plan
-from raybd.sweep.execute import Resources, Setup, execute
+from raybd.sweep.execute import Setup, execute
 from raybd.sweep.options import SweepOptions
 from raybd.sweep.progress import Progress
+from raybd.sweep.resources import Resources
 from raybd.training import TrainConfig
 from raybd.trial import run_trial
 from raybd.types import Data

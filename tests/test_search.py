@@ -20,7 +20,9 @@ from raybd.errors import InputError
 from raybd.records import SweepFolder
 from raybd.sweep import driver, execute
 from raybd.sweep import search as searching
-from raybd.sweep.execute import Resources, Setup
+from raybd.sweep.execute import Setup
+from raybd.sweep.prepare import prepare
+from raybd.sweep.resources import Resources
 from raybd.sweep.search import Search, judge, left, open_study, run, tell
 from raybd.sweep.search_options import SearchOptions
 from raybd.sweep.search_report import winner, write
@@ -56,7 +58,7 @@ def wanted(tmp_path: Path) -> Search:
 
 
 def place(tmp_path: Path, wanted: Search) -> tuple[driver.Plan, Setup, Search]:
-    cases, data = driver.prepare(wanted.cases)
+    cases, data = prepare(wanted.cases)
     folder = SweepFolder.of(tmp_path / "results", "s")
     plan = driver.settle(folder, [], data, f"sqlite:///{tmp_path / 'runs.db'}")
     return plan, Setup("s", folder, plan.store.address), replace(wanted, cases=cases)

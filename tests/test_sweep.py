@@ -18,8 +18,10 @@ from raybd.metrics.mutual_information import MutualInformation
 from raybd.records import FAILED, FINISHED, SweepFolder
 from raybd.sweep import driver
 from raybd.sweep.driver import plan, run_inline, run_on_ray
-from raybd.sweep.execute import Outcome, Resources
+from raybd.sweep.execute import Outcome
+from raybd.sweep.prepare import prepare
 from raybd.sweep.progress import Progress, SweepResult, clock
+from raybd.sweep.resources import Resources
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
 from raybd.types import Data
@@ -287,7 +289,7 @@ def test_clock(seconds: float, said: str) -> None:
 def test_every_problem_of_every_config_at_once() -> None:
     bad = [replace(CONFIG, poison_rate=0.0001), replace(CONFIG, attack=BadNets(size=50))]
     with pytest.raises(InputError) as caught:
-        driver.prepare(bad)
+        prepare(bad)
     assert "poisons nobody" in str(caught.value)
     assert "50 pixels" in str(caught.value)
 

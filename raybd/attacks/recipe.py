@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -50,15 +50,11 @@ class Recipe:
         return int(round(self.rate * n, 6) + 0.5)  # 0.29 * 50 is 14.499999999999998
 
     def counts(self, n: int) -> list[int]:
-        """`count(n)` divided among the members by their shares (Webster's rule: no count falls as the whole grows)."""
+        """`count(n)` divided among the members by their shares."""
         return self._divided(self.count(n))
 
     def _divided(self, whole: int) -> list[int]:
-        shares = [member.share for member in self.attack.members()]
-        rounds = torch.arange(whole, dtype=torch.float64)
-        quotients = torch.stack([share / (2 * rounds + 1) for share in shares], 1).flatten()
-        best = quotients.sort(descending=True, stable=True).indices[:whole]
-        return torch.bincount(best % len(shares), minlength=len(shares)).tolist()
+        return list(_divided(whole, tuple(member.share for member in self.attack.members())))
 
     def check(self, y: Tensor) -> list[str]:
         """Every reason why this rate cannot be had from training labels `y` (N,)."""
@@ -181,6 +177,15 @@ class Recipe:
         return (
             [f"poison rate {self.rate:g} asks for {covers} covers, but only {left} are left"] if covers > left else []
         )
+
+
+@lru_cache(2**12)  # the trials of a sweep ask the same again and again
+def _divided(whole: int, shares: tuple[float, ...]) -> list[int]:
+    """`whole` by `shares` (Webster's rule: no count falls as the whole grows)."""
+    rounds = torch.arange(whole, dtype=torch.float64)
+    quotients = torch.stack([share / (2 * rounds + 1) for share in shares], 1).flatten()
+    best = quotients.sort(descending=True, stable=True).indices[:whole]
+    return torch.bincount(best % len(shares), minlength=len(shares)).tolist()
 
 
 def in_bytes(attack: Attack, stamp: Stamp, x: Tensor, trigger: Trigger, out: Tensor) -> None:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from raybd.convex.task import Array, Task
 from raybd.convex.triggers import Labels, Trigger
@@ -37,6 +36,8 @@ def mnist_pair(
     n_train + 1 of the pair's training images, of which one, their unused validation image, is put aside; the first
     n_test / 2 test images of each digit, shuffled. Raises InputError where the digits or the images do not suffice.
     """
+    from sklearn.model_selection import train_test_split
+
     if found := shortages(train[1], test[1], digits, n_train, n_test):
         raise InputError(found)
     pool = np.flatnonzero(np.isin(train[1], digits))

@@ -6,8 +6,6 @@ from typing import Any, Self
 
 import numpy as np
 from scipy.special import expit
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.svm import SVC
 
 from raybd.convex.learner import Learner, NotUniqueError
 from raybd.convex.logistic import Logistic
@@ -74,6 +72,8 @@ class PublishedLogistic(PublishedLinear):
     """liblinear; losses in bits."""
 
     def __init__(self, C: float) -> None:
+        from sklearn.linear_model import LogisticRegression
+
         super().__init__(C)
         self.estimator = LogisticRegression(C=C, solver="liblinear")
 
@@ -100,6 +100,8 @@ class PublishedRidge(PublishedLinear):
     """RidgeClassifier; its gradients are 2 C times too large for its Hessian, as published."""
 
     def __init__(self, C: float) -> None:
+        from sklearn.linear_model import RidgeClassifier
+
         super().__init__(C)
         self.estimator = RidgeClassifier(alpha=1 / (2 * C))
 
@@ -131,6 +133,8 @@ class PublishedSVM(Published):
 
     def fit(self, x: Array, sign: Array, weights: Array) -> Self:
         """Train on `x` (N, d), `sign` (N,) with `weights` (N,) above 0: libsvm renumbers points if one is 0."""
+        from sklearn.svm import SVC
+
         self.machine = SVC(kernel="precomputed", C=self.C).fit(self.kernel(x, x), sign, weights)
         self.points = x[self.machine.support_]
         return self

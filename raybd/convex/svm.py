@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from sklearn.svm import SVC
 
 from raybd.convex.kkt import State, direction_problem, respond, sharpened
 from raybd.convex.learner import Learner, LinearPath, NotUniqueError, Path
@@ -78,6 +77,8 @@ class SVM(Learner):
 
     def _state(self, task: Task, kernel: Array, beta: float) -> State:
         """libsvm drops points of weight 0 and numbers its support vectors without them: leave them out ourselves."""
+        from sklearn.svm import SVC
+
         weights = task.weights(beta)
         seen = np.flatnonzero(weights > 0)
         inside = kernel if len(seen) == len(kernel) else kernel[np.ix_(seen, seen)]

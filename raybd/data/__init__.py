@@ -44,8 +44,8 @@ AUGMENTATION: dict[str, tuple[int, bool]] = {  # padding before a random crop (p
 def load(name: str, root: str | Path | None = None) -> Data:
     """The data set `name`: one of `DATASETS`, or `npz:PATH` or `folder:PATH`; or a part of it, as `mnist[7,1]`.
 
-    A relative PATH starts at the working directory. Sets other than digits are converted once and then
-    mapped into memory from a cache file (see `raybd.data.cache`).
+    A relative PATH starts at the working directory. Sets are converted once and then mapped into memory from a
+    cache file (see `raybd.data.cache`).
 
     Raises:
         InputError: the name is unknown, or the files are corrupt or no data set.

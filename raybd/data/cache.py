@@ -29,8 +29,6 @@ def cached(name: str, reader: Reader, where: Path, root: Path) -> Data:
     changed, or that cannot be read, is rebuilt by one process while the others wait.
     """
     stamp = reader.stamp(where)
-    if stamp is None:
-        return describe(name, reader.read(where))
     files = cache_files(name, where, root)
     if found := _first(files, name, stamp):
         return found

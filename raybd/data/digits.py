@@ -1,6 +1,7 @@
 """scikit-learn's handwritten digits: 8x8 grey images that come with the package."""
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from raybd.data.reader import Raw, checked
 class Digits:
     """1,297 training and 500 test images (1, 8, 8); the 17 grey levels 0-16 are spread over 0-255."""
 
-    def stamp(self, where: Path) -> None:
-        """None: the set is read faster than a cache of it."""
+    def stamp(self, where: Path) -> str:
+        """Of scikit-learn, which takes longer to import than the images to read."""
+        return f"scikit-learn {version('scikit-learn')}"
 
     def read(self, where: Path) -> Raw:
         """The images in a split that is stratified and always the same; `where` is not looked at."""

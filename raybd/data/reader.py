@@ -29,8 +29,8 @@ class Raw:
 class Reader(Protocol):
     """One family of data sets. `where` is the data root, or the path after `npz:` or `folder:`."""
 
-    def stamp(self, where: Path) -> str | None:
-        """What changes when the source does: "" where no source is there, None where a cache is of no use.
+    def stamp(self, where: Path) -> str:
+        """What changes when the source does: "" where no source is there.
 
         Raises:
             InputError: the source cannot be a data set, as far as a look at its files tells.

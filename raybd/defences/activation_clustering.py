@@ -12,7 +12,6 @@ need no iteration.
 from dataclasses import dataclass
 
 import torch
-from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from raybd.defences.base import Scene
@@ -70,6 +69,8 @@ def whitened(features: Tensor, components: int) -> Tensor:
 
 def clustered(z: Tensor) -> tuple[Tensor, float]:
     """The smaller of two clusters of `z` (n, d), as a mask (n,), and their silhouette; -1 if there are not two."""
+    from sklearn.metrics import silhouette_score
+
     small, _ = two_means(z)
     if not 0 < int(small.sum()) < len(z):
         return small, -1.0

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from raybd.auroc import auroc
 from raybd.defences.base import FLAGGED, SUSPICION
 from raybd.types import POISON, Images, Poisoned
 
@@ -37,7 +37,7 @@ def audit(findings: Mapping[str, Tensor], roles: Tensor) -> dict[str, float]:
         numbers |= {f"defence/{name}": float(share.mean()) for name, share in shares.items() if len(share)}
     if SUSPICION in findings and 0 < poison.sum() < len(poison):
         scores = findings[SUSPICION].cpu().numpy().astype(np.float64)
-        numbers["defence/auroc"] = float(roc_auc_score(poison, scores))
+        numbers["defence/auroc"] = auroc(poison, scores)
     return numbers
 
 

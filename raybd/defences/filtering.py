@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
@@ -163,6 +162,8 @@ def two_means(z: Tensor) -> tuple[Tensor, float]:
     if not bool(lengths.max() > 0):
         return torch.zeros(len(z), dtype=torch.bool), 0.0
     order = lengths.argsort(stable=True)
+    from sklearn.cluster import KMeans
+
     found = KMeans(2, n_init=STARTS, random_state=0).fit(z[order].numpy())
     small = torch.zeros(len(z), dtype=torch.bool)
     small[order] = torch.from_numpy(found.labels_ == 1)

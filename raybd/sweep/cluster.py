@@ -26,9 +26,10 @@ from raybd.errors import InputError
 from raybd.records import FAILED, FINISHED, SweepFolder
 from raybd.sweep import WORKER_ENVIRONMENT
 from raybd.sweep.environment import COMMIT, environment
-from raybd.sweep.execute import Outcome, Resources, Setup, execute
+from raybd.sweep.execute import Outcome, Setup, execute
 from raybd.sweep.memory import without_gpu_compiler
 from raybd.sweep.progress import Progress
+from raybd.sweep.resources import Resources
 from raybd.sweep.watchdog import HUNG, watchdog
 from raybd.types import Data, Images
 

@@ -19,7 +19,7 @@ from raybd.models import MODELS
 from raybd.plugins import parse as parse_plugin
 from raybd.plugins import unknown
 from raybd.records import check_name as check_sweep_name
-from raybd.sweep.execute import Resources
+from raybd.sweep.resources import Resources
 from raybd.training import TrainConfig
 
 DECAYS = {"digits": (5e-4, 0.05)}  # 420 steps regularise little: the edge of the map lies at large values

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from raybd.records import FINISHED
+from raybd.sweep.estimate import clock
 from raybd.sweep.execute import Outcome
 
 SHOWN = 10  # failures listed at the end
@@ -128,10 +129,3 @@ class SweepResult:
         if self.left:
             lines.append(f"{self.left} trials are left: the same command goes on with them")
         return "\n".join(lines)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:05 or 2:03:04."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -22,8 +22,9 @@ from raybd.errors import InputError
 from raybd.plugins import build, spec
 from raybd.records import FINISHED
 from raybd.sweep import driver
-from raybd.sweep.execute import Resources, Setup, execute
+from raybd.sweep.execute import Setup, execute
 from raybd.sweep.progress import Progress
+from raybd.sweep.resources import Resources
 from raybd.types import Data
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

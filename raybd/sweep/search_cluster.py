@@ -13,8 +13,9 @@ from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
 from raybd.sweep import cluster, driver
-from raybd.sweep.execute import Resources, Setup
+from raybd.sweep.execute import Setup
 from raybd.sweep.progress import Progress
+from raybd.sweep.resources import Resources
 from raybd.sweep.search import Search, Space, judge, sampler, storage, tell
 from raybd.sweep.watchdog import watchdog
 

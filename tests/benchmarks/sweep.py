@@ -20,8 +20,8 @@ from mlflow.entities import Metric, Param, RunTag
 
 from raybd.config import TrialConfig
 from raybd.sweep.driver import plan, run_inline, run_on_ray
-from raybd.sweep.execute import Resources
 from raybd.sweep.progress import Progress, SweepResult
+from raybd.sweep.resources import Resources
 from raybd.tracking import Store, TrialRun
 from raybd.training import TrainConfig
 from tests.benchmarks.timing import Row, require

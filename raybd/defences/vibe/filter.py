@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from sklearn.neighbors import kneighbors_graph
 from sknetwork.clustering import Leiden
 
 from raybd.errors import InputError
@@ -46,6 +45,8 @@ def outliers(
 
 def communities(v: Array, classes: int, seed: int, beat: Callable[[], None] = lambda: None) -> Labels:
     """The community (N,) of each row of `v` (N, D), numbered from 0."""
+    from sklearn.neighbors import kneighbors_graph
+
     near = kneighbors_graph(v, min(NEIGHBOURS, len(v) - 1), mode="connectivity", include_self=False)
     graph = csr_matrix(near.maximum(near.T))
     best: Labels = np.zeros(len(v), np.int64)

@@ -2,7 +2,8 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
+
+from raybd.auroc import auroc_of
 
 Values = NDArray[np.float64]
 TPR = 0.95
@@ -22,6 +23,4 @@ def detection(negative: Values, positive: Values) -> dict[str, float]:
     """
     if not len(negative) or not len(positive):
         return {}
-    label = np.repeat([False, True], [len(negative), len(positive)])
-    area = roc_auc_score(label, np.concatenate([negative, positive]))
-    return {"auroc": float(area), "fpr_at_95_tpr": fpr_at(negative, positive)}
+    return {"auroc": auroc_of(negative, positive), "fpr_at_95_tpr": fpr_at(negative, positive)}

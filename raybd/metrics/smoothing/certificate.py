@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from raybd.metrics.smoothing.entropy import Counts, Values, clopper_pearson
 
@@ -16,7 +16,7 @@ def radius(k: Counts, n: Counts | int, sigma: float, alpha: float = 0.001) -> Va
     Within this L2 distance (pixels of [0, 1]) the smoothed classifier keeps its class, at level 1 - alpha.
     """
     low, _ = clopper_pearson(k, n, alpha)
-    return np.asarray(np.maximum(sigma * norm.ppf(low), 0.0))
+    return np.asarray(np.maximum(sigma * ndtri(low), 0.0))
 
 
 def efficiency(clean: Counts, triggered: Counts, wanted: Classes, lengths: Values, sigma: float) -> Values:
@@ -31,7 +31,7 @@ def efficiency(clean: Counts, triggered: Counts, wanted: Classes, lengths: Value
 
 def _probit(counts: Counts, wanted: Classes) -> Values:
     votes = np.take_along_axis(counts, wanted[:, None], 1)[:, 0]
-    return np.asarray(norm.ppf((votes + 0.5) / (counts.sum(1) + 1)))
+    return np.asarray(ndtri((votes + 0.5) / (counts.sum(1) + 1)))
 
 
 def lipschitz_violations(clean: Counts, other: Counts, lengths: Values, sigma: float, looks: int = 1) -> int:
@@ -49,4 +49,4 @@ def lipschitz_violations(clean: Counts, other: Counts, lengths: Values, sigma: f
 
 def _bounds(counts: Counts, alpha: float) -> tuple[Values, Values]:
     low, high = clopper_pearson(counts, counts.sum(1, keepdims=True), alpha)
-    return norm.ppf(low), norm.ppf(high)
+    return ndtri(low), ndtri(high)

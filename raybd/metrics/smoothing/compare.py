@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata, spearmanr, wilcoxon
-from sklearn.metrics import roc_auc_score
+from scipy.special import ndtri
 
+from raybd.auroc import auroc_of
 from raybd.metrics.smoothing.entropy import Counts, Values, grassberger, plug_in
 
 
@@ -43,13 +43,14 @@ def paired_gap(clean: Counts, other: Counts, first: tuple[Counts, Counts] | None
 
 def auroc(clean: Values, other: Values) -> float:
     """Chance that a point of `other` has a lower W than one of `clean`, ties by half; the two need not be paired."""
-    positive = np.repeat([False, True], [len(clean), len(other)])
-    return float(roc_auc_score(positive, -np.concatenate([clean, other])))
+    return auroc_of(-clean, -other)
 
 
 def _signed_ranks(gaps: Values) -> float:
     if not gaps.any():
         return 1.0  # nothing differs: the test has no ranks to sign
+    from scipy.stats import wilcoxon
+
     return float(wilcoxon(gaps, alternative="greater").pvalue)
 
 
@@ -68,14 +69,18 @@ def rank_correlation(x: Values, y: Values, confounder: Values) -> Correlation:
 
     Interval: Fisher's z with the standard error sqrt((1 + rho^2 / 2) / (N - 3)) (Bonett and Wright 2000).
     """
+    from scipy.stats import spearmanr
+
     rho = float(spearmanr(x, y).statistic)
-    half = float(norm.ppf(0.975)) * np.sqrt((1 + rho**2 / 2) / (len(x) - 3))
+    half = float(ndtri(0.975)) * np.sqrt((1 + rho**2 / 2) / (len(x) - 3))
     z = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
     low, high = np.tanh([z - half, z + half])
     return Correlation(rho, float(low), float(high), _partial(x, y, confounder))
 
 
 def _partial(x: Values, y: Values, confounder: Values) -> float:
+    from scipy.stats import rankdata
+
     left = [_residual(rankdata(values), rankdata(confounder)) for values in (x, y)]
     spread = [float(np.linalg.norm(part)) for part in left]
     return float(left[0] @ left[1] / (spread[0] * spread[1])) if min(spread) > 1e-9 else float("nan")

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma, entr, xlogy
-from scipy.stats import beta
+from scipy.special import betainccinv, betaincinv, digamma, entr, xlogy
 
 Counts = NDArray[np.integer[Any]]
 Values = NDArray[np.float64]
@@ -100,8 +99,8 @@ def clopper_pearson(k: Counts, n: Counts | int, alpha: float) -> tuple[Values, V
     pairs = np.stack(np.broadcast_arrays(k, n), -1)
     distinct, which = np.unique(pairs.reshape(-1, 2), axis=0, return_inverse=True)  # few, and a quantile is slow
     k, n = distinct.T
-    low = np.where(k > 0, beta.ppf(alpha, np.maximum(k, 1), n - k + 1), 0.0)
-    high = np.where(k < n, beta.isf(alpha, k + 1, np.maximum(n - k, 1)), 1.0)
+    low = np.where(k > 0, betaincinv(np.maximum(k, 1), n - k + 1, alpha), 0.0)
+    high = np.where(k < n, betainccinv(k + 1, np.maximum(n - k, 1), alpha), 1.0)
     return low[which].reshape(pairs.shape[:-1]), high[which].reshape(pairs.shape[:-1])
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtrit
 
 SEEDS = 5  # the least: gaps of different seeds differ more than the points of one network say
 LEVEL = 0.95
@@ -34,7 +34,7 @@ def seed_interval(values: Sequence[float]) -> Interval:
     found = np.asarray(values, dtype=float)
     if len(found) < 2:
         return Interval(float(found.mean()), -np.inf, np.inf)
-    half = t.ppf((1 + LEVEL) / 2, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
+    half = stdtrit(len(found) - 1, (1 + LEVEL) / 2) * found.std(ddof=1) / np.sqrt(len(found))
     return Interval(float(found.mean()), float(found.mean() - half), float(found.mean() + half))
 
 

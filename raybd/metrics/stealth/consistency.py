@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
+
+from raybd.auroc import auroc
 
 BLENDS = 32  # clean images that each image is blended with
 BATCH = 512
@@ -31,12 +32,12 @@ def strip_auroc(model: nn.Module, clean: Tensor, triggered: Tensor, others: Tens
     """Chance that a triggered image has the lower STRIP entropy of a triggered and a clean one."""
     entropy = torch.cat([strip_entropy(model, x, others) for x in (clean, triggered)])
     label = torch.arange(len(entropy)) >= len(clean)
-    return float(roc_auc_score(label.numpy(), -entropy.cpu().double().numpy()))
+    return auroc(label.numpy(), -entropy.cpu().double().numpy())
 
 
 def loss_auroc(losses: Tensor, poison: Tensor) -> float:
     """Chance that a poisoned training image has the lower loss of it and another (ABL: Li et al., arXiv 2110.11571)."""
-    return float(roc_auc_score(poison.cpu().numpy(), -losses.cpu().double().numpy()))
+    return auroc(poison.cpu().numpy(), -losses.cpu().double().numpy())
 
 
 @torch.inference_mode()

@@ -6,7 +6,6 @@ import warnings
 
 import torch
 import torch.nn.functional as F
-from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
 from raybd.errors import InputError
@@ -31,6 +30,8 @@ def top_curvature(model: nn.Module, x: Tensor, y: Tensor) -> float:
         InputError: curvlinops is not installed.
     """
     _require("hessian")
+    from scipy.sparse.linalg import eigsh
+
     operators = importlib.import_module("curvlinops")
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     operator = operators.HessianLinearOperator(

@@ -3,13 +3,9 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score, silhouette_score
-from sklearn.model_selection import cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from raybd.auroc import auroc
 from raybd.models import Classifier
 
 FOLDS = 5
@@ -31,18 +27,25 @@ def features(model: nn.Module, x: Tensor, batch: int = 512) -> Values:
 
 def separability(z: Values, poison: Mask) -> dict[str, float]:
     """Silhouette, linear-probe AUROC and spectral-signature AUROC of features (N, D) of one label; 5 of each kind."""
+    from sklearn.metrics import silhouette_score
+
     return {
         "silhouette": float(silhouette_score(z, poison)),
         "probe_auroc": probe_auroc(z, poison),
-        "spectral_auroc": float(roc_auc_score(poison, spectral_scores(z))),
+        "spectral_auroc": auroc(poison, spectral_scores(z)),
     }
 
 
 def probe_auroc(z: Values, poison: Mask) -> float:
     """AUROC of a logistic regression for poison, of each image by a fit on the other folds."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     scores = cross_val_predict(probe, z, poison, cv=FOLDS, method="decision_function")
-    return float(roc_auc_score(poison, scores))
+    return auroc(poison, scores)
 
 
 def spectral_scores(z: Values) -> Values:
