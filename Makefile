@@ -24,7 +24,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## both sides of every speed claim
-	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_ARENA_MAX=1 $(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks
 
 cluster-test: $(WHEELS)  ## ray submit on three machines made of namespaces, one of which dies; needs root (see tests/cluster)
 	$(BIN)/python -m tests.cluster

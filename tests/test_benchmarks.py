@@ -12,8 +12,8 @@ from raybd.defences.vibe import transport
 from raybd.metrics.information import plugin
 from raybd.metrics.smoothing import votes
 from raybd.tracking import Store, load_runs
-from tests.benchmarks import gpu, trial
-from tests.benchmarks.timing import HEAD, Row, interleave, markdown, rate, require
+from tests.benchmarks import gpu, timing, trial
+from tests.benchmarks.timing import HEAD, Row, apart, interleave, markdown, rate, require
 
 AT = gpu.Bench(torch.device("cpu"), gpu.SMALL)
 
@@ -140,3 +140,15 @@ def test_the_driver_s_memory_is_read_at_shares_of_the_trials() -> None:
 
     seen = [(count, 100.0 + count) for count in range(1, 9)]
     assert (_at(seen, 0.25), _at(seen, 1.0)) == (102, 108)
+
+
+def test_processes_of_their_own_are_told_of_memory_what_people_s_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "side.py").write_text(
+        "import os, sys\nprint('noise')\nprint(len(sys.argv[1]) + ('MALLOC_TRIM_THRESHOLD_' in os.environ) / 2)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    monkeypatch.setattr(timing, "APART", 2)
+    assert apart("side", {"ours": ["a"], "plain": ["abc"]}) == {"ours": [1.5, 1.5], "plain": [3.0, 3.0]}

@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import torch
 
+from raybd.sweep import memory
 from tests.benchmarks.learning_curves import learning_curves
 from tests.benchmarks.mutual_information import mutual_information
 from tests.benchmarks.poisoning import poisoning
@@ -49,6 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS | ALONE, default=list(BENCHMARKS), metavar="NAME")
     torch.set_num_threads(1)
+    memory.without_gpu_compiler()
+    memory.keep_between_steps()  # for both sides, as in a sweep: fresh pages cost a stamp more than its arithmetic
     start, rows = time.perf_counter(), []
     for name in parser.parse_args().only:
         print(f"{name} ...", flush=True)

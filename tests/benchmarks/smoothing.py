@@ -1,5 +1,7 @@
 """Votes under noise: against the same network's plain inference, its training, and a loop over the points."""
 
+import sys
+import time
 from functools import partial
 
 import torch
@@ -12,10 +14,11 @@ from raybd.models import build_model
 from raybd.seeds import stream
 from raybd.training import TrainConfig, fit, predict
 from raybd.types import Images
-from tests.benchmarks.timing import REPETITIONS, Row, interleave, rate, require
+from tests.benchmarks.timing import PLAIN, REPETITIONS, Row, apart, interleave, rate, require
 
 SHAPE, CLASSES, SEED = (1, 28, 28), 10, 0
 POINTS, SIGMA, DRAWS = 200, 0.25, 64
+ALONE = 5  # times that a process of its own counts
 LOOPED, LOOP_DRAWS = 4, 1000  # points of the loop, and draws of each: one batch, as in that code's own scripts
 TRAINED, MNIST = 3000, 60_000  # images
 HOW = TrainConfig(epochs=1, batch_size=128)
@@ -25,7 +28,7 @@ Array = list[list[int]]
 def smoothing() -> list[Row]:
     """Images/CPU-s of counting against inference and against a loop; CPU-s of the cheap plan against an epoch."""
     model, images = _network(), _images()
-    return [_inference(model, images), _loop(images), _plan(model, images)]
+    return [_inference(model, images), _loop(images), _apart(), _plan(model, images)]
 
 
 def _inference(model: nn.Module, images: Tensor) -> Row:
@@ -39,11 +42,34 @@ def _inference(model: nn.Module, images: Tensor) -> Row:
 
 def _loop(images: Tensor) -> Row:
     """The same votes, a point at a time in the network's own memory format, counted on the host vote by vote."""
-    model, few = _network(torch.contiguous_format), images[:LOOPED]
-    ours, loop = partial(_ours, model, few, LOOP_DRAWS), partial(_point_by_point, model, few)
+    ours, loop = _looped(images)
     require(ours().votes[0, 0].tolist() == loop(), "votes of whole batches and of a loop over the points")
     seconds = interleave({"ours": ours, "loop": loop})
     return rate("smoothing 28x28x1, plain: loop", seconds["ours"], seconds["loop"], 2 * (LOOPED * LOOP_DRAWS,))
+
+
+def _looped(images: Tensor) -> tuple[partial[Tally], partial[Array]]:
+    model, few = _network(torch.contiguous_format), images[:LOOPED]
+    return partial(_ours, model, few, LOOP_DRAWS), partial(_point_by_point, model, few)
+
+
+def _apart() -> Row:
+    """The same as people run it: each side a process, which gets from the system what memory it needs."""
+    seconds = apart("tests.benchmarks.smoothing", {side: (side,) for side in ("ours", PLAIN)})
+    name = "smoothing 28x28x1, plain: loop, a process each"
+    return rate(name, seconds["ours"], seconds[PLAIN], 2 * (ALONE * LOOPED * LOOP_DRAWS,))
+
+
+def alone(side: str) -> float:
+    """CPU seconds of one side of the loop, after a first time that does not count; see `_apart`."""
+    torch.set_num_threads(1)
+    ours, loop = _looped(_images())
+    work = loop if side == PLAIN else ours
+    work()
+    start = time.process_time()
+    for _ in range(ALONE):
+        work()
+    return time.process_time() - start
 
 
 def _plan(model: nn.Module, images: Tensor) -> Row:
@@ -100,3 +126,7 @@ def _network(layout: torch.memory_format = torch.channels_last) -> nn.Module:
 
 def _images() -> Tensor:
     return torch.rand(POINTS, *SHAPE, generator=stream(SEED, "images"))
+
+
+if __name__ == "__main__":
+    print(alone(*sys.argv[1:]))

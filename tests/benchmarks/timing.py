@@ -1,11 +1,18 @@
 """What every benchmark shares: rows of the table, and two sides timed in turn."""
 
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from raybd.sweep import WORKER_ENVIRONMENT
+
 REPETITIONS = 5
+APART = 3  # new processes of each side
+PLAIN = "plain"  # the side that is nobody's worker
 HEAD = ["name", "ours", "plain reference", "ratio (lowest to highest)", "n", "unit"]
 Side = Callable[[], object]
 
@@ -51,6 +58,23 @@ def interleave(sides: Mapping[str, Side], repetitions: int = REPETITIONS) -> dic
             start = time.process_time()
             side()
             seconds[name].append(time.process_time() - start)
+    return seconds
+
+
+def apart(module: str, sides: Mapping[str, Sequence[str]]) -> dict[str, list[float]]:
+    """CPU seconds of every side as people run it: A B A B ..., each time a new process, which prints them last.
+
+    `module` is run with the arguments of each side; "plain" as a script of its own, the others with the environment
+    of a sweep's worker.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(APART):
+        for side, arguments in sides.items():
+            environment = own if side == PLAIN else own | WORKER_ENVIRONMENT
+            command = [sys.executable, "-m", module, *arguments]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            seconds[side].append(float(done.stdout.split()[-1]))
     return seconds
 
 

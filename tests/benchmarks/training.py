@@ -4,8 +4,6 @@ Both sides predict two test sets besides, the clean and the triggered one: the p
 toolkits do, and ours at its probes.
 """
 
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -24,15 +22,13 @@ from torchvision import transforms
 
 from raybd.models import Classifier, build_model
 from raybd.seeds import stream
-from raybd.sweep import WORKER_ENVIRONMENT
 from raybd.training import TrainConfig, augment, fit, predict, prepare, probe_schedule
 from raybd.types import Images
-from tests.benchmarks.timing import Row, interleave, rate, require
+from tests.benchmarks.timing import PLAIN, Row, apart, interleave, rate, require
 
 CLASSES, MEAN, STD, SEED = 10, 0.5, 0.29, 0
 FEW, SMALL = 4, 32  # steps in the check that both sides learn the same, and the images of one
 CLOSE = 1e-4
-APART = 3  # new processes of each side
 VARIANTS = {  # of TrainConfig's defaults, which on a CPU are channels_last and fp32
     "": {},
     ", bf16": {"precision": "bf16"},
@@ -68,16 +64,9 @@ def training() -> list[Row]:
 
 def _apart(case: Case) -> list[Row]:
     """Both sides as people run them: each time a new process, ours with the environment of a sweep's worker."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    environments = {"": plain | WORKER_ENVIRONMENT, ", bf16": plain | WORKER_ENVIRONMENT, "plain": plain}
-    seconds: dict[str, list[float]] = {side: [] for side in environments}
-    for _ in range(APART):
-        for side, environment in environments.items():
-            command = [sys.executable, "-m", "tests.benchmarks.training", case.name, side]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-            seconds[side].append(float(done.stdout.split()[-1]))
+    seconds = apart("tests.benchmarks.training", {side: (case.name, side) for side in ("", ", bf16", PLAIN)})
     seen = 2 * (case.images * case.how.epochs,)
-    return [rate(f"train {case.name}{s}, a process each", seconds[s], seconds["plain"], seen) for s in ("", ", bf16")]
+    return [rate(f"train {case.name}{s}, a process each", seconds[s], seconds[PLAIN], seen) for s in ("", ", bf16")]
 
 
 def alone(name: str, side: str) -> float:
@@ -85,7 +74,7 @@ def alone(name: str, side: str) -> float:
     torch.set_num_threads(1)
     [case] = [case for case in CASES if case.name == name]
     images, tests, network = _made(case), _tests(case), _network(case)
-    work = partial(_plain if side == "plain" else _ours, network, images)
+    work = partial(_plain if side == PLAIN else _ours, network, images)
     how = replace(case.how, **VARIANTS.get(side, {}))
     work(replace(how, epochs=1), tests)
     start = time.process_time()
