@@ -67,7 +67,7 @@ def test_dry_run_lists_the_trials_and_an_estimate(tmp_path: Path) -> None:
     assert "model.noise=0.4" in shared
     assert "weight_decay" not in shared  # an axis
     assert len({line.split()[0] for line in lines[:-1]}) == 120
-    assert re.match(r"120 trials, about \d+:\d\d of one core, \d+:\d\d on \d+", lines[-1])
+    assert re.match(r"120 trials, about \d+:\d\d of one core, \d+:\d\d on \d+ .*without the measures\)", lines[-1])
     assert list(tmp_path.iterdir()) == []
 
 

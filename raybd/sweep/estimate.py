@@ -57,6 +57,7 @@ def _image_seconds(config: TrialConfig, data: Data) -> float:
         data.std,
         width=config.model.width,
         depth=config.model.depth,
+        noise=config.model.noise,
     )
     size = min(STEP, config.train.batch_size, len(data.train))
     x, y = data.train.x[:size].float() / 255, data.train.y[:size]

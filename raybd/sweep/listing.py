@@ -31,7 +31,7 @@ def show(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
     total = seconds(known, data)
     print(
         f"{len(known)} trials, about {clock(total)} of one core, {clock(total / here)} on {here} "
-        "(a rough guess from one training step here)"
+        f"(a rough guess from one training step here{', without the measures' * bool(known[0].metrics)})"
     )
     return 0
 
