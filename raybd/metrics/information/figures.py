@@ -34,10 +34,7 @@ def information_plane(journal: Journal, title: str) -> Figure:
         axes.plot(x, y, color=colour, linewidth=1)
         axes.scatter(x, y, s=sizes, color=colour, marker=marker, label=label)
     epochs = ", ".join(str(entry["epoch"]) for entry in entries)
-    axes.set(
-        xlabel=LABELS["xt"] + ", lower bound",
-        ylabel=LABELS["ty"] + ", middle of its bounds",
-    )
+    axes.set(xlabel=LABELS["xt"] + ", lower bound", ylabel=LABELS["ty"] + ", middle of its bounds")
     axes.legend(fontsize="small", title=f"epochs {epochs}", title_fontsize="small")
     return figure
 
@@ -69,14 +66,13 @@ def feature_maps(arrays: Mapping[str, Tensor | np.ndarray], title: str) -> Figur
     names = {int(name.rpartition("/")[2]): name for name in arrays if name.startswith("mi/map/")}
     last = max(names)
     chosen = sorted({min(names, key=lambda epoch: abs(epoch - share * last)) for share in (*PHASES[:2], 1.0)})
-    figure, row = plots(title, 3.6 * len(chosen) + 0.5, 4, len(chosen), above=0.6, below=0.9)
+    rows = 3 if len(chosen) == 1 else 2  # of the legend: below one map there is room for few names side by side
+    figure, row = plots(title, 3.6 * len(chosen) + 0.5, 4, len(chosen), above=0.6, below=0.6 + 0.16 * rows)
     for axes, epoch in zip(row, chosen, strict=True):
         _scatter(axes, np.asarray(arrays[names[epoch]]))
         axes.set(title=f"epoch {epoch}", xlabel="first axis of T / noise", ylabel="second")
     handles, labels = figure.axes[-1].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, fontsize="x-small", loc="lower center", ncols=-(-len(labels) // (3 - len(chosen) // 2))
-    )
+    figure.legend(handles, labels, fontsize="x-small", loc="lower center", ncols=-(-len(labels) // rows))
     return figure
 
 
