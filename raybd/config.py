@@ -15,7 +15,7 @@ from raybd.defences import DEFENCES, Defence, NoDefence
 from raybd.errors import InputError
 from raybd.metrics import METRICS, Metric
 from raybd.models import check_model
-from raybd.plugins import build, name_of, spec, unknown
+from raybd.plugins import build, name_of, settings_of, spec, unknown
 from raybd.plugins import describe as describe_plugin
 from raybd.training import TrainConfig
 from raybd.types import Data, settle_floats
@@ -100,12 +100,12 @@ class TrialConfig:
         return plain
 
     def _plain(self) -> dict[str, Any]:
-        return _settings(self) | {
+        return settings_of(self) | {
             "attack": spec(ATTACKS, self.attack),
             "defence": spec(DEFENCES, self.defence),
             "metrics": [spec(METRICS, metric) for metric in self.metrics],
-            "model": _settings(self.model),
-            "train": _settings(self.train),
+            "model": settings_of(self.model),
+            "train": settings_of(self.train),
         }
 
     @classmethod
@@ -244,10 +244,6 @@ class TrialConfig:
             if metric.fewest > counted
         ]
         return found + [problem for metric in self.metrics for problem in metric.problems(data, model.noise)]
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
 def _train_problems(train: TrainConfig) -> list[str]:

@@ -80,8 +80,13 @@ def describe(table: Mapping[str, type[T]], plugin: T, common: Iterable[str] = ()
 
 def spec(table: Mapping[str, type[T]], plugin: T) -> dict[str, Any]:
     """`plugin` as its name in `table` and every setting, defaults written out; `build` takes it back."""
-    cls: Any = type(plugin)
-    return {"name": name_of(table, plugin)} | {key: getattr(plugin, key) for key in _fields(cls)}
+    return {"name": name_of(table, plugin)} | settings_of(plugin)
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """Every field of a dataclass by its name, as it stands."""
+    cls: Any = type(config)
+    return {key: getattr(config, key) for key in _fields(cls)}
 
 
 def name_of(table: Mapping[str, type[T]], plugin: T) -> str:

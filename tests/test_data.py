@@ -92,6 +92,7 @@ def test_digits_are_scikit_learns_when_they_are_read_and_when_they_come_from_the
     again = raybd.data.load("digits", tmp_path)
     assert torch.equal(again.train.x, data.train.x)
     assert again.fingerprint == data.fingerprint == "418e4c81bed6d204"
+    assert raybd.data.load("digits").fingerprint == data.fingerprint
 
 
 def test_digits_once_cached_need_no_scikit_learn(tmp_path):
