@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.table import aligned, spread
-from raybd.curves import crossing, log_area, log_slope
+from raybd.utils.curves import crossing, log_area, log_slope
 
 Floats = NDArray[np.float64]
 Width = Callable[..., float]  # raybd.convex.region.region_width, ...

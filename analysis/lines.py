@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.acquire import Grid, Group
+from analysis.active_search import Grid, Group
 from analysis.interpolate import Patch, clear
 from raybd.errors import InputError
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from raybd.errors import InputError
-from raybd.records import SweepFolder
+from raybd.trials.records import SweepFolder
 
 Name = Annotated[str, tyro.conf.Positional]
 
@@ -28,7 +28,8 @@ def send_waiting(
         tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
         results: Folder with the sweep's trials.
     """
-    from raybd.tracking import Store, send_all
+    from raybd.tracking.store import Store
+    from raybd.tracking.uploads import send_all
 
     if not (Path(results).expanduser() / name).is_dir():
         raise InputError(f"there is no sweep {name!r} in {Path(results).absolute()}")
@@ -104,7 +105,7 @@ def show_status(name: Name, tracking_uri: str | None = None, json: bool = False)
     """
     from dataclasses import asdict
 
-    from raybd.status import status
+    from raybd.tracking.status import status
 
     found = status(name, tracking_uri)
     _print(asdict(found) | {"left": found.left} if json else str(found))
@@ -139,8 +140,8 @@ def run_again(
         data_root: Folder with the data sets.
         threads: CPU threads, as many as the trial had.
     """
-    from raybd.sweep.rerun import rerun
     from raybd.tracking import load_record
+    from raybd.trials.rerun import rerun
 
     found = rerun(load_record(run_id, tracking_uri), data_root, threads)
     print(found)

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from analysis.table import attack_table
-from raybd.sweep.command import main
-from raybd.sweep.options import SweepOptions
+from raybd.command_line.command import main
+from raybd.command_line.options import SweepOptions
 from raybd.tracking import load_runs
 
 RATES = (0.0, 0.01, 0.05, 0.1)

@@ -21,19 +21,20 @@ import numpy as np
 import pandas as pd
 
 from analysis import DefendedRegionMap, records
-from analysis.acquire import Grid, Site, propose
+from analysis.active_search import Grid, Site, propose
 from analysis.lines import Lines, lines
 from analysis.plots import plot_map
 from analysis.report import write_report
 from analysis.table import framed
 from raybd.attacks import NoAttack
-from raybd.config import TrialConfig
+from raybd.command_line import command
+from raybd.command_line.options import SweepOptions
+from raybd.command_line.runner import run
 from raybd.errors import InputError
-from raybd.sweep import command, driver
-from raybd.sweep.options import SweepOptions
-from raybd.sweep.prepare import prepare
-from raybd.sweep.running import run
+from raybd.execution import driver
 from raybd.tracking import load_runs
+from raybd.trials.config import TrialConfig
+from raybd.trials.validate import prepare
 
 FILE = "boundary.json"  # what the search did, in the sweep's folder
 

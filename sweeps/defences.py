@@ -10,11 +10,11 @@ from pathlib import Path
 
 from analysis.defences import compared, defence_figure, ranking
 from raybd.attacks import NoAttack
-from raybd.config import TrialConfig
+from raybd.command_line.command import main
+from raybd.command_line.options import SweepOptions
 from raybd.defences import DEFENCES
-from raybd.sweep.command import main
-from raybd.sweep.options import SweepOptions
 from raybd.tracking import load_runs
+from raybd.trials.config import TrialConfig
 
 
 class Options(SweepOptions):

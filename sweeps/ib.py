@@ -7,8 +7,8 @@ python sweeps/ib.py --data cifar10 --model resnet18       on the Ray that runs h
 import sys
 from pathlib import Path
 
-from raybd.sweep.command import main
-from raybd.sweep.options import SweepOptions
+from raybd.command_line.command import main
+from raybd.command_line.options import SweepOptions
 
 METRICS = ("mutual_information", "stealthiness", "smoothness", "stealth")
 QUICK = ("mutual_information:epochs=[1,4]", *METRICS[1:])  # a probe costs as much as a quarter of a digits training

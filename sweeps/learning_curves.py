@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 from analysis.curve_compare import compared
 from analysis.curve_figures import draw_epoch_curves, every_figure
 from analysis.learning_curves import beta_cells, beta_table, region_table, regions, trials
+from raybd.command_line.command import main
+from raybd.command_line.curve_options import CurveOptions
+from raybd.command_line.options import read
 from raybd.convex.region import region_width, region_width_band
 from raybd.errors import InputError
-from raybd.records import SweepFolder
-from raybd.sweep.command import main
-from raybd.sweep.curve_options import CurveOptions
-from raybd.sweep.options import read
 from raybd.tracking import load_runs
+from raybd.trials.records import SweepFolder
 
 BETAS = tuple(b / 100 for b in (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 19, 24, 29, 36, 44, 54, 66, 81, 99))
 PRESETS = {

@@ -12,10 +12,10 @@ import numpy as np
 
 from analysis.signatures import gaps_of, sigmas_of, smoothing_table
 from analysis.table import setting_names
+from raybd.command_line.command import main
+from raybd.command_line.options import SweepOptions
 from raybd.metrics.smoothing.figures import draw_gaps, draw_levels
 from raybd.metrics.smoothing.verdict import judge
-from raybd.sweep.command import main
-from raybd.sweep.options import SweepOptions
 from raybd.tracking import load_runs
 
 SHOWN = ("clean", "triggered", "random_patch", "moved_patch", "random_direction", "target_class")

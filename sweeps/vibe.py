@@ -16,17 +16,17 @@ import numpy as np
 
 from analysis.defences import compared, defence_figure, defence_table
 from analysis.table import aligned
-from raybd.config import TrialConfig
+from raybd.command_line.command import main
+from raybd.command_line.runner import place
+from raybd.command_line.search_options import SearchOptions
 from raybd.defences import DEFENCES, Defence
+from raybd.execution import driver
+from raybd.execution.search import Search, run
+from raybd.execution.search_report import winner, write
 from raybd.plugins import parse, spec
-from raybd.sweep import driver
-from raybd.sweep.command import main
-from raybd.sweep.prepare import prepare
-from raybd.sweep.running import place
-from raybd.sweep.search import Search, run
-from raybd.sweep.search_options import SearchOptions
-from raybd.sweep.search_report import winner, write
 from raybd.tracking import load_runs
+from raybd.trials.config import TrialConfig
+from raybd.trials.validate import prepare
 
 MAX_ATTACK_SUCCESS = 0.1  # of a winner, as the map has it
 GOALS = {

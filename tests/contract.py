@@ -13,8 +13,8 @@ from torch import Tensor
 
 from raybd.attacks import ATTACKS, Attack, describe, parse
 from raybd.attacks.base import Shape
-from raybd.attacks.gate import inspect
-from raybd.attacks.recipe import Recipe
+from raybd.attacks.poisoning import Recipe
+from raybd.attacks.verification import inspect
 from raybd.plugins import build, spec
 from raybd.types import COVER, POISON, Images, Poisoned
 from tests.conftest import made_images

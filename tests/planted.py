@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
-from analysis.acquire import Grid, Site, propose
+from analysis.active_search import Grid, Site, propose
 from analysis.cells import Cell, Rule
 from analysis.lines import Lines, lines
 from analysis.verdict import Verdict

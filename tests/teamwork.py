@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raybd.team import Member, Team, batch_norm
+from raybd.training.team import Member, Team, batch_norm
 
 
 def network() -> nn.Module:

@@ -15,8 +15,8 @@ from raybd.attacks.bpp import Bpp
 from raybd.attacks.invisible_grid import InvisibleGrid
 from raybd.attacks.label_consistent import LabelConsistent
 from raybd.attacks.low_frequency import LowFrequency
+from raybd.attacks.poisoning import Recipe
 from raybd.attacks.primitive import Primitive
-from raybd.attacks.recipe import Recipe
 from raybd.attacks.sig import Sig
 from raybd.attacks.tact import TaCT
 from raybd.attacks.universal import Universal

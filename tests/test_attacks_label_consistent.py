@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raybd.attacks import parse
 from raybd.attacks.label_consistent import LabelConsistent
-from raybd.attacks.recipe import Recipe
+from raybd.attacks.poisoning import Recipe
 from raybd.attacks.surrogate import surrogate
 from raybd.types import POISON, Data, Images
 from tests.conftest import made_images

@@ -15,7 +15,7 @@ from scipy.fft import dctn
 
 from raybd.attacks import Attack, parse
 from raybd.attacks.base import Shape
-from raybd.attacks.recipe import Recipe
+from raybd.attacks.poisoning import Recipe
 from raybd.types import POISON, Images
 from tests.conftest import made_images
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from raybd.attacks import Attack, Multi, parse
 from raybd.attacks.adaptive_blend import AdaptiveBlend
-from raybd.attacks.gate import inspect
-from raybd.attacks.recipe import Recipe
+from raybd.attacks.poisoning import Recipe
 from raybd.attacks.tact import TaCT
+from raybd.attacks.verification import inspect
 from raybd.attacks.wanet import WaNet
 from raybd.errors import GateError
 from raybd.metrics.accuracy import Accuracy

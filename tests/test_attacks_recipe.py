@@ -15,12 +15,12 @@ from raybd.attacks import Attack, BadNets, Blended, CoveredAttack, Multi, NoAtta
 from raybd.attacks.base import Shape
 from raybd.attacks.bpp import Bpp
 from raybd.attacks.ctrl import Ctrl
-from raybd.attacks.gate import inspect
 from raybd.attacks.low_frequency import LowFrequency
 from raybd.attacks.patterns import add
-from raybd.attacks.recipe import Chosen, Recipe
+from raybd.attacks.poisoning import Chosen, Recipe
 from raybd.attacks.sig import Sig
 from raybd.attacks.tact import TaCT
+from raybd.attacks.verification import inspect
 from raybd.attacks.wanet import WaNet
 from raybd.errors import GateError
 from raybd.types import CLEAN, COVER, POISON, Images, Poisoned

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import rotate
 from raybd.attacks import parse
 from raybd.attacks.base import Shape, Trigger
 from raybd.attacks.patterns import cosine
-from raybd.attacks.recipe import Recipe
+from raybd.attacks.poisoning import Recipe
 from raybd.attacks.wanet import WaNet
 from raybd.seeds import stream
 from raybd.types import COVER, POISON, Images

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybd.config import TrialConfig
+from raybd.execution.watchdog import HUNG, watchdog
 from raybd.metrics.detection import NeuralCleanse, NoiseVotes
 from raybd.metrics.information import audit
 from raybd.metrics.smoothing.votes import tally
 from raybd.metrics.smoothness import Smoothness
 from raybd.models import build_model
-from raybd.sweep.watchdog import HUNG, watchdog
 from raybd.training import TrainConfig
-from raybd.trial import run_trial
+from raybd.trials.config import TrialConfig
+from raybd.trials.run import run_trial
 from raybd.types import Data
 
 

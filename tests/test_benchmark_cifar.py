@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from raybd.config import TrialConfig
 from raybd.errors import InputError
 from raybd.training import Checkpoint
-from raybd.trial import TrialResult, run_trial
-from raybd.twins import twin_of
+from raybd.trials.config import TrialConfig
+from raybd.trials.run import TrialResult, run_trial
+from raybd.trials.twins import twin_of
 from raybd.types import Report
 from sweeps import ib
 from tests.benchmarks import cifar

@@ -11,7 +11,8 @@ import torch
 from raybd.defences.vibe import transport
 from raybd.metrics.information import plugin
 from raybd.metrics.smoothing import votes
-from raybd.tracking import Store, load_runs
+from raybd.tracking import load_runs
+from raybd.tracking.store import Store
 from tests.benchmarks import gpu, timing, trial
 from tests.benchmarks.timing import HEAD, Row, apart, interleave, markdown, rate, require
 

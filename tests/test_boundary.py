@@ -7,7 +7,7 @@ import pytest
 from scipy.special import logit
 from sklearn.gaussian_process import GaussianProcessRegressor
 
-from analysis.acquire import Belief, Grid, Site, propose
+from analysis.active_search import Belief, Grid, Site, propose
 from analysis.cells import Cell
 from analysis.lines import lines
 from raybd.errors import InputError

@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from raybd.config import TrialConfig
+from raybd.command_line import command
+from raybd.command_line.options import SweepOptions
 from raybd.errors import InputError
-from raybd.records import SweepFolder
-from raybd.sweep import command, driver
-from raybd.sweep.options import SweepOptions
-from raybd.sweep.prepare import prepare
+from raybd.execution import driver
 from raybd.tracking import load_runs
+from raybd.trials.config import TrialConfig
+from raybd.trials.records import SweepFolder
+from raybd.trials.validate import prepare
 from sweeps import boundary
 from sweeps.boundary import FILE, PRESETS, BoundaryOptions, Hunt, search, summarise
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from raybd.cli import main as raybd_main
-from raybd.sweep.command import main
+from raybd.command_line.command import main
 from raybd.tracking import load_runs
 from sweeps.ib import PRESETS, summarise
 

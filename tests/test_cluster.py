@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from raybd.config import ModelConfig, TrialConfig
-from raybd.sweep.driver import Plan, plan, run_on_ray
-from raybd.sweep.resources import Resources
+from raybd.execution.driver import Plan, plan, run_on_ray
+from raybd.execution.resources import Resources
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
+from raybd.trials.config import ModelConfig, TrialConfig
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(name="tests.misbehaving:slow"))
 

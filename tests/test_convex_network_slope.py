@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.attacks import BadNets
-from raybd.attacks.recipe import Recipe
+from raybd.attacks.poisoning import Recipe
 from raybd.convex import Logistic, Task, slope_exact
 from raybd.convex.learner import NotUniqueError
 from raybd.convex.networks import network_slope
-from raybd.convex_trial import points
 from raybd.data import load
+from raybd.trials.convex import points
 from raybd.types import POISON, Images
 
 DECAY = 1e-2

@@ -10,18 +10,18 @@ import torch
 from sklearn.svm import SVC
 
 from raybd.attacks import BadNets
-from raybd.config import ModelConfig, TrialConfig
 from raybd.convex import LinearSVM
 from raybd.convex.legacy import slope_legacy
 from raybd.convex.pairs import backdoor_task, mnist_pair
 from raybd.convex.triggers import random_patches, stamp_patches
-from raybd.convex_trial import pose
 from raybd.data import load
 from raybd.data.describe import describe
 from raybd.data.reader import Raw
 from raybd.errors import InputError
 from raybd.metrics.learning_curves import LearningCurves
-from raybd.trial import check_trial, run_trial
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.convex import pose
+from raybd.trials.run import check_trial, run_trial
 from raybd.types import POISON, Data, Images
 from tests import test_convex_mnist as mnist
 

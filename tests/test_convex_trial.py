@@ -11,16 +11,16 @@ from sklearn.svm import SVC
 
 from raybd.attacks import BadNets, Blended
 from raybd.attacks.none import NoAttack
-from raybd.attacks.recipe import Recipe
-from raybd.config import ModelConfig, TrialConfig
-from raybd.convex_trial import pose
+from raybd.attacks.poisoning import Recipe
 from raybd.data import load
 from raybd.defences.oracle import Oracle
 from raybd.errors import InputError
 from raybd.metrics.learning_curves import LearningCurves
 from raybd.metrics.smoothness import Smoothness
 from raybd.training import TrainConfig
-from raybd.trial import check_trial, run_trial
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.convex import pose
+from raybd.trials.run import check_trial, run_trial
 from raybd.types import POISON, Data, Images, Report
 
 PATCH = BadNets(size=2, pattern="per_class", labels="all_to_all")

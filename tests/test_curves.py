@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from raybd.curves import crossing, log_area, log_slope
+from raybd.utils.curves import crossing, log_area, log_slope
 
 
 def test_crossing_is_straight_between_positions_or_their_logarithms() -> None:

@@ -10,15 +10,15 @@ from PIL import Image
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from raybd.attacks import BadNets
-from raybd.attacks.recipe import Recipe
-from raybd.config import ModelConfig, TrialConfig
+from raybd.attacks.poisoning import Recipe
 from raybd.defences import DEFENCES, NoDefence, Oracle, Scene
 from raybd.defences.audit import audit
-from raybd.figures import draw_suspects
 from raybd.models import build_model
 from raybd.training import TrainConfig, fit
-from raybd.trial import run_trial
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.run import run_trial
 from raybd.types import COVER, POISON, Data, Images
+from raybd.utils.figures import draw_suspects
 
 QUICK = TrialConfig(train=TrainConfig(epochs=4), model=ModelConfig(width=0.5), poison_rate=0.1, probes=(4,))
 

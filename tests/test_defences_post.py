@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from raybd.attacks import ATTACKS
-from raybd.attacks.recipe import Recipe
-from raybd.config import ModelConfig, TrialConfig
+from raybd.attacks.poisoning import Recipe
 from raybd.data import load
 from raybd.data.split import split_validation
 from raybd.defences import DEFENCES, Defence, Scene
@@ -26,7 +25,8 @@ from raybd.errors import InputError
 from raybd.models import build_model
 from raybd.seeds import derive
 from raybd.training import TrainConfig, fit, predict
-from raybd.trial import check_trial, run_trial
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.run import check_trial, run_trial
 from raybd.types import Data
 
 HOW = TrainConfig(epochs=6)

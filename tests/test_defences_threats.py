@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from raybd.attacks import ATTACKS
-from raybd.config import ModelConfig, TrialConfig
 from raybd.data import load
 from raybd.defences import DEFENCES
 from raybd.plugins import parse
 from raybd.training import TrainConfig
-from raybd.trial import run_trial
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.run import run_trial
 
 SEEDS = (0, 1, 2)
 ACCURATE, HELD_OFF, TAKEN_HOLD, HARMLESS = 0.93, 0.20, 0.5, 0.02

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from raybd.config import ModelConfig, TrialConfig
 from raybd.defences import DEFENCES, Defence, Scene
 from raybd.defences.base import FLAGGED, SUSPICION
 from raybd.defences.cost import Meter
@@ -22,7 +21,8 @@ from raybd.errors import InputError
 from raybd.models import Classifier, build_model
 from raybd.plugins import build, describe, parse
 from raybd.training import Checkpoint, Epoch, TrainConfig, fit
-from raybd.trial import run_trial
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.run import run_trial
 from raybd.types import Data
 
 QUICK = {

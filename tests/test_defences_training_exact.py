@@ -16,8 +16,8 @@ from raybd.defences.abl import local_ascent, unlearning_weights
 from raybd.defences.asd import Asd, drawn_seeds
 from raybd.defences.augmented import beta, cut_out, mix
 from raybd.defences.dbd import symmetric
-from raybd.defences.loop import Course, losses_of, lowest, lowest_of_each
 from raybd.defences.mixmatch import MixMatch, sharpen, terms
+from raybd.defences.trainer import Course, losses_of, lowest, lowest_of_each
 from raybd.models import build_model
 from raybd.seeds import stream
 from raybd.training import TrainConfig, fit

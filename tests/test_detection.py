@@ -9,14 +9,14 @@ from scipy.stats import median_abs_deviation
 from torch import Tensor, nn
 
 from raybd.attacks import ATTACKS
-from raybd.config import ModelConfig, TrialConfig
 from raybd.errors import InputError
 from raybd.metrics import METRICS
 from raybd.metrics.detection import NeuralCleanse, NoiseVotes, Strip, neural_cleanse
 from raybd.metrics.detection.curve import detection, fpr_at
 from raybd.metrics.detection.inputs import InputDetector
 from raybd.training import TrainConfig
-from raybd.trial import run_trial
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.run import run_trial
 from raybd.types import Data, Evidence
 from tests.smoothing_cases import trained as evidence
 

@@ -14,7 +14,7 @@ import pytest
 from raybd.attacks import ATTACKS, Attack
 from raybd.defences import DEFENCES
 from raybd.metrics import METRICS
-from raybd.trial import run_trial
+from raybd.trials.run import run_trial
 from raybd.types import Data
 from sweeps.ib import PRESETS, summarise
 from tests.contract import check_contract
@@ -80,7 +80,7 @@ def test_the_readme_s_questions_run_on_a_sweep_and_meet_all_four_statuses(
 ) -> None:
     """The README's own blocks, on a smaller sweep of the same name."""
     mpl.use("Agg")
-    from raybd.sweep.command import main
+    from raybd.command_line.command import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

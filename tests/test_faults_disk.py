@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from raybd.config import ModelConfig, TrialConfig
-from raybd.records import FINISHED
-from raybd.sweep.driver import Plan, plan, run_inline
-from raybd.sweep.execute import Setup, execute
+from raybd.execution.attempt import Setup, execute
+from raybd.execution.driver import Plan, plan, run_inline
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
-from raybd.trial import run_trial
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.records import FINISHED
+from raybd.trials.run import run_trial
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(name="tests.misbehaving:healthy"))
 

@@ -16,14 +16,14 @@ import sqlalchemy
 
 from raybd import sqlite
 from raybd.cli import main as raybd
-from raybd.config import ModelConfig, TrialConfig
+from raybd.command_line.command import main
 from raybd.errors import InputError
-from raybd.records import FINISHED
-from raybd.sweep import driver, execute
-from raybd.sweep.command import main
-from raybd.sweep.driver import plan, run_inline
+from raybd.execution import attempt, driver
+from raybd.execution.driver import plan, run_inline
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.records import FINISHED
 from sweeps.ib import PRESETS, summarise
 from tests.conftest import free_port
 
@@ -71,7 +71,7 @@ def test_a_server_that_is_away_at_the_start_in_the_middle_and_at_the_end(
     assert list(tmp_path.glob("ib/trials/*")) == []
 
     server.start()
-    real, ran = execute.run_trial, []
+    real, ran = attempt.run_trial, []
 
     def going(*given: object) -> object:
         ran.append(1)
@@ -137,7 +137,7 @@ def test_a_clock_that_is_set_back_an_hour_in_mid_trial(tmp_path: Path, monkeypat
     a = plan("s", [CONFIG], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
     a.store.begin({}, ["k"])
     a.store.end("FINISHED", {"trials": 1.0}, "", [])
-    train = execute.run_trial
+    train = attempt.run_trial
 
     def trained(*given: object) -> object:
         behind[0] = 3600.0
@@ -204,9 +204,9 @@ def test_a_worker_that_finished_a_trial_long_ago_brings_it_to_the_store(tmp_path
     emptied(tmp_path)
     driving = plan("s", [CONFIG], tmp_path / "driver", uri)
     [config] = driving.todo
-    setup = execute.Setup("s", driver.SweepFolder.of(tmp_path / "worker", "s"), driving.store.address)
+    setup = attempt.Setup("s", driver.SweepFolder.of(tmp_path / "worker", "s"), driving.store.address)
     for _ in range(2):
-        outcome = execute.execute(config, driving.data["digits"], setup)
+        outcome = attempt.execute(config, driving.data["digits"], setup)
         assert (outcome.status, outcome.sent) == (FINISHED, True)
         assert list(load_runs("s", uri)["status"]) == [FINISHED]
 
@@ -216,8 +216,8 @@ def test_a_run_that_somebody_deletes_is_run_again(tmp_path: Path) -> None:
     run_inline(a := plan("s", [CONFIG], tmp_path / "r", uri))
     [first] = load_runs("s", uri)["run_id"]
     a.store.client.delete_run(first)
-    setup = execute.Setup("s", a.folder, a.store.address)
-    execute.execute(a.todo[0], a.data["digits"], setup)  # by a worker on whose disk it lies
+    setup = attempt.Setup("s", a.folder, a.store.address)
+    attempt.execute(a.todo[0], a.data["digits"], setup)  # by a worker on whose disk it lies
     [second] = load_runs("s", uri)["run_id"]
     a.store.client.delete_run(second)
     again = plan("s", [CONFIG], tmp_path / "r", uri)
@@ -228,7 +228,7 @@ def test_a_run_that_somebody_deletes_is_run_again(tmp_path: Path) -> None:
 
 def test_a_trial_whose_end_only_the_store_knows_has_finished(tmp_path: Path) -> None:
     """Its worker's machine went off after it had sent everything, before it could tell Tune; its disk went with it."""
-    from raybd.sweep.cluster import Round
+    from raybd.execution.on_ray import Round
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     rounds = driver._Rounds(a := plan("s", [CONFIG, replace(CONFIG, seed=1)], tmp_path / "driver", uri))

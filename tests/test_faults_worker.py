@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from raybd.config import ModelConfig, TrialConfig
-from raybd.records import FAILED, FINISHED
-from raybd.sweep import cluster, driver
-from raybd.sweep.driver import Plan, plan, run_inline, run_on_ray
-from raybd.sweep.execute import Outcome, Setup, execute, record_death
-from raybd.sweep.progress import SweepResult
-from raybd.sweep.resources import Resources
-from raybd.sweep.watchdog import HUNG, watchdog
+from raybd.execution import driver, on_ray
+from raybd.execution.attempt import Outcome, Setup, execute, record_death
+from raybd.execution.driver import Plan, plan, run_inline, run_on_ray
+from raybd.execution.progress import SweepResult
+from raybd.execution.resources import Resources
+from raybd.execution.watchdog import HUNG, watchdog
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.records import FAILED, FINISHED
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
 ONE = Resources(cpus=1, gpus=0)
@@ -106,7 +106,7 @@ def test_an_attempt_that_is_still_at_work_is_waited_for_and_its_trial_not_run_ag
         os._exit(0)
     while not (folder.path / "journal.jsonl").exists():
         time.sleep(0.01)
-    monkeypatch.setattr("raybd.sweep.execute.run_trial", lambda *_: pytest.fail("it ran a second time"))
+    monkeypatch.setattr("raybd.execution.attempt.run_trial", lambda *_: pytest.fail("it ran a second time"))
     outcome = execute(config, a.data["digits"], setup, lambda: beats.append(1))
     os.waitpid(child, 0)
     assert (outcome.status, outcome.sent) == (FINISHED, True)
@@ -132,7 +132,7 @@ def test_who_ran_when_memory_was_short_waits_and_then_runs_alone(tmp_path: Path)
         asked, alone = rounds.next()
         seen = {key[seed]: Outcome(key[seed], "", FINISHED) for seed in ended}
         trouble = "a node ran low on memory" if short else ""
-        rounds.take(asked, cluster.Round(seen, trouble, frozenset(key[seed] for seed in short)), alone)
+        rounds.take(asked, on_ray.Round(seen, trouble, frozenset(key[seed] for seed in short)), alone)
         return [config.seed for config in asked], alone
 
     assert taken([], [0, 1]) == ([0, 1, 2, 3], False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raybd.metrics.information.figures import feature_maps, groups_of, information_curves, information_plane
-from raybd.metrics.information.journal import gap, phases, s1, s_dev, stealth
+from raybd.metrics.information.history import gap, phases, s1, s_dev, stealth
 
 CLASSES = {"clean_1": 1.0, "clean_2": 2.0, "clean_3": 3.0, "clean_4": 2.0}
 

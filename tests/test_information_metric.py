@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from raybd.attacks import BadNets
-from raybd.attacks.recipe import Recipe
+from raybd.attacks.poisoning import Recipe
 from raybd.metrics.information.audit import pairs_of
 from raybd.metrics.information.channel import known_channel, whitened_channel
 from raybd.metrics.information.groups import choose
-from raybd.metrics.information.journal import gap
+from raybd.metrics.information.history import gap
 from raybd.metrics.information.passes import noisy
 from raybd.metrics.information.plugin import coordinates, plug_in, plug_in_scores
 from raybd.metrics.mutual_information import MutualInformation

@@ -69,9 +69,9 @@ def test_imports_point_one_way(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_one_door_each(path: Path) -> None:
     doors = {
-        "ray": ("raybd.sweep.cluster", "raybd.sweep.search_cluster"),
+        "ray": ("raybd.execution.on_ray", "raybd.execution.search_on_ray"),
         "mlflow": ("raybd.experiments", "raybd.tracking"),
-        "optuna": ("raybd.sweep.search", "raybd.sweep.search_report", "raybd.sweep.search_cluster"),
+        "optuna": ("raybd.execution.search", "raybd.execution.search_report", "raybd.execution.search_on_ray"),
     }
     for module in imports(path):
         top = module.split(".")[0]

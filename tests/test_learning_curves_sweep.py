@@ -10,10 +10,10 @@ import pytest
 
 from analysis import DefendedRegionMap
 from analysis.learning_curves import trials
+from raybd.command_line.curve_options import CurveOptions
 from raybd.convex.region import region_width
 from raybd.errors import InputError
 from raybd.metrics.learning_curves import LearningCurves
-from raybd.sweep.curve_options import CurveOptions
 from raybd.tracking import load_runs
 from sweeps.learning_curves import PRESETS, run
 

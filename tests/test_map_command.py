@@ -86,7 +86,7 @@ def test_a_sweep_without_trials(capsys, monkeypatch):
 
 
 def test_a_trial_comes_out_the_same_again(capsys, tmp_path: Path, monkeypatch):
-    from raybd.sweep.command import main as sweep
+    from raybd.command_line.command import main as sweep
     from sweeps.ib import PRESETS, summarise
     from tests.test_cli import SMALL
 

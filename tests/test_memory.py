@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from raybd.records import FINISHED
-from raybd.sweep import memory
-from raybd.sweep.execute import Outcome
-from raybd.sweep.progress import SweepResult
+from raybd.execution import memory
+from raybd.execution.attempt import Outcome
+from raybd.execution.progress import SweepResult
+from raybd.trials.records import FINISHED
 
 MIB = 2**20
 linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells peaks")
@@ -35,7 +35,7 @@ def test_the_peak_is_that_since_it_was_forgotten() -> None:
 def test_what_is_freed_in_pieces_goes_back_to_the_system() -> None:
     code = """
 from pathlib import Path
-from raybd.sweep import memory
+from raybd.execution import memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
@@ -77,7 +77,7 @@ def summary(*peaks: float) -> str:
 
 
 def test_triton_is_not_imported_afterwards() -> None:
-    code = "from raybd.sweep.memory import without_gpu_compiler as f; f(); import torch; f()\n"
+    code = "from raybd.execution.memory import without_gpu_compiler as f; f(); import torch; f()\n"
     code += "torch.optim.SGD([torch.zeros(1)], 0.1).zero_grad(); import sys; print(sys.modules['triton'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "None"
@@ -86,7 +86,7 @@ def test_triton_is_not_imported_afterwards() -> None:
 @linux
 def test_a_process_keeps_the_memory_of_one_step_for_the_next() -> None:
     code = (
-        "from pathlib import Path\nimport numpy as np\nfrom raybd.sweep.memory import keep_between_steps\n"
+        "from pathlib import Path\nimport numpy as np\nfrom raybd.execution.memory import keep_between_steps\n"
         "def resident(): return int(Path('/proc/self/statm').read_text().split()[1]) * 4096\n"
         "def kept():\n"
         "    before = resident()\n"

@@ -19,11 +19,11 @@ from torch import nn
 from raybd import parallel
 from raybd.errors import InputError
 from raybd.models import build_model
-from raybd.parallel import together
 from raybd.seeds import derive, stream
-from raybd.team import BrokenTeamError
 from raybd.training import Checkpoint, TrainConfig, augment, fit, learning_rate, optimizer_of, prepare
-from raybd.weighting import Flagged
+from raybd.training.parallel import together
+from raybd.training.team import BrokenTeamError
+from raybd.training.weighting import Flagged
 from tests.conftest import made_images
 from tests.teamwork import Acting, Noting, at_home, network, normalise
 

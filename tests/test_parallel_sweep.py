@@ -11,19 +11,19 @@ import torch
 
 from raybd import parallel
 from raybd.attacks import WaNet
-from raybd.config import ModelConfig, TrialConfig
+from raybd.command_line import command
+from raybd.command_line.options import SweepOptions
 from raybd.defences import DEFENCES, Defence, Oracle
 from raybd.errors import InputError
+from raybd.execution.attempt import Setup, execute
+from raybd.execution.driver import Plan, plan
+from raybd.execution.progress import Progress
+from raybd.execution.resources import Resources
 from raybd.plugins import parse
-from raybd.records import FINISHED
-from raybd.sweep import command
-from raybd.sweep.driver import Plan, on_ray, plan
-from raybd.sweep.execute import Setup, execute
-from raybd.sweep.options import SweepOptions
-from raybd.sweep.progress import Progress
-from raybd.sweep.resources import Resources
 from raybd.training import TrainConfig
-from raybd.trial import run_trial
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.records import FINISHED
+from raybd.trials.run import run_trial
 from raybd.types import Data
 
 LONGER = TrainConfig(epochs=5, learning_rate=0.01)
@@ -126,12 +126,12 @@ def notes(flags: Path) -> list[list[tuple[float, str, str]]]:
 
 def test_four_trials_and_no_fifth_share_a_gpu(gpus: Path, tmp_path: Path) -> None:
     """Five trials: none of the first four goes on before all four have begun, and the fifth waits for a place."""
-    from raybd.sweep import cluster
+    from raybd.execution import on_ray
 
     config = replace(SHORT, train=TrainConfig(epochs=1), model=ModelConfig(name="tests.teamwork:one_of_four"))
     a = planned(tmp_path, [replace(config, seed=seed) for seed in range(5)])
     setup = Setup("p", a.folder, a.store.address)  # "cuda" would be the device of a sweep
-    cluster.run_round(a.todo, a.data, setup, Resources(cpus=1, gpus=0.25), Progress(5))
+    on_ray.run_round(a.todo, a.data, setup, Resources(cpus=1, gpus=0.25), Progress(5))
     seen = notes(gpus)
     assert len(seen) == 5
     assert {where for trial in seen for _, where, _ in trial} == {"0"}
@@ -141,12 +141,12 @@ def test_four_trials_and_no_fifth_share_a_gpu(gpus: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("gpus", [2], indirect=True)
 def test_a_trial_of_two_gpus_has_two_workers(gpus: Path, tmp_path: Path) -> None:
-    from raybd.sweep import cluster
+    from raybd.execution import on_ray
 
     a = planned(tmp_path, [replace(SHORT, train=LONGER, model=ModelConfig(name="tests.teamwork:seen"))])
     asked, _, _ = on_ray(a, Resources(gpus=2))
     assert (asked.device, asked.workers) == ("cuda", 2)
-    cluster.run_round(a.todo, a.data, replace(asked, device="cpu"), Resources(gpus=2), Progress(1))
+    on_ray.run_round(a.todo, a.data, replace(asked, device="cpu"), Resources(gpus=2), Progress(1))
     record = a.folder.trial(a.todo[0].key).read()
     assert record is not None
     assert record.status == FINISHED, record.error

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from raybd.config import ModelConfig, TrialConfig
 from raybd.defences.vibe import Vibe
 from raybd.models import Classifier
 from raybd.pretraining.deployed import FrozenBackbone
 from raybd.training import TrainConfig
-from raybd.trial import run_trial
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.run import run_trial
 from raybd.types import Data
 
 

@@ -123,7 +123,7 @@ def _hold(shelf: Path, out: Path) -> None:
 def test_who_waits_beats_and_goes_on_where_a_killed_holder_stopped(
     tmp_path: Path, starts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raybd.waiting.PATIENCE", 0.05)
+    monkeypatch.setattr("raybd.utils.locks.PATIENCE", 0.05)
     usual = Checkpoint.save
 
     def at_once(self: Checkpoint, state: dict[str, Any]) -> None:

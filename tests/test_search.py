@@ -13,20 +13,20 @@ import pytest
 from optuna.trial import TrialState
 
 from raybd.attacks.multi import Multi
-from raybd.config import ModelConfig, TrialConfig
+from raybd.command_line.search_options import SearchOptions
 from raybd.defences import DEFENCES
 from raybd.defences.vibe import Vibe
 from raybd.errors import InputError
-from raybd.records import SweepFolder
-from raybd.sweep import driver, execute
-from raybd.sweep import search as searching
-from raybd.sweep.execute import Setup
-from raybd.sweep.prepare import prepare
-from raybd.sweep.resources import Resources
-from raybd.sweep.search import Search, judge, left, open_study, run, tell
-from raybd.sweep.search_options import SearchOptions
-from raybd.sweep.search_report import winner, write
+from raybd.execution import attempt, driver
+from raybd.execution import search as searching
+from raybd.execution.attempt import Setup
+from raybd.execution.resources import Resources
+from raybd.execution.search import Search, judge, left, open_study, run, tell
+from raybd.execution.search_report import winner, write
 from raybd.training import TrainConfig
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.records import SweepFolder
+from raybd.trials.validate import prepare
 from sweeps import vibe
 
 TINY = Vibe(pretrain_epochs=1, iterations=4, e_steps=1, tuned=False)
@@ -73,7 +73,7 @@ def test_a_search_that_dies_half_way_loses_no_finished_trial(
 ) -> None:
     plan, setup, search = place(tmp_path, wanted)
     ran: list[str] = []
-    real, training = searching.execute, execute.run_trial
+    real, training = searching.execute, attempt.run_trial
 
     def dying(case: TrialConfig, *rest: Any) -> Any:
         if len(ran) == 3:
@@ -103,7 +103,6 @@ def test_ctrl_c_ends_a_search_on_ray_and_what_would_follow_it(
     tmp_path: Path, wanted: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tune returns from it as from a success, with candidates left; where Tune gave up it is started again."""
-    from raybd.sweep import search_cluster
 
     plan, setup, search = place(tmp_path, wanted)
     calls: list[bool] = []
@@ -120,9 +119,9 @@ def test_a_search_on_ray_says_what_one_in_this_process_says(tmp_path: Path, want
     ours = run(search, plan, setup, None)
     other = replace(search, storage=f"sqlite:///{tmp_path / 'other.db'}")
     elsewhere = replace(setup, folder=SweepFolder.of(tmp_path / "results", "t"))
-    from raybd.sweep import cluster
+    from raybd.execution import on_ray
 
-    cluster.connect("local", 0)
+    on_ray.connect("local", 0)
     theirs = run(other, replace(plan, folder=elsewhere.folder), elsewhere, Resources(at_once=1, gpus=0.0))
     assert theirs.trials[0].values == ours.trials[0].values
     assert theirs.trials[0].user_attrs["settings"] == {"kappa": 10.0}

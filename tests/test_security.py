@@ -17,11 +17,11 @@ import torch
 
 from raybd import tracking
 from raybd.cli import main as command
+from raybd.command_line.command import main
 from raybd.data import load
 from raybd.errors import InputError, public
-from raybd.records import FINISHED, Record, SweepFolder, check_name
-from raybd.sweep.command import main
 from raybd.training import Checkpoint
+from raybd.trials.records import FINISHED, Record, SweepFolder, check_name
 from sweeps.ib import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -189,7 +189,7 @@ def test_the_ui_is_bound_to_this_machine() -> None:
 def test_a_local_ray_has_no_dashboard_and_leaves_its_token_to_its_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raybd.sweep import cluster
+    from raybd.execution import on_ray
 
     token = tmp_path / ".ray" / "auth_token"
     given: dict[str, Any] = {}
@@ -200,10 +200,10 @@ def test_a_local_ray_has_no_dashboard_and_leaves_its_token_to_its_owner(
         token.write_text("secret")
         token.chmod(0o644)
 
-    monkeypatch.setattr(cluster.ray, "init", init)
-    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(on_ray.ray, "init", init)
+    monkeypatch.setattr(on_ray.ray, "is_initialized", lambda: False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    cluster.connect("local", 0)
+    on_ray.connect("local", 0)
     assert given["address"] == "local"
     assert given["include_dashboard"] is False
     assert token.stat().st_mode & 0o777 == 0o600
@@ -214,9 +214,9 @@ def test_a_local_ray_refuses_who_has_no_token(tmp_path: Path) -> None:
     code = """
 import os, subprocess, sys
 import raybd.sweep
-from raybd.sweep import cluster
-cluster.connect("local", 0)
-address = cluster.ray.get_runtime_context().gcs_address
+from raybd.execution import on_ray
+on_ray.connect("local", 0)
+address = on_ray.ray.get_runtime_context().gcs_address
 ask = "import sys; from ray._raylet import GcsClient; GcsClient(sys.argv[1]).internal_kv_get(b'', None, 20)"
 def say(**environment):
     variables = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | environment

@@ -8,10 +8,10 @@ import pytest
 from matplotlib import get_backend
 
 from raybd.attacks import ATTACKS
-from raybd.config import TrialConfig
 from raybd.metrics.smoothing.figures import draw_gaps, draw_histograms, draw_levels
 from raybd.metrics.smoothing.verdict import seed_interval
 from raybd.metrics.smoothness import Smoothness
+from raybd.trials.config import TrialConfig
 from raybd.types import Data
 
 SIGMAS = (0.05, 0.1, 0.25)

@@ -15,7 +15,7 @@ from raybd.metrics.smoothing.controls import is_patch, moved, moved_patch, rando
 from raybd.metrics.smoothing.entropy import grassberger, plug_in
 from raybd.metrics.smoothing.noise import noise
 from raybd.metrics.smoothing.plans import PLANS, VARIANTS
-from raybd.metrics.smoothing.scene import scene, variants
+from raybd.metrics.smoothing.points import scene, variants
 from raybd.metrics.smoothness import Smoothness, measure
 from raybd.seeds import stream
 from raybd.types import Data, Evidence, Images

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from raybd.cli import main as raybd
-from raybd.status import status
-from raybd.sweep.command import main
-from raybd.tracking import ALIVE, Store
+from raybd.command_line.command import main
+from raybd.tracking.status import status
+from raybd.tracking.store import ALIVE, Store
 from sweeps.ib import PRESETS, summarise
 
 

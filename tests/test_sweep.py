@@ -12,18 +12,18 @@ import pytest
 from mlflow import MlflowClient
 
 from raybd.attacks import BadNets, Blended
-from raybd.config import ModelConfig, TrialConfig
 from raybd.errors import InputError
+from raybd.execution import driver
+from raybd.execution.attempt import Outcome
+from raybd.execution.driver import plan, run_inline, run_on_ray
+from raybd.execution.progress import Progress, SweepResult, clock
+from raybd.execution.resources import Resources
 from raybd.metrics.mutual_information import MutualInformation
-from raybd.records import FAILED, FINISHED, SweepFolder
-from raybd.sweep import driver
-from raybd.sweep.driver import plan, run_inline, run_on_ray
-from raybd.sweep.execute import Outcome
-from raybd.sweep.prepare import prepare
-from raybd.sweep.progress import Progress, SweepResult, clock
-from raybd.sweep.resources import Resources
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.records import FAILED, FINISHED, SweepFolder
+from raybd.trials.validate import prepare
 from raybd.types import Data
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
@@ -210,12 +210,12 @@ def test_a_store_that_goes_away_in_mid_trial(tmp_path: Path, monkeypatch: pytest
 
 def rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[tuple[dict[int, str], str]]) -> SweepResult:
     """A sweep of three trials whose rounds end as `said`: {seed: status}, and why Tune gave up."""
-    from raybd.sweep import cluster
+    from raybd.execution import on_ray
 
     a = made([replace(CONFIG, seed=seed) for seed in range(3)], tmp_path)
     asked: list[list[int]] = []
 
-    def fake(configs: list[TrialConfig], *_: object) -> cluster.Round:
+    def fake(configs: list[TrialConfig], *_: object) -> on_ray.Round:
         asked.append([c.seed for c in configs])
         ends, trouble = said[len(asked) - 1]
         seen = {
@@ -225,7 +225,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[tuple[dic
             for c in configs
             if c.seed in ends
         }
-        return cluster.Round(seen, trouble)
+        return on_ray.Round(seen, trouble)
 
     monkeypatch.setattr(cluster, "connect", lambda *_: 2)
     monkeypatch.setattr(cluster, "check", lambda *_: None)
@@ -300,7 +300,7 @@ def test_outcomes_travel_as_plain_numbers() -> None:
 
 
 def test_two_drivers_at_once_are_one_too_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from raybd.sweep.command import main
+    from raybd.command_line.command import main
     from sweeps.ib import PRESETS, summarise
 
     args = ["--results", str(tmp_path), "--tracking-uri", f"sqlite:///{tmp_path}/m.db", "--inline", "--epochs", "1"]
@@ -335,7 +335,7 @@ def test_resources_that_no_node_has_are_refused(tmp_path: Path, local_ray: None)
 
 def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     """The second attempt begins after the last saved epoch; its journal and its arrays have every epoch once."""
-    from raybd.sweep.execute import Setup, execute
+    from raybd.execution.attempt import Setup, execute
 
     looking = MutualInformation(samples=32, passes=4, classes=1)
     noisy = replace(CONFIG, model=replace(CONFIG.model, noise=0.4), metrics=(looking,))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raybd.sweep.command import main
+from raybd.command_line.command import main
 from raybd.tracking import load_runs
 from sweeps import defences, vibe
 

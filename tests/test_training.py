@@ -227,8 +227,8 @@ def test_streams_are_apart_and_the_same_everywhere() -> None:
 def test_two_processes_same_bits() -> None:
     code = (
         "import torch; torch.set_num_threads(1)\n"
-        "from raybd.data import load; from raybd.config import TrialConfig; from raybd.training import TrainConfig\n"
-        "from raybd.trial import run_trial; import hashlib\n"
+        "from raybd.data import load; from raybd.trials.config import TrialConfig; from raybd.training import TrainConfig\n"
+        "from raybd.trials.run import run_trial; import hashlib\n"
         "r = run_trial(TrialConfig(train=TrainConfig(epochs=2)), load('digits'))\n"
         "w = b''.join(v.numpy().tobytes() for v in r.model.state_dict().values())\n"
         "m = r.manifest; print(hashlib.sha256(w).hexdigest(), r.metrics['attack_success'], m['indices'], m['trigger'])"

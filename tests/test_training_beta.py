@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.attacks import WaNet
-from raybd.config import ModelConfig, TrialConfig
 from raybd.defences.oracle import Oracle
 from raybd.errors import InputError
 from raybd.seeds import stream
 from raybd.training import TrainConfig, fit, learning_rate
-from raybd.trial import run_trial
-from raybd.twins import twin_of
+from raybd.training.weighting import Flagged
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.run import run_trial
+from raybd.trials.twins import twin_of
 from raybd.types import Data, Images
-from raybd.weighting import Flagged
 from tests.conftest import made_images
 
 IMAGES, BATCH, EPOCHS = 41, 8, 3  # the last batch is a lone image, which waits

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from raybd.attacks import BadNets, Blended, NoAttack
-from raybd.attacks.recipe import Recipe
-from raybd.config import ModelConfig, TrialConfig
+from raybd.attacks.poisoning import Recipe
 from raybd.errors import DivergedError, InputError
 from raybd.metrics.accuracy import accuracies, attack_success, class_accuracies, losses, per_sample
 from raybd.training import Checkpoint, TrainConfig
-from raybd.trial import check_trial, run_trial
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.run import check_trial, run_trial
 from raybd.types import Data, Evidence, Images, Report
 
 QUICK = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
@@ -231,7 +231,7 @@ def test_whole_numbers_and_floats_are_one_setting() -> None:
 
 
 def test_initialisation_differs_between_seeds(digits: Data) -> None:
-    from raybd.trial import _model
+    from raybd.trials.run import _model
 
     weights = [_model(replace(QUICK, seed=seed), digits).state_dict()["head.weight"] for seed in (0, 1)]
     assert not torch.equal(*weights)

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from raybd.attacks import BadNets, Blended
-from raybd.config import ModelConfig, TrialConfig
 from raybd.defences import Scene
 from raybd.errors import DivergedError
 from raybd.metrics import METRICS, Accuracy
 from raybd.metrics.smoothness import Smoothness
 from raybd.models import build_model
 from raybd.training import TrainConfig
-from raybd.trial import run_trial
-from raybd.twins import Twins, twin_of
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.run import run_trial
+from raybd.trials.twins import Twins, twin_of
 from raybd.types import Data, Report
 
 QUICK = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.0, probes=(1, 3))

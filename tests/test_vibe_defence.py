@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from raybd.attacks import ATTACKS
-from raybd.config import TrialConfig
 from raybd.defences import DEFENCES, Scene
 from raybd.defences.vibe import Vibe, VibeNetwork
 from raybd.defences.vibe.source import Tuned
@@ -17,7 +16,8 @@ from raybd.errors import InputError
 from raybd.models import build_model
 from raybd.plugins import describe, parse
 from raybd.training import Checkpoint, TrainConfig
-from raybd.trial import run_trial
+from raybd.trials.config import TrialConfig
+from raybd.trials.run import run_trial
 from raybd.types import Data, Images
 
 QUICK = Vibe(features="own", tuned=False, iterations=40, e_steps=4, batch_size=64, learning_rate=0.01)

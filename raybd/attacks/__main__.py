@@ -10,12 +10,12 @@ import torch
 import tyro
 
 from raybd.attacks import ATTACKS, Attack, describe, parse
-from raybd.attacks.recipe import Recipe
+from raybd.attacks.poisoning import Recipe
 from raybd.data import load
 from raybd.errors import InputError
-from raybd.figures import draw_sheet
 from raybd.seeds import stream
 from raybd.types import COVER, POISON, Data, Images
+from raybd.utils.figures import draw_sheet
 
 Row = tuple[str, Images, Images]
 TRAIN = 2000  # training images that poisoned ones and covers are picked from

@@ -11,7 +11,7 @@ from raybd.convex.learner import Curve, Learner
 from raybd.convex.legacy import slope_legacy
 from raybd.convex.slope import Slope, slope_exact
 from raybd.convex.task import Array, Task
-from raybd.curves import crossing, log_area, log_slope
+from raybd.utils.curves import crossing, log_area, log_slope
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
 from raybd.defences.filtering import part
-from raybd.defences.loop import Course, LossOf, losses_of, lowest
+from raybd.defences.trainer import Course, LossOf, losses_of, lowest
 from raybd.training import Epoch
 
 

@@ -28,8 +28,8 @@ from torch import Tensor
 from raybd.defences.base import FLAGGED, SUSPICION, Access, Defence, Scene
 from raybd.defences.dbd import symmetric
 from raybd.defences.filtering import check_trusted
-from raybd.defences.loop import Course, logits_of, lowest, lowest_of_each
 from raybd.defences.mixmatch import MixMatch
+from raybd.defences.trainer import Course, logits_of, lowest, lowest_of_each
 from raybd.seeds import stream
 from raybd.training import Epoch, augment, autocast, in_batches, prepare
 from raybd.types import Images

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from raybd.auroc import auroc
 from raybd.defences.base import FLAGGED, SUSPICION
 from raybd.types import POISON, Images, Poisoned
+from raybd.utils.statistics import auroc
 
 SUSPECTS = 48  # images in the picture of what a defence suspects
 

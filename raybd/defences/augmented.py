@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raybd.defences.base import Defence, Scene
-from raybd.defences.loop import Course
+from raybd.defences.trainer import Course
 from raybd.pretraining.ops import erase
 from raybd.seeds import stream
 from raybd.training import Epoch

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
 from raybd.defences.filtering import needs_features
-from raybd.defences.loop import Course, logits_of, lowest
 from raybd.defences.mixmatch import MixMatch
+from raybd.defences.trainer import Course, logits_of, lowest
 from raybd.models import Classifier
 from raybd.models.noise import silenced
 from raybd.pretraining import PretrainConfig, embed, encoder

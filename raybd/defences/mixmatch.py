@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raybd.defences.augmented import beta, mix
-from raybd.defences.loop import Course
+from raybd.defences.trainer import Course
 from raybd.seeds import stream
 from raybd.training import augment, autocast, learning_rate, prepare
 from raybd.types import Images

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from raybd.convex.module import ConvexModel
 from raybd.convex.record import curve_record
-from raybd.curves import crossing
 from raybd.metrics.base import Arrays, Journal, Metric
 from raybd.types import Data, Evidence
+from raybd.utils.curves import crossing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

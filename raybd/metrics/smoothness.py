@@ -16,7 +16,7 @@ from raybd.metrics.smoothing.entropy import plug_in
 from raybd.metrics.smoothing.network import refuse_training
 from raybd.metrics.smoothing.numbers import FEWEST, Shown, numbers
 from raybd.metrics.smoothing.plans import CLEAN, PLANS, TARGET_CLASS, TWIN, TWIN_CLEAN, VARIANTS, Plan
-from raybd.metrics.smoothing.scene import Scene, network, scene, target_class, variants
+from raybd.metrics.smoothing.points import Scene, network, scene, target_class, variants
 from raybd.metrics.smoothing.votes import Tally, tally
 from raybd.models.noise import own_draws
 from raybd.plugins import unknown

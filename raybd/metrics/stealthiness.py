@@ -13,7 +13,7 @@ from raybd.metrics.base import Journal, Metric
 from raybd.metrics.information.decode import decodable
 from raybd.metrics.information.estimate import named
 from raybd.metrics.information.groups import FEWEST, target_of
-from raybd.metrics.information.journal import stealth
+from raybd.metrics.information.history import stealth
 from raybd.metrics.information.passes import classifier, noisy
 from raybd.metrics.information.silhouette import silhouettes
 from raybd.models.noise import own_draws

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from raybd.errors import InputError
 from raybd.models import Classifier
 from raybd.pretraining.backbones import PREFIX, Frozen, OwnFunction, backbone
-from raybd.pretraining.keeping import Weights, add, hash_of, replace_file, weights_of
+from raybd.pretraining.hashing import Weights, add, hash_of, replace_file, weights_of
 from raybd.pretraining.tables import TABLES, table_features
-from raybd.waiting import once
+from raybd.utils.locks import once
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # another number makes all features be computed anew

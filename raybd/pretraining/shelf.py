@@ -11,10 +11,10 @@ from torch import Tensor
 
 from raybd.models import Classifier
 from raybd.pretraining.config import PretrainConfig
-from raybd.pretraining.keeping import Weights, add, hash_of, replace_file, weights_of
+from raybd.pretraining.hashing import Weights, add, hash_of, replace_file, weights_of
 from raybd.pretraining.loop import Pretrained, pretrain
 from raybd.training import Checkpoint
-from raybd.waiting import once
+from raybd.utils.locks import once
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # another number makes every encoder be trained anew

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raybd.errors import InputError
-from raybd.pretraining.keeping import add
+from raybd.pretraining.hashing import add
 
 TABLES = (".npy", ".npz")
 

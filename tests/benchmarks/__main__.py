@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import torch
 
-from raybd.sweep import memory
+from raybd.execution import memory
 from tests.benchmarks.learning_curves import learning_curves
 from tests.benchmarks.mutual_information import mutual_information
 from tests.benchmarks.poisoning import poisoning

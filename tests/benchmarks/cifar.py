@@ -25,12 +25,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; trial
 import torch
 
 from raybd.attacks import ATTACKS
-from raybd.config import ModelConfig, TrialConfig
 from raybd.data import load
 from raybd.metrics import METRICS
-from raybd.parallel import end_with_leader
 from raybd.training import Checkpoint, TrainConfig
-from raybd.trial import TrialResult, run_trial
+from raybd.training.parallel import end_with_leader
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.run import TrialResult, run_trial
 from raybd.types import Data
 from tests.benchmarks.timing import require
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from raybd.attacks import ATTACKS, parse
-from raybd.attacks.recipe import Recipe
+from raybd.attacks.poisoning import Recipe
 from raybd.attacks.surrogate import surrogate
 from raybd.types import Images
 from tests.benchmarks.poisoning_plain import Array, Stamp, plain

@@ -18,12 +18,13 @@ from unittest.mock import patch
 
 from mlflow.entities import Metric, Param, RunTag
 
-from raybd.config import TrialConfig
-from raybd.sweep.driver import plan, run_inline, run_on_ray
-from raybd.sweep.progress import Progress, SweepResult
-from raybd.sweep.resources import Resources
-from raybd.tracking import Store, TrialRun
+from raybd.execution.driver import plan, run_inline, run_on_ray
+from raybd.execution.progress import Progress, SweepResult
+from raybd.execution.resources import Resources
+from raybd.tracking.store import Store
+from raybd.tracking.uploads import TrialRun
 from raybd.training import TrainConfig
+from raybd.trials.config import TrialConfig
 from tests.benchmarks.timing import Row, require
 
 TRIALS, EPOCHS = 200, 50  # trials of about two seconds on a quiet core

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from raybd.sweep import WORKER_ENVIRONMENT
+from raybd.execution.worker_environment import WORKER_ENVIRONMENT
 
 REPETITIONS = 5
 APART = 3  # new processes of each side

@@ -13,14 +13,13 @@ from unittest.mock import patch
 
 from raybd import training as training_module
 from raybd import trial as trial_module
-from raybd.attacks.recipe import Recipe
-from raybd.config import TrialConfig
-from raybd.records import FINISHED, TrialFolder
-from raybd.sweep import execute as execute_module
-from raybd.sweep import keeping
-from raybd.sweep.driver import Plan, plan
-from raybd.sweep.execute import Setup, execute
-from raybd.tracking import TrialRun
+from raybd.attacks.poisoning import Recipe
+from raybd.execution import attempt as execute_module
+from raybd.execution.attempt import Setup, execute
+from raybd.execution.driver import Plan, plan
+from raybd.tracking.uploads import TrialRun
+from raybd.trials.config import TrialConfig
+from raybd.trials.records import FINISHED, TrialFolder
 from tests.benchmarks.timing import REPETITIONS, Row, require
 
 PARTS: dict[str, list[tuple[Any, str]]] = {

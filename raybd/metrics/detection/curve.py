@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from raybd.auroc import auroc_of
+from raybd.utils.statistics import auroc_of
 
 Values = NDArray[np.float64]
 TPR = 0.95

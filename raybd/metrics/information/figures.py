@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from raybd.figures import plots
-from raybd.metrics.information.journal import PHASES
+from raybd.metrics.information.history import PHASES
+from raybd.utils.figures import plots
 
 Journal = Sequence[Mapping[str, Any]]
 STYLES = {  # group: colour, marker, label; the others are clean classes

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from raybd.auroc import auroc_of
 from raybd.metrics.smoothing.entropy import Counts, Values, grassberger, plug_in
+from raybd.utils.statistics import auroc_of
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from raybd.figures import plots
 from raybd.metrics.smoothing.compare import rank_correlation
 from raybd.metrics.smoothing.verdict import seed_interval
+from raybd.utils.figures import plots
 
 Values = NDArray[np.float64]
 LINES = ("-", "--", ":", "-.")

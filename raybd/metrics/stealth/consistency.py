@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.auroc import auroc
+from raybd.utils.statistics import auroc
 
 BLENDS = 32  # clean images that each image is blended with
 BATCH = 512

@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raybd.auroc import auroc
 from raybd.models import Classifier
+from raybd.utils.statistics import auroc
 
 FOLDS = 5
 Values = NDArray[np.float64]

@@ -1,0 +1,1 @@
+"""The command line of sweeps: options, dry run, progress, summary."""

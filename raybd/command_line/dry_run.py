@@ -1,0 +1,48 @@
+"""The trials of a sweep, before any has run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from joblib import cpu_count
+
+from raybd.command_line.estimate import clock, seconds
+from raybd.command_line.options import SweepOptions
+from raybd.errors import NoDataError
+from raybd.trials.config import TrialConfig
+from raybd.trials.validate import prepare
+
+
+def show(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
+    """Print every trial and a guess of the time; the exit status.
+
+    Raises:
+        InputError: a trial could not run.
+    """
+    print(f"all trials: {_shared(configs)}\n")
+    try:
+        known, data = prepare(configs, options.data_root, lower="all" in options.attacks)
+    except NoDataError as error:
+        print("\n".join(f"{'-' * 16}  {config.label}" for config in configs))
+        print(f"{len(configs)} trials; their keys and times are not known without the data: {error}")
+        return 0
+    for config in known:
+        print(f"{config.key}  {config.label}")
+    here = 1 if options.inline else cpu_count()
+    total = seconds(known, data)
+    print(
+        f"{len(known)} trials, about {clock(total)} of one core, {clock(total / here)} on {here} "
+        f"(a rough guess from one training step here{', without the measures' * bool(known[0].metrics)})"
+    )
+    return 0
+
+
+def _shared(configs: Sequence[TrialConfig]) -> str:
+    """The settings that all of `configs` have in common."""
+    ends = configs[0].seed, configs[-1].seed  # all settings come with every seed: two tell what differs
+    params = [config.params for config in configs if config.seed in ends]
+    same = {k: v for k, v in params[0].items() if all(k in other and other[k] == v for other in params)}
+    return "  ".join(f"{name}={_said(value)}" for name, value in same.items() if value not in ("", None, []))
+
+
+def _said(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,132 @@
+"""A sweep from its checked options to its summary: where trials run, and what is kept and said of them."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raybd.command_line.options import SweepOptions
+from raybd.errors import public
+from raybd.execution import driver, memory
+from raybd.execution.attempt import Setup
+from raybd.execution.progress import SweepResult
+from raybd.execution.resources import Resources
+from raybd.trials.config import TrialConfig
+from raybd.trials.records import SweepFolder
+from raybd.trials.validate import prepare
+from raybd.utils.locks import beating
+
+Summary = Callable[[str, str, Path], tuple[str, list[Path]]]  # (name, tracking URI, folder) -> (text, pictures)
+Search = Callable[[Any, driver.Plan], list[TrialConfig]]  # (options, a plan of no trials) -> trials of what it found
+
+
+def sweep(
+    options: SweepOptions, configs: Sequence[TrialConfig], summarise: Summary, search: Search | None = None
+) -> int:
+    """Run what is left of `configs`, after the `search` if there is one, and sum up; the exit status.
+
+    Raises:
+        InputError: a trial could not run, or the results folder or the tracking store is not usable.
+    """
+    if options.inline and _here(options)[1] == "cpu":
+        memory.without_gpu_compiler()
+    known, data = prepare(configs, options.data_root, lower="all" in options.attacks)
+    folder = SweepFolder.of(options.results, options.name)
+    with folder.locked():
+        if search is not None:
+            found = _searched(options, driver.settle(folder, [], data, options.tracking_uri), search)
+            more = prepare(found, options.data_root)[0] if found else []
+            known = list({config.key: config for config in [*known, *more]}.values())
+        return _run_and_sum_up(options, driver.settle(folder, known, data, options.tracking_uri), summarise)
+
+
+def _searched(options: SweepOptions, plan: driver.Plan, search: Search) -> list[TrialConfig]:
+    """The trials that the search adds; while it goes on, the sweep's own run says that its driver lives."""
+    _begin(options, plan, None)
+    with beating(plan.store.sign_of_life):
+        return search(options, plan)
+
+
+def _begin(options: SweepOptions, plan: driver.Plan, keys: Sequence[str] | None) -> None:
+    try:
+        plan.store.begin(_kept(options), keys)
+    except Exception as error:  # noqa: BLE001 - the trials' own records do not need it
+        print(public(f"the sweep's own run cannot be opened: {type(error).__name__}"), file=sys.stderr)
+
+
+def _run_and_sum_up(options: SweepOptions, plan: driver.Plan, summarise: Summary) -> int:
+    print(f"{options.name}: {plan.known} trials are done, {len(plan.todo)} to run", flush=True)
+    _begin(options, plan, plan.keys)
+    with beating(plan.store.sign_of_life):
+        result = run(options, plan)
+    _sum_up(options, plan, result, summarise)
+    return result.exit_status
+
+
+def place(options: SweepOptions, plan: driver.Plan) -> tuple[Setup, Resources | None]:
+    """Where the options want trials to run: what they share, and what each holds on Ray; None: in this process."""
+    if options.inline:
+        threads, device, workers = _here(options)
+        return Setup(plan.name, plan.folder, plan.store.address, threads, device, workers=workers), None
+    resources = Resources(options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent)
+    setup, resources, cores = driver.on_ray(plan, resources, options.address, options.stall_seconds)
+    return setup, replace(resources, at_once=resources.at_once or max(1, int(cores / resources.cpus)))
+
+
+def _here(options: SweepOptions) -> tuple[int, str, int]:
+    """Threads, device and workers of a trial in this process."""
+    gpu = torch.cuda.is_available() and options.gpus_per_trial != 0
+    workers = Resources(gpus=options.gpus_per_trial).workers if gpu else 1
+    return max(1, int(options.cpus_per_trial)), "cuda" if gpu else "cpu", workers
+
+
+def run(options: SweepOptions, plan: driver.Plan) -> SweepResult:
+    """Run what the plan has left to do, where the options want it."""
+    if not plan.todo:
+        return SweepResult(plan.name, plan.known, [], 0, 0.0, 1, [])
+    if options.inline:
+        return driver.run_inline(plan, *_here(options))
+    resources = Resources(options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent)
+    return driver.run_on_ray(plan, resources, options.address, options.stall_seconds)
+
+
+def _sum_up(options: SweepOptions, plan: driver.Plan, result: SweepResult, summarise: Summary) -> None:
+    uri, text = plan.store.address.uri, ""
+    pictures: list[Path] = []
+    try:
+        text, pictures = summarise(plan.name, uri, plan.folder.path)
+        print(f"\n{text}")
+    except Exception as error:  # noqa: BLE001 - the trials are safe: a summary that fails must not hide them
+        print(public(f"no summary: {type(error).__name__}: {error}"), file=sys.stderr)
+    try:
+        _close(options, plan, result, text, pictures)
+    except Exception as error:  # noqa: BLE001 - as above
+        print(f"the sweep's own run stays open: {type(error).__name__}", file=sys.stderr)
+    print(f"\n{result.text}")
+    print(f"\n{_next(plan.name, uri, options.tracking_uri is not None)}")
+
+
+def _close(options: SweepOptions, plan: driver.Plan, result: SweepResult, text: str, pictures: list[Path]) -> None:
+    numbers = {"trials": float(plan.known + len(result.outcomes)), "failed": float(len(result.failures))}
+    if result.outcomes:
+        numbers |= {"seconds/sweep": result.seconds, "busy": result.busy}
+    said = "\n".join(f"{name} = {value}" for name, value in _kept(options).items())
+    note = f"```\n{text}\n\n{result.text}\n```\n\nOptions:\n```\n{said}\n```"
+    plan.store.end("FINISHED" if result.exit_status == 0 else "FAILED", numbers, note, pictures)
+
+
+def _kept(options: SweepOptions) -> dict[str, Any]:
+    """The options as the store keeps them: without the password of a URI."""
+    return {name: public(value) if isinstance(value, str) else value for name, value in asdict(options).items()}
+
+
+def _next(name: str, uri: str, asked_for: bool) -> str:
+    """The commands that a person will want to type now."""
+    uri = public(uri)
+    look = f"mlflow server --backend-store-uri '{uri}' --port 5000   (in a checkout: make ui)"
+    where = f", tracking_uri='{uri}'" if asked_for else ""
+    ask = f"from analysis import DefendedRegionMap; print(DefendedRegionMap.from_mlflow('{name}'{where}).axes)"
+    return f'Look at the runs:  {uri if uri.startswith("http") else look}\nAsk the map:       python -c "{ask}"'

@@ -1,0 +1,1 @@
+"""Execution: the only package that imports Ray and Optuna."""

@@ -1,0 +1,5 @@
+"""Tracking: the only package that imports mlflow."""
+
+from raybd.tracking.reading import load_record, load_runs
+
+__all__ = ["load_record", "load_runs"]

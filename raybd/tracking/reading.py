@@ -1,0 +1,48 @@
+"""Reading back: the trials of an experiment as a table, and the record of one."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from raybd.errors import InputError
+from raybd.tracking.client import connect, experiments, first_line, search, there
+from raybd.trials.records import Record
+
+
+def load_runs(experiment: str | Sequence[str], tracking_uri: str | None = None) -> pd.DataFrame:
+    """Every trial of the named experiments, one row each, with columns as mlflow.search_runs names them.
+
+    (That function itself sets the tracking URI of the whole process and of all it starts.)
+
+    Raises:
+        InputError: the store cannot be reached or an experiment is not in it.
+    """
+    names = [experiment] if isinstance(experiment, str) else list(experiment)
+    client, known = experiments(names, tracking_uri)
+    return pd.DataFrame([_row(run) for name in names for run in search(client, known[name])])
+
+
+def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
+    """What the run of a trial keeps of it: its settings, its last numbers and what it ran on.
+
+    Raises:
+        InputError: the store cannot be reached, has no such run, or the run holds no trial.
+    """
+    uri = there(tracking_uri)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            kept = connect(uri).download_artifacts(run_id, "trial.json", folder)
+            return Record(**json.loads(Path(kept).read_text()))
+    except Exception as error:
+        raise InputError(f"no trial can be read from run {run_id} in {uri}: {first_line(error)}") from error
+
+
+def _row(run: Any) -> dict[str, Any]:
+    parts = {"params": run.data.params, "metrics": run.data.metrics, "tags": run.data.tags}
+    flat = {f"{kind}.{name}": value for kind, values in parts.items() for name, value in values.items()}
+    start = pd.Timestamp(run.info.start_time, unit="ms", tz="UTC")
+    return {"run_id": run.info.run_id, "status": run.info.status, "start_time": start} | flat

@@ -1,0 +1,116 @@
+"""How a sweep stands, asked of its tracking store alone: from any machine that reaches it."""
+
+import json
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raybd.tracking.client import experiments, search
+from raybd.tracking.store import ALIVE, PLAN, PLANNED
+
+SILENT = 100.0  # seconds without a sign of life after which a driver is not called alive: it gives one every 30
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that has begun and not ended."""
+
+    label: str
+    run_id: str
+    silent: float  # seconds since it last logged
+
+
+@dataclass(frozen=True)
+class Status:
+    """A sweep: its trials, each counted once however often it was tried, and its driver."""
+
+    name: str
+    planned: int | None  # by the driver that began last; None: none has, or it is still searching what to run
+    finished: int
+    failed: int  # and not finished at another try
+    running: list[Running]
+    driver: str  # alive, silent, ended, or none
+    driver_seen: float | None  # seconds since its last sign of life
+
+    @property
+    def left(self) -> int | None:
+        """How many have not begun, or were cut off."""
+        if self.planned is None:
+            return None
+        return max(0, self.planned - self.finished - self.failed - len(self.running))
+
+    def __str__(self) -> str:
+        planned = "an unknown number of" if self.planned is None else f"{self.planned}"
+        left = "" if self.left is None else f", {self.left} left"
+        lines = [
+            f"{self.name}: {self.finished} of {planned} trials finished, {self.failed} failed, "
+            f"{len(self.running)} running{left}",
+            f"driver: {self.driver}"
+            + ("" if self.driver_seen is None else f", last seen {self.driver_seen:.0f} s ago"),
+        ]
+        return "\n".join(
+            lines + [f"running, logged {r.silent:.0f} s ago: {r.label} [{r.run_id}]" for r in self.running]
+        )
+
+
+def status(name: str, tracking_uri: str | None = None) -> Status:
+    """How the sweep `name` stands.
+
+    Ages are by this machine's clock against those that logged.
+
+    Raises:
+        InputError: the store cannot be reached or has no such sweep.
+    """
+    client, known = experiments([name], tracking_uri)
+    parents = client.search_runs([known[name]], "tags.`raybd.kind` = 'sweep'", max_results=1)
+    tags = parents[0].data.tags if parents else {}
+    planned = _planned(client, parents[0].info.run_id) if tags.get(PLANNED) else None
+    tries: dict[str, list[Any]] = defaultdict(list)
+    for run in search(client, known[name]):
+        key = run.data.tags.get("raybd.key", run.info.run_id)
+        if planned is None or key in planned:
+            tries[key].append(run)
+    best = [min(runs, key=_place) for runs in tries.values()]
+    seen = _age(int(tags[ALIVE])) if ALIVE in tags else None
+    return Status(
+        name=name,
+        planned=None if planned is None else len(planned),
+        finished=sum(run.info.status == "FINISHED" for run in best),
+        failed=sum(run.info.status == "FAILED" for run in best),
+        running=[_running(client, run) for run in best if run.info.status == "RUNNING"],
+        driver=_driver(parents[0].info.status if tags.get(ALIVE) else "", seen),
+        driver_seen=seen,
+    )
+
+
+def _planned(client: Any, parent: str) -> set[str]:
+    """The keys of the trials that the driver which began last has planned: under its name there may be others."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = client.download_artifacts(parent, PLAN, folder)
+        return set(json.loads(Path(kept).read_text())["keys"])
+
+
+def _place(run: Any) -> tuple[int, int]:
+    """Which of several tries at a trial says how it stands: one that finished, else one that runs, else the latest."""
+    order = ("FINISHED", "RUNNING")
+    return (order.index(run.info.status) if run.info.status in order else len(order), -run.info.start_time)
+
+
+def _driver(parent: str, seen: float | None) -> str:
+    if seen is None:
+        return "none"
+    if parent != "RUNNING":
+        return "ended"
+    return "alive" if seen <= SILENT else "silent: killed, or cut off from the store"
+
+
+def _running(client: Any, run: Any) -> Running:
+    logged = [metric.timestamp for metric in client.get_metric_history(run.info.run_id, "loss/train")]
+    return Running(run.info.run_name, run.info.run_id, _age(max([run.info.start_time, *logged])))
+
+
+def _age(milliseconds: int) -> float:
+    return max(0.0, time.time() - milliseconds / 1000)  # clocks differ

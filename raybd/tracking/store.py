@@ -1,0 +1,117 @@
+"""A sweep's experiment in MLflow, with its parent run, as the driver sees it."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from raybd import sqlite
+from raybd.errors import InputError, public
+from raybd.tracking.client import connect, first_line, resolve, search
+
+NOTE = "mlflow.note.content"
+PLANNED, ALIVE = "raybd.planned", "raybd.alive"  # tags of the parent run: how many trials; when the driver was there
+PLAN = "plan.json"  # its artifact with their keys
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a sweep's runs go: all that a worker needs to write there."""
+
+    uri: str
+    experiment_id: str
+    parent_id: str
+
+    @property
+    def name(self) -> str:
+        """What trial folders call this store."""
+        return f"{public(self.uri)} {self.experiment_id}"
+
+
+class Store:
+    """One sweep's experiment, as its driver sees it."""
+
+    def __init__(self, client: MlflowClient, address: Address) -> None:
+        self.client, self.address = client, address
+
+    @classmethod
+    def open(cls, name: str, uri: str | None = None) -> "Store":
+        """The experiment `name` in the store at `uri` with its parent run; both made if need be.
+
+        Raises:
+            InputError: the store cannot be reached or written to.
+        """
+        uri = resolve(uri)
+        sqlite.prepare(uri)
+        try:
+            client = connect(uri)
+            experiment = client.get_experiment_by_name(name)
+            made = experiment.experiment_id if experiment else _make(client, name, sqlite.artifacts_of(uri, name))
+            return cls(client, Address(uri, made, _parent(client, made, name)))
+        except Exception as error:
+            raise InputError(f"the tracking store {uri} cannot be used: {first_line(error)}") from error
+
+    def finished(self) -> dict[str, str]:
+        """Key -> run id of every trial that has finished."""
+        runs = search(self.client, self.address.experiment_id, "FINISHED")
+        return {run.data.tags["raybd.key"]: run.info.run_id for run in runs if "raybd.key" in run.data.tags}
+
+    def begin(self, options: dict[str, Any], keys: Sequence[str] | None) -> None:
+        """Open the parent run for another round of a sweep and note its options and the `keys` of all its trials.
+
+        None: which trials there will be is being searched.
+        """
+        parent = self.address.parent_id
+        self.client.update_run(parent, status="RUNNING")
+        self.client.log_dict(parent, {"keys": list(keys or [])}, PLAN)
+        self.client.set_tag(parent, PLANNED, "" if keys is None else len(keys))
+        self.sign_of_life()
+        self.client.log_dict(parent, options, f"options/{time.strftime('%Y%m%d-%H%M%S')}.json")
+
+    def sign_of_life(self) -> None:
+        """Note at the parent run that the driver is there now."""
+        self.client.set_tag(self.address.parent_id, ALIVE, now())
+
+    def end(self, status: str, metrics: dict[str, float], note: str, artifacts: Iterable[Path]) -> None:
+        """Close the parent run with its summary; runs of workers that died are closed with it."""
+        for run in search(self.client, self.address.experiment_id, "RUNNING"):
+            close(self.client, run.info.run_id, "KILLED")
+        parent = self.address.parent_id
+        rounds = len(self.client.get_metric_history(parent, "trials"))  # of one step MLflow shows the latest by clock
+        self.client.log_batch(parent, metrics=entries([{"epoch": rounds, "time": now(), "metrics": metrics}]))
+        self.client.set_tag(parent, NOTE, note)
+        for path in artifacts:
+            self.client.log_artifact(parent, str(path), "figures" if path.suffix == ".png" else None)
+        close(self.client, parent, status)
+
+
+def _make(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """A new experiment, which the UI shall show as trainings and not as conversations with a language model."""
+    return str(client.create_experiment(name, artifacts, {"mlflow.experimentKind": "custom_model_development"}))
+
+
+def _parent(client: MlflowClient, experiment_id: str, name: str) -> str:
+    found = client.search_runs([experiment_id], "tags.`raybd.kind` = 'sweep'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    run = client.create_run(experiment_id, run_name=f"sweep {name}", tags={"raybd.kind": "sweep", "raybd.sweep": name})
+    return str(run.info.run_id)
+
+
+def close(client: MlflowClient, run_id: str, status: str) -> None:
+    """End the run now, or when it began where the clock has been set back since."""
+    client.set_terminated(run_id, status, max(now(), client.get_run(run_id).info.start_time))
+
+
+def entries(lines: Iterable[dict[str, Any]]) -> list[Metric]:
+    return [
+        Metric(name, value, line["time"], line["epoch"]) for line in lines for name, value in line["metrics"].items()
+    ]
+
+
+def now() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,146 @@
+"""Uploads: a trial's folder on disk to its run in MLflow, while it goes on, at its end, or whenever the store is back."""
+
+import logging
+import time
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from raybd.errors import public
+from raybd.tracking.client import connect, first_line
+from raybd.tracking.store import NOTE, Address, close, entries
+from raybd.trials.records import FINISHED, Record, SweepFolder, TrialFolder
+
+FLUSH_SECONDS = 10.0  # how old an epoch's numbers may get before they are sent
+METRICS_A_BATCH = 1000  # MLflow's own limit
+ACTIVE, DELETED = "active", "deleted"  # what MLflow calls the stages of a run
+PARENT = "mlflow.parentRunId"
+log = logging.getLogger(__name__)
+
+
+class TrialRun:
+    """One trial's run, written from its folder: while it goes on, at its end, or whenever the store is back."""
+
+    def __init__(self, address: Address, folder: TrialFolder, label: str, tags: dict[str, str], started: int) -> None:
+        self.address, self.folder, self.label, self.tags, self.started = address, folder, label, tags, started
+        self._flushed = time.monotonic()
+        self._broken = False
+
+    def log(self) -> None:
+        """Send the new lines of the journal if the last ones are old enough; never raises, a later send makes good."""
+        if self._broken or time.monotonic() - self._flushed < FLUSH_SECONDS:
+            return
+        try:
+            self._flush(connect(self.address.uri), {})
+        except Exception as error:  # noqa: BLE001 - whatever a store does, the trial goes on
+            self._broken = True
+            log.warning("the tracking store %s is away (%s)", public(self.address.uri), first_line(error))
+        self._flushed = time.monotonic()
+
+    def finish(self, record: Record) -> bool:
+        """Send all that the store lacks and close the run; False, with a warning, where that cannot be done."""
+        try:
+            send(self.address, self.folder, record)
+        except Exception as error:  # noqa: BLE001 - as above
+            log.warning("trial %s stays on disk in %s: %s", record.key, self.folder.path, first_line(error))
+            return False
+        return True
+
+    def _create(self, client: MlflowClient) -> str:
+        tags = {**self.tags, PARENT: self.address.parent_id}
+        run = client.create_run(self.address.experiment_id, self.started, tags, run_name=self.label)
+        return str(run.info.run_id)
+
+    def _flush(self, client: MlflowClient, params: dict[str, Any]) -> str:
+        state = self.folder.sent(self.address.name)
+        if _stage(client, state["run_id"]) != ACTIVE:
+            state = {"lines": 0, "done": False}
+            state["run_id"] = self._create(client)
+            self.folder.note_sent(self.address.name, state)
+        journal = self.folder.journal()
+        metrics = entries(journal[state["lines"] :])
+        entries = [Param(name, str(value)) for name, value in params.items()]
+        for start in range(0, max(len(metrics), 1), METRICS_A_BATCH):
+            batch = metrics[start : start + METRICS_A_BATCH]
+            client.log_batch(state["run_id"], batch, [] if start else entries)
+        self.folder.note_sent(self.address.name, state | {"lines": len(journal)})
+        return str(state["run_id"])
+
+
+def send(address: Address, folder: TrialFolder, record: Record) -> None:
+    """Bring the trial in `folder` into the store, or the rest of it.
+
+    Raises:
+        Exception: whatever the store raises; the folder then stays unsent.
+    """
+    client = connect(address.uri)
+    run = TrialRun(address, folder, record.label, record.tags, record.started)
+    run_id = run._flush(client, record.params)
+    tags = [RunTag(name, value) for name, value in {**record.tags, NOTE: record.text}.items()]
+    client.log_batch(run_id, tags=tags)
+    for path in [folder.path / "trial.json", *folder.artifacts]:
+        client.log_artifact(run_id, str(path), "figures" if path.suffix == ".png" else None)
+    if record.traceback:
+        client.log_text(run_id, record.traceback, "traceback.txt")
+    client.set_terminated(run_id, record.status, record.started + round(1000 * record.seconds))
+    folder.note_sent(address.name, folder.sent(address.name) | {"done": True})
+
+
+def send_all(sweep: SweepFolder, address: Address) -> int:
+    """Bring every trial of `sweep` that has ended and waits on disk into the store; how many there were.
+
+    Raises:
+        Exception: whatever the store raises; what had been sent by then stays sent.
+    """
+    count = 0
+    for folder in sweep.unsent(address.name):
+        if record := folder.read():
+            send(address, folder, record)
+            count += 1
+    return count
+
+
+def restore(address: Address, folder: TrialFolder) -> bool:
+    """Whether the trial in `folder` has finished and the store has it, which it gets where it knows nothing of it.
+
+    False too where somebody deleted its run, who wants it run again.
+
+    Raises:
+        Exception: whatever the store raises.
+    """
+    record, state = folder.read(), folder.sent(address.name)
+    if record is None or record.status != FINISHED:
+        return False
+    stage = _stage(connect(address.uri), state["run_id"])
+    if state["done"] and stage == DELETED:
+        return False
+    if not (state["done"] and stage == ACTIVE):
+        send(address, folder, record)
+    return True
+
+
+def _stage(client: MlflowClient, run_id: str) -> str:
+    """ACTIVE, DELETED by somebody, or "" where the store knows no such run: it may have been made anew since."""
+    if not run_id:
+        return ""
+    try:
+        return str(client.get_run(run_id).info.lifecycle_stage)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return ""
+        raise
+
+
+def abandon(address: Address, folder: TrialFolder) -> None:
+    """Close the run that a worker left open when it died in this trial, if it had come that far."""
+    run_id = folder.sent(address.name)["run_id"]
+    if not run_id:
+        return
+    try:
+        client = connect(address.uri)
+        if client.get_run(run_id).info.status == "RUNNING":
+            close(client, run_id, "KILLED")
+    except MlflowException as error:
+        log.warning("run %s of a dead worker stays open: %s", run_id, first_line(error))

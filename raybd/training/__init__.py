@@ -1,0 +1,25 @@
+"""Training: the loop, its config, schedules, augmentation, checkpoints."""
+
+from raybd.training.batches import augment, autocast, in_batches, memory_format, prepare
+from raybd.training.checkpoint import Checkpoint, load_tensors
+from raybd.training.config import Epoch, TrainConfig
+from raybd.training.inference import predict
+from raybd.training.loop import fit, probe_schedule
+from raybd.training.optimization import learning_rate, optimizer_of
+
+__all__ = [
+    "Checkpoint",
+    "Epoch",
+    "TrainConfig",
+    "augment",
+    "autocast",
+    "fit",
+    "in_batches",
+    "learning_rate",
+    "load_tensors",
+    "memory_format",
+    "optimizer_of",
+    "predict",
+    "prepare",
+    "probe_schedule",
+]

@@ -1,0 +1,45 @@
+"""TrainConfig: how a network is trained; and what one epoch of it reports."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from raybd.types import settle_floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a network is trained; every field changes what comes out."""
+
+    epochs: int = 20
+    batch_size: int = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.1  # the peak
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 5e-4  # on every parameter
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    label_smoothing: float = 0.0
+    crop: int = 0  # pixels of black padding before a random crop of each image
+    flip: bool = False  # mirror each image with probability 1/2
+    beta: float = 1.0  # weight of each poisoned image's loss; 0: poison is left out
+    beta_mode: Literal["sample", "batchmean"] = "sample"  # see raybd/training/weighting.py
+    patience: int = 0  # stop after so many epochs without a lower training loss; 0: never
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on a GPU, fp32 on a CPU
+    memory_format: Literal["channels_last", "contiguous"] = "channels_last"  # no slower on a CPU, faster on a GPU
+
+    def __post_init__(self) -> None:
+        settle_floats(self)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether poison is weighted otherwise than all other images."""
+        return self.beta != 1 or self.beta_mode != "sample"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of training that has ended."""
+
+    number: int  # from 1
+    loss: float  # mean over its images, in nats
+    last: bool
+    numbers: dict[str, float] = field(default_factory=dict)  # what a defence says of itself

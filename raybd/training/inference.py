@@ -1,0 +1,21 @@
+"""Logits of a network, in batches."""
+
+import torch
+from torch import Tensor, nn
+
+from raybd.training.batches import autocast, prepare
+from raybd.training.config import TrainConfig
+
+CACHED = 2**15  # pixels of a batch that is predicted on a CPU: what a small network makes of them fits its cache
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, x: Tensor, how: TrainConfig) -> Tensor:
+    """Logits (N, K) float32 of `model` in evaluation mode for the bytes `x` (N, C, H, W)."""
+    model.eval()
+    with autocast(how, x.device):
+        return torch.cat([model(prepare(part, how)).float() for part in x.split(_predicted_at_once(x))])
+
+
+def _predicted_at_once(x: Tensor) -> int:
+    return 512 if x.is_cuda else max(64, min(256, CACHED // (x.shape[-2] * x.shape[-1])))

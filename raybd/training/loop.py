@@ -1,0 +1,115 @@
+"""The training loop: the whole set on the device as bytes, whole batches, no host sync in a step. Knows no attack.
+
+Every random number of an epoch comes from streams named by (seed, purpose, epoch), so a training that is resumed
+after an epoch goes on with the same bits as one that was never stopped.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import nn
+
+from raybd.errors import DivergedError
+from raybd.seeds import derive, stream
+from raybd.training.batches import augment, autocast, in_batches, memory_format, prepare
+from raybd.training.checkpoint import Checkpoint
+from raybd.training.config import Epoch, TrainConfig
+from raybd.training.optimization import learning_rate, optimizer_of
+from raybd.training.parallel import together
+from raybd.training.team import Team
+from raybd.training.weighting import Flagged, LossOf, Step, batch_means, plain, weighted, without_poison
+from raybd.types import Images
+
+
+def fit(
+    model: nn.Module,
+    images: Images,
+    how: TrainConfig,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    workers: int = 1,
+) -> Iterator[Epoch]:
+    """Train `model`, in place, on `images` (same device), yielding after every epoch; resumes from `checkpoint`.
+
+    `workers` above 1: in so many processes, each with its share of every batch; see raybd/training/team.py.
+
+    Raises:
+        InputError: this cannot be shared among `workers`.
+        BrokenTeamError: one of them died.
+        DivergedError: the loss is no longer a number.
+    """
+    model.to(memory_format=memory_format(how))
+    optimizer = optimizer_of(model, how)
+    first, best = _restore(model, optimizer, checkpoint)
+    with together(partial(_one_epoch, model, optimizer, images, how, seed), workers, images.x.device) as one_epoch:
+        for number in range(first, how.epochs + 1):
+            loss = one_epoch(number)
+            if not math.isfinite(loss):
+                raise DivergedError(f"the training loss is {loss} in epoch {number} of {how.epochs}")
+            best = (loss, number) if loss < best[0] else best
+            last = number == how.epochs or (how.patience > 0 and number - best[1] >= how.patience)
+            yield Epoch(number, loss, last)
+            if last:
+                return
+            if checkpoint is not None:
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                checkpoint.save(state | {"epoch": number, "best": list(best)})
+
+
+def _restore(
+    model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint | None
+) -> tuple[int, tuple[float, int]]:
+    state = checkpoint.load() if checkpoint is not None else None
+    if state is None:
+        return 1, (math.inf, 0)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["epoch"] + 1, (state["best"][0], state["best"][1])
+
+
+def _one_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Images,
+    how: TrainConfig,
+    seed: int,
+    number: int,
+    team: Team,
+) -> float:
+    images, device = images.at(number), images.x.device
+    order = torch.randperm(len(images), generator=stream(seed, "batches", number)).to(device)
+    rng = stream(seed, "augmentation", number, device=device)
+    torch.manual_seed(derive(seed, "network", number, *team.own))  # dropout and the like draw from the global generator
+    batches = in_batches(order, how.batch_size)
+    steps = [(step, index, len(index)) for step, index in enumerate(batches, start=(number - 1) * len(batches))]
+    loss_of = plain(images, how.label_smoothing)
+    if isinstance(images, Flagged):
+        steps, loss_of = _weighted(images, how, steps)
+    total = torch.zeros((), device=device)
+    model.train()
+    for step, index, size in steps:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(how, step, how.epochs * len(batches))
+        x = prepare(augment(images.x[index], how.crop, how.flip, rng), how)
+        with autocast(how, device):
+            loss = loss_of(team.logits(model, x), index, size)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        team.add_up(model)
+        optimizer.step()
+        total += loss.detach() * size
+    return float(total) / sum(size for _, _, size in steps)
+
+
+def _weighted(images: Flagged, how: TrainConfig, steps: list[Step]) -> tuple[list[Step], LossOf]:
+    if how.beta_mode == "batchmean":
+        return steps, batch_means(images, how.label_smoothing, how.beta)
+    seen = steps if how.beta else without_poison(steps, images)
+    return seen, weighted(images, how.label_smoothing, how.beta)
+
+
+def probe_schedule(epochs: int) -> list[int]:
+    """The epochs at which a trial is measured: dense while a backdoor is learnt, then doubling, and the last."""
+    return sorted({min(2**k, epochs) for k in range(epochs.bit_length() + 1)} | {min(3, epochs), epochs})

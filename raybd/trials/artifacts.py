@@ -1,0 +1,51 @@
+"""What a trial leaves in its folder beside its record: tables, arrays, pictures."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raybd.trials.config import TrialConfig
+from raybd.trials.records import TrialFolder
+from raybd.trials.run import TrialResult
+from raybd.types import POISON, Report
+from raybd.utils.figures import draw_curves, draw_examples, draw_suspects
+
+
+def keep_probe(folder: TrialFolder, report: Report) -> None:
+    """For an attempt that goes on after this epoch: its own arrays begin there."""
+    if not report.arrays:
+        return
+    folder.probes.mkdir(exist_ok=True)
+    part = folder.probes / "part"
+    with part.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{name: value.cpu().numpy() for name, value in report.arrays.items()})
+    part.replace(folder.probes / f"{report.epoch}.npz")  # whole, or not at all
+
+
+def _probed(folder: TrialFolder) -> dict[str, Tensor]:
+    """What the probes of all attempts have kept."""
+    found: dict[str, Tensor] = {}
+    for path in folder.probes.glob("*.npz"):
+        with np.load(path) as arrays:
+            found |= {name: torch.from_numpy(value) for name, value in arrays.items()}
+    return found
+
+
+def keep(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None:
+    """All that a trial found and no number says: tables, arrays, pictures."""
+    table = {name: column.cpu().numpy().astype(np.int16) for name, column in result.table.items()}
+    table["train_roles"] = result.roles.cpu().numpy()
+    np.savez_compressed(folder.path / "per_sample.npz", allow_pickle=False, **table)
+    if arrays := _probed(folder) | result.arrays:
+        kept = {name: value.numpy() for name, value in arrays.items()}
+        np.savez_compressed(folder.path / "arrays.npz", allow_pickle=False, **kept)
+    draw_examples(result.clean, result.triggered, folder.path / "figures" / "examples.png")
+    if not config.model.convex:  # a learner that is solved has no training to draw
+        draw_curves(folder.journal(), config.label, folder.path / "figures" / "training.png")
+    if result.suspects is not None:
+        seen = result.suspects
+        poison = (seen.roles == POISON).tolist()
+        draw_suspects(seen.images, seen.suspicion.tolist(), poison, folder.path / "figures" / "suspects.png")
+    for metric in config.metrics:
+        for name, figure in metric.figures(folder.journal(), arrays, config.label).items():
+            figure.savefig(folder.path / "figures" / f"{name}.png")

@@ -1,0 +1,168 @@
+"""A trial of a convex learner: the same images, poison and gate as a network's, solved instead of trained.
+
+With `recipe="published"` images, poison and patches are drawn, and models solved, as the authors of arXiv 2106.07214
+did; their patches are floats, so there the images in bytes are for people to look at.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raybd.attacks import BadNets
+from raybd.attacks.poisoning import Recipe, digest
+from raybd.attacks.verification import inspect
+from raybd.convex.legacy import LegacyAccuracies, legacy_accuracies, trained
+from raybd.convex.module import ConvexModel, Decide, logits
+from raybd.convex.pairs import Pair, backdoor_task, mnist_pair, poison_indices, shortages
+from raybd.convex.task import Array, Task
+from raybd.convex.triggers import Labels, random_patches, stamp_patches
+from raybd.errors import InputError
+from raybd.trials.config import TrialConfig
+from raybd.types import CLEAN, POISON, Data, Evidence, Images, Poisoned
+
+PUBLISHED = 1500  # training images of a published pair
+
+
+@dataclass(frozen=True, eq=False)
+class Posed:
+    """A two-class problem with a backdoor: the images of a trial, and the points that a learner is given."""
+
+    data: Data
+    poisoned: Poisoned  # with its manifest
+    triggered: Images
+    measured: Tensor  # mask of the triggered images that attack success counts
+    task: Task
+    bare: Task  # without poison; the task itself where the recipe does not ask for it
+
+
+_last: dict[tuple[object, ...], Posed] = {}
+
+
+def pose(config: TrialConfig, data: Data) -> Posed:
+    """The problem of `config`; that of the trial before is kept, for its neighbours differ in the learner only.
+
+    Raises:
+        InputError: the recipe cannot have its images, poison or patches from `data`.
+        GateError: the poisoned set is not what was asked for.
+    """
+    key = (data.fingerprint, config.validation, config.attack, config.poison_rate, config.seed, config.recipe)
+    if key not in _last:
+        _last.clear()
+        _last[key] = (_published if config.recipe == "published" else _own)(config, data.to("cpu"))
+    return _last[key]
+
+
+def solve(config: TrialConfig, posed: Posed) -> tuple[Evidence, dict[str, float]]:
+    """What the solved learner shows, and its losses (in its own unit) and accuracies beyond those of any trial."""
+    learner, task = config.model.learner(), posed.task
+    if config.recipe == "published":
+        decide: Decide = trained(learner, task, 1.0).decide
+        more = _published_numbers(legacy_accuracies(learner, posed.bare, task))
+    else:
+        path = learner.path(task, [1.0])
+
+        def decide(x: Array) -> Array:
+            return np.asarray(path.decide(x)[0])
+
+        more = {"accuracy/train": float(((decide(task.train_x) > 0) == (task.train_sign > 0)).mean())}
+    losses = {
+        "loss/train": learner.loss(task.train_sign * decide(task.train_x)),
+        "loss/clean": learner.loss(task.test_sign * decide(task.test_x)),
+        "loss/triggered": learner.loss(task.triggered_sign * decide(task.triggered_x)),
+    }
+    model = ConvexModel(learner, task, decide).eval()
+    return _evidence(config, posed, model), more | {name: float(values.mean()) for name, values in losses.items()}
+
+
+def _published_numbers(found: LegacyAccuracies) -> dict[str, float]:
+    return {"accuracy/clean_model": found.clean_model, "accuracy/train": found.training}
+
+
+def _evidence(config: TrialConfig, posed: Posed, model: ConvexModel) -> Evidence:
+    data, exact = posed.data, posed.task.triggered_x  # published patches are no bytes: the points say what they are
+    stamped = exact if config.recipe == "published" else points(posed.triggered)
+    held_out = data.validation
+    return Evidence(
+        model=model,
+        data=data,
+        poisoned=posed.poisoned,
+        triggered=posed.triggered,
+        measured=posed.measured,
+        clean_logits=logits(model.decide(points(data.test))),
+        triggered_logits=logits(model.decide(stamped)),
+        validation_logits=None if held_out is None else logits(model.decide(points(held_out))),
+        members=tuple(member.name for member in config.attack.members()),
+        seed=config.seed,
+    )
+
+
+def points(images: Images) -> Array:
+    """(N, d) pixels in [0, 1]."""
+    return images.x.flatten(1).numpy().astype(np.float64) / 255
+
+
+def _signs(y: Tensor) -> Array:
+    return np.where(y.numpy() == 1, 1.0, -1.0)
+
+
+def _own(config: TrialConfig, data: Data) -> Posed:
+    recipe, classes = Recipe(config.attack, config.poison_rate, config.seed), len(data.classes)
+    poisoned = recipe.poison(data.train, classes)
+    poisoned = replace(poisoned, manifest=inspect(recipe, data.train, poisoned, classes))
+    triggered, measured = recipe.triggered(data.test, classes), recipe.measured(data.test.y)
+    aimed = triggered.take(measured)
+    task = Task(
+        train_x=points(poisoned.images),
+        train_sign=_signs(poisoned.images.y),
+        poisoned=(poisoned.roles == POISON).numpy(),
+        test_x=points(data.test),
+        test_sign=_signs(data.test.y),
+        triggered_x=points(aimed),
+        triggered_sign=_signs(aimed.y),
+    )
+    return Posed(data, poisoned, triggered, measured, task, task)
+
+
+def problems(config: TrialConfig, data: Data) -> list[str]:
+    """Why the images, the poison or the patches of `config` cannot be had from `data`; empty if they can."""
+    if config.recipe != "published":
+        return Recipe(config.attack, config.poison_rate, config.seed).check(data.train.y)
+    found = [] if data.train.shape[0] == 1 else [f"recipe published is for grey images, and {data.name} has colours"]
+    found += shortages(data.train.y.numpy(), data.test.y.numpy(), (0, 1))
+    try:
+        poison_indices(PUBLISHED, config.poison_rate, config.seed)
+    except InputError as error:
+        found += error.problems
+    return found
+
+
+def _published(config: TrialConfig, data: Data) -> Posed:
+    assert isinstance(config.attack, BadNets)
+    pair, shape = _pair(data), data.train.shape
+    patches = random_patches(config.seed, 2, shape[0], config.attack.side(shape))
+    trigger = partial(stamp_patches, patches=patches)
+    task, bare = (backdoor_task(pair, trigger, rate, config.seed) for rate in (config.poison_rate, 0.0))
+    chosen = torch.from_numpy(task.poisoned)
+    data = replace(data, train=_images(pair.train_x, pair.train_y), test=_images(pair.test_x, pair.test_y))
+    poisoned = Poisoned(
+        images=_images(task.train_x.reshape(pair.train_x.shape), (task.train_sign > 0).astype(np.int64)),
+        roles=torch.where(chosen, POISON, CLEAN).to(torch.uint8),
+        true=data.train.y,
+        member=torch.zeros(len(chosen), dtype=torch.uint8),
+        triggers=(digest(torch.from_numpy(patches)),),
+        manifest={"poison": task.poison_count, "cover": 0, "clean": int((~task.poisoned).sum())},
+    )
+    triggered = _images(trigger(pair.test_x, pair.test_y), 1 - pair.test_y)
+    return Posed(data, poisoned, triggered, torch.ones(len(triggered), dtype=torch.bool), task, bare)
+
+
+def _pair(data: Data) -> Pair:
+    train, test = ((half.x[:, 0].numpy(), half.y.numpy()) for half in (data.train, data.test))
+    return mnist_pair(train, test, (0, 1))
+
+
+def _images(x: Array, y: Labels) -> Images:
+    return Images(torch.from_numpy(np.rint(255 * x).astype(np.uint8)), torch.from_numpy(y))

@@ -1,0 +1,220 @@
+"""A trial on disk: one folder that holds everything the tracking store will, so that a lost store loses no trial.
+
+    journal.jsonl   one line an epoch, as it ends      trial.json       settings, status, last numbers, environment
+    per_sample.npz  predictions and roles              figures/*.png    what a person looks at
+    arrays.npz      what metrics keep               probes/*.npz     the same, while it runs
+    sent.json       what each tracking store has       checkpoint.pt    while it runs
+    last_words.txt  of an attempt that hung, and where
+
+Imports no torch and no MLflow.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from raybd.errors import InputError
+from raybd.utils.locks import held
+
+FINISHED, FAILED = "FINISHED", "FAILED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is known of a trial that has ended."""
+
+    key: str
+    label: str
+    config: dict[str, Any]
+    params: dict[str, Any]  # the flattened config
+    status: str  # FINISHED or FAILED
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    started: int = 0  # milliseconds since 1970
+    seconds: float = 0.0
+    error: str = ""
+    traceback: str = ""
+
+    @property
+    def text(self) -> str:
+        """What a run shows at first glance in the UI, in Markdown."""
+        if self.status != FINISHED:
+            return f"**{self.label}** failed: {self.error}"
+        said = self.metrics
+        return (
+            f"**{self.label}**: clean accuracy {said['accuracy/clean']:.2%}, "
+            f"attack success {said['attack_success']:.2%}, robust accuracy {said['accuracy/robust']:.2%}.\n\n"
+            "`attack_success`: triggered test images whose true class is not the target, predicted as the target; "
+            "`accuracy/robust`: the same images predicted as their true class. "
+            "Metrics have the epoch as step; losses are in nats."
+        )
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """The folder of one trial."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state of its training is kept."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def probes(self) -> Path:
+        """Where each probe's arrays are kept, as EPOCH.npz."""
+        return self.path / "probes"
+
+    @property
+    def last_words(self) -> Path:
+        """What an attempt that could not end by itself leaves: a line that says why, and where it was."""
+        return self.path / "last_words.txt"
+
+    @property
+    def artifacts(self) -> list[Path]:
+        """The files that go to the tracking store, besides trial.json."""
+        return sorted(p for p in [*self.path.glob("*.npz"), *self.path.glob("figures/*.png")] if p.is_file())
+
+    def start(self, epoch: int) -> None:
+        """Begin an attempt that goes on after `epoch` (0: from the start): what came later is forgotten."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in self.journal() if line["epoch"] <= epoch]
+        _replace(self.path / "journal.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        for path in self.probes.glob("*.npz"):
+            if int(path.stem) > epoch:
+                path.unlink()
+        (self.path / "sent.json").unlink(missing_ok=True)
+        self.last_words.unlink(missing_ok=True)
+        self.reopen()
+
+    @contextmanager
+    def held(self, beat: Callable[[], None]) -> Iterator[None]:
+        """Hold the trial: an attempt that a driver has given up on may still be at work, and is waited for."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with held(self.path / ".lock", beat):
+            yield
+
+    def reopen(self) -> None:
+        """Forget how an earlier attempt ended."""
+        (self.path / "trial.json").unlink(missing_ok=True)
+
+    def append(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Note the end of an epoch."""
+        line = {"epoch": epoch, "time": int(time.time() * 1000), "metrics": metrics}
+        with (self.path / "journal.jsonl").open("a") as journal:
+            journal.write(json.dumps(line) + "\n")
+
+    def journal(self) -> list[dict[str, Any]]:
+        """The epochs noted so far; a line cut short by a crash is left out."""
+        path = self.path / "journal.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+    def write(self, record: Record) -> None:
+        """Keep `record`, whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _replace(self.path / "trial.json", json.dumps(asdict(record), indent=1))
+
+    def read(self) -> Record | None:
+        """The record of the trial; None while it has not ended, or where nobody can read it."""
+        fields = _read(self.path / "trial.json")
+        return Record(**fields) if fields else None
+
+    def sent(self, store: str) -> dict[str, Any]:
+        """What the tracking store called `store` has of it: run_id, lines of the journal, done."""
+        state: dict[str, Any] = _read(self.path / "sent.json").get(store, {"run_id": "", "lines": 0, "done": False})
+        return state
+
+    def note_sent(self, store: str, state: dict[str, Any]) -> None:
+        """Remember what the tracking store called `store` has."""
+        path = self.path / "sent.json"
+        _replace(path, json.dumps(_read(path) | {store: state}))
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The folder of one sweep under the results folder."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, results: str | Path, name: str) -> "SweepFolder":
+        """The folder of sweep `name`; made if need be.
+
+        Raises:
+            InputError: the name cannot be a folder's, or the folder cannot be written to.
+        """
+        if problems := check_name(name):
+            raise InputError(problems)
+        path = Path(results).expanduser().absolute() / name
+        try:
+            (path / "trials").mkdir(parents=True, exist_ok=True)
+            probe = path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(f"the results folder {path} cannot be written to: {error.strerror}") from error
+        return cls(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the sweep: two drivers at once would run its trials twice.
+
+        Raises:
+            InputError: another process holds it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"another process is at work on {self.path}: wait for it, or use another name") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def trial(self, key: str) -> TrialFolder:
+        """The folder of the trial with this key."""
+        return TrialFolder(self.path / "trials" / key)
+
+    def unsent(self, store: str) -> Iterator[TrialFolder]:
+        """Trials that have ended and are not whole in the tracking store called `store`."""
+        for path in sorted((self.path / "trials").glob("*/trial.json")):
+            folder = TrialFolder(path.parent)
+            if not folder.sent(store)["done"]:
+                yield folder
+
+
+def check_name(name: str) -> list[str]:
+    """Why `name` cannot be a sweep's; empty if it can."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._+=-]{0,99}", name) and not name.endswith((" ", ".")):
+        return []
+    return [
+        f"{name!r} cannot name a sweep (allowed: letters, digits, space and . _ + = -, "
+        "beginning with a letter or digit, at most 100)"
+    ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; empty where there is none, or where a crash of the machine has spoilt it."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(text)
+    part.replace(path)
