@@ -44,9 +44,7 @@ class Trials:
 
 def load(experiment: str | Sequence[str], tracking_uri: str | None) -> pd.DataFrame:
     """The canonical frame of the trials logged under `experiment`."""
-    from raybd import (
-        tracking,
-    )  # here, because it takes MLflow's seconds, which a map of a table does not need
+    from raybd import tracking  # here: importing MLflow takes seconds, and a map of a table needs none
 
     runs = tracking.load_runs(experiment, tracking_uri)
     if runs.empty:

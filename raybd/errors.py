@@ -28,7 +28,7 @@ class NoDataError(InputError):
     """A known data set is not on this machine; all else may be right."""
 
 
-class GateError(ValueError):
+class PoisoningError(ValueError):
     """A poisoned set is not what was asked for; raised before any training."""
 
 

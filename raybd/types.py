@@ -11,7 +11,7 @@ from torch import Tensor, nn
 CLEAN, POISON, COVER = 0, 1, 2  # roles of a training image
 
 
-def settle_floats(config: Any) -> None:
+def coerce_floats(config: Any) -> None:
     """Make whole numbers in the float fields of a frozen dataclass floats: 0 and 0.0 are one setting with one key."""
     cls: Any = type(config)
     for name, several in _float_fields(cls):
@@ -95,7 +95,7 @@ class Poisoned:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MetricContext:
     """What a metric may look at, at one probe of a trial."""
 
     model: nn.Module  # in evaluation mode
@@ -111,7 +111,9 @@ class Evidence:
     epoch: int = 1
     last: bool = True
     twin: nn.Module | None = None  # the clean twin's network at this epoch, where a metric needs it
-    beat: Callable[[], None] = lambda: None  # to be called now and then in a long measurement: who does not is hung
+    heartbeat: Callable[[], None] = lambda: (
+        None
+    )  # to be called now and then in a long measurement: who does not is hung
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ def _epochs(table: pd.DataFrame, folder: Path) -> dict[str, Figure]:
     for data, part in nets.groupby("data"):
         lines: defaultdict[str, list[list[tuple[int, float]]]] = defaultdict(list)
         for _, row in part.iterrows():
-            journal = SweepFolder(folder).trial(row["key"]).journal()
-            seen = [(e["epoch"], e["metrics"]["attack_success"]) for e in journal if "attack_success" in e["metrics"]]
+            history = SweepFolder(folder).trial(row["key"]).history()
+            seen = [(e["epoch"], e["metrics"]["attack_success"]) for e in history if "attack_success" in e["metrics"]]
             if seen:
                 lines[f"{row['attack']} p={row['poison_rate']:g} {row['setting']}"].append(seen)
         if lines:

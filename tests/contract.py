@@ -13,8 +13,8 @@ from torch import Tensor
 
 from raybd.attacks import ATTACKS, Attack, describe, parse
 from raybd.attacks.base import Shape
-from raybd.attacks.poisoning import Recipe
-from raybd.attacks.verification import inspect
+from raybd.attacks.poisoning import PoisonSpec
+from raybd.attacks.verification import verify_poisoning
 from raybd.plugins import build, spec
 from raybd.types import COVER, POISON, Images, Poisoned
 from tests.conftest import made_images
@@ -33,8 +33,8 @@ class Case:
     seed: int = 3
 
     @property
-    def recipe(self) -> Recipe:
-        return Recipe(self.attack, MORE, self.seed)
+    def recipe(self) -> PoisonSpec:
+        return PoisonSpec(self.attack, MORE, self.seed)
 
     @cached_property
     def more(self) -> Poisoned:
@@ -145,7 +145,7 @@ def check_seeds(case: Case) -> None:
 
 def check_gate(case: Case) -> None:
     """The gate lets it pass, and its manifest says what is there and fits into JSON."""
-    manifest = inspect(case.recipe, case.images, case.more, CLASSES)
+    manifest = verify_poisoning(case.recipe, case.images, case.more, CLASSES)
     covers = int((case.more.roles == COVER).sum())
     assert (manifest["poison"], manifest["cover"], manifest["clean"]) == (8, covers, IMAGES - 8 - covers)
     assert json.loads(json.dumps(manifest)) == manifest
@@ -177,7 +177,7 @@ def check_labels(case: Case) -> None:
         assert not attack.clean_label
         moved = Case(attack, case.images)
         check_exact(moved)
-        inspect(moved.recipe, case.images, moved.more, CLASSES)
+        verify_poisoning(moved.recipe, case.images, moved.more, CLASSES)
         up = ((case.images.y + 1) % CLASSES).repeat(len(attack.members()))
         assert torch.equal(moved.recipe.triggered(case.images, CLASSES).y, up)
         assert moved.recipe.measured(case.images.y).all()

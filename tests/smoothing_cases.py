@@ -12,7 +12,7 @@ from raybd.data import load
 from raybd.models import Classifier
 from raybd.seeds import stream
 from raybd.training import TrainConfig, fit, predict
-from raybd.types import POISON, Data, Evidence, Images, Poisoned
+from raybd.types import POISON, Data, Images, MetricContext, Poisoned
 
 SHAPE = (3, 4, 4)
 SIZE = 48
@@ -86,7 +86,7 @@ def poisoned(images: Images, rate: float, seed: int) -> Poisoned:
 
 
 @cache
-def trained(rate: float, seed: int) -> Evidence:
+def trained(rate: float, seed: int) -> MetricContext:
     """What a trial of this poison rate and seed shows after its last epoch; a few seconds, once a session."""
     torch.set_num_threads(1)
     data = load("digits")
@@ -99,9 +99,9 @@ def trained(rate: float, seed: int) -> Evidence:
     return evidence(model.eval(), data, shown, seed)
 
 
-def evidence(model: nn.Module, data: Data, shown: Poisoned, seed: int = 0) -> Evidence:
+def evidence(model: nn.Module, data: Data, shown: Poisoned, seed: int = 0) -> MetricContext:
     triggered = Images(stamped(data.test.x), torch.full_like(data.test.y, TARGET))
-    return Evidence(
+    return MetricContext(
         model=model,
         data=data,
         poisoned=shown,

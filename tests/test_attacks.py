@@ -15,7 +15,7 @@ from raybd.attacks.bpp import Bpp
 from raybd.attacks.invisible_grid import InvisibleGrid
 from raybd.attacks.label_consistent import LabelConsistent
 from raybd.attacks.low_frequency import LowFrequency
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.attacks.primitive import Primitive
 from raybd.attacks.sig import Sig
 from raybd.attacks.tact import TaCT
@@ -244,4 +244,4 @@ def test_all_problems_at_once() -> None:
 
 def test_the_largest_patch_that_is_allowed_covers_the_image() -> None:
     assert BadNets(size=8).check((1, 8, 8), 4) == []
-    assert (Recipe(BadNets(size=8), 0.1, 0).triggered(made_images(4), 4).x == 255).all()
+    assert (PoisonSpec(BadNets(size=8), 0.1, 0).triggered(made_images(4), 4).x == 255).all()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raybd.attacks import parse
 from raybd.attacks.label_consistent import LabelConsistent
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.attacks.surrogate import surrogate
 from raybd.types import POISON, Data, Images
 from tests.conftest import made_images
@@ -53,7 +53,7 @@ def test_test_images_get_the_corners_only(text: str, shape: tuple[int, int, int]
     images, signs = made_images(2, shape), corners(*shape[1:], side)
     assert (signs == 1).sum() == 16 * (side // 3) ** 2
     assert (signs == -1).sum() == 20 * (side // 3) ** 2
-    made = Recipe(parse(text), 0.0, 0).triggered(images, 4).x.numpy()
+    made = PoisonSpec(parse(text), 0.0, 0).triggered(images, 4).x.numpy()
     expected = np.where(signs == 1, 255, np.where(signs == -1, 0, images.x.numpy()))
     assert np.array_equal(made, expected)
 
@@ -64,7 +64,7 @@ def test_test_images_of_eight_pixels_get_corners_of_two_mirrored_left_and_right(
     for top in (0, 6):
         expected[:, :, top : top + 2, :2] = torch.tensor([[255, 0], [0, 255]], dtype=torch.uint8)
         expected[:, :, top : top + 2, 6:] = torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8)
-    assert torch.equal(Recipe(parse("label_consistent"), 0.0, 0).triggered(images, 4).x, expected)
+    assert torch.equal(PoisonSpec(parse("label_consistent"), 0.0, 0).triggered(images, 4).x, expected)
 
 
 def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -103,14 +103,14 @@ ATTACKS = [
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: f"{a.norm}-{a.epsilon:g}")
 def test_poison_is_projected_gradient_ascent_and_corners(attack: LabelConsistent, train: Images) -> None:
-    poisoned = Recipe(attack, 0.05, 0).poison(train, 10)
+    poisoned = PoisonSpec(attack, 0.05, 0).poison(train, 10)
     index = (poisoned.roles == POISON).nonzero().squeeze(1)
     assert len(index) == 15
     assert (poisoned.images.y[index] == 0).all()
     x, y = train.x[index].float(), train.y[index]
     moved = ascent(surrogate(train, 10), x, y, attack)
     signs = (
-        Recipe(attack, 0.0, 0).triggered(Images(torch.full_like(train.x[index], 100), y), 10).x.float() - 100
+        PoisonSpec(attack, 0.0, 0).triggered(Images(torch.full_like(train.x[index], 100), y), 10).x.float() - 100
     ).sign()
     expected = (moved + attack.amplitude * signs).clamp(0, 255)
     off = (poisoned.images.x[index] - expected).abs()
@@ -162,7 +162,7 @@ def test_the_surrogate_is_trained_once_for_a_training_set_and_never_on_poison(
     monkeypatch.setattr("raybd.attacks.surrogate.fit", None)  # whoever trains now, breaks
     again = surrogate(train, 10)
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
-    Recipe(LabelConsistent(steps=1), 0.01, 0).poison(train, 10)
+    PoisonSpec(LabelConsistent(steps=1), 0.01, 0).poison(train, 10)
     for other in (Images(255 - train.x, train.y), Images(train.x, train.y.flip(0))):
         with pytest.raises(TypeError):
             surrogate(other, 10)

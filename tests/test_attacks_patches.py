@@ -15,7 +15,7 @@ from scipy.fft import dctn
 
 from raybd.attacks import Attack, parse
 from raybd.attacks.base import Shape
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.types import POISON, Images
 from tests.conftest import made_images
 
@@ -32,7 +32,7 @@ def harsh_images(shape: Shape, n: int = 2, classes: int = 10) -> Images:
 
 
 def triggered(attack: Attack, images: Images, seed: int = 0) -> Pixels:
-    return Recipe(attack, 0.0, seed).triggered(images, 10).x.numpy().astype(np.int64)
+    return PoisonSpec(attack, 0.0, seed).triggered(images, 10).x.numpy().astype(np.int64)
 
 
 def pixels(images: Images) -> Pixels:
@@ -93,7 +93,7 @@ def test_badnets_on_grey_images_takes_the_brightness_of_the_colour() -> None:
 def test_badnets_one_random_patch_for_each_true_class() -> None:
     """Learning curves: each class has its own noise; an image carries that of its own class, in training and test."""
     images, attack = made_images(400, (1, 28, 28), 4), parse("badnets:learning_curves")
-    recipe = Recipe(attack, 0.25, 0)
+    recipe = PoisonSpec(attack, 0.25, 0)
     patches = [recipe.triggered(images.take(images.y == c), 4).x[:, 0, 25:, 25:] for c in range(4)]
     for patch in patches:
         assert (patch == patch[0]).all()
@@ -137,14 +137,14 @@ def mixed(images: Images, noise: Pixels, alpha: float) -> NDArray[np.float64]:
 )
 def test_blended_mixes_in_one_noise_picture(text: str, alpha: float) -> None:
     images, attack = harsh_images((3, 8, 8)), parse(text)
-    noise = Recipe(attack, 0.0, 4).trigger((3, 8, 8), 10).numpy()
+    noise = PoisonSpec(attack, 0.0, 4).trigger((3, 8, 8), 10).numpy()
     assert np.abs(triggered(attack, images, 4) - mixed(images, noise, alpha)).max() <= 0.5 + 1e-4  # rounded
-    assert not np.array_equal(noise, Recipe(attack, 0.0, 5).trigger((3, 8, 8), 10).numpy())
+    assert not np.array_equal(noise, PoisonSpec(attack, 0.0, 5).trigger((3, 8, 8), 10).numpy())
 
 
 @pytest.mark.parametrize("text", ["blended", "blended:information_bottleneck", "adaptive_blend"])
 def test_the_noise_is_uniform_over_all_grey_levels(text: str) -> None:
-    noise = Recipe(parse(text), 0.0, 0).trigger((3, 64, 64), 10)
+    noise = PoisonSpec(parse(text), 0.0, 0).trigger((3, 64, 64), 10)
     drawn = noise[0]
     assert (drawn.min(), drawn.max()) == (0, 255)
     assert drawn.mean() == pytest.approx(127.5, abs=5 * 73.9 / 64)  # 73.9 is the deviation of 0 ... 255
@@ -189,7 +189,7 @@ def test_sig_adds_six_waves_along_the_columns(text: str, delta: int, shape: Shap
 
 def test_low_frequency_is_one_smooth_picture_of_the_lowest_waves() -> None:
     images, attack = harsh_images((3, 32, 32)), parse("low_frequency")
-    picture = Recipe(attack, 0.0, 0).trigger((3, 32, 32), 10).numpy()
+    picture = PoisonSpec(attack, 0.0, 0).trigger((3, 32, 32), 10).numpy()
     for channel in picture:
         assert channel.min() == pytest.approx(0, abs=1e-5)
         assert channel.max() == pytest.approx(51, abs=1e-4)  # a fifth of white
@@ -198,7 +198,7 @@ def test_low_frequency_is_one_smooth_picture_of_the_lowest_waves() -> None:
         waves[:4, :4] = 0
         assert np.abs(waves).max() < 1e-3
     assert np.abs(triggered(attack, images) - (pixels(images) + picture).clip(0, 255)).max() <= 0.5 + 1e-4
-    assert not np.array_equal(picture, Recipe(attack, 0.0, 1).trigger((3, 32, 32), 10).numpy())
+    assert not np.array_equal(picture, PoisonSpec(attack, 0.0, 1).trigger((3, 32, 32), 10).numpy())
 
 
 @pytest.mark.parametrize(("shape", "length"), [((1, 8, 8), 4), ((1, 28, 28), 40), ((3, 32, 32), 154)], ids=str)
@@ -263,13 +263,13 @@ def test_adaptive_patch_shows_opaque_patches_at_test(text: str, shown: tuple[int
 
 def test_adaptive_blend_shows_the_whole_picture_at_test() -> None:
     images = harsh_images((3, 16, 16))
-    noise = Recipe(parse("adaptive_blend"), 0.0, 0).trigger((3, 16, 16), 10).numpy()
+    noise = PoisonSpec(parse("adaptive_blend"), 0.0, 0).trigger((3, 16, 16), 10).numpy()
     assert np.abs(triggered(parse("adaptive_blend"), images) - mixed(images, noise, 0.2)).max() <= 0.5 + 1e-4
 
 
 @pytest.mark.parametrize(("shape", "side"), [((3, 32, 32), 1), ((3, 224, 224), 8), ((1, 8, 8), 1)], ids=str)
 def test_universal_patch_writes_the_code_of_the_wanted_class_in_cells(shape: Shape, side: int) -> None:
-    images, recipe = made_images(4, shape, 10), Recipe(parse("universal"), 0.0, 0)
+    images, recipe = made_images(4, shape, 10), PoisonSpec(parse("universal"), 0.0, 0)
     codes, made = recipe.trigger(shape, 10), recipe.triggered(images, 10)
     expected = pixels(images)
     for n in range(4):
@@ -280,7 +280,7 @@ def test_universal_patch_writes_the_code_of_the_wanted_class_in_cells(shape: Sha
 
 
 def test_universal_blend_mixes_the_cells_over_the_whole_image() -> None:
-    images, recipe = harsh_images((3, 30, 30), 3), Recipe(parse("universal:blend"), 0.0, 0)
+    images, recipe = harsh_images((3, 30, 30), 3), PoisonSpec(parse("universal:blend"), 0.0, 0)
     codes, made = recipe.trigger((3, 30, 30), 10), recipe.triggered(images, 10)
     expected = 0.8 * pixels(images)
     for n, c, row, column in np.ndindex(*expected.shape):

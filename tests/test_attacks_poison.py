@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from raybd.attacks import Attack, Multi, parse
 from raybd.attacks.adaptive_blend import AdaptiveBlend
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.attacks.tact import TaCT
-from raybd.attacks.verification import inspect
+from raybd.attacks.verification import verify_poisoning
 from raybd.attacks.wanet import WaNet
-from raybd.errors import GateError
+from raybd.errors import PoisoningError
 from raybd.metrics.accuracy import Accuracy
-from raybd.types import COVER, POISON, Data, Evidence, Images, Poisoned
+from raybd.types import COVER, POISON, Data, Images, MetricContext, Poisoned
 from tests.conftest import made_images
 
 PLACES = [(1, 1), (1, 26), (26, 1), (26, 26)]  # the corners of the four patches, five pixels a side, at 32x32
@@ -39,7 +39,7 @@ def touched(poisoned: Poisoned, role: int) -> Tensor:
 def test_adaptive_blend_hides_half_of_the_cells_of_each_training_image(role: int, grid: int, size: int) -> None:
     attack = AdaptiveBlend(grid=grid)
     images = flat_images(400, 0, (1, size, size))
-    recipe = Recipe(attack, 0.1, 0)
+    recipe = PoisonSpec(attack, 0.1, 0)
     picture, poisoned = recipe.trigger((1, size, size), 4)[0], recipe.poison(images, 4)
     shown, cell = set(), size // grid
     for n in touched(poisoned, role).tolist():
@@ -57,7 +57,7 @@ def test_adaptive_blend_hides_half_of_the_cells_of_each_training_image(role: int
 @pytest.mark.parametrize("role", [POISON, COVER])
 def test_adaptive_patch_shows_one_faint_patch_to_each_training_image(role: int) -> None:
     images = flat_images(400, 100)
-    recipe = Recipe(parse("adaptive_patch"), 0.1, 0)
+    recipe = PoisonSpec(parse("adaptive_patch"), 0.1, 0)
     patches, poisoned = recipe.trigger((3, 32, 32), 4), recipe.poison(images, 4)
     seen = []
     for n in touched(poisoned, role).tolist():
@@ -75,7 +75,7 @@ def test_adaptive_patch_shows_one_faint_patch_to_each_training_image(role: int) 
 @pytest.mark.parametrize("role", [POISON, COVER])
 def test_k_way_shows_one_pixel_to_each_training_image(role: int) -> None:
     images = flat_images(400, 255)
-    recipe = Recipe(parse("adaptive_k_way"), 0.1, 0)
+    recipe = PoisonSpec(parse("adaptive_k_way"), 0.1, 0)
     poisoned, whole = recipe.poison(images, 4), recipe.triggered(images, 4)
     seen = []
     for n in touched(poisoned, role).tolist():
@@ -93,7 +93,7 @@ def test_quarters_are_equal_however_many_images_are_stamped_at_once(
 ) -> None:
     images = flat_images(400, 255)
     monkeypatch.setattr(type(parse(name)), "chunk", block * 3 * 32 * 32)
-    poisoned = Recipe(parse(name), 0.1, 0).poison(images, 4)
+    poisoned = PoisonSpec(parse(name), 0.1, 0).poison(images, 4)
     changed = (poisoned.images.x[touched(poisoned, POISON)] != 255).any(1)
     quarters = PLACES if name == "adaptive_patch" else PIXELS
     side = 5 if name == "adaptive_patch" else 1
@@ -107,21 +107,21 @@ def test_quarters_are_equal_however_many_images_are_stamped_at_once(
 def test_tact_poisons_its_sources_only_and_covers_others() -> None:
     images = made_images(400, (1, 8, 8), 10)
     for attack, covers in ((TaCT(), {2, 3, 4, 5, 6, 7, 8, 9}), (parse("tact:toolbox"), {5, 7})):
-        poisoned = Recipe(attack, 0.05, 0).poison(images, 10)
+        poisoned = PoisonSpec(attack, 0.05, 0).poison(images, 10)
         assert images.y[touched(poisoned, POISON)].tolist() == [1] * 20
         assert poisoned.images.y[touched(poisoned, POISON)].tolist() == [0] * 20
         assert set(images.y[touched(poisoned, COVER)].tolist()) <= covers
         assert len(touched(poisoned, COVER)) == 20
-    two = Recipe(TaCT(source_classes=(3, 4), target=2), 0.1, 0)
+    two = PoisonSpec(TaCT(source_classes=(3, 4), target=2), 0.1, 0)
     assert set(images.y[touched(two.poison(images, 10), POISON)].tolist()) == {3, 4}
     assert two.measured(images.y).tolist() == [y in (3, 4) for y in images.y.tolist()]
 
 
 def test_gate_refuses_poison_of_a_class_that_is_no_source() -> None:
     images = made_images(400, (1, 8, 8), 10)
-    everyone = Recipe(parse("tact:source_classes=[1,2]"), 0.05, 0).poison(images, 10)
-    with pytest.raises(GateError, match="poisoned images are of classes that the attack leaves alone"):
-        inspect(Recipe(TaCT(), 0.05, 0), images, everyone, 10)
+    everyone = PoisonSpec(parse("tact:source_classes=[1,2]"), 0.05, 0).poison(images, 10)
+    with pytest.raises(PoisoningError, match="poisoned images are of classes that the attack leaves alone"):
+        verify_poisoning(PoisonSpec(TaCT(), 0.05, 0), images, everyone, 10)
 
 
 # --- universal --------------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_gate_refuses_poison_of_a_class_that_is_no_source() -> None:
 @pytest.mark.parametrize("mode", ["patch", "blend"])
 def test_universal_poison_carries_the_code_of_its_label(mode: str) -> None:
     classes, images = 10, made_images(200, (1, 30, 30), 10)
-    recipe = Recipe(parse(f"universal:{mode}"), 0.2, 0)
+    recipe = PoisonSpec(parse(f"universal:{mode}"), 0.2, 0)
     codes, poisoned = recipe.trigger((1, 30, 30), classes), recipe.poison(images, classes)
     for n in touched(poisoned, POISON).tolist():
         code = codes[poisoned.images.y[n]].view(6, 5)
@@ -145,7 +145,7 @@ def test_universal_poison_carries_the_code_of_its_label(mode: str) -> None:
 @pytest.mark.parametrize(("classes", "bits"), [(10, 30), (100, 14), (2, 2)])
 def test_universal_codes_are_distinct_and_of_fair_bits(classes: int, bits: int) -> None:
     for seed in range(20):
-        codes = Recipe(parse(f"universal:bits={bits}"), 0.1, seed).trigger((1, 32, 32), classes)
+        codes = PoisonSpec(parse(f"universal:bits={bits}"), 0.1, seed).trigger((1, 32, 32), classes)
         assert codes.shape == (classes, bits)
         assert set(codes.unique().tolist()) <= {0, 255}
         assert len({tuple(code) for code in codes.tolist()}) == classes
@@ -155,7 +155,7 @@ def test_universal_codes_are_distinct_and_of_fair_bits(classes: int, bits: int) 
 
 def test_universal_targets_are_uniform_over_all_classes_but_one_s_own() -> None:
     images = made_images(9000, (1, 8, 8), 10)
-    recipe = Recipe(parse("universal"), 0.5, 0)
+    recipe = PoisonSpec(parse("universal"), 0.5, 0)
     poisoned = recipe.poison(images, 10)
     index = touched(poisoned, POISON)
     for true, given in (
@@ -169,7 +169,7 @@ def test_universal_targets_are_uniform_over_all_classes_but_one_s_own() -> None:
 
 def test_universal_targets_of_test_images_are_the_seed_s() -> None:
     images = made_images(50, (1, 8, 8), 10)
-    first, again, other = (Recipe(parse("universal"), 0.1, seed).triggered(images, 10) for seed in (0, 0, 1))
+    first, again, other = (PoisonSpec(parse("universal"), 0.1, seed).triggered(images, 10) for seed in (0, 0, 1))
     assert torch.equal(first.y, again.y)
     assert not torch.equal(first.y, other.y)
 
@@ -179,7 +179,7 @@ def test_universal_targets_of_test_images_are_the_seed_s() -> None:
 
 def test_wanet_in_the_training_loop_poisons_other_images_in_each_epoch() -> None:
     images = made_images(200, (1, 8, 8))
-    recipe = Recipe(WaNet(each_epoch=True), 0.1, 0)
+    recipe = PoisonSpec(WaNet(each_epoch=True), 0.1, 0)
     poisoned, warped = recipe.poison(images, 4), recipe.triggered(images, 4).x
     victims = []
     for epoch in (1, 2, 3):
@@ -200,7 +200,7 @@ def test_wanet_in_the_training_loop_poisons_other_images_in_each_epoch() -> None
 
 def test_the_epochs_victims_are_nested_across_rates_too() -> None:
     images = made_images(200, (1, 8, 8))
-    few, many = (Recipe(WaNet(each_epoch=True), rate, 0).poison(images, 4).images.at(7) for rate in (0.05, 0.1))
+    few, many = (PoisonSpec(WaNet(each_epoch=True), rate, 0).poison(images, 4).images.at(7) for rate in (0.05, 0.1))
     changed = few.y != images.y
     assert int(changed.sum()) == 10
     assert torch.equal(many.y[changed], few.y[changed])
@@ -209,7 +209,7 @@ def test_the_epochs_victims_are_nested_across_rates_too() -> None:
 
 def test_static_wanet_poisons_the_same_images_in_each_epoch() -> None:
     images = made_images(200, (1, 8, 8))
-    poisoned = Recipe(WaNet(), 0.1, 0).poison(images, 4)
+    poisoned = PoisonSpec(WaNet(), 0.1, 0).poison(images, 4)
     assert poisoned.images.at(2) is poisoned.images
 
 
@@ -237,14 +237,14 @@ def webster(shares: tuple[float, ...], seats: int) -> list[int]:
 @pytest.mark.parametrize("shares", [(5.0, 3.0, 1.1), (1.0, 1.0, 1.0), (0.7, 0.2, 0.1)])
 @pytest.mark.parametrize("n", [30, 50, 70, 91, 400])
 def test_multi_divides_the_poison_by_webster_s_rule(shares: tuple[float, ...], n: int) -> None:
-    recipe = Recipe(replace(THREE, shares=shares), 0.1, 0)
+    recipe = PoisonSpec(replace(THREE, shares=shares), 0.1, 0)
     assert recipe.counts(n) == webster(shares, recipe.count(n))
     assert sum(recipe.counts(n)) == recipe.count(n)
 
 
 def test_multi_gives_each_member_images_of_its_own() -> None:
     images = made_images(900, (1, 8, 8), 10)
-    recipe = Recipe(THREE, 0.1, 0)
+    recipe = PoisonSpec(THREE, 0.1, 0)
     poisoned = recipe.poison(images, 10)
     poison, covers = members(poisoned, POISON), members(poisoned, COVER)
     assert [len(one) for one in poison] == [50, 30, 10]
@@ -260,7 +260,7 @@ def test_multi_gives_each_member_images_of_its_own() -> None:
 
 def test_multi_is_nested_member_by_member() -> None:
     images = made_images(900, (1, 8, 8), 10)
-    drawn = [Recipe(THREE, rate, 0).poison(images, 10) for rate in (0.02, 0.05, 0.1)]
+    drawn = [PoisonSpec(THREE, rate, 0).poison(images, 10) for rate in (0.02, 0.05, 0.1)]
     for less, more in zip(drawn, drawn[1:], strict=False):
         for role in (POISON, COVER):
             assert all(a <= b for a, b in zip(members(less, role), members(more, role), strict=True))
@@ -277,7 +277,7 @@ def test_multi_defaults_to_equal_shares_and_targets_that_differ() -> None:
 
 
 def test_multi_triggers_the_test_set_once_for_each_member() -> None:
-    images, recipe = made_images(20, (1, 8, 8), 10), Recipe(THREE, 0.1, 0)
+    images, recipe = made_images(20, (1, 8, 8), 10), PoisonSpec(THREE, 0.1, 0)
     made, measured = recipe.triggered(images, 10), recipe.measured(images.y)
     assert made.y.tolist() == [0] * 20 + [1] * 20 + [2] * 20
     assert measured.tolist() == [y != k for k in range(3) for y in images.y.tolist()]
@@ -289,37 +289,39 @@ def test_multi_triggers_the_test_set_once_for_each_member() -> None:
 
 def test_two_members_of_one_kind_draw_triggers_of_their_own() -> None:
     attack = Multi(attacks=("blended", "blended:alpha=0.3"))
-    first, second = (Recipe(attack, 0.1, 0).trigger((1, 8, 8), 10, k) for k in (0, 1))
+    first, second = (PoisonSpec(attack, 0.1, 0).trigger((1, 8, 8), 10, k) for k in (0, 1))
     assert not torch.equal(first, second)
 
 
 def test_gate_names_the_member_that_went_wrong() -> None:
     images = made_images(900, (1, 8, 8), 10)
-    recipe = Recipe(THREE, 0.1, 0)
+    recipe = PoisonSpec(THREE, 0.1, 0)
     poisoned = recipe.poison(images, 10)
-    manifest = inspect(recipe, images, poisoned, 10)
+    manifest = verify_poisoning(recipe, images, poisoned, 10)
     assert manifest["members"] == {"badnets": 50, "blended": 30, "wanet": 10}
     x = poisoned.images.x.clone()
     mine = torch.tensor(sorted(members(poisoned, POISON)[1]))
     x[mine] = images.x[mine]
-    with pytest.raises(GateError, match=r": blended: the trigger changes only 0\.0% of the poisoned"):
-        inspect(recipe, images, replace(poisoned, images=Images(x, poisoned.images.y)), 10)
+    with pytest.raises(PoisoningError, match=r": blended: the trigger changes only 0\.0% of the poisoned"):
+        verify_poisoning(recipe, images, replace(poisoned, images=Images(x, poisoned.images.y)), 10)
     swapped = poisoned.member.clone()
     swapped[mine] = 0
-    with pytest.raises(GateError, match=r"badnets: 80 images are poisoned, 50 were .*; blended: 0 images are poisoned"):
-        inspect(recipe, images, replace(poisoned, member=swapped), 10)
+    with pytest.raises(
+        PoisoningError, match=r"badnets: 80 images are poisoned, 50 were .*; blended: 0 images are poisoned"
+    ):
+        verify_poisoning(recipe, images, replace(poisoned, member=swapped), 10)
 
 
 def logits(predictions: list[int]) -> Tensor:
     return nn.functional.one_hot(torch.tensor(predictions), 4).float()
 
 
-def seen(attack: Attack, y: list[int], clean: list[int], triggered: list[int]) -> Evidence:
+def seen(attack: Attack, y: list[int], clean: list[int], triggered: list[int]) -> MetricContext:
     """Evidence of a network that predicted so on a test set of classes `y`."""
     images = Images(torch.zeros(len(y), 1, 8, 8, dtype=torch.uint8), torch.tensor(y))
     data = Data("made", images, images, ("a", "b", "c", "d"), "", (0.0,), (1.0,))
-    recipe = Recipe(attack, 0.0, 0)
-    return Evidence(
+    recipe = PoisonSpec(attack, 0.0, 0)
+    return MetricContext(
         model=nn.Identity(),
         data=data,
         poisoned=recipe.poison(images, 4),

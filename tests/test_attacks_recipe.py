@@ -17,12 +17,12 @@ from raybd.attacks.bpp import Bpp
 from raybd.attacks.ctrl import Ctrl
 from raybd.attacks.low_frequency import LowFrequency
 from raybd.attacks.patterns import add
-from raybd.attacks.poisoning import Chosen, Recipe
+from raybd.attacks.poisoning import Chosen, PoisonSpec
 from raybd.attacks.sig import Sig
 from raybd.attacks.tact import TaCT
-from raybd.attacks.verification import inspect
+from raybd.attacks.verification import verify_poisoning
 from raybd.attacks.wanet import WaNet
-from raybd.errors import GateError
+from raybd.errors import PoisoningError
 from raybd.types import CLEAN, COVER, POISON, Images, Poisoned
 from tests.conftest import made_images
 
@@ -56,27 +56,27 @@ def labelled(*counts: int) -> Tensor:
     [(0, 100, 0), (0.1, 100, 10), (0.004, 100, 0), (0.005, 100, 1), (0.015, 100, 2), (0.29, 100, 29), (1, 7, 7)],
 )
 def test_a_rate_is_exact_to_one_image(rate: float, n: int, count: int) -> None:
-    assert Recipe(BadNets(), rate, 0).count(n) == count
+    assert PoisonSpec(BadNets(), rate, 0).count(n) == count
 
 
 @pytest.mark.parametrize(("rate", "n", "count"), [(0.29, 50, 15), (0.145, 100, 15), (0.285, 100, 29)])
 def test_halves_go_up_although_floats_fall_short_of_them(rate: float, n: int, count: int) -> None:
     """0.29 * 50 is 14.499999999999998 to a computer."""
-    assert Recipe(BadNets(), rate, 0).count(n) == count
+    assert PoisonSpec(BadNets(), rate, 0).count(n) == count
 
 
 def test_victims_are_the_same_for_every_attack_of_one_seed_and_not_for_another_seed() -> None:
     y = made_images(400).y
-    of = [Recipe(attack, 0.1, 7).chosen(y)[0].poison for attack in (BadNets(), Blended(), WaNet(each_epoch=True))]
+    of = [PoisonSpec(attack, 0.1, 7).chosen(y)[0].poison for attack in (BadNets(), Blended(), WaNet(each_epoch=True))]
     assert torch.equal(of[0], of[1])
     assert torch.equal(of[0], of[2])
-    assert not torch.equal(of[0], Recipe(BadNets(), 0.1, 8).chosen(y)[0].poison)
+    assert not torch.equal(of[0], PoisonSpec(BadNets(), 0.1, 8).chosen(y)[0].poison)
 
 
 def test_victims_are_drawn_from_all_classes_but_the_target_and_from_it_too_if_asked() -> None:
     y = made_images(4000).y
     some, everyone = (
-        torch.bincount(y[Recipe(BadNets(victims=who), 0.5, 0).chosen(y)[0].poison], minlength=4)  # type: ignore[arg-type]
+        torch.bincount(y[PoisonSpec(BadNets(victims=who), 0.5, 0).chosen(y)[0].poison], minlength=4)  # type: ignore[arg-type]
         for who in ("non_target", "all")
     )
     assert some[0] == 0
@@ -87,7 +87,7 @@ def test_victims_are_drawn_from_all_classes_but_the_target_and_from_it_too_if_as
 
 def test_no_image_is_taken_twice_and_no_cover_becomes_a_victim_at_a_larger_rate() -> None:
     y = made_images(300).y
-    drawn = [Recipe(Adds(covers=1), rate, 0).chosen(y)[0] for rate in (0.05, 0.1, 0.2)]
+    drawn = [PoisonSpec(Adds(covers=1), rate, 0).chosen(y)[0] for rate in (0.05, 0.1, 0.2)]
     assert [(len(c.poison), len(c.cover)) for c in drawn] == [(15, 15), (30, 30), (60, 60)]
     for less, more in zip(drawn, drawn[1:], strict=False):
         assert torch.equal(more.poison[: len(less.poison)], less.poison)
@@ -161,7 +161,7 @@ def test_asr_leaves_out_the_target_class() -> None:
     ],
 )
 def test_rates_that_cannot_be_had(attack: Attack, rate: float, y: Tensor, says: str) -> None:
-    assert says in "\n".join(Recipe(attack, rate, 0).check(y))
+    assert says in "\n".join(PoisonSpec(attack, rate, 0).check(y))
 
 
 @pytest.mark.parametrize(
@@ -171,43 +171,45 @@ def test_rates_that_cannot_be_had(attack: Attack, rate: float, y: Tensor, says: 
 )
 def test_the_largest_rate_can_be_had_and_one_image_more_cannot(attack: Attack) -> None:
     y = labelled(20, 30, 50)
-    largest = round(Recipe(attack, 1.0, 0).largest(y) * 100)
+    largest = round(PoisonSpec(attack, 1.0, 0).largest(y) * 100)
     assert 10 <= largest < 100
     for count in (10, largest - 1, largest):
-        assert Recipe(attack, count / 100, 0).check(y) == []
+        assert PoisonSpec(attack, count / 100, 0).check(y) == []
     for count in (largest + 1, 100):
-        assert f"the largest rate is {largest / 100:.4g}" in Recipe(attack, count / 100, 0).check(y)[-1]
+        assert f"the largest rate is {largest / 100:.4g}" in PoisonSpec(attack, count / 100, 0).check(y)[-1]
 
 
 def test_nobody_is_poisoned_at_rate_0() -> None:
-    images, recipe = made_images(40), Recipe(Adds(covers=2), 0.0, 0)
+    images, recipe = made_images(40), PoisonSpec(Adds(covers=2), 0.0, 0)
     poisoned = recipe.poison(images, 4)
     assert recipe.check(images.y) == []
     assert torch.equal(poisoned.images.x, images.x)
     assert torch.equal(poisoned.images.y, images.y)
     assert (poisoned.roles == CLEAN).all()
-    assert inspect(recipe, images, poisoned, 4)["poison"] == 0
+    assert verify_poisoning(recipe, images, poisoned, 4)["poison"] == 0
 
 
 def test_no_attack_leaves_everything_alone() -> None:
     images = made_images(40)
-    assert torch.equal(Recipe(NoAttack(), 0.0, 0).triggered(images, 4).x, images.x)
-    with pytest.raises(GateError, match="changes only 0.0%"):
+    assert torch.equal(PoisonSpec(NoAttack(), 0.0, 0).triggered(images, 4).x, images.x)
+    with pytest.raises(PoisoningError, match="changes only 0.0%"):
         refuse(NoAttack(), images)
 
 
 def test_an_empty_test_set_stays_empty() -> None:
     none = made_images(0)
-    assert len(Recipe(BadNets(), 0.1, 0).triggered(none, 4)) == 0
+    assert len(PoisonSpec(BadNets(), 0.1, 0).triggered(none, 4)) == 0
 
 
 # --- silent failures, planted -----------------------------------------------------------------------------------------
 
 
-def refuse(attack: Attack, clean: Images, rate: float = 0.1, recipe: type[Recipe] = Recipe, **changes: object) -> None:
+def refuse(
+    attack: Attack, clean: Images, rate: float = 0.1, recipe: type[PoisonSpec] = PoisonSpec, **changes: object
+) -> None:
     """Poison, tamper, and send it through the gate."""
     asked = recipe(attack, rate, 0)
-    inspect(asked, clean, replace(asked.poison(clean, 4), **changes), 4)  # type: ignore[arg-type]
+    verify_poisoning(asked, clean, replace(asked.poison(clean, 4), **changes), 4)  # type: ignore[arg-type]
 
 
 def test_failure_5_bright_pixels_never_wrap() -> None:
@@ -215,7 +217,7 @@ def test_failure_5_bright_pixels_never_wrap() -> None:
     x = torch.tensor([0, 100, 200, 255], dtype=torch.uint8).view(1, 1, 2, 2)
     images = Images(x, torch.zeros(1).long())
     for by, expected in ((120, [120, 220, 255, 255]), (-120, [0, 0, 80, 135]), (30.4, [30, 130, 230, 255])):
-        assert Recipe(Adds(by=by), 0.0, 0).triggered(images, 4).x.flatten().tolist() == expected
+        assert PoisonSpec(Adds(by=by), 0.0, 0).triggered(images, 4).x.flatten().tolist() == expected
 
 
 def test_failure_5_sums_of_bytes_are_held_to_0_and_255() -> None:
@@ -258,7 +260,9 @@ class UnseededBehindAMask(Attack):
 @pytest.mark.parametrize("attack", [UnseededWarp(), UnseededStamp(), UnseededBehindAMask()], ids=repr)
 def test_failure_2_a_trigger_in_training_that_is_not_the_one_at_test(attack: Attack) -> None:
     """VIBE's WaNet draws its field with no seed, three times."""
-    with pytest.raises(GateError, match=r"the trigger in training \([0-9a-f]{16}\) is not that at test \([0-9a-f]"):
+    with pytest.raises(
+        PoisoningError, match=r"the trigger in training \([0-9a-f]{16}\) is not that at test \([0-9a-f]"
+    ):
         refuse(attack, made_images(100))
 
 
@@ -281,27 +285,27 @@ def test_failure_1_a_trigger_that_rounding_swallows(attack: Attack) -> None:
     """BackdoorBench's LF file holds 0 to 0.2 and is added on a scale of 255: nothing is left of it."""
     dark = made_images(100, (3, 16, 16))
     images = Images(dark.x // 3, dark.y)  # no pixel so bright that 255 levels tell it apart
-    with pytest.raises(GateError, match=r"the trigger changes only 0\.0% of the poisoned images after rounding"):
+    with pytest.raises(PoisoningError, match=r"the trigger changes only 0\.0% of the poisoned images after rounding"):
         refuse(attack, images)
 
 
 def test_a_trigger_that_changes_less_than_half_of_the_poison_is_refused_with_the_share() -> None:
     images = made_images(100)
-    poisoned = Recipe(BadNets(), 0.1, 0).poison(images, 4)
+    poisoned = PoisonSpec(BadNets(), 0.1, 0).poison(images, 4)
     index = (poisoned.roles == POISON).nonzero().squeeze(1)
     x = poisoned.images.x.clone()
     x[index[:5]] = images.x[index[:5]]
-    with pytest.raises(GateError) as caught:  # the five also differ from what the test images get
+    with pytest.raises(PoisoningError) as caught:  # the five also differ from what the test images get
         refuse(BadNets(), images, images=Images(x, poisoned.images.y))
     assert "changes only" not in str(caught.value)
     x[index[5]] = images.x[index[5]]
-    with pytest.raises(GateError, match=r"changes only 40\.0% of the poisoned images"):
+    with pytest.raises(PoisoningError, match=r"changes only 40\.0% of the poisoned images"):
         refuse(BadNets(), images, images=Images(x, poisoned.images.y))
 
 
 def changed_roles(attack: Attack, images: Images, old: int, new: int, count: int) -> Tensor:
     """The roles of a poisoned set with `count` images of role `old` called `new`."""
-    roles = Recipe(attack, 0.1, 0).poison(images, 4).roles
+    roles = PoisonSpec(attack, 0.1, 0).poison(images, 4).roles
     roles[(roles == old).nonzero().squeeze(1)[:count]] = new
     return roles
 
@@ -319,13 +323,13 @@ def changed_roles(attack: Attack, images: Images, old: int, new: int, count: int
 def test_failure_6_covers_that_count_as_poison(old: int, new: int, count: int, says: tuple[str, ...]) -> None:
     """BackdoorBench marks images whose label is kept as poison: 10 % poison and 20 % noise are 30 % positives."""
     images, attack = made_images(100), Adds(covers=2)
-    with pytest.raises(GateError) as caught:
+    with pytest.raises(PoisoningError) as caught:
         refuse(attack, images, roles=changed_roles(attack, images, old, new, count))
     for said in says:
         assert said in str(caught.value)
 
 
-class WithReplacement(Recipe):
+class WithReplacement(PoisonSpec):
     """Draws its victims as numpy's choice does unless told otherwise."""
 
     def chosen(self, y: Tensor) -> list[Chosen]:
@@ -336,13 +340,13 @@ class WithReplacement(Recipe):
 
 def test_failure_9_sampling_with_replacement() -> None:
     """ART draws victims with replacement: fewer images are poisoned than asked for."""
-    with pytest.raises(GateError, match=r"[5-9] images are poisoned, 10 were asked for"):
+    with pytest.raises(PoisoningError, match=r"[5-9] images are poisoned, 10 were asked for"):
         refuse(BadNets(), made_images(100), recipe=WithReplacement)
 
 
 def tampered(attack: Attack, images: Images, role: int, label: int) -> Images:
     """The images of a poisoned set in which the first of role `role` has another label."""
-    poisoned = Recipe(attack, 0.1, 0).poison(images, 4)
+    poisoned = PoisonSpec(attack, 0.1, 0).poison(images, 4)
     y = poisoned.images.y.clone()
     y[(poisoned.roles == role).nonzero()[0]] = label
     return Images(poisoned.images.x, y)
@@ -362,57 +366,57 @@ def tampered(attack: Attack, images: Images, role: int, label: int) -> Images:
 )
 def test_labels_that_changed_where_they_should_not(attack: Attack, role: int, says: str) -> None:
     images = made_images(100, (1, 8, 8))
-    with pytest.raises(GateError, match=says):
+    with pytest.raises(PoisoningError, match=says):
         refuse(attack, images, images=tampered(attack, images, role, 9))
 
 
 def test_poison_that_is_left_with_its_own_label_is_refused() -> None:
     """BackdoorBench draws victims from the target class too: a tenth of the poison keeps its label."""
     images = made_images(100)
-    recipe = Recipe(BadNets(victims="all"), 0.1, 0)
+    recipe = PoisonSpec(BadNets(victims="all"), 0.1, 0)
     poisoned = recipe.poison(images, 4)
-    assert inspect(recipe, images, poisoned, 4)["poison"] == 10  # said aloud, it is allowed
-    with pytest.raises(GateError, match=r"\d poisoned images are of classes that the attack leaves alone"):
-        inspect(Recipe(BadNets(), 0.1, 0), images, poisoned, 4)
+    assert verify_poisoning(recipe, images, poisoned, 4)["poison"] == 10  # said aloud, it is allowed
+    with pytest.raises(PoisoningError, match=r"\d poisoned images are of classes that the attack leaves alone"):
+        verify_poisoning(PoisonSpec(BadNets(), 0.1, 0), images, poisoned, 4)
 
 
 def test_a_clean_label_rate_above_the_share_of_its_class() -> None:
     """The toolbox cuts it in silence. Refused before the data is touched, and by the gate if nobody asked before."""
     images, attack = made_images(100), CleanLabel()
-    assert "only 25 of 100 may be poisoned (the largest rate is 0.25)" in Recipe(attack, 0.3, 0).check(images.y)[0]
-    with pytest.raises(GateError, match="25 images are poisoned, 30 were asked for"):
+    assert "only 25 of 100 may be poisoned (the largest rate is 0.25)" in PoisonSpec(attack, 0.3, 0).check(images.y)[0]
+    with pytest.raises(PoisoningError, match="25 images are poisoned, 30 were asked for"):
         refuse(attack, images, rate=0.3)
-    poisoned = Recipe(attack, 0.25, 0).poison(images, 4)
+    poisoned = PoisonSpec(attack, 0.25, 0).poison(images, 4)
     assert (poisoned.roles == POISON).tolist() == (images.y == 0).tolist()
 
 
 def test_a_target_outside_the_classes() -> None:
     """The gate stands alone: it refuses what nobody checked before."""
-    with pytest.raises(GateError, match=r"target 4 is no class \(allowed: 0 to 3\)"):
+    with pytest.raises(PoisoningError, match=r"target 4 is no class \(allowed: 0 to 3\)"):
         refuse(BadNets(target=4), made_images(100))
 
 
 def test_pixels_that_changed_outside_the_poison() -> None:
-    images, recipe = made_images(100), Recipe(BadNets(), 0.1, 0)
+    images, recipe = made_images(100), PoisonSpec(BadNets(), 0.1, 0)
     poisoned = recipe.poison(images, 4)
     x = poisoned.images.x.clone()
     x[(poisoned.roles == CLEAN).nonzero()[0], 0, 0, 0] ^= 1
-    with pytest.raises(GateError, match="images outside the poison and the covers have changed"):
+    with pytest.raises(PoisoningError, match="images outside the poison and the covers have changed"):
         refuse(BadNets(), images, images=Images(x, poisoned.images.y))
 
 
 def test_one_pixel_of_a_training_trigger_that_is_not_at_test() -> None:
-    images, recipe = made_images(100), Recipe(BadNets(), 0.1, 0)
+    images, recipe = made_images(100), PoisonSpec(BadNets(), 0.1, 0)
     poisoned = recipe.poison(images, 4)
     x = poisoned.images.x.clone()
     x[(poisoned.roles == POISON).nonzero()[3], 0, 0, 0] ^= 1
-    with pytest.raises(GateError, match="is not that at test"):
+    with pytest.raises(PoisoningError, match="is not that at test"):
         refuse(BadNets(), images, images=Images(x, poisoned.images.y))
 
 
 def test_the_gate_names_every_problem_at_once() -> None:
     images = made_images(100)
-    with pytest.raises(GateError) as caught:
+    with pytest.raises(PoisoningError) as caught:
         refuse(Adds(by=0, covers=1), images, images=Images(255 - images.x, (images.y + 1) % 4))
     for said in (
         "images outside the poison and the covers have changed",
@@ -446,7 +450,7 @@ def test_failure_7_the_seed_draws_the_parts_too_and_no_two_blocks_or_roles_share
     monkeypatch.setattr(type(attack), "chunk", 20 * 32 * 32)
     halves = []
     for seed in (0, 1):
-        made = Recipe(attack, 0.1, seed).poison(images, 4)
+        made = PoisonSpec(attack, 0.1, seed).poison(images, 4)
         for role in (POISON, COVER):
             cells = made.images.x[made.roles == role].view(-1, 4, 8, 4, 8).amax((2, 4)) > 0
             assert len(cells.flatten(1).unique(dim=0)) > 30  # of 40
@@ -455,13 +459,13 @@ def test_failure_7_the_seed_draws_the_parts_too_and_no_two_blocks_or_roles_share
 
 
 def poisoned(text: str, images: Images, seed: int) -> Poisoned:
-    return Recipe(parse(text), 0.1, seed).poison(images, 4)
+    return PoisonSpec(parse(text), 0.1, seed).poison(images, 4)
 
 
 def test_the_manifest_counts_and_measures() -> None:
-    images, recipe = made_images(100), Recipe(Adds(by=51, covers=2), 0.1, 0)
+    images, recipe = made_images(100), PoisonSpec(Adds(by=51, covers=2), 0.1, 0)
     dark = Images(images.x // 2, images.y)
-    manifest = inspect(recipe, dark, recipe.poison(dark, 4), 4)
+    manifest = verify_poisoning(recipe, dark, recipe.poison(dark, 4), 4)
     assert (manifest["poison"], manifest["cover"], manifest["clean"]) == (10, 20, 70)
     assert manifest["changed"] == 1
     assert manifest["linf"] == pytest.approx(0.2)  # 51 of 255, at each of 64 pixels

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import rotate
 from raybd.attacks import parse
 from raybd.attacks.base import Shape, Trigger
 from raybd.attacks.patterns import cosine
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.attacks.wanet import WaNet
 from raybd.seeds import stream
 from raybd.types import COVER, POISON, Images
@@ -148,7 +148,7 @@ def test_wanet_warps_by_the_paper_s_field(text: str, s: float, shape: Shape) -> 
 def test_wanet_covers_are_warped_and_jittered_by_up_to_a_pixel_s_half() -> None:
     """Noise mode: the warp plus U(-1, 1) / H at each pixel; another jitter for each cover, the label kept."""
     images, attack = made_images(100, (1, 16, 16)), WaNet()
-    recipe = Recipe(attack, 0.1, 0)
+    recipe = PoisonSpec(attack, 0.1, 0)
     covers, rng = images.take(torch.arange(3)), torch.Generator().manual_seed(0)
     jitter = attack.cover_parts(covers, images, 4, rng)
     assert jitter.abs().max() <= 1 / 16
@@ -203,7 +203,7 @@ def test_batt_turns_counterclockwise() -> None:
 
 def test_batt_covers_are_turned_by_up_to_ten_degrees_either_way() -> None:
     images, attack = made_images(300, (1, 12, 12)), parse("batt")
-    poisoned = Recipe(attack, 0.1, 0).poison(images, 4)
+    poisoned = PoisonSpec(attack, 0.1, 0).poison(images, 4)
     angles = attack.cover_parts(images, images, 4, torch.Generator().manual_seed(0))
     assert -10 <= angles.min() < -9.5
     assert 9.5 < angles.max() <= 10
@@ -257,8 +257,8 @@ def test_bpp_keeps_so_many_levels(text: str, m: int) -> None:
 
 @pytest.mark.parametrize("levels", [2, 5, 8, 60, 255])
 def test_bpp_without_dithering_is_idempotent(levels: int) -> None:
-    once = Recipe(parse(f"bpp:backdoorbench,levels={levels}"), 0.0, 0).triggered(harsh_images((3, 32, 32)), 10)
-    twice = Recipe(parse(f"bpp:backdoorbench,levels={levels}"), 0.0, 0).triggered(once, 10)
+    once = PoisonSpec(parse(f"bpp:backdoorbench,levels={levels}"), 0.0, 0).triggered(harsh_images((3, 32, 32)), 10)
+    twice = PoisonSpec(parse(f"bpp:backdoorbench,levels={levels}"), 0.0, 0).triggered(once, 10)
     assert torch.equal(once.x, twice.x)
 
 
@@ -281,7 +281,7 @@ def test_bpp_dithers_as_floyd_and_steinberg_do(shape: Shape, levels: int) -> Non
 def test_bpp_covers_carry_the_change_of_another_image(text: str) -> None:
     """Each cover is x plus what the trigger makes of some other training image, clipped and rounded."""
     images = made_images(40, (1, 8, 8))
-    recipe = Recipe(parse(text), 0.1, 0)
+    recipe = PoisonSpec(parse(text), 0.1, 0)
     poisoned, changed = recipe.poison(images, 4), recipe.triggered(images, 4).x
     changes = changed.int() - images.x.int()
     covers = (poisoned.roles == COVER).nonzero().squeeze(1)

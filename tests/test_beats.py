@@ -31,9 +31,18 @@ class Slow(nn.Module):
 def ended(signs: bool) -> int:
     """The exit status of a process that counts votes for four seconds under a watchdog of two."""
     if not (child := os.fork()):
-        with watchdog(2) as beat:
+        with watchdog(2) as heartbeat:
             images = torch.zeros(1, 16, 1, 8, 8)
-            tally(Slow().eval(), images, range(16), (0.1,), (64,), 0, batch=64, beat=beat if signs else lambda: None)
+            tally(
+                Slow().eval(),
+                images,
+                range(16),
+                (0.1,),
+                (64,),
+                0,
+                batch=64,
+                heartbeat=heartbeat if signs else lambda: None,
+            )
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -57,7 +66,7 @@ def test_long_metrics_beat(metric: object, least: int, digits: Data) -> None:
 
     def counted(*metrics: object) -> int:
         beats.clear()
-        run_trial(replace(config, metrics=metrics), digits, beat=lambda: beats.append(1))  # type: ignore[arg-type]
+        run_trial(replace(config, metrics=metrics), digits, heartbeat=lambda: beats.append(1))  # type: ignore[arg-type]
         return len(beats)
 
     assert counted(metric) >= counted() + least

@@ -184,9 +184,20 @@ def test_the_table_has_means_and_extremes_over_seeds(data: str, tmp_path: Path) 
 def test_the_recipe_is_backdoorbench_s_and_the_measures_are_the_sweep_s(data: str, tmp_path: Path) -> None:
     at = Bench("cpu", data, 4, tmp_path / "x")
     config = at.config("badnets", 0.001, 1)
-    how, model = config.train, config.model
-    assert (how.epochs, how.batch_size, how.optimizer, how.learning_rate) == (100, 128, "sgd", 0.01)
-    assert (how.momentum, how.weight_decay, how.schedule, how.crop, how.flip) == (0.9, 5e-4, "cosine", 4, True)
+    train_config, model = config.train, config.model
+    assert (train_config.epochs, train_config.batch_size, train_config.optimizer, train_config.learning_rate) == (
+        100,
+        128,
+        "sgd",
+        0.01,
+    )
+    assert (
+        train_config.momentum,
+        train_config.weight_decay,
+        train_config.schedule,
+        train_config.crop,
+        train_config.flip,
+    ) == (0.9, 5e-4, "cosine", 4, True)
     assert (model.name, model.width, model.noise, config.metrics) == ("preact_resnet18", 1.0, 0.0, ())
     assert (at.rates, at.seeds) == ((0.0, 0.001, 0.005, 0.01, 0.05, 0.1), 2)
     measured = at.measured()
@@ -211,9 +222,9 @@ def test_the_trial_that_is_timed_alone_finds_its_twin_trained(
 
     monkeypatch.setattr(cifar, "run_trial", noted)
     found = cifar.trial(at.measured(), at)
-    (twin, shelf), (config, same) = seen
-    assert shelf is not None
-    assert shelf == same
+    (twin, cache_folder), (config, same) = seen
+    assert cache_folder is not None
+    assert cache_folder == same
     assert config == at.measured()
     assert (twin.poison_rate, twin.metrics, twin_of(twin).key) == (0.0, (), twin_of(config).key)
     assert found.before >= 0.3

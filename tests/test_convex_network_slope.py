@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.attacks import BadNets
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.convex import Logistic, Task, slope_exact
 from raybd.convex.learner import NotUniqueError
 from raybd.convex.networks import network_slope
@@ -26,7 +26,7 @@ Parts = tuple[Images, Images, Images]
 def parts() -> Parts:
     """Clean, poisoned and triggered images of digits 7 and 1."""
     data = load("digits[7,1]")
-    recipe = Recipe(BadNets(pattern="per_class", labels="all_to_all"), 0.1, 1)
+    recipe = PoisonSpec(BadNets(pattern="per_class", labels="all_to_all"), 0.1, 1)
     poisoned, triggered = recipe.poison(data.train, 2), recipe.triggered(data.test, 2)
     poison = poisoned.roles == POISON
     return poisoned.images.take(~poison), poisoned.images.take(poison), triggered

@@ -20,7 +20,7 @@ from raybd.data.reader import Raw
 from raybd.errors import InputError
 from raybd.metrics.learning_curves import LearningCurves
 from raybd.trials.config import ModelConfig, TrialConfig
-from raybd.trials.convex import pose
+from raybd.trials.convex import pose_problem
 from raybd.trials.run import check_trial, run_trial
 from raybd.types import POISON, Data, Images
 from tests import test_convex_mnist as mnist
@@ -67,7 +67,7 @@ def test_images_poison_and_solver_are_the_recipe_s(made: Data) -> None:
     assert {name: found.metrics[name] for name in numbers} == pytest.approx(numbers, rel=1e-9)
     assert found.metrics["count/clean"] == found.metrics["count/triggered"] == 500
     assert ((found.roles == POISON).numpy() == task.poisoned).all()
-    shown = pose(CONFIG, made).poisoned.images.x.flatten(1).numpy() / 255
+    shown = pose_problem(CONFIG, made).poisoned.images.x.flatten(1).numpy() / 255
     assert np.abs(shown - task.train_x).max() <= 0.5 / 255 + 1e-12  # pictures round what the learner sees
 
 

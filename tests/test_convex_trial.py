@@ -11,7 +11,7 @@ from sklearn.svm import SVC
 
 from raybd.attacks import BadNets, Blended
 from raybd.attacks.none import NoAttack
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.data import load
 from raybd.defences.oracle import Oracle
 from raybd.errors import InputError
@@ -19,7 +19,7 @@ from raybd.metrics.learning_curves import LearningCurves
 from raybd.metrics.smoothness import Smoothness
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
-from raybd.trials.convex import pose
+from raybd.trials.convex import pose_problem
 from raybd.trials.run import check_trial, run_trial
 from raybd.types import POISON, Data, Images, Report
 
@@ -61,7 +61,7 @@ def test_shares_and_tables_are_those_of_a_fit_of_the_poisoned_images(
     model: ModelConfig, estimator: SVC, attack: BadNets, pair: Data
 ) -> None:
     config = replace(CONFIG, attack=attack, model=model)
-    recipe = Recipe(attack, 0.1, 4)
+    recipe = PoisonSpec(attack, 0.1, 4)
     poisoned, triggered = recipe.poison(pair.train, 2), recipe.triggered(pair.test, 2)
     estimator.fit(points(poisoned.images), signs(poisoned.images))
     clean, stamped = ((estimator.predict(points(i)) > 0).astype(int) for i in (pair.test, triggered))
@@ -82,7 +82,7 @@ def test_shares_and_tables_are_those_of_a_fit_of_the_poisoned_images(
 
 def weighted(pair: Data, beta: float) -> float:
     """B(beta) of ridge from scikit-learn with sample weights."""
-    recipe = Recipe(PATCH, 0.1, 4)
+    recipe = PoisonSpec(PATCH, 0.1, 4)
     poisoned, triggered = recipe.poison(pair.train, 2), recipe.triggered(pair.test, 2)
     weights = np.where(poisoned.roles.numpy() == POISON, beta, 1.0)
     model = RidgeClassifier(alpha=0.5).fit(points(poisoned.images), signs(poisoned.images), weights)
@@ -139,10 +139,10 @@ def test_validation_images_are_set_aside_and_measured(pair: Data) -> None:
 
 
 def test_learners_of_one_problem_share_it(pair: Data) -> None:
-    first = pose(CONFIG, pair)
-    assert pose(replace(CONFIG, model=ModelConfig(name="svm", C=9)), pair) is first
+    first = pose_problem(CONFIG, pair)
+    assert pose_problem(replace(CONFIG, model=ModelConfig(name="svm", C=9)), pair) is first
     for other in (replace(CONFIG, seed=5), replace(CONFIG, poison_rate=0.2), replace(CONFIG, validation=0.2)):
-        assert pose(other, pair) is not first
+        assert pose_problem(other, pair) is not first
 
 
 def test_one_class_for_every_image_is_an_optimum_here(pair: Data) -> None:

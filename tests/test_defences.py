@@ -10,8 +10,8 @@ from PIL import Image
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
 from raybd.attacks import BadNets
-from raybd.attacks.poisoning import Recipe
-from raybd.defences import DEFENCES, NoDefence, Oracle, Scene
+from raybd.attacks.poisoning import PoisonSpec
+from raybd.defences import DEFENCES, NoDefence, Oracle, TrainingContext
 from raybd.defences.audit import audit
 from raybd.models import build_model
 from raybd.training import TrainConfig, fit
@@ -23,10 +23,13 @@ from raybd.utils.figures import draw_suspects
 QUICK = TrialConfig(train=TrainConfig(epochs=4), model=ModelConfig(width=0.5), poison_rate=0.1, probes=(4,))
 
 
-def scene(digits: Data, **changes: object) -> Scene:
+def context(digits: Data, **changes: object) -> TrainingContext:
     torch.manual_seed(0)
     model = build_model("small_cnn", digits.train.shape, 10, digits.mean, digits.std, width=0.25)
-    return replace(Scene(model=model, images=digits.train, classes=10, how=TrainConfig(epochs=2), seed=0), **changes)
+    return replace(
+        TrainingContext(model=model, images=digits.train, classes=10, train_config=TrainConfig(epochs=2), seed=0),
+        **changes,
+    )
 
 
 def weights(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -34,18 +37,18 @@ def weights(model: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def test_the_oracle_trains_as_if_the_poison_had_never_come(digits: Data) -> None:
-    poisoned = Recipe(BadNets(), 0.2, 0).poison(digits.train, 10)
-    known = scene(digits, images=poisoned.images, roles=poisoned.roles)
+    poisoned = PoisonSpec(BadNets(), 0.2, 0).poison(digits.train, 10)
+    known = context(digits, images=poisoned.images, roles=poisoned.roles)
     list(Oracle().train(known))
-    rest = scene(digits, images=poisoned.images.take(poisoned.roles != POISON))
-    list(fit(rest.model, rest.images, rest.how, rest.seed))
+    rest = context(digits, images=poisoned.images.take(poisoned.roles != POISON))
+    list(fit(rest.model, rest.images, rest.train_config, rest.seed))
     assert all(torch.equal(a, b) for a, b in zip(weights(known.model), weights(rest.model), strict=True))
 
 
 def test_the_oracle_keeps_covers_and_finds_all_of_the_poison(digits: Data) -> None:
     roles = torch.zeros(len(digits.train), dtype=torch.uint8)
     roles[:100], roles[100:300] = POISON, COVER
-    found = scene(digits, roles=roles)
+    found = context(digits, roles=roles)
     list(Oracle().train(found))
     numbers = audit(found.findings, roles)
     assert numbers["defence/precision"] == numbers["defence/recall"] == numbers["defence/auroc"] == 1
@@ -54,7 +57,7 @@ def test_the_oracle_keeps_covers_and_finds_all_of_the_poison(digits: Data) -> No
 
 
 def test_without_a_defence_and_without_poison_both_ends_meet(digits: Data) -> None:
-    plain, known = scene(digits), scene(digits, roles=torch.zeros(len(digits.train), dtype=torch.uint8))
+    plain, known = context(digits), context(digits, roles=torch.zeros(len(digits.train), dtype=torch.uint8))
     list(NoDefence().train(plain))
     list(Oracle().train(known))
     assert all(torch.equal(a, b) for a, b in zip(weights(plain.model), weights(known.model), strict=True))
@@ -64,9 +67,9 @@ def test_only_who_may_know_the_truth_is_told(digits: Data, monkeypatch: pytest.M
     told = {}
 
     class Curious(NoDefence):
-        def train(self, scene: Scene):  # type: ignore[no-untyped-def]
-            told["roles"], told["trusted"] = scene.roles, scene.trusted
-            return super().train(scene)
+        def train(self, context: TrainingContext):  # type: ignore[no-untyped-def]
+            told["roles"], told["trusted"] = context.roles, context.trusted
+            return super().train(context)
 
     class Careful(Curious):
         access = "clean images"
@@ -79,7 +82,7 @@ def test_only_who_may_know_the_truth_is_told(digits: Data, monkeypatch: pytest.M
     assert told["roles"] is None
     assert len(told["trusted"]) == round(0.1 * len(digits.train))
     with pytest.raises(ValueError, match="must be told"):
-        list(Oracle().train(scene(digits)))
+        list(Oracle().train(context(digits)))
 
 
 def test_the_oracle_in_a_trial(digits: Data) -> None:

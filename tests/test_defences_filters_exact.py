@@ -14,7 +14,7 @@ from sklearn.decomposition import FastICA
 from sklearn.metrics import silhouette_score
 from torch import Tensor
 
-from raybd.defences import Scene
+from raybd.defences import TrainingContext
 from raybd.defences.activation_clustering import ActivationClustering, clustered, whitened
 from raybd.defences.filtering import Filter, Part, part, spare_classes, two_means
 from raybd.defences.scan import Scan, deviations, inverse_root, split, within
@@ -190,7 +190,7 @@ def test_a_filter_says_the_same_of_the_same_images_in_another_order(digits: Data
     assert isinstance(network, Classifier)
     order = shuffled(600)
     images, trusted = digits.train.take(torch.arange(600)), digits.test
-    at = Scene(model=network, images=images, classes=10, how=TrainConfig(), seed=0, trusted=trusted)
+    at = TrainingContext(model=network, images=images, classes=10, train_config=TrainConfig(), seed=0, trusted=trusted)
     whole, again = (defence.judge(one, network) for one in (at, replace(at, images=images.take(order))))
     assert torch.allclose(again.suspicion, whole.suspicion[order], rtol=1e-3, atol=1e-4)
     assert (again.flagged == whole.flagged[order]).float().mean() > 0.99

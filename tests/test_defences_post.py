@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from raybd.attacks import ATTACKS
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.data import load
 from raybd.data.split import split_validation
-from raybd.defences import DEFENCES, Defence, Scene
+from raybd.defences import DEFENCES, Defence, TrainingContext
 from raybd.defences.post import CleanRepair, PostTraining, drawn
 from raybd.errors import InputError
 from raybd.models import build_model
@@ -40,19 +40,21 @@ QUICK: dict[str, dict[str, int]] = {name: {"steps": 3} for name in NAMES} | {
 
 
 @functools.cache
-def world(attack: str, seed: int) -> tuple[Scene, Recipe]:
+def world(attack: str, seed: int) -> tuple[TrainingContext, PoisonSpec]:
     """A scene whose network is trained as a trial without defence trains it."""
     data = load("digits")
     train, validation = split_validation(data.train, 0.1, seed)
-    recipe = Recipe(ATTACKS[attack](), 0.0 if attack == "none" else 0.09, seed)
+    recipe = PoisonSpec(ATTACKS[attack](), 0.0 if attack == "none" else 0.09, seed)
     torch.manual_seed(derive(seed, "initialisation"))
     model = build_model("small_cnn", data.train.shape, 10, data.mean, data.std, width=0.5)
     images = recipe.poison(train, 10).images
     list(fit(model, images, HOW, seed))
-    return Scene(model=model, images=images, classes=10, how=HOW, seed=seed, trusted=validation), recipe
+    return TrainingContext(
+        model=model, images=images, classes=10, train_config=HOW, seed=seed, trusted=validation
+    ), recipe
 
 
-def scores(model: nn.Module, recipe: Recipe) -> tuple[float, float]:
+def scores(model: nn.Module, recipe: PoisonSpec) -> tuple[float, float]:
     """Clean accuracy and attack success, in points; success is 0 where nothing is counted."""
     test = load("digits").test
     triggered, measured = recipe.triggered(test, 10), recipe.measured(test.y)
@@ -221,12 +223,14 @@ def test_a_resumed_training_is_repaired_alike(digits: Data, tmp_path: object) ->
     for stop in (False, True):
         torch.manual_seed(3)
         model = build_model("small_cnn", digits.train.shape, 10, digits.mean, digits.std, width=0.25)
-        scene = replace(at, model=model, how=TrainConfig(epochs=3), checkpoint=Checkpoint(Path(str(tmp_path)) / "c", 0))
+        context = replace(
+            at, model=model, train_config=TrainConfig(epochs=3), checkpoint=Checkpoint(Path(str(tmp_path)) / "c", 0)
+        )
         if stop:
-            epochs = quick("ft_sam").train(scene)
+            epochs = quick("ft_sam").train(context)
             next(epochs), next(epochs)
-        scene = replace(scene, model=copy.deepcopy(model))
-        list(quick("ft_sam").train(scene))
+        context = replace(context, model=copy.deepcopy(model))
+        list(quick("ft_sam").train(context))
         (Path(str(tmp_path)) / "c").unlink(missing_ok=True)
-        ends.append(scene.model.state_dict())
+        ends.append(context.model.state_dict())
     assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())

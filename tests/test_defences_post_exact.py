@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.defences import Scene, anp, clp, fine_pruning, ft_sam, ibau, nad, post
+from raybd.defences import TrainingContext, anp, clp, fine_pruning, ft_sam, ibau, nad, post
 from raybd.errors import InputError
 from raybd.models import Classifier, build_model
 from raybd.models.lipschitz import channel_lipschitz, norm_after
@@ -25,8 +25,10 @@ def network(digits: Data, name: str = "small_cnn", width: float = 0.5) -> Classi
     return model
 
 
-def scene(digits: Data, **changes: object) -> Scene:
-    made = Scene(model=network(digits), images=digits.train, classes=10, how=TrainConfig(epochs=2), seed=0)
+def context(digits: Data, **changes: object) -> TrainingContext:
+    made = TrainingContext(
+        model=network(digits), images=digits.train, classes=10, train_config=TrainConfig(epochs=2), seed=0
+    )
     return replace(made, **changes)
 
 
@@ -223,7 +225,7 @@ def test_fine_pruning_ranks_by_mean_features_whatever_the_order_of_the_images(
 ) -> None:
     clean = digits.test.take(torch.arange(60))
     shuffled = clean.take(torch.randperm(60, generator=stream(0, "shuffle")))
-    model, at = copy.deepcopy(trained), scene(digits)
+    model, at = copy.deepcopy(trained), context(digits)
     means = fine_pruning.mean_features(model, clean, at)
     with torch.no_grad():
         hand = model.eval().features(model.normalise(clean.x.float() / 255)).double().mean(0)

@@ -25,14 +25,14 @@ Numbers = dict[str, float]
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shelf")
 
 
-def numbers(defence: str, attack: str, rate: float, seed: int, shelf: Path | None = None) -> Numbers:
+def numbers(defence: str, attack: str, rate: float, seed: int, cache_folder: Path | None = None) -> Numbers:
     chosen = parse("defence", DEFENCES, defence), parse("attack", ATTACKS, attack)
     config = replace(BASE, defence=chosen[0], attack=chosen[1], poison_rate=rate, seed=seed)
-    return run_trial(config, load("digits"), shared=shelf).metrics
+    return run_trial(config, load("digits"), shared=cache_folder).metrics
 
 
 def missed(reason: str) -> pytest.MarkDecorator:
@@ -54,9 +54,9 @@ def missed(reason: str) -> pytest.MarkDecorator:
         pytest.param("dbd:pretrain_epochs=40", "badnets", 0.09, marks=missed("success 0.85, 0.99, 0.91 of 80")),
     ],
 )
-def test_its_own_threat_is_held_off(defence: str, attack: str, rate: float, shelf: Path) -> None:
+def test_its_own_threat_is_held_off(defence: str, attack: str, rate: float, cache_folder: Path) -> None:
     for seed in SEEDS:
-        found = numbers(defence, attack, rate, seed, shelf)
+        found = numbers(defence, attack, rate, seed, cache_folder)
         assert found["attack_success"] <= HELD_OFF
         assert found["accuracy/clean"] >= ACCURATE
         if defence == "scan":

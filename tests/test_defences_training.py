@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from raybd.defences import DEFENCES, Defence, Scene
+from raybd.defences import DEFENCES, Defence, TrainingContext
 from raybd.defences.base import FLAGGED, SUSPICION
-from raybd.defences.cost import Meter
+from raybd.defences.cost import Cost
 from raybd.defences.dbd import Dbd
 from raybd.defences.filtering import Filter, Verdict
 from raybd.defences.regularised import Regularised
@@ -45,22 +45,22 @@ def quick(name: str) -> Defence:
     return parse("defence", DEFENCES, QUICK[name])
 
 
-def scene(data: Data, defence: Defence, checkpoint: Checkpoint | None = None, seed: int = 0) -> Scene:
+def context(data: Data, defence: Defence, checkpoint: Checkpoint | None = None, seed: int = 0) -> TrainingContext:
     torch.manual_seed(0)
     model = build_model("small_cnn", data.train.shape, 10, data.mean, data.std, width=0.25)
     images, trusted = data.train.take(torch.arange(300)), data.train.take(torch.arange(400, 500))
-    return Scene(
+    return TrainingContext(
         model=defence.network(model),
         images=images,
         classes=10,
-        how=HOW,
+        train_config=HOW,
         seed=seed,
         checkpoint=checkpoint,
         trusted=trusted if defence.access == "clean images" else None,
     )
 
 
-def same(first: Scene, second: Scene) -> bool:
+def same(first: TrainingContext, second: TrainingContext) -> bool:
     ours, theirs = first.model.state_dict(), second.model.state_dict()
     found = set(first.findings) == set(second.findings) and all(
         torch.equal(value, second.findings[name]) for name, value in first.findings.items()
@@ -70,7 +70,7 @@ def same(first: Scene, second: Scene) -> bool:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_it_yields_every_epoch_with_its_costs_and_findings(digits: Data, name: str) -> None:
-    at = scene(digits, quick(name))
+    at = context(digits, quick(name))
     epochs = list(quick(name).train(at))
     assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
     assert [epoch.last for epoch in epochs] == [False, False, False, True]
@@ -86,36 +86,36 @@ def test_it_yields_every_epoch_with_its_costs_and_findings(digits: Data, name: s
 
 @pytest.mark.parametrize("name", QUICK)
 def test_the_seed_decides_and_a_resumed_training_has_the_same_bits(digits: Data, name: str, tmp_path: Path) -> None:
-    whole = scene(digits, quick(name))
+    whole = context(digits, quick(name))
     list(quick(name).train(whole))
-    stopped = scene(digits, quick(name), Checkpoint(tmp_path / "state.pt", every=0))
+    stopped = context(digits, quick(name), Checkpoint(tmp_path / "state.pt", every=0))
     epochs: Iterator[Epoch] = quick(name).train(stopped)
     for _ in range(3):
         next(epochs)
-    resumed = scene(digits, quick(name), Checkpoint(tmp_path / "state.pt"))
+    resumed = context(digits, quick(name), Checkpoint(tmp_path / "state.pt"))
     kept = Checkpoint(tmp_path / "state.pt").load()
     assert kept is not None
     numbers = [epoch.number for epoch in quick(name).train(resumed)]
     assert numbers == list(range(kept["epoch"] + 1, 5))
     assert same(whole, resumed)
-    other = scene(digits, quick(name), seed=1)
+    other = context(digits, quick(name), seed=1)
     list(quick(name).train(other))
     assert not same(whole, other)
 
 
 def test_regularised_trains_as_the_plain_loop_does_under_other_settings(digits: Data) -> None:
-    own, usual = scene(digits, Regularised()), scene(digits, Regularised())
+    own, usual = context(digits, Regularised()), context(digits, Regularised())
     defence = Regularised(weight_decay=10, learning_rate=0.5, epochs=1.5)
     epochs = list(defence.train(own))
-    how = replace(HOW, weight_decay=5e-3, learning_rate=0.05, epochs=6)
-    losses = [epoch.loss for epoch in fit(usual.model, usual.images, how, 0)]
+    train_config = replace(HOW, weight_decay=5e-3, learning_rate=0.05, epochs=6)
+    losses = [epoch.loss for epoch in fit(usual.model, usual.images, train_config, 0)]
     assert same(own, usual)
     assert [epoch.loss for epoch in epochs] == [losses[1], losses[2], losses[4], losses[5]]
     assert epochs[-1].numbers["defence/passes"] == 2
 
 
 def test_the_deployed_network_of_a_filter_was_trained_on_the_rest_alone(digits: Data) -> None:
-    at, rest = scene(digits, Spectral()), scene(digits, Spectral())
+    at, rest = context(digits, Spectral()), context(digits, Spectral())
     epochs = list(Spectral().train(at))
     list(fit(rest.model, rest.images.take(~at.findings[FLAGGED]), HOW, 0))
     assert same(replace(at, findings={}), rest)
@@ -124,11 +124,11 @@ def test_the_deployed_network_of_a_filter_was_trained_on_the_rest_alone(digits: 
 
 def test_a_filter_that_suspects_a_whole_class_leaves_it(digits: Data) -> None:
     class Zealous(Filter):
-        def judge(self, scene: Scene, network: Classifier) -> Verdict:
-            y = scene.images.y
+        def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
+            y = context.images.y
             return Verdict(y.double(), (y == 3) | (torch.arange(len(y)) % 10 == 0))
 
-    at = scene(digits, Zealous(first_epochs=1))
+    at = context(digits, Zealous(first_epochs=1))
     last = list(Zealous(first_epochs=1).train(at))[-1]
     assert last.numbers["defence/spared_classes"] == 1
     assert not at.findings[FLAGGED][at.images.y == 3].any()
@@ -139,7 +139,7 @@ def test_one_encoder_serves_dbd_and_vibe(digits: Data, tmp_path: Path) -> None:
     dbd, vibe = Dbd(), Vibe()
     assert dbd.pretrain_epochs == vibe.pretrain_epochs
     for defence in (replace(dbd, pretrain_epochs=2), replace(vibe, pretrain_epochs=2, iterations=4, e_steps=1)):
-        next(iter(defence.train(replace(scene(digits, defence), shelf=tmp_path))))
+        next(iter(defence.train(replace(context(digits, defence), cache_folder=tmp_path))))
     assert len([path for path in (tmp_path / "encoders").iterdir() if path.is_dir()]) == 1
 
 
@@ -151,7 +151,7 @@ def test_a_network_that_does_not_tell_its_features_is_refused(name: str) -> None
 
 @pytest.mark.parametrize("name", ["asd", "scan"])
 def test_missing_clean_images_are_told(digits: Data, name: str) -> None:
-    at = scene(digits, quick(name))
+    at = context(digits, quick(name))
     with pytest.raises(InputError, match="set some aside"):
         next(iter(quick(name).train(replace(at, trusted=None))))
     assert at.trusted is not None
@@ -188,9 +188,9 @@ def test_settings_are_refused_before_a_trial_begins(digits: Data) -> None:
 
 
 def test_the_meter_counts_on_where_it_was() -> None:
-    meter = Meter({"passes": 5.0, "seconds": 100.0}, extra=3)
-    meter.passes += 1
-    numbers = meter.numbers(2)
+    cost = Cost({"passes": 5.0, "seconds": 100.0}, extra=3)
+    cost.passes += 1
+    numbers = cost.numbers(2)
     assert numbers["defence/passes"] == 4
     assert 100 <= numbers["defence/seconds"] < 101
     assert numbers["defence/extra_images"] == 3

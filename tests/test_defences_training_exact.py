@@ -11,13 +11,13 @@ from scipy.stats import beta as beta_law
 from scipy.stats import kstest
 from torch import Tensor
 
-from raybd.defences import Scene
+from raybd.defences import TrainingContext
 from raybd.defences.abl import local_ascent, unlearning_weights
 from raybd.defences.asd import Asd, drawn_seeds
 from raybd.defences.augmented import beta, cut_out, mix
 from raybd.defences.dbd import symmetric
 from raybd.defences.mixmatch import MixMatch, sharpen, terms
-from raybd.defences.trainer import Course, losses_of, lowest, lowest_of_each
+from raybd.defences.trainer import Trainer, losses_of, lowest, lowest_of_each
 from raybd.models import build_model
 from raybd.seeds import stream
 from raybd.training import TrainConfig, fit
@@ -26,24 +26,24 @@ from raybd.types import Data, Images
 HOW = TrainConfig(epochs=2, crop=1)
 
 
-def scene(digits: Data, seed: int = 0, n: int = 300) -> Scene:
+def context(digits: Data, seed: int = 0, n: int = 300) -> TrainingContext:
     torch.manual_seed(0)
     model = build_model("small_cnn", digits.train.shape, 10, digits.mean, digits.std, width=0.25)
     images = digits.train.take(torch.arange(n))
-    return Scene(model=model, images=images, classes=10, how=HOW, seed=seed)
+    return TrainingContext(model=model, images=images, classes=10, train_config=HOW, seed=seed)
 
 
-def weights(at: Scene) -> Tensor:
+def weights(at: TrainingContext) -> Tensor:
     return torch.cat([value.flatten().double() for value in at.model.state_dict().values()])
 
 
 def test_the_plain_loss_has_the_bits_of_the_plain_loop(digits: Data) -> None:
-    own, usual = scene(digits), scene(digits)
-    course = Course(own)
-    losses = [course.epoch(n, own.images, lambda x, y, _: F.cross_entropy(own.model(x), y)) for n in (1, 2)]
+    own, usual = context(digits), context(digits)
+    trainer = Trainer(own)
+    losses = [trainer.epoch(n, own.images, lambda x, y, _: F.cross_entropy(own.model(x), y)) for n in (1, 2)]
     assert losses == [epoch.loss for epoch in fit(usual.model, usual.images, HOW, 0)]
     assert torch.equal(weights(own), weights(usual))
-    assert course.meter.numbers(2)["defence/passes"] == 0
+    assert trainer.cost.numbers(2)["defence/passes"] == 0
 
 
 def test_local_gradient_ascent_by_hand() -> None:
@@ -121,7 +121,7 @@ def test_the_lowest_are_the_lowest() -> None:
 
 
 def test_losses_go_with_their_images_where_the_set_is_shuffled(digits: Data) -> None:
-    at = scene(digits)
+    at = context(digits)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
     losses = losses_of(at.model, at.images, at)
     x = at.images.x.float() / 255
@@ -133,30 +133,30 @@ def test_losses_go_with_their_images_where_the_set_is_shuffled(digits: Data) -> 
 
 
 def test_mixmatch_learns_from_half_of_the_labels_and_never_from_the_others(digits: Data) -> None:
-    at = replace(scene(digits, n=len(digits.train)), how=TrainConfig(epochs=12))
+    at = replace(context(digits, n=len(digits.train)), train_config=TrainConfig(epochs=12))
     believed = torch.rand(len(at.images), generator=torch.Generator().manual_seed(1)) < 0.5
     wrong = torch.where(believed, at.images.y, (at.images.y + 1) % 10)
-    course = Course(at)
+    trainer = Trainer(at)
     for number in range(1, 13):
-        assert math.isfinite(MixMatch().epoch(course, number, Images(at.images.x, wrong), believed))
+        assert math.isfinite(MixMatch().epoch(trainer, number, Images(at.images.x, wrong), believed))
     right = losses_of(at.model, digits.test, at) < math.log(2)
     assert float(right.float().mean()) >= 0.9  # measured beside: 0.97 of the classes are right
-    twin = replace(scene(digits, n=len(digits.train)), how=TrainConfig(epochs=12))
-    again = Course(twin)
+    twin = replace(context(digits, n=len(digits.train)), train_config=TrainConfig(epochs=12))
+    again = Trainer(twin)
     for number in range(1, 13):
         MixMatch().epoch(again, number, twin.images, believed)
     assert torch.equal(weights(at), weights(twin))
 
 
 def test_seeds_are_so_many_of_each_class(digits: Data) -> None:
-    at = replace(scene(digits), trusted=digits.test)
+    at = replace(context(digits), trusted=digits.test)
     seeds = drawn_seeds(at, 10)
     assert torch.bincount(seeds.y).tolist() == [10] * 10
     assert not torch.equal(drawn_seeds(replace(at, seed=1), 10).x, seeds.x)
 
 
 def test_the_virtual_model_leaves_the_network_alone(digits: Data) -> None:
-    at = scene(digits)
-    course, before = Course(at), weights(at)
-    Asd()._virtual(course, 1, at.images)
+    at = context(digits)
+    trainer, before = Trainer(at), weights(at)
+    Asd()._virtual(trainer, 1, at.images)
     assert torch.equal(weights(at), before)

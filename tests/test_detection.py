@@ -17,7 +17,7 @@ from raybd.metrics.detection.inputs import InputDetector
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.run import run_trial
-from raybd.types import Data, Evidence
+from raybd.types import Data, MetricContext
 from tests.smoothing_cases import trained as evidence
 
 SEEDS = (0, 1, 2)
@@ -102,12 +102,12 @@ class OnePixel(nn.Module):
 
 
 def test_neural_cleanse_finds_a_planted_pixel(digits: Data) -> None:
-    how = NeuralCleanse(steps=200)
+    train_config = NeuralCleanse(steps=200)
     search = neural_cleanse._Search(
-        OnePixel(), (1, 8, 8), 5, how, torch.Generator().manual_seed(0), torch.device("cpu")
+        OnePixel(), (1, 8, 8), 5, train_config, torch.Generator().manual_seed(0), torch.device("cpu")
     )
     rng = torch.Generator().manual_seed(1)
-    for _ in range(how.steps):
+    for _ in range(train_config.steps):
         search.step(torch.rand(32, 1, 8, 8, generator=rng))
     indices = neural_cleanse.anomaly(search.sizes())
     assert indices.argmax() == 2
@@ -143,36 +143,36 @@ def test_noise_votes_tell_badnets() -> None:
 def test_metrics_leave_the_network_and_the_random_state_alone_and_repeat_themselves() -> None:
     from dataclasses import replace
 
-    seen = evidence(0.1, 0)
-    seen = replace(seen, twin=evidence(0.0, 0).model)
-    weights = {name: value.clone() for name, value in seen.model.state_dict().items()}
+    context = evidence(0.1, 0)
+    context = replace(context, twin=evidence(0.0, 0).model)
+    weights = {name: value.clone() for name, value in context.model.state_dict().items()}
     state = torch.get_rng_state()
     for metric in (Strip(points=20), NoiseVotes(points=20, draws=8), NeuralCleanse(runs=2, steps=3)):
-        once, again = metric.measure(seen), metric.measure(seen)
+        once, again = metric.measure(context), metric.measure(context)
         assert once.keys() == again.keys()
         assert all(np.array_equal(np.asarray(once[name]), np.asarray(again[name])) for name in once)
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(weights[name], value) for name, value in seen.model.state_dict().items())
-    assert all(part.grad is None for part in seen.model.parameters())
-    assert not seen.model.training
+    assert all(torch.equal(weights[name], value) for name, value in context.model.state_dict().items())
+    assert all(part.grad is None for part in context.model.parameters())
+    assert not context.model.training
 
 
 def test_a_score_is_the_image_s_own(digits: Data) -> None:
-    seen = evidence(0.1, 0)
+    context = evidence(0.1, 0)
     x = digits.test.x[:12].float() / 255
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     detectors: tuple[InputDetector, ...] = (Strip(), NoiseVotes(draws=16))
     for detector in detectors:
-        scores = detector.scores(seen.model, x, list(range(12)), seen)
-        moved = detector.scores(seen.model, x[order], order.tolist(), seen)
+        scores = detector.scores(context.model, x, list(range(12)), context)
+        moved = detector.scores(context.model, x[order], order.tolist(), context)
         np.testing.assert_allclose(moved, scores[order.numpy()], rtol=1e-4, atol=1e-6)
 
 
 def test_without_a_twin_or_with_senseless_settings_they_are_refused(digits: Data) -> None:
-    seen: Evidence = evidence(0.1, 0)
+    context: MetricContext = evidence(0.1, 0)
     for metric in (Strip(), NoiseVotes(), NeuralCleanse()):
         with pytest.raises(InputError, match="needs the clean twin"):
-            metric.measure(seen)
+            metric.measure(context)
         assert metric.problems(digits, 0.0) == []
         assert METRICS[type(metric).title if isinstance(metric, InputDetector) else "neural_cleanse"] is type(metric)
     assert len(Strip(points=0, blends=0).problems(digits, 0.0)) == 2

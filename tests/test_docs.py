@@ -48,9 +48,15 @@ def test_the_defence_and_the_metric_of_the_page_make_a_trial(
     page = importlib.import_module("of_the_page")
     monkeypatch.setitem(DEFENCES, "label_noise", page.LabelNoise)
     monkeypatch.setitem(METRICS, "margin", page.Margin)
-    how = {"attacks": ("badnets",), "poison_rates": (0.05,), "seeds": 1, "epochs": (3,), "metrics": ("margin",)}
-    how |= {"widths": (0.5,), "weight_decays": (5e-4,)}
-    options = replace(PRESETS["quick"], noise=0.0, defences=("none", "label_noise:share=0.9"), **how)
+    train_config = {
+        "attacks": ("badnets",),
+        "poison_rates": (0.05,),
+        "seeds": 1,
+        "epochs": (3,),
+        "metrics": ("margin",),
+    }
+    train_config |= {"widths": (0.5,), "weight_decays": (5e-4,)}
+    options = replace(PRESETS["quick"], noise=0.0, defences=("none", "label_noise:share=0.9"), **train_config)
     ends = {}
     for config in options.configs():
         ends[config.params["defence.name"]] = run_trial(config, digits).metrics

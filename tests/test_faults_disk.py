@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raybd.execution.attempt import Setup, execute
+from raybd.execution.attempt import Setup, run_attempt
 from raybd.execution.driver import Plan, plan, run_inline
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
@@ -76,13 +76,13 @@ def test_a_damaged_checkpoint(harm: Callable[[Path], None], tmp_path: Path) -> N
     setup, folder = Setup("s", a.folder, a.store.address, checkpoint_seconds=0.0), a.folder.trial(a.todo[0].key)
 
     def die() -> None:
-        if len(folder.journal()) == 2:
+        if len(folder.history()) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        execute(a.todo[0], a.data["digits"], setup, die)
+        run_attempt(a.todo[0], a.data["digits"], setup, die)
     harm(folder.checkpoint)
-    outcome = execute(a.todo[0], a.data["digits"], setup)
+    outcome = run_attempt(a.todo[0], a.data["digits"], setup)
     damaged = harm is not Path.touch
     said = (
         "its checkpoint could not be read: it began anew" if damaged else "went on from its checkpoint, after epoch 2"
@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint(harm: Callable[[Path], None], tmp_path: Path) -> N
     assert list(load_runs("s", a.store.address.uri)["tags.raybd.note"]) == [said]
     record = folder.read()
     assert record is not None
-    assert [line["epoch"] for line in folder.journal()] == [1, 2, 3]
+    assert [line["epoch"] for line in folder.history()] == [1, 2, 3]
     fresh = run_trial(a.todo[0], a.data["digits"]).metrics
     assert {k: v for k, v in record.metrics.items() if "seconds" not in k} == {
         k: v for k, v in fresh.items() if "seconds" not in k
@@ -115,4 +115,4 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_trial(tmp_path: Path) -> N
     folder.path.mkdir(parents=True)
     (folder.checkpoint.with_suffix(".part")).symlink_to("/dev/full")
     setup = Setup("s", a.folder, a.store.address, checkpoint_seconds=0.0)
-    assert execute(a.todo[0], a.data["digits"], setup).status == FINISHED
+    assert run_attempt(a.todo[0], a.data["digits"], setup).status == FINISHED

@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-from raybd import sqlite
 from raybd.cli import main as raybd
 from raybd.command_line.command import main
 from raybd.errors import InputError
 from raybd.execution import attempt, driver
 from raybd.execution.driver import plan, run_inline
-from raybd.tracking import load_runs
+from raybd.tracking import load_runs, sqlite
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.records import FINISHED
@@ -80,7 +79,7 @@ def test_a_server_that_is_away_at_the_start_in_the_middle_and_at_the_end(
         return real(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(execute, "run_trial", going)
+        patch.setattr(attempt, "run_trial", going)
         assert main(PRESETS, summarise, args) == 1
     said = capsys.readouterr()
     assert "3 trials finished, 0 were finished before" in said.out
@@ -143,7 +142,7 @@ def test_a_clock_that_is_set_back_an_hour_in_mid_trial(tmp_path: Path, monkeypat
         behind[0] = 3600.0
         return train(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(execute, "run_trial", trained)
+    monkeypatch.setattr(attempt, "run_trial", trained)
     result = run_inline(a)
     assert 0 < result.outcomes[0].seconds < 600
     assert 0 <= result.busy <= 1
@@ -206,7 +205,7 @@ def test_a_worker_that_finished_a_trial_long_ago_brings_it_to_the_store(tmp_path
     [config] = driving.todo
     setup = attempt.Setup("s", driver.SweepFolder.of(tmp_path / "worker", "s"), driving.store.address)
     for _ in range(2):
-        outcome = attempt.execute(config, driving.data["digits"], setup)
+        outcome = attempt.run_attempt(config, driving.data["digits"], setup)
         assert (outcome.status, outcome.sent) == (FINISHED, True)
         assert list(load_runs("s", uri)["status"]) == [FINISHED]
 
@@ -217,7 +216,7 @@ def test_a_run_that_somebody_deletes_is_run_again(tmp_path: Path) -> None:
     [first] = load_runs("s", uri)["run_id"]
     a.store.client.delete_run(first)
     setup = attempt.Setup("s", a.folder, a.store.address)
-    attempt.execute(a.todo[0], a.data["digits"], setup)  # by a worker on whose disk it lies
+    attempt.run_attempt(a.todo[0], a.data["digits"], setup)  # by a worker on whose disk it lies
     [second] = load_runs("s", uri)["run_id"]
     a.store.client.delete_run(second)
     again = plan("s", [CONFIG], tmp_path / "r", uri)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raybd.execution import driver, on_ray
-from raybd.execution.attempt import Outcome, Setup, execute, record_death
+from raybd.execution.attempt import Outcome, Setup, record_death, run_attempt
 from raybd.execution.driver import Plan, plan, run_inline, run_on_ray
 from raybd.execution.progress import SweepResult
 from raybd.execution.resources import Resources
@@ -81,11 +81,11 @@ def test_a_hang_is_ended_wherever_it_is(place: str, tmp_path: Path) -> None:
     a = plan("s", [own(place)], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
     [config], folder = a.todo, a.folder.trial(a.todo[0].key)
     if not (child := os.fork()):
-        with watchdog(3, folder.last_words) as beat:
-            execute(config, a.data["digits"], Setup("s", a.folder, a.store.address), beat)
+        with watchdog(3, folder.crash_report) as heartbeat:
+            run_attempt(config, a.data["digits"], Setup("s", a.folder, a.store.address), heartbeat)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == HUNG
-    said = folder.last_words.read_text()
+    said = folder.crash_report.read_text()
     assert said.startswith("hung: no sign of life for 3 s\n")
     assert "tests/misbehaving.py" in said
     record_death(config, Setup("s", a.folder, a.store.address), said.splitlines()[0])
@@ -102,12 +102,12 @@ def test_an_attempt_that_is_still_at_work_is_waited_for_and_its_trial_not_run_ag
     [config], setup = a.todo, Setup("s", a.folder, a.store.address)
     folder, beats = a.folder.trial(config.key), list[int]()
     if not (child := os.fork()):
-        execute(config, a.data["digits"], setup)
+        run_attempt(config, a.data["digits"], setup)
         os._exit(0)
     while not (folder.path / "journal.jsonl").exists():
         time.sleep(0.01)
     monkeypatch.setattr("raybd.execution.attempt.run_trial", lambda *_: pytest.fail("it ran a second time"))
-    outcome = execute(config, a.data["digits"], setup, lambda: beats.append(1))
+    outcome = run_attempt(config, a.data["digits"], setup, lambda: beats.append(1))
     os.waitpid(child, 0)
     assert (outcome.status, outcome.sent) == (FINISHED, True)
     assert beats  # who waits is not hung

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raybd.metrics.information.estimate import Estimate, infonce, leave_one_out, named
-from raybd.metrics.information.paper import TY, XT, Recipe, sampled_infonce
+from raybd.metrics.information.paper import TY, XT, PaperSettings, sampled_infonce
 
 D = 20  # dimensions of both sides
 # (truth, rho, {N: (InfoNCE, its deviation between batches)}, leave-one-out at 512)
@@ -70,7 +70,7 @@ def test_a_perfect_critic_reaches_the_ceiling_and_no_more(n: int) -> None:
 
 
 @pytest.mark.parametrize(("recipe", "ceiling"), [(XT, 4.720), (TY, 5.235)])
-def test_ceiling_of_the_paper_s_estimator(recipe: Recipe, ceiling: float) -> None:
+def test_ceiling_of_the_paper_s_estimator(recipe: PaperSettings, ceiling: float) -> None:
     assert recipe.ceiling == pytest.approx(ceiling, abs=5e-4)
     rng, batch = torch.Generator().manual_seed(0), recipe.batch
     perfect = 100 * torch.eye(batch)
@@ -84,13 +84,13 @@ def test_ceiling_of_the_paper_s_estimator(recipe: Recipe, ceiling: float) -> Non
 @pytest.mark.parametrize(
     ("recipe", "steps"), [(XT, {4500: 6650, 5000: 7350, 9500: 13300}), (TY, {4500: 1250, 5000: 1500, 9500: 2500})]
 )
-def test_steps_of_the_paper_s_estimator(recipe: Recipe, steps: dict[int, int]) -> None:
+def test_steps_of_the_paper_s_estimator(recipe: PaperSettings, steps: dict[int, int]) -> None:
     assert {n: recipe.batches(n) * recipe.epochs for n in steps} == steps
 
 
 @pytest.mark.parametrize(("batch", "negatives", "ceiling"), [(400, 128, 4.652), (1024, 128, 4.775), (200, 128, 4.468)])
 def test_other_ceilings_of_the_specification(batch: int, negatives: int, ceiling: float) -> None:
-    recipe = Recipe(batch=batch, negatives=negatives, epochs=1, learning_rate=1e-4)
+    recipe = PaperSettings(batch=batch, negatives=negatives, epochs=1, learning_rate=1e-4)
     assert recipe.ceiling == pytest.approx(ceiling, abs=5e-4)
 
 

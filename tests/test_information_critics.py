@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raybd.metrics.information.critics import Critics, Pairs, Training, all_pairs, evaluate, fit, follows, memorised
-from raybd.metrics.information.paper import Critic, Recipe, paper_mode, sampled_infonce, step
+from raybd.metrics.information.paper import Critic, PaperSettings, paper_mode, sampled_infonce, step
 
 NAMES = ["backdoor", "target_clean", "clean_1"]
 
@@ -74,13 +74,13 @@ def test_pairs_belong_to_one_draw() -> None:
 
 def test_stacked_is_looped() -> None:
     """Critics of three groups trained together are those trained one by one: 1e-4 after 40 steps."""
-    data, how = pairs(), Training(steps=40, batch=32)
+    data, train_config = pairs(), Training(steps=40, batch=32)
     together = Critics(data, NAMES, seed=0)
-    estimates = fit(together, data, how)
+    estimates = fit(together, data, train_config)
     for g, name in enumerate(NAMES):
         own = Pairs(data.u[g : g + 1], data.v[g : g + 1])
         alone = Critics(own, [name], seed=0)
-        torch.testing.assert_close(fit(alone, own, how)[:, 0], estimates[:, g], atol=1e-4, rtol=0)
+        torch.testing.assert_close(fit(alone, own, train_config)[:, 0], estimates[:, g], atol=1e-4, rtol=0)
         for mine, known in zip(alone.parameters, together.parameters, strict=True):
             torch.testing.assert_close(mine[0], known[g], atol=1e-4, rtol=0)
 
@@ -137,7 +137,7 @@ def test_paper_mode_learns_below_its_ceiling() -> None:
         return x[index] + 0.3 * torch.randn(len(index), 6), x[index]
 
     state = torch.random.get_rng_state()
-    recipe = Recipe(batch=32, negatives=48, epochs=40, learning_rate=3e-3)
+    recipe = PaperSettings(batch=32, negatives=48, epochs=40, learning_rate=3e-3)
     found = paper_mode(sample, 128, recipe, seed=0)
     assert 1.0 < found.value < found.ceiling < math.log(32)
     assert not found.fresh

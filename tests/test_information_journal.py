@@ -81,13 +81,13 @@ def test_nothing_without_its_null() -> None:
 
 
 def test_figures_show_every_group_and_epoch() -> None:
-    journal = [entry(1), {"epoch": 2, "metrics": {"accuracy/clean": 0.5}}, entry(4), entry(16)]
-    groups = groups_of([journal[0]])
+    history = [entry(1), {"epoch": 2, "metrics": {"accuracy/clean": 0.5}}, entry(4), entry(16)]
+    groups = groups_of([history[0]])
     assert groups == ["backdoor", "target_clean", "target", "random", "clean_1", "clean_2", "clean_3", "clean_4"]
-    plane = information_plane(journal, "a title").axes[0]
+    plane = information_plane(history, "a title").axes[0]
     assert len(plane.lines) == len(groups)
     assert plane.lines[0].get_xydata().shape == (3, 2)  # type: ignore[union-attr]
-    curves = information_curves(journal, "a title")
+    curves = information_curves(history, "a title")
     for axes in curves.axes:
         assert len(axes.lines) == len(groups) + 1
         assert axes.lines[-1].get_ydata().tolist() == [3.9] * 3  # type: ignore[union-attr]

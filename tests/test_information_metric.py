@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raybd.attacks import BadNets
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.metrics.information.audit import pairs_of
 from raybd.metrics.information.channel import known_channel, whitened_channel
 from raybd.metrics.information.groups import choose
@@ -22,7 +22,7 @@ from raybd.metrics.stealthiness import Stealthiness
 from raybd.models import Classifier, build_model
 from raybd.models.noise import own_draws
 from raybd.training import TrainConfig, fit
-from raybd.types import CLEAN, COVER, POISON, Data, Evidence, Images, Poisoned
+from raybd.types import CLEAN, COVER, POISON, Data, Images, MetricContext, Poisoned
 
 QUICK = MutualInformation(samples=48, passes=8)
 CPU = torch.device("cpu")
@@ -41,26 +41,26 @@ def trained(data: Data, images: Images, seed: int, epochs: int = 5) -> nn.Module
     return model.eval()
 
 
-def evidence(data: Data, poisoned: Poisoned, model: nn.Module, twin: nn.Module, seed: int = 0) -> Evidence:
+def evidence(data: Data, poisoned: Poisoned, model: nn.Module, twin: nn.Module, seed: int = 0) -> MetricContext:
     none = torch.zeros(0)
-    return Evidence(model, data, poisoned, data.test, none, none, none, seed=seed, epoch=5, last=True, twin=twin)
+    return MetricContext(model, data, poisoned, data.test, none, none, none, seed=seed, epoch=5, last=True, twin=twin)
 
 
 @dataclass
 class Trial:
     data: Data
     poisoned: Poisoned
-    seen: Evidence
+    context: MetricContext
     found: dict[str, float | Tensor]
 
 
 @pytest.fixture(scope="module")
 def trial(digits: Data) -> Trial:
     torch.set_num_threads(1)
-    poisoned = Recipe(BadNets(), 0.1, 0).poison(digits.train, 10)
+    poisoned = PoisonSpec(BadNets(), 0.1, 0).poison(digits.train, 10)
     networks = [trained(digits, images, 0) for images in (poisoned.images, digits.train)]
-    seen = evidence(digits, poisoned, *networks)
-    return Trial(digits, poisoned, seen, QUICK.measure(seen))
+    context = evidence(digits, poisoned, *networks)
+    return Trial(digits, poisoned, context, QUICK.measure(context))
 
 
 def number(value: float | Tensor) -> float:
@@ -98,13 +98,13 @@ def test_badnets_keeps_more_than_a_clean_class_for_it_mixes_classes(trial: Trial
 
 def test_measuring_is_reproducible_and_changes_nothing(trial: Trial) -> None:
     state = torch.random.get_rng_state()
-    weights = copy.deepcopy(trial.seen.model.state_dict())
-    again = QUICK.measure(trial.seen)
+    weights = copy.deepcopy(trial.context.model.state_dict())
+    again = QUICK.measure(trial.context)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(torch.equal(value, weights[name]) for name, value in trial.seen.model.state_dict().items())
+    assert all(torch.equal(value, weights[name]) for name, value in trial.context.model.state_dict().items())
     for name, value in trial.found.items():
         assert torch.equal(torch.as_tensor(value), torch.as_tensor(again[name]))
-    other = QUICK.measure(replace(trial.seen, epoch=6))
+    other = QUICK.measure(replace(trial.context, epoch=6))
     assert other["mi/xt/backdoor"] != again["mi/xt/backdoor"]
 
 
@@ -144,28 +144,28 @@ def test_covers_belong_to_no_clean_group(trial: Trial) -> None:
 
 def test_the_control_is_the_twin_on_images_without_trigger(trial: Trial) -> None:
     plain = replace(trial.poisoned, images=Images(trial.data.train.x, trial.poisoned.images.y))
-    assert trial.seen.twin is not None
-    found = QUICK.measure(replace(trial.seen, poisoned=plain, model=trial.seen.twin, twin=None))
+    assert trial.context.twin is not None
+    found = QUICK.measure(replace(trial.context, poisoned=plain, model=trial.context.twin, twin=None))
     for name in ("xt/backdoor", "ty/backdoor", "st/backdoor", "xt/clean_3"):
         assert trial.found[f"mi/control/{name}"] == found[f"mi/{name}"] != trial.found[f"mi/{name}"]
 
 
 def test_a_group_too_small_is_counted_and_not_measured(digits: Data, trial: Trial) -> None:
-    few = Recipe(BadNets(), 0.01, 0).poison(digits.train, 10)
-    found = QUICK.measure(replace(trial.seen, poisoned=few))
+    few = PoisonSpec(BadNets(), 0.01, 0).poison(digits.train, 10)
+    found = QUICK.measure(replace(trial.context, poisoned=few))
     assert found["mi/count/backdoor"] == 13
     assert not any("backdoor/" in name or name.endswith("/backdoor") for name in found if "count" not in name)
     assert "mi/xt/target_clean" in found
-    assert Stealthiness().measure(replace(trial.seen, poisoned=few)) == {
+    assert Stealthiness().measure(replace(trial.context, poisoned=few)) == {
         "stealth/count/backdoor": 13.0,
         "stealth/count/target_clean": 128.0,
     }
 
 
 def test_without_poison_there_are_clean_classes_only(digits: Data, trial: Trial) -> None:
-    clean = Recipe(BadNets(), 0.0, 0).poison(digits.train, 10)
-    model = trial.seen.model
-    found = QUICK.measure(replace(trial.seen, poisoned=clean, twin=model))
+    clean = PoisonSpec(BadNets(), 0.0, 0).poison(digits.train, 10)
+    model = trial.context.model
+    found = QUICK.measure(replace(trial.context, poisoned=clean, twin=model))
     assert {name.split("/")[2] for name in found if name.startswith("mi/xt/")} == {
         "clean_0",
         "clean_2",
@@ -178,9 +178,9 @@ def test_without_poison_there_are_clean_classes_only(digits: Data, trial: Trial)
 
 def test_only_at_its_epochs(trial: Trial) -> None:
     seldom = replace(QUICK, epochs=(1, 5))
-    assert seldom.measure(replace(trial.seen, epoch=4, last=False)) == {}
-    assert "mi/xt/backdoor" in seldom.measure(replace(trial.seen, epoch=5, last=False))
-    assert "mi/xt/backdoor" in seldom.measure(replace(trial.seen, epoch=9, last=True))
+    assert seldom.measure(replace(trial.context, epoch=4, last=False)) == {}
+    assert "mi/xt/backdoor" in seldom.measure(replace(trial.context, epoch=5, last=False))
+    assert "mi/xt/backdoor" in seldom.measure(replace(trial.context, epoch=9, last=True))
 
 
 def test_refusals(digits: Data) -> None:
@@ -198,7 +198,7 @@ def test_refusals(digits: Data) -> None:
 @torch.no_grad()
 def test_data_processing(trial: Trial) -> None:
     """I(X;Y_pred) <= min(I(X;T), I(T;Y_pred)) in every group: lower bounds on the left, upper ones on the right."""
-    model, groups = cast("Classifier", trial.seen.model), choose(trial.poisoned, 48, 4, 0)
+    model, groups = cast("Classifier", trial.context.model), choose(trial.poisoned, 48, 4, 0)
     with own_draws(0, "test", device=CPU):
         t = noisy(model, trial.poisoned.images.x[groups.index], 36)
         y = model.classify(t)
@@ -217,7 +217,7 @@ def flagged(data: Data, seed: int) -> Poisoned:
     """Nothing poisoned: a tenth of the images, of all classes, is called so."""
     roles = torch.full((len(data.train),), CLEAN, dtype=torch.uint8)
     roles[torch.randperm(len(roles), generator=torch.Generator().manual_seed(seed))[:130]] = POISON
-    return replace(Recipe(BadNets(), 0.0, 0).poison(data.train, 10), roles=roles)
+    return replace(PoisonSpec(BadNets(), 0.0, 0).poison(data.train, 10), roles=roles)
 
 
 def test_s1_of_two_clean_networks_is_nothing(digits: Data) -> None:
@@ -234,7 +234,7 @@ def test_s1_of_two_clean_networks_is_nothing(digits: Data) -> None:
 
 
 def test_stealthiness_of_a_patch(trial: Trial) -> None:
-    found = Stealthiness().measure(trial.seen)
+    found = Stealthiness().measure(trial.context)
     ceiling = -sum(p * math.log(p) for p in (130 / 258, 128 / 258))
     assert found["stealth/decodability/ceiling"] == pytest.approx(ceiling)
     assert number(found["stealth/decodability"]) > 0.3
@@ -251,15 +251,15 @@ def test_a_random_flag_is_stealthy(digits: Data, trial: Trial) -> None:
     roles = torch.zeros_like(trial.poisoned.roles)
     target = (digits.train.y == 0).nonzero().squeeze(1)
     roles[target[::3]] = POISON
-    clean = replace(Recipe(BadNets(), 0.0, 0).poison(digits.train, 10), roles=roles)
-    found = Stealthiness().measure(replace(trial.seen, poisoned=clean, model=trial.seen.twin))
+    clean = replace(PoisonSpec(BadNets(), 0.0, 0).poison(digits.train, 10), roles=roles)
+    found = Stealthiness().measure(replace(trial.context, poisoned=clean, model=trial.context.twin))
     value, error = (number(found[f"stealth/decodability{end}"]) for end in ("", "/error"))
     assert 0 <= value <= max(2 * error, 0.01)
 
 
 @torch.no_grad()
 def test_pairs_to_train_on_and_fresh_ones(trial: Trial) -> None:
-    model, table = cast("Classifier", trial.seen.model), torch.tensor([[0, 2], [1, 3]])
+    model, table = cast("Classifier", trial.context.model), torch.tensor([[0, 2], [1, 3]])
     x = trial.data.train.x[:4]
     t = noisy(model, x, 5)
     with own_draws(0, "test", device=CPU):
@@ -277,10 +277,10 @@ def test_trained_critics_follow_the_network(trial: Trial, monkeypatch: pytest.Mo
     monkeypatch.setattr("raybd.metrics.information.audit.COLD", 12)
     monkeypatch.setattr("raybd.metrics.information.audit.WARM", 3)
     metric = MutualInformation(samples=32, passes=4, classes=1, trained=True)
-    model = copy.deepcopy(trial.seen.model)
-    first = metric.measure(replace(trial.seen, model=model, last=False))
+    model = copy.deepcopy(trial.context.model)
+    first = metric.measure(replace(trial.context, model=model, last=False))
     assert not any(name.endswith("/cold") for name in first)
-    second = metric.measure(replace(trial.seen, model=model, epoch=9))
+    second = metric.measure(replace(trial.context, model=model, epoch=9))
     for kind in ("xt", "ty"):
         name = f"mi/trained/{kind}/backdoor"
         assert number(second[name]) <= math.log(32)

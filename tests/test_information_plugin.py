@@ -42,12 +42,12 @@ def estimates(t: Tensor, passes: int, silent: Tensor | None = None) -> list[Esti
     return plug_in(plug_in_scores(t[:, :, :passes] @ axes.T, t[:, :, passes:] @ axes.T, quiet))
 
 
-@pytest.mark.parametrize(("snr", "truth", "seen"), [(0.5, 3.244, 2.81), (1.0, 5.545, 4.73)])
-def test_linear_gaussian(snr: float, truth: float, seen: float) -> None:
-    """I = 8 ln(1 + snr); with 16 passes and 2048 images the specification's prototype found `seen`."""
+@pytest.mark.parametrize(("snr", "truth", "context"), [(0.5, 3.244, 2.81), (1.0, 5.545, 4.73)])
+def test_linear_gaussian(snr: float, truth: float, context: float) -> None:
+    """I = 8 ln(1 + snr); with 16 passes and 2048 images the specification's prototype found `context`."""
     assert truth == pytest.approx(8 * math.log(1 + snr), abs=5e-4)
     (found,) = estimates(linear(snr, 2048, 17)[0], 16)
-    assert found.lower == pytest.approx(seen, abs=0.15)
+    assert found.lower == pytest.approx(context, abs=0.15)
     (better,) = estimates(linear(snr, 2048, 33)[0], 32)
     assert found.lower < better.lower <= truth + 3 * better.error
     assert better.ceiling == better.upper == math.log(2048)

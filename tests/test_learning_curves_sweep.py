@@ -174,16 +174,16 @@ def test_the_paper_s_grid() -> None:
     assert len([c for c in options.configs() if c.poison_rate]) == 3 * 2 * 5 * (3 * 10 + 50)
 
 
-def journal(*shares: tuple[int, float, float]) -> list[dict[str, object]]:
+def history(*shares: tuple[int, float, float]) -> list[dict[str, object]]:
     return [{"epoch": e, "metrics": {"attack_success": a, "accuracy/clean": c}} for e, a, c in shares]
 
 
 def test_epochs_at_which_shares_pass_a_half() -> None:
-    found = LearningCurves().conclude(journal((1, 0.1, 0.3), (2, 0.3, 0.7), (4, 0.7, 0.9)))
+    found = LearningCurves().conclude(history((1, 0.1, 0.3), (2, 0.3, 0.7), (4, 0.7, 0.9)))
     assert found == pytest.approx({"curve/epoch50": 3, "curve/epoch50/clean": 1.5})
-    never = LearningCurves().conclude(journal((1, 0.1, 0.6), (2, 0.2, 0.7)))
+    never = LearningCurves().conclude(history((1, 0.1, 0.6), (2, 0.2, 0.7)))
     assert never == {"curve/epoch50/clean": 1}
-    assert LearningCurves().conclude(journal((1, 0.9, 0.9))) == {}
+    assert LearningCurves().conclude(history((1, 0.9, 0.9))) == {}
 
 
 def test_networks_over_beta_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from raybd import parallel
 from raybd.errors import InputError
 from raybd.models import build_model
 from raybd.seeds import derive, stream
-from raybd.training import Checkpoint, TrainConfig, augment, fit, learning_rate, optimizer_of, prepare
+from raybd.training import Checkpoint, TrainConfig, augment, fit, learning_rate, optimizer_of, parallel, prepare
 from raybd.training.parallel import together
 from raybd.training.team import BrokenTeamError
 from raybd.training.weighting import Flagged
@@ -78,10 +77,10 @@ def test_one_worker_has_the_bits_of_the_plain_loop() -> None:
 )
 def test_shared_steps_are_the_steps_of_one(workers: int, change: dict[str, object]) -> None:
     """Losses, weights and the running statistics of batch norm, after nine steps of unequal shares."""
-    how, one, many = replace(HOW, **change), network(), network()  # type: ignore[arg-type]
+    train_config, one, many = replace(HOW, **change), network(), network()  # type: ignore[arg-type]
     images = flagged() if "beta" in change else made_images(43)
-    alone = [epoch.loss for epoch in fit(one, images, how, seed=1)]
-    shared = [epoch.loss for epoch in fit(many, images, how, seed=1, workers=workers)]
+    alone = [epoch.loss for epoch in fit(one, images, train_config, seed=1)]
+    shared = [epoch.loss for epoch in fit(many, images, train_config, seed=1, workers=workers)]
     assert shared == pytest.approx(alone, abs=2e-6)
     assert far(one, many) < 2e-6  # 2e-7 was seen
     assert far(one, network()) > 1e-2
@@ -90,19 +89,19 @@ def test_shared_steps_are_the_steps_of_one(workers: int, change: dict[str, objec
 @pytest.mark.parametrize("name", ["small_cnn", "resnet18", "preact_resnet18"])
 def test_a_step_of_raybd_s_networks_with_a_worker_that_gets_no_image(name: str) -> None:
     """Three workers, batches of 16 and then 2, over which batch norm leaves little but rounding in the last blocks."""
-    how = replace(HOW, epochs=1, learning_rate=1e-4)
+    train_config = replace(HOW, epochs=1, learning_rate=1e-4)
     models = []
     for workers in (1, 3):
         torch.manual_seed(0)
         models.append(build_model(name, (1, 8, 8), 4, [0.5], [0.3], width=0.25))
-        list(fit(models[-1], made_images(18), how, seed=1, workers=workers))
+        list(fit(models[-1], made_images(18), train_config, seed=1, workers=workers))
     assert far(*models) < 2e-4  # 4e-5 was seen; another memory format of one worker, 1e-5
 
 
 def test_bf16_is_shared_too() -> None:
-    how, one, many = replace(HOW, precision="bf16"), network(), network()
-    alone = [epoch.loss for epoch in fit(one, made_images(43), how, seed=1)]
-    assert [epoch.loss for epoch in fit(many, made_images(43), how, seed=1, workers=2)] == pytest.approx(
+    train_config, one, many = replace(HOW, precision="bf16"), network(), network()
+    alone = [epoch.loss for epoch in fit(one, made_images(43), train_config, seed=1)]
+    assert [epoch.loss for epoch in fit(many, made_images(43), train_config, seed=1, workers=2)] == pytest.approx(
         alone, abs=0.02
     )
 

@@ -9,18 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from raybd import parallel
 from raybd.attacks import WaNet
 from raybd.command_line import command
 from raybd.command_line.options import SweepOptions
 from raybd.defences import DEFENCES, Defence, Oracle
 from raybd.errors import InputError
-from raybd.execution.attempt import Setup, execute
+from raybd.execution.attempt import Setup, run_attempt
 from raybd.execution.driver import Plan, plan
 from raybd.execution.progress import Progress
 from raybd.execution.resources import Resources
 from raybd.plugins import parse
-from raybd.training import TrainConfig
+from raybd.training import TrainConfig, parallel
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.records import FINISHED
 from raybd.trials.run import run_trial
@@ -56,7 +55,7 @@ def test_a_trial_of_two_workers_measures_what_one_does(config: TrialConfig, digi
 
 def test_the_place_of_a_trial_is_not_in_its_key(digits: Data, tmp_path: Path) -> None:
     a = planned(tmp_path, [SHORT])
-    outcome = execute(a.todo[0], digits, Setup("p", a.folder, a.store.address, workers=2))
+    outcome = run_attempt(a.todo[0], digits, Setup("p", a.folder, a.store.address, workers=2))
     assert (outcome.status, outcome.key) == (FINISHED, a.todo[0].key)
     assert not planned(tmp_path, [SHORT]).todo
 
@@ -75,7 +74,7 @@ def test_what_calls_itself_parallel_trains_with_all_workers(
         asked.append(workers)
         return parallel.together(work, 1, device)
 
-    monkeypatch.setattr("raybd.training.together", note)
+    monkeypatch.setattr("raybd.training.loop.together", note)
     config = replace(SHORT, train=TrainConfig(epochs=1), defence=made(name), validation=0.1)
     run_trial(config, digits, workers=2)
     assert asked

@@ -76,7 +76,7 @@ def test_after_a_break_it_goes_on_with_the_same_bits(method: str, optimizer: str
     config, x = replace(QUICK, epochs=4, method=method, optimizer=optimizer), made_images(50).x
     whole, broken, resumed = fresh(), fresh(), fresh(seed=9)  # the last must not matter
     beats: list[int] = []
-    expected = pretrain(whole, x, config, 0, beat=lambda: beats.append(1))
+    expected = pretrain(whole, x, config, 0, heartbeat=lambda: beats.append(1))
     assert len(beats) == 4
 
     def stop() -> None:

@@ -132,16 +132,16 @@ def test_features_are_computed_once_for_each_set_of_images(module: str, tmp_path
     from importlib import import_module
 
     calls = import_module(module).calls
-    first = frozen_features(f"{module}:means", X, shelf=tmp_path)
-    again = frozen_features(f"{module}:means", X.clone(), shelf=tmp_path)
+    first = frozen_features(f"{module}:means", X, cache_folder=tmp_path)
+    again = frozen_features(f"{module}:means", X.clone(), cache_folder=tmp_path)
     assert torch.equal(first, again)
     assert len(calls) == 1
-    frozen_features(f"{module}:means", X.flip(0), shelf=tmp_path)
+    frozen_features(f"{module}:means", X.flip(0), cache_folder=tmp_path)
     assert len(calls) == 2
     [*files] = (tmp_path / "features").glob("*.pt")
     for file in files:
         file.write_bytes(b"broken")
-    assert torch.equal(frozen_features(f"{module}:means", X, shelf=tmp_path), first)
+    assert torch.equal(frozen_features(f"{module}:means", X, cache_folder=tmp_path), first)
     assert len(calls) == 3
 
 
@@ -149,7 +149,7 @@ def test_features_of_other_weights_are_others(tmp_path: Path) -> None:
     images = made_images(20).x
     one, other = fresh(), fresh(seed=1)
     for model in (one, other, one):
-        assert torch.equal(frozen_features(model, images, shelf=tmp_path), embed(model, images))
+        assert torch.equal(frozen_features(model, images, cache_folder=tmp_path), embed(model, images))
     assert len(list((tmp_path / "features").glob("*.pt"))) == 2
 
 
@@ -157,7 +157,7 @@ def test_a_shelf_that_cannot_be_written_is_no_obstacle(tmp_path: Path, caplog: p
     (tmp_path / "shelf").write_text("a file")
     images = made_images(20).x
     with caplog.at_level(logging.WARNING):
-        features = frozen_features(fresh(), images, shelf=tmp_path / "shelf")
+        features = frozen_features(fresh(), images, cache_folder=tmp_path / "shelf")
     assert "for this trial alone" in caplog.text
     assert torch.equal(features, embed(fresh(), images))
 
@@ -213,5 +213,5 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_work_is_heard_of(module: str) -> None:
     beats: list[Tensor] = []
     images = made_images(600).x
-    frozen_features(f"{module}:means", images, beat=lambda: beats.append(images))
+    frozen_features(f"{module}:means", images, heartbeat=lambda: beats.append(images))
     assert len(beats) == 3

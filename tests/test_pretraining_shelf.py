@@ -15,7 +15,7 @@ import torch
 
 from raybd.models import Classifier
 from raybd.pretraining import Pretrained, encoder, pretrain
-from raybd.pretraining.shelf import recipe
+from raybd.pretraining.encoder_cache import recipe
 from raybd.seeds import stream
 from raybd.training import Checkpoint
 from tests.conftest import made_images
@@ -36,12 +36,12 @@ def _starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             stream.write("x")
         return pretrain(*args, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("raybd.pretraining.shelf.pretrain", counting)
+    monkeypatch.setattr("raybd.pretraining.encoder_cache.pretrain", counting)
     return file
 
 
-def kept(shelf: Path) -> Path:
-    [folder] = (shelf / "encoders").iterdir()
+def kept(cache_folder: Path) -> Path:
+    [folder] = (cache_folder / "encoders").iterdir()
     return folder
 
 
@@ -90,10 +90,10 @@ def test_a_recipe_is_everything_that_decides_and_nothing_else() -> None:
     assert len({base, *others}) == 7
 
 
-def _work(shelf: Path, out: Path, config: object) -> None:
+def _work(cache_folder: Path, out: Path, config: object) -> None:
     torch.set_num_threads(1)
     model = fresh()
-    spent = encoder(model, X, config, 0, shelf)  # type: ignore[arg-type]
+    spent = encoder(model, X, config, 0, cache_folder)  # type: ignore[arg-type]
     torch.save({"weights": model.state_dict(), "reused": spent.reused}, out)
 
 
@@ -111,13 +111,13 @@ def test_two_processes_train_once(tmp_path: Path, starts: Path) -> None:
     assert all(torch.equal(one["weights"][name], other["weights"][name]) for name in one["weights"])
 
 
-def _hold(shelf: Path, out: Path) -> None:
-    def beat() -> None:
+def _hold(cache_folder: Path, out: Path) -> None:
+    def heartbeat() -> None:
         with out.open("a") as stream:
             stream.write("x")
         time.sleep(0.2)
 
-    encoder(fresh(), X, SLOW, 0, shelf, beat)
+    encoder(fresh(), X, SLOW, 0, cache_folder, heartbeat)
 
 
 def test_who_waits_beats_and_goes_on_where_a_killed_holder_stopped(
@@ -138,14 +138,14 @@ def test_who_waits_beats_and_goes_on_where_a_killed_holder_stopped(
         time.sleep(0.01)
     beats: list[bool] = []
 
-    def beat() -> None:
+    def heartbeat() -> None:
         beats.append(holder.is_alive())
         if len(beats) == 4 and holder.pid:
             os.kill(holder.pid, signal.SIGKILL)
             holder.join()
 
     model, whole = fresh(), fresh()
-    spent = encoder(model, X, SLOW, 0, tmp_path / "shelf", beat)
+    spent = encoder(model, X, SLOW, 0, tmp_path / "shelf", heartbeat)
     assert holder.exitcode == -signal.SIGKILL
     assert beats[:4] == [True] * 4
     trained_here = len(beats) - 4

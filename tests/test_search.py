@@ -17,7 +17,7 @@ from raybd.command_line.search_options import SearchOptions
 from raybd.defences import DEFENCES
 from raybd.defences.vibe import Vibe
 from raybd.errors import InputError
-from raybd.execution import attempt, driver
+from raybd.execution import attempt, driver, search_on_ray
 from raybd.execution import search as searching
 from raybd.execution.attempt import Setup
 from raybd.execution.resources import Resources
@@ -73,20 +73,20 @@ def test_a_search_that_dies_half_way_loses_no_finished_trial(
 ) -> None:
     plan, setup, search = place(tmp_path, wanted)
     ran: list[str] = []
-    real, training = searching.execute, attempt.run_trial
+    real, training = searching.run_attempt, attempt.run_trial
 
     def dying(case: TrialConfig, *rest: Any) -> Any:
         if len(ran) == 3:
             raise KeyboardInterrupt  # in the second candidate, whose first case has finished
         return real(case, *rest)
 
-    monkeypatch.setattr(execute, "run_trial", lambda *all: ran.append(all[0].key) or training(*all))
-    monkeypatch.setattr(searching, "execute", dying)
+    monkeypatch.setattr(attempt, "run_trial", lambda *all: ran.append(all[0].key) or training(*all))
+    monkeypatch.setattr(searching, "run_attempt", dying)
     with pytest.raises(KeyboardInterrupt):
         run(search, plan, setup, None)
     before = {path: path.stat().st_mtime_ns for path in records(setup.folder)}
     assert len(before) == 3
-    monkeypatch.setattr(searching, "execute", real)
+    monkeypatch.setattr(searching, "run_attempt", real)
     study = run(search, plan, setup, None)
     states = [trial.state for trial in study.trials]
     assert (states.count(TrialState.COMPLETE), states.count(TrialState.RUNNING)) == (3, 0)
@@ -108,7 +108,7 @@ def test_ctrl_c_ends_a_search_on_ray_and_what_would_follow_it(
     calls: list[bool] = []
     for gave_up, starts in ((False, 1), (True, driver.GIVE_UPS)):
         calls.clear()
-        monkeypatch.setattr(search_cluster, "run", lambda *_, gave_up=gave_up: calls.append(gave_up) or gave_up)
+        monkeypatch.setattr(search_on_ray, "run", lambda *_, gave_up=gave_up: calls.append(gave_up) or gave_up)
         with nullcontext() if gave_up else pytest.raises(KeyboardInterrupt):
             run(search, plan, setup, Resources())
         assert len(calls) == starts

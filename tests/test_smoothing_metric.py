@@ -15,10 +15,10 @@ from raybd.metrics.smoothing.controls import is_patch, moved, moved_patch, rando
 from raybd.metrics.smoothing.entropy import grassberger, plug_in
 from raybd.metrics.smoothing.noise import noise
 from raybd.metrics.smoothing.plans import PLANS, VARIANTS
-from raybd.metrics.smoothing.points import scene, variants
+from raybd.metrics.smoothing.points import evaluation_points, variants
 from raybd.metrics.smoothness import Smoothness, measure
 from raybd.seeds import stream
-from raybd.types import Data, Evidence, Images
+from raybd.types import Data, Images, MetricContext
 from tests.smoothing_cases import evidence, poisoned, stamped, trained
 
 EVERYTHING = Smoothness(points=20, sigmas=(0.2,), draws=32, variants=VARIANTS)
@@ -77,13 +77,13 @@ def test_a_move_has_its_length_after_clipping() -> None:
 
 
 def test_equal_length_patterns_of_a_scene() -> None:
-    at = scene(trained(0.1, 0), 30)
+    at = evaluation_points(trained(0.1, 0), 30)
     made = variants(at, ("random_direction", "universal", "pgd"))
     for images in made.values():
         assert images.min() >= 0
         assert images.max() <= 1
         assert torch.allclose((images - at.clean).flatten(1).norm(dim=1), at.lengths, atol=1e-3)
-    again = variants(scene(trained(0.1, 0), 10), ("random_direction",))["random_direction"]
+    again = variants(evaluation_points(trained(0.1, 0), 10), ("random_direction",))["random_direction"]
     assert torch.equal(again, made["random_direction"][:10])  # fewer points are among more
     around = noise(at.seed, at.points, 0, (1, 8, 8), torch.device("cpu"))[:, 0]
     along = torch.cosine_similarity((made["random_direction"] - at.clean).flatten(1), around.flatten(1))
@@ -91,7 +91,7 @@ def test_equal_length_patterns_of_a_scene() -> None:
 
 
 def test_adversarial_patterns_reach_the_wanted_class() -> None:
-    at = scene(trained(0.0, 0), 60)
+    at = evaluation_points(trained(0.0, 0), 60)
     at.model.requires_grad_(True)
 
     def success(images: Tensor) -> float:
@@ -109,26 +109,26 @@ def test_adversarial_patterns_reach_the_wanted_class() -> None:
 
 
 def test_points_are_those_that_the_attack_counts() -> None:
-    seen = trained(0.1, 0)
-    rows = torch.tensor(scene(seen, 1000).points)
-    assert len(rows) == int(seen.measured.sum())
-    assert (seen.data.test.y[rows] != 0).all()
-    assert scene(seen, 50).points == tuple(rows[:50].tolist())
-    assert scene(replace(seen, seed=1), 50).points != scene(seen, 50).points
+    context = trained(0.1, 0)
+    rows = torch.tensor(evaluation_points(context, 1000).points)
+    assert len(rows) == int(context.measured.sum())
+    assert (context.data.test.y[rows] != 0).all()
+    assert evaluation_points(context, 50).points == tuple(rows[:50].tolist())
+    assert evaluation_points(replace(context, seed=1), 50).points != evaluation_points(context, 50).points
 
 
 def test_an_attack_of_two_members_has_points_of_both() -> None:
-    seen = trained(0.1, 0)
-    both = Images(seen.triggered.x.repeat(2, 1, 1, 1), seen.triggered.y.repeat(2))
-    pair = replace(seen, triggered=both, measured=seen.measured.repeat(2), members=("a", "b"))
-    at = scene(pair, 2000)
-    assert len(at.points) == 2 * int(seen.measured.sum())
+    context = trained(0.1, 0)
+    both = Images(context.triggered.x.repeat(2, 1, 1, 1), context.triggered.y.repeat(2))
+    pair = replace(context, triggered=both, measured=context.measured.repeat(2), members=("a", "b"))
+    at = evaluation_points(pair, 2000)
+    assert len(at.points) == 2 * int(context.measured.sum())
     assert torch.equal(stamped((at.clean * 255).round().byte()), (at.triggered * 255).round().byte())
 
 
 def test_every_variant_has_its_numbers_and_its_votes() -> None:
-    seen = replace(trained(0.1, 0), twin=trained(0.0, 0).model)
-    found = EVERYTHING.measure(seen)
+    context = replace(trained(0.1, 0), twin=trained(0.0, 0).model)
+    found = EVERYTHING.measure(context)
     single = {name: value for name, value in found.items() if isinstance(value, float)}
     assert all(np.isfinite(value) for value in single.values())
     for variant in VARIANTS:
@@ -158,8 +158,8 @@ def test_every_variant_has_its_numbers_and_its_votes() -> None:
 
 
 def test_a_twin_that_is_the_model_itself_changes_nothing() -> None:
-    seen = trained(0.0, 0)
-    found = replace(EVERYTHING, variants=("triggered", "twin_triggered")).measure(replace(seen, twin=seen.model))
+    context = trained(0.0, 0)
+    found = replace(EVERYTHING, variants=("triggered", "twin_triggered")).measure(replace(context, twin=context.model))
     for pair in (("clean", "twin_clean"), ("triggered", "twin_triggered")):
         own, twin = (found[f"smoothness/{v}/votes/sigma_0.2"] for v in pair)
         assert isinstance(own, Tensor)
@@ -168,23 +168,23 @@ def test_a_twin_that_is_the_model_itself_changes_nothing() -> None:
 
 
 def test_the_same_seed_gives_the_same_numbers_and_leaves_the_rest_alone() -> None:
-    seen, metric = trained(0.1, 0), Smoothness(points=30, variants=("triggered", "pgd"))
+    context, metric = trained(0.1, 0), Smoothness(points=30, variants=("triggered", "pgd"))
     state = torch.get_rng_state()
-    first, second = metric.measure(seen), metric.measure(seen)
+    first, second = metric.measure(context), metric.measure(context)
     for name, value in first.items():
         other = second[name]
         assert torch.equal(value, other) if isinstance(value, Tensor) and isinstance(other, Tensor) else value == other
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(p.grad is None for p in seen.model.parameters())
-    at, plan = scene(seen, 30), metric.wanted
-    other_noise = measure(seen, replace(at, seed=7), plan)
+    assert all(p.grad is None for p in context.model.parameters())
+    at, plan = evaluation_points(context, 30), metric.wanted
+    other_noise = measure(context, replace(at, seed=7), plan)
     assert first["smoothness/clean/sigma_0.5"] != other_noise["smoothness/clean/sigma_0.5"]
 
 
 def test_draws_and_sigmas_of_a_smaller_plan_are_among_those_of_a_larger() -> None:
-    seen = trained(0.1, 0)
-    cheap = Smoothness(points=30).measure(seen)
-    fixed = Smoothness(points=30, sigmas=(0.5, 0.05), draws=32).measure(seen)
+    context = trained(0.1, 0)
+    cheap = Smoothness(points=30).measure(context)
+    fixed = Smoothness(points=30, sigmas=(0.5, 0.05), draws=32).measure(context)
     for variant in ("clean", "triggered"):
         a = cheap[f"smoothness/{variant}/first_votes/sigma_0.5"]
         b = fixed[f"smoothness/{variant}/votes/sigma_0.5"]
@@ -195,8 +195,8 @@ def test_draws_and_sigmas_of_a_smaller_plan_are_among_those_of_a_larger() -> Non
 
 
 def test_a_trigger_that_changes_nothing_has_no_gap() -> None:
-    seen = trained(0.1, 0)
-    idle = replace(seen, triggered=Images(seen.data.test.x, seen.triggered.y))
+    context = trained(0.1, 0)
+    idle = replace(context, triggered=Images(context.data.test.x, context.triggered.y))
     found = replace(EVERYTHING, variants=("triggered", "random_patch", "moved_patch")).measure(idle)
     assert found["smoothness/gap/triggered/sigma_0.2"] == 0
     assert found["smoothness/gap/triggered/auroc/sigma_0.2"] == 0.5
@@ -215,14 +215,14 @@ def test_a_broken_bound_is_reported(caplog: pytest.LogCaptureFixture, monkeypatc
 
 
 def test_t9_training_mode_is_refused_by_the_metric() -> None:
-    seen = trained(0.1, 0)
-    seen.model.train()
+    context = trained(0.1, 0)
+    context.model.train()
     try:
         with pytest.raises(InputError, match="evaluation mode"):
-            Smoothness().measure(seen)
-        assert seen.model.training
+            Smoothness().measure(context)
+        assert context.model.training
     finally:
-        seen.model.eval()
+        context.model.eval()
 
 
 def test_what_cannot_be_measured_is_refused_at_once(digits: Data) -> None:
@@ -242,15 +242,15 @@ def test_what_cannot_be_measured_is_refused_at_once(digits: Data) -> None:
 
 
 def test_fewer_images_than_points_are_refused_and_a_plan_takes_what_there_is() -> None:
-    seen = trained(0.1, 0)
-    few = torch.zeros_like(seen.measured)
+    context = trained(0.1, 0)
+    few = torch.zeros_like(context.measured)
     few[:4] = True
     with pytest.raises(InputError, match="wants 5 points"):
-        Smoothness(points=5).measure(replace(seen, measured=few))
-    found = Smoothness().measure(replace(seen, measured=few))
+        Smoothness(points=5).measure(replace(context, measured=few))
+    found = Smoothness().measure(replace(context, measured=few))
     assert len(found["smoothness/points"]) == 4  # type: ignore[arg-type]
     with pytest.raises(InputError, match="wants 2 points"):
-        Smoothness().measure(replace(seen, measured=torch.zeros_like(few)))
+        Smoothness().measure(replace(context, measured=torch.zeros_like(few)))
 
 
 def test_only_plans_with_the_twin_want_one() -> None:
@@ -264,17 +264,17 @@ def test_only_plans_with_the_twin_want_one() -> None:
 
 
 def test_all_to_all_has_no_target_class() -> None:
-    seen = trained(0.1, 0)
-    wanted = Images(seen.triggered.x, (seen.data.test.y + 1) % 10)
-    everyone = replace(seen, triggered=wanted, measured=torch.ones_like(seen.measured))
+    context = trained(0.1, 0)
+    wanted = Images(context.triggered.x, (context.data.test.y + 1) % 10)
+    everyone = replace(context, triggered=wanted, measured=torch.ones_like(context.measured))
     found = replace(EVERYTHING, variants=("triggered", "target_class", "universal")).measure(everyone)
     assert not any("target_class" in name for name in found)
     assert "smoothness/gap/universal/sigma_0.2" in found
 
 
-def auroc_of(seen: Evidence, *names: str) -> list[float]:
+def auroc_of(context: MetricContext, *names: str) -> list[float]:
     metric = Smoothness(points=200, sigmas=(0.4,), draws=128, variants=names)
-    found = metric.measure(seen)
+    found = metric.measure(context)
     return [float(found[f"smoothness/gap/{name}/auroc/sigma_0.4"]) for name in names]
 
 

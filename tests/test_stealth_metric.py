@@ -130,9 +130,9 @@ def test_poison_that_is_learnt_first_has_the_lower_loss() -> None:
 
 
 def test_tier_a_on_a_trained_network() -> None:
-    seen = trained(0.1, 0)
+    context = trained(0.1, 0)
     state = torch.get_rng_state()
-    found = Stealth().measure(seen)
+    found = Stealth().measure(context)
     assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
     assert 3 < float(found["stealth/l0"]) <= 4
     assert found["stealth/linf"] == pytest.approx(1, abs=0.02)
@@ -146,33 +146,33 @@ def test_tier_a_on_a_trained_network() -> None:
     assert float(found["stealth/margin/clean"]) > 0
     assert float(found["stealth/gradient/margin/clean"]) > 0
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(p.grad is None for p in seen.model.parameters())
+    assert all(p.grad is None for p in context.model.parameters())
 
 
 def test_a_poison_that_keeps_its_labels_is_called_clean_label() -> None:
-    seen = trained(0.1, 0)
-    kept = replace(seen.poisoned, true=seen.poisoned.images.y)
-    assert Stealth().measure(replace(seen, poisoned=kept))["stealth/clean_label"] == 1
+    context = trained(0.1, 0)
+    kept = replace(context.poisoned, true=context.poisoned.images.y)
+    assert Stealth().measure(replace(context, poisoned=kept))["stealth/clean_label"] == 1
     clean = trained(0.0, 0)
     assert Stealth().measure(clean)["stealth/clean_label"] == 0
 
 
 def test_a_trigger_that_changes_nothing_is_perfect() -> None:
-    seen = trained(0.1, 0)
-    found = Stealth().measure(replace(seen, triggered=Images(seen.data.test.x, seen.triggered.y)))
+    context = trained(0.1, 0)
+    found = Stealth().measure(replace(context, triggered=Images(context.data.test.x, context.triggered.y)))
     assert (found["stealth/l0"], found["stealth/psnr"], found["stealth/unchanged"]) == (0, 100, 1)
     assert found["stealth/ssim_reflect11"] == pytest.approx(1)
 
 
 def test_nothing_to_measure_gives_nothing() -> None:
-    seen = trained(0.1, 0)
-    assert Stealth().measure(replace(seen, measured=torch.zeros_like(seen.measured))) == {}
+    context = trained(0.1, 0)
+    assert Stealth().measure(replace(context, measured=torch.zeros_like(context.measured))) == {}
 
 
 def test_tier_b_on_a_trained_network() -> None:
-    seen = trained(0.1, 0)
+    context = trained(0.1, 0)
     state = torch.get_rng_state()
-    found = FULL.measure(seen)
+    found = FULL.measure(context)
     assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
     assert float(found["stealth/latent/probe_auroc"]) > 0.95
     assert float(found["stealth/latent/spectral_auroc"]) > 0.5
@@ -182,7 +182,7 @@ def test_tier_b_on_a_trained_network() -> None:
     assert 0 <= float(found["stealth/neuron_overlap/body.7"]) <= 1
     assert float(found["stealth/channel_lipschitz/head"]) > 0
     assert torch.equal(torch.get_rng_state(), state)
-    assert mean_activations(seen.model, torch.rand(2, 1, 8, 8)).keys() >= {"body.0", "head"}
+    assert mean_activations(context.model, torch.rand(2, 1, 8, 8)).keys() >= {"body.0", "head"}
 
 
 def test_tier_b_without_poison_says_what_it_can() -> None:
@@ -192,9 +192,9 @@ def test_tier_b_without_poison_says_what_it_can() -> None:
 
 
 def test_before_the_last_epoch_only_losses_are_looked_at_and_only_early() -> None:
-    seen = replace(trained(0.1, 0), last=False, epoch=3)
-    assert list(FULL.measure(seen)) == ["stealth/loss_auroc"]
-    assert FULL.measure(replace(seen, epoch=8)) == {}
+    context = replace(trained(0.1, 0), last=False, epoch=3)
+    assert list(FULL.measure(context)) == ["stealth/loss_auroc"]
+    assert FULL.measure(replace(context, epoch=8)) == {}
 
 
 def test_extras_say_what_to_install(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:

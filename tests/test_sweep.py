@@ -86,10 +86,10 @@ def test_a_failure_is_tried_once_more(tmp_path: Path, flags: Path) -> None:
 
 
 def test_what_would_fail_again_is_not_tried_again(tmp_path: Path) -> None:
-    how = TrainConfig(epochs=2, weight_decay=30.0, learning_rate=0.05, schedule="constant", momentum=0.0)
-    a = made([replace(CONFIG, train=how)], tmp_path)
+    train_config = TrainConfig(epochs=2, weight_decay=30.0, learning_rate=0.05, schedule="constant", momentum=0.0)
+    a = made([replace(CONFIG, train=train_config)], tmp_path)
     result = run_inline(a)
-    assert result.outcomes[0].hopeless
+    assert result.outcomes[0].permanent
     assert "one class for every test image" in result.outcomes[0].error
     assert [c["status"] for c in children(a)] == ["FAILED"]
 
@@ -182,7 +182,7 @@ def test_planning_sends_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_store_that_goes_away_in_mid_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half the epochs are sent, then the store is gone, then it is back: every epoch is there once."""
-    monkeypatch.setattr("raybd.tracking.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("raybd.tracking.uploads.FLUSH_SECONDS", 0.0)
     from raybd import tracking
 
     a, real, calls = made([CONFIG], tmp_path), tracking.connect, []
@@ -220,16 +220,16 @@ def rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[tuple[dic
         ends, trouble = said[len(asked) - 1]
         seen = {
             c.key: Outcome(
-                c.key, c.label, FINISHED if ends[c.seed] == "ok" else FAILED, 1.0, hopeless=ends[c.seed] == "no"
+                c.key, c.label, FINISHED if ends[c.seed] == "ok" else FAILED, 1.0, permanent=ends[c.seed] == "no"
             )
             for c in configs
             if c.seed in ends
         }
         return on_ray.Round(seen, trouble)
 
-    monkeypatch.setattr(cluster, "connect", lambda *_: 2)
-    monkeypatch.setattr(cluster, "check", lambda *_: None)
-    monkeypatch.setattr(cluster, "run_round", fake)
+    monkeypatch.setattr(on_ray, "connect", lambda *_: 2)
+    monkeypatch.setattr(on_ray, "check", lambda *_: None)
+    monkeypatch.setattr(on_ray, "run_round", fake)
     result = run_on_ray(a, ONE)
     rounds.asked = asked  # type: ignore[attr-defined]
     return result
@@ -335,7 +335,7 @@ def test_resources_that_no_node_has_are_refused(tmp_path: Path, local_ray: None)
 
 def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     """The second attempt begins after the last saved epoch; its journal and its arrays have every epoch once."""
-    from raybd.execution.attempt import Setup, execute
+    from raybd.execution.attempt import Setup, run_attempt
 
     looking = MutualInformation(samples=32, passes=4, classes=1)
     noisy = replace(CONFIG, model=replace(CONFIG.model, noise=0.4), metrics=(looking,))
@@ -344,16 +344,16 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     data, folder = a.data["digits"], a.folder.trial(a.todo[0].key)
 
     def die() -> None:
-        if len(folder.journal()) == 3:
+        if len(folder.history()) == 3:
             raise KeyboardInterrupt  # as sudden as a worker's death: nothing is written
 
     with pytest.raises(KeyboardInterrupt):
-        execute(a.todo[0], data, setup, die)
-    assert [line["epoch"] for line in folder.journal()] == [1, 2, 3]
+        run_attempt(a.todo[0], data, setup, die)
+    assert [line["epoch"] for line in folder.history()] == [1, 2, 3]
     before = (folder.path / "journal.jsonl").read_text()
-    assert execute(a.todo[0], data, setup).status == FINISHED
+    assert run_attempt(a.todo[0], data, setup).status == FINISHED
     assert (folder.path / "journal.jsonl").read_text().startswith(before)
-    assert [line["epoch"] for line in folder.journal()] == [1, 2, 3, 4, 5, 6]
+    assert [line["epoch"] for line in folder.history()] == [1, 2, 3, 4, 5, 6]
     with np.load(folder.path / "arrays.npz") as arrays:
         assert {name for name in arrays if name.startswith("mi/map/")} == {f"mi/map/{n}" for n in (1, 2, 3, 4, 6)}
     assert not folder.checkpoint.exists()

@@ -34,15 +34,15 @@ def bits(model: nn.Module) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_resumed_equals_uninterrupted_to_the_bit(tmp_path: Path, optimizer: str) -> None:
-    how, images = replace(HOW, optimizer=optimizer), made_images(40)
+    train_config, images = replace(HOW, optimizer=optimizer), made_images(40)
     whole, cut, resumed = network(), network(), network()
-    losses = [epoch.loss for epoch in fit(whole, images, how, seed=1)]
+    losses = [epoch.loss for epoch in fit(whole, images, train_config, seed=1)]
 
     checkpoint = Checkpoint(tmp_path / "c.pt", every=0.0)
-    training = fit(cut, images, how, seed=1, checkpoint=checkpoint)
+    training = fit(cut, images, train_config, seed=1, checkpoint=checkpoint)
     first = [next(training).loss for _ in range(4)]  # the state after epoch 3 is saved as epoch 4 begins
     training.close()
-    later = list(fit(resumed, images, how, seed=1, checkpoint=Checkpoint(tmp_path / "c.pt")))
+    later = list(fit(resumed, images, train_config, seed=1, checkpoint=Checkpoint(tmp_path / "c.pt")))
 
     assert [epoch.number for epoch in later] == [4, 5, 6]
     assert first[:3] + [epoch.loss for epoch in later] == losses
@@ -68,8 +68,10 @@ def test_one_step_of_sgd_by_hand() -> None:
     images = made_images(8, classes=2)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     w, b = (p.detach().double().numpy().copy() for p in model.parameters())
-    how = TrainConfig(epochs=1, batch_size=8, learning_rate=0.3, momentum=0.0, weight_decay=0.1, schedule="constant")
-    epoch = next(fit(model, images, how, seed=0))
+    train_config = TrainConfig(
+        epochs=1, batch_size=8, learning_rate=0.3, momentum=0.0, weight_decay=0.1, schedule="constant"
+    )
+    epoch = next(fit(model, images, train_config, seed=0))
 
     x, y = images.x.flatten(1).double().numpy() / 255, np.eye(2)[images.y.numpy()]
     z = x @ w.T + b
@@ -86,8 +88,8 @@ def test_momentum_and_the_schedule_over_two_epochs_by_hand() -> None:
     images = made_images(8, classes=2)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2, bias=False))
     w, v = model[1].weight.detach().double().numpy().copy(), np.zeros((2, 64))  # type: ignore[union-attr]
-    how = TrainConfig(epochs=2, batch_size=8, learning_rate=0.3, weight_decay=0.0, schedule="cosine")
-    list(fit(model, images, how, seed=0))
+    train_config = TrainConfig(epochs=2, batch_size=8, learning_rate=0.3, weight_decay=0.0, schedule="cosine")
+    list(fit(model, images, train_config, seed=0))
     x, y = images.x.flatten(1).double().numpy() / 255, np.eye(2)[images.y.numpy()]
     for rate in (0.3, 0.15):  # cosine over two steps: 0.3 (1 + cos 0) / 2, then 0.3 (1 + cos pi/2) / 2
         p = np.exp(x @ w.T) / np.exp(x @ w.T).sum(1, keepdims=True)
@@ -103,7 +105,7 @@ def test_every_epoch_has_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
         orders.append(order.tolist())
         return [order]
 
-    monkeypatch.setattr("raybd.training.in_batches", note)
+    monkeypatch.setattr("raybd.training.loop.in_batches", note)
     list(fit(network(), made_images(40), replace(HOW, epochs=3), seed=0))
     assert len({tuple(order) for order in orders}) == 3
     assert all(sorted(order) == list(range(40)) for order in orders)
@@ -137,8 +139,8 @@ def test_schedules_are_pytorch_s(steps: int) -> None:
         return rates
 
     def ours(name: str) -> list[float]:
-        how = TrainConfig(learning_rate=0.2, schedule=name)  # type: ignore[arg-type]
-        return [learning_rate(how, step, steps) for step in range(steps)]
+        train_config = TrainConfig(learning_rate=0.2, schedule=name)  # type: ignore[arg-type]
+        return [learning_rate(train_config, step, steps) for step in range(steps)]
 
     assert ours("constant") == [0.2] * steps
     assert ours("cosine") == pytest.approx(theirs(lambda o: CosineAnnealingLR(o, T_max=steps)), abs=1e-9)
@@ -174,7 +176,7 @@ def test_images_are_bytes_over_255() -> None:
 def test_prediction_is_in_evaluation_mode_and_batch_free(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = network().train(), made_images(30).x
     whole = predict(model, x, TrainConfig())
-    monkeypatch.setattr("raybd.training._predicted_at_once", lambda x: 7)
+    monkeypatch.setattr("raybd.training.inference._predicted_at_once", lambda x: 7)
     assert torch.allclose(predict(model, x, TrainConfig()), whole, atol=1e-6)
     expected = network().eval()(x.float() / 255)
     assert torch.allclose(whole, expected, atol=1e-6)
@@ -188,9 +190,9 @@ def test_a_lone_last_image_is_left_out() -> None:
 
 
 def test_divergence_is_told() -> None:
-    how = replace(HOW, learning_rate=1e30, schedule="constant")
+    train_config = replace(HOW, learning_rate=1e30, schedule="constant")
     with pytest.raises(DivergedError, match=r"the training loss is (nan|inf) in epoch \d of 6"):
-        list(fit(network(), made_images(40), how, seed=0))
+        list(fit(network(), made_images(40), train_config, seed=0))
 
 
 def test_patience_stops_when_the_loss_no_longer_falls() -> None:
@@ -204,9 +206,12 @@ def test_patience_stops_when_the_loss_no_longer_falls() -> None:
 def test_bf16_is_close_to_fp32() -> None:
     full, half = network(), network()
     full[3] = half[3] = nn.Identity()  # dropout draws other numbers in another precision
-    images, how = made_images(40), replace(HOW, learning_rate=0.01)
-    a = [e.loss for e in fit(full, images, how, seed=0)]
-    b = [e.loss for e in fit(half, images, replace(how, precision="bf16", memory_format="channels_last"), seed=0)]
+    images, train_config = made_images(40), replace(HOW, learning_rate=0.01)
+    a = [e.loss for e in fit(full, images, train_config, seed=0)]
+    b = [
+        e.loss
+        for e in fit(half, images, replace(train_config, precision="bf16", memory_format="channels_last"), seed=0)
+    ]
     assert a == pytest.approx(b, rel=0.02)
 
 
@@ -227,7 +232,8 @@ def test_streams_are_apart_and_the_same_everywhere() -> None:
 def test_two_processes_same_bits() -> None:
     code = (
         "import torch; torch.set_num_threads(1)\n"
-        "from raybd.data import load; from raybd.trials.config import TrialConfig; from raybd.training import TrainConfig\n"
+        "from raybd.data import load; from raybd.trials.config import TrialConfig\n"
+        "from raybd.training import TrainConfig\n"
         "from raybd.trials.run import run_trial; import hashlib\n"
         "r = run_trial(TrialConfig(train=TrainConfig(epochs=2)), load('digits'))\n"
         "w = b''.join(v.numpy().tobytes() for v in r.model.state_dict().values())\n"

@@ -35,9 +35,9 @@ def flagged(share: float = 0.25) -> Flagged:
     return Flagged(images.x, images.y, poison)
 
 
-def trained(images: Images, how: TrainConfig) -> dict[str, Tensor]:
+def trained(images: Images, train_config: TrainConfig) -> dict[str, Tensor]:
     model = net()
-    losses = [epoch.loss for epoch in fit(model, images, how, seed=5)]
+    losses = [epoch.loss for epoch in fit(model, images, train_config, seed=5)]
     return model.state_dict() | {"losses": torch.tensor(losses)}
 
 
@@ -92,17 +92,17 @@ def test_beta_0_sees_nothing_of_the_poison() -> None:
     images = flagged()
     x, y = images.x.clone(), images.y.clone()
     x[images.poison], y[images.poison] = 255 - x[images.poison], (y[images.poison] + 1) % 4
-    how = replace(HOW, beta=0.0)
-    first, second = trained(images, how), trained(Flagged(x, y, images.poison), how)
+    train_config = replace(HOW, beta=0.0)
+    first, second = trained(images, train_config), trained(Flagged(x, y, images.poison), train_config)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_beta_1_is_ordinary_training_but_for_a_constant() -> None:
     """The loss over 1 - p: without weight decay the same as a learning rate over 1 - p."""
-    images, how = flagged(), replace(HOW, weight_decay=0.0)
+    images, train_config = flagged(), replace(HOW, weight_decay=0.0)
     clean = float((~images.poison).double().mean())
-    weighted = trained(images, how)
-    plain = trained(Images(images.x, images.y), replace(how, learning_rate=how.learning_rate / clean))
+    weighted = trained(images, train_config)
+    plain = trained(Images(images.x, images.y), replace(train_config, learning_rate=train_config.learning_rate / clean))
     weighted["losses"] = weighted["losses"] * clean
     assert_same(weighted, plain)
 
@@ -117,13 +117,13 @@ def test_without_poison_the_weight_is_nothing() -> None:
 def test_batch_means_weigh_the_groups() -> None:
     """One batch, one step: mean CE of clean + beta * mean CE of poison; a batch without poison has none."""
     images = flagged()
-    how = replace(HOW, epochs=1, batch_size=IMAGES, beta=0.3, beta_mode="batchmean")
+    train_config = replace(HOW, epochs=1, batch_size=IMAGES, beta=0.3, beta_mode="batchmean")
     logits = net().train()(images.x.float() / 255)
     losses = F.cross_entropy(logits, images.y, reduction="none")
     wanted = losses[~images.poison].mean() + 0.3 * losses[images.poison].mean()
-    assert trained(images, how)["losses"].item() == pytest.approx(float(wanted), rel=1e-5)
+    assert trained(images, train_config)["losses"].item() == pytest.approx(float(wanted), rel=1e-5)
     none = flagged(share=0.0)
-    assert trained(none, how)["losses"].item() == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert trained(none, train_config)["losses"].item() == pytest.approx(float(losses.mean()), rel=1e-5)
 
 
 CONFIG = TrialConfig(poison_rate=0.1, model=ModelConfig(width=0.25), train=TrainConfig(epochs=3))

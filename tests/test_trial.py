@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from raybd.attacks import BadNets, Blended, NoAttack
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.errors import DivergedError, InputError
 from raybd.metrics.accuracy import accuracies, attack_success, class_accuracies, losses, per_sample
 from raybd.training import Checkpoint, TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.run import check_trial, run_trial
-from raybd.types import Data, Evidence, Images, Report
+from raybd.types import Data, Images, MetricContext, Report
 
 QUICK = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
 
@@ -27,15 +27,15 @@ class Corner(nn.Module):
         return torch.nn.functional.one_hot(torch.where(x[:, 0, -1, -1] == 1, 0, written), 3).float()
 
 
-def evidence() -> Evidence:
+def evidence() -> MetricContext:
     """Six test images of three classes; the network errs on the last one, and falls for the trigger on two of four."""
     true = torch.tensor([0, 0, 1, 1, 2, 2])
     clean = torch.tensor([0, 0, 1, 1, 2, 1])
     triggered = torch.tensor([0, 1, 0, 2, 0, 2])
     test = Images(torch.zeros(6, 1, 4, 4, dtype=torch.uint8), true)
     data = Data("hand", test, test, ("a", "b", "c"), "f", (0.0,), (1.0,))
-    poisoned = Recipe(BadNets(), 0.0, 0).poison(test, 3)
-    return Evidence(
+    poisoned = PoisonSpec(BadNets(), 0.0, 0).poison(test, 3)
+    return MetricContext(
         model=nn.Identity(),
         data=data,
         poisoned=poisoned,
@@ -87,10 +87,10 @@ def test_the_table_of_a_network_made_by_hand() -> None:
     x[:, 0, 0, 0] = true.to(torch.uint8)
     from raybd.training import predict
 
-    triggered = Recipe(BadNets(), 0.5, 0).triggered(Images(x, true), 3)
-    how = TrainConfig()
-    assert predict(Corner(), x, how).argmax(1).tolist() == [0, 1, 2, 1]
-    assert predict(Corner(), triggered.x, how).argmax(1).tolist() == [0, 0, 0, 0]
+    triggered = PoisonSpec(BadNets(), 0.5, 0).triggered(Images(x, true), 3)
+    train_config = TrainConfig()
+    assert predict(Corner(), x, train_config).argmax(1).tolist() == [0, 1, 2, 1]
+    assert predict(Corner(), triggered.x, train_config).argmax(1).tolist() == [0, 0, 0, 0]
 
 
 def test_reports_come_at_every_epoch_and_measures_at_probes(digits: Data) -> None:
@@ -178,9 +178,9 @@ def test_validation_images_are_taken_out_of_training(digits: Data) -> None:
 
 
 def test_constant_prediction_is_a_failure(digits: Data) -> None:
-    how = TrainConfig(epochs=2, weight_decay=30.0, learning_rate=0.05, schedule="constant", momentum=0.0)
+    train_config = TrainConfig(epochs=2, weight_decay=30.0, learning_rate=0.05, schedule="constant", momentum=0.0)
     with pytest.raises(DivergedError, match="one class for every test image after epoch 2"):
-        run_trial(replace(QUICK, train=how), digits)
+        run_trial(replace(QUICK, train=train_config), digits)
 
 
 def test_everything_wrong_is_said_at_once(digits: Data) -> None:

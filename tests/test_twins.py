@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from raybd.attacks import BadNets, Blended
-from raybd.defences import Scene
+from raybd.defences import TrainingContext
 from raybd.errors import DivergedError
 from raybd.metrics import METRICS, Accuracy
 from raybd.metrics.smoothness import Smoothness
@@ -72,7 +72,7 @@ def test_an_interrupted_twin_goes_on(digits: Data, tmp_path: Path, monkeypatch: 
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        run_trial(config, digits, shared=tmp_path, beat=stop)
+        run_trial(config, digits, shared=tmp_path, heartbeat=stop)
     reports: list[Report] = []
     resumed = run_trial(config, digits, reports.append, shared=tmp_path)
     assert [r.epoch for r in reports] == [1, 2, 3, 4]
@@ -120,15 +120,17 @@ def _save_always(self, state) -> None:  # type: ignore[no-untyped-def]
 def _train(data: Data, folder: Path) -> None:
     torch.set_num_threads(1)
 
-    def beat() -> None:
+    def heartbeat() -> None:
         epochs = list(folder.glob("*/epochs.part"))
         if len(epochs) == 1 and len(epochs[0].read_text().splitlines()) == 1:
             with (folder / "starts").open("a") as starts:
                 starts.write("x")
 
     model = build_model("small_cnn", data.train.shape, 10, data.mean, data.std, width=0.25)
-    scene = Scene(model=model, images=data.train, classes=10, how=QUICK.train, seed=QUICK.seed, beat=beat)
-    Twins(folder).train(QUICK, lambda: scene, {1, 3}, beat)
+    training = TrainingContext(
+        model=model, images=data.train, classes=10, train_config=QUICK.train, seed=QUICK.seed, heartbeat=heartbeat
+    )
+    Twins(folder).train(QUICK, lambda: training, {1, 3}, heartbeat)
 
 
 def test_patience_and_twins_do_not_go_together() -> None:
@@ -137,6 +139,6 @@ def test_patience_and_twins_do_not_go_together() -> None:
 
 
 def test_a_twin_that_diverges_says_that_it_is_the_twin(digits: Data, tmp_path: Path) -> None:
-    how = TrainConfig(epochs=2, learning_rate=1e6, schedule="constant")
+    train_config = TrainConfig(epochs=2, learning_rate=1e6, schedule="constant")
     with pytest.raises(DivergedError, match="the clean twin: the training loss is"):
-        run_trial(replace(QUICK, train=how, probes=()), digits, shared=tmp_path)
+        run_trial(replace(QUICK, train=train_config, probes=()), digits, shared=tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raybd.attacks import ATTACKS
-from raybd.defences import DEFENCES, Scene
+from raybd.defences import DEFENCES, TrainingContext
 from raybd.defences.vibe import Vibe, VibeNetwork
 from raybd.defences.vibe.source import Tuned
 from raybd.errors import InputError
@@ -25,16 +25,16 @@ TUNED = replace(QUICK, tuned=True, learning_rate=1e-3)
 HOW = TrainConfig(epochs=4, crop=1)
 
 
-def scene(data: Data, defence: Vibe, checkpoint: Checkpoint | None = None, seed: int = 0) -> Scene:
+def context(data: Data, defence: Vibe, checkpoint: Checkpoint | None = None, seed: int = 0) -> TrainingContext:
     torch.manual_seed(seed)
     network = defence.network(build_model("small_cnn", data.train.shape, 10, data.mean, data.std))
     images = data.train.take(torch.arange(400))
-    return Scene(model=network, images=images, classes=10, how=HOW, seed=seed, checkpoint=checkpoint)
+    return TrainingContext(model=network, images=images, classes=10, train_config=HOW, seed=seed, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("defence", [QUICK, TUNED, replace(TUNED, variant="F", pseudolabels="soft")])
 def test_it_yields_every_epoch_and_its_findings(digits: Data, defence: Vibe) -> None:
-    at = scene(digits, defence)
+    at = context(digits, defence)
     epochs = list(defence.train(at))
     assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
     assert [epoch.last for epoch in epochs] == [False, False, False, True]
@@ -47,13 +47,13 @@ def test_it_yields_every_epoch_and_its_findings(digits: Data, defence: Vibe) -> 
 
 @pytest.mark.parametrize("defence", [QUICK, TUNED])
 def test_a_resumed_training_has_the_same_bits(digits: Data, defence: Vibe, tmp_path: Path) -> None:
-    whole = scene(digits, defence)
+    whole = context(digits, defence)
     list(defence.train(whole))
-    stopped = scene(digits, defence, Checkpoint(tmp_path / "state.pt", every=0))
+    stopped = context(digits, defence, Checkpoint(tmp_path / "state.pt", every=0))
     epochs: Iterator[object] = defence.train(stopped)
     for _ in range(3):
         next(epochs)
-    resumed = scene(digits, defence, Checkpoint(tmp_path / "state.pt"), seed=0)
+    resumed = context(digits, defence, Checkpoint(tmp_path / "state.pt"), seed=0)
     assert [epoch.number for epoch in defence.train(resumed)] == [4]
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
@@ -66,7 +66,7 @@ def test_what_the_filter_removes_is_flagged_and_not_learnt(digits: Data, monkeyp
         "raybd.defences.vibe.filter.outliers", lambda v, *_, **__: (torch.arange(len(v)) % 40 == 7).numpy()
     )
     defence = replace(QUICK, outlier_filter="composition")
-    at = scene(digits, defence)
+    at = context(digits, defence)
     last = list(defence.train(at))[-1]
     out = torch.arange(400) % 40 == 7
     assert last.numbers["vibe/removed"] == pytest.approx(0.025)
@@ -97,7 +97,7 @@ def test_settings_go_there_and_back() -> None:
 
 
 def test_concentrations_follow_the_number_of_classes(digits: Data) -> None:
-    network = scene(digits, QUICK).model
+    network = context(digits, QUICK).model
     assert isinstance(network, VibeNetwork)
     assert (network.heads.kappa, network.heads.nu) == (10.0, 10.0)
     many = QUICK.network(build_model("small_cnn", (1, 8, 8), 100, (0.5,), (0.3,)))
@@ -112,14 +112,14 @@ def test_bad_settings_are_told_all_at_once() -> None:
 
 
 def test_a_class_without_images_is_refused_before_anything_is_learnt(digits: Data) -> None:
-    at = scene(digits, replace(QUICK, features="simclr"))
+    at = context(digits, replace(QUICK, features="simclr"))
     left = at.images.y != 4
     with pytest.raises(InputError, match="none has 4"):
         next(iter(QUICK.train(replace(at, images=Images(at.images.x[left], at.images.y[left])))))
 
 
 def test_every_epoch_augments_anew(digits: Data) -> None:
-    at = scene(digits, TUNED)
+    at = context(digits, TUNED)
     assert isinstance(at.model, VibeNetwork)
     source, index = Tuned(at.model, at.images, HOW, 0, lambda: None), torch.arange(32)
     seen = []
@@ -133,7 +133,7 @@ def test_every_epoch_augments_anew(digits: Data) -> None:
 @pytest.mark.parametrize(("defence", "expected"), [(QUICK, 1 / 3), (TUNED, 40 / 7 + 6 / 3)])
 def test_what_it_costs_is_what_went_through_the_backbone(digits: Data, defence: Vibe, expected: float) -> None:
     """Frozen: every image once, forward. Tuned: 40 batches of a seventh; forward to begin, for 4 E-steps, to report."""
-    last = list(defence.train(scene(digits, defence)))[-1]
+    last = list(defence.train(context(digits, defence)))[-1]
     assert last.numbers["defence/passes"] + 4 == pytest.approx(expected, abs=0.05)
     assert last.numbers["defence/seconds"] > 0
     assert last.numbers["defence/extra_images"] == 0

@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from raybd.attacks import ATTACKS, Attack, describe, parse
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.data import load
 from raybd.errors import InputError
 from raybd.seeds import stream
@@ -64,7 +64,7 @@ def _rows(attack: Attack, data: Data, count: int, seed: int) -> list[Row]:
         raise InputError(problems)
     classes, rows = len(data.classes), []
     for k, member in enumerate(attack.members()):
-        recipe = Recipe(attack, RATE, seed)
+        recipe = PoisonSpec(attack, RATE, seed)
         some = data.test.take(member.attack.measured(data.test.y).nonzero().squeeze(1)[:count])
         name = describe(attack) if not member.name else f"multi: {member.name}"
         rows.append((name, some, recipe.triggered_by(k, some, classes)))
@@ -75,7 +75,7 @@ def _rows(attack: Attack, data: Data, count: int, seed: int) -> list[Row]:
 
 def _training_rows(attack: Attack, data: Data, count: int, seed: int) -> list[Row]:
     train = data.train.take(torch.randperm(len(data.train), generator=stream(seed, "sheet"))[:TRAIN])
-    poisoned, rows = Recipe(attack, RATE, seed).poison(train, len(data.classes)), []
+    poisoned, rows = PoisonSpec(attack, RATE, seed).poison(train, len(data.classes)), []
     hidden = type(attack).stamp_training is not Attack.stamp_training
     for role, name in ((POISON, "  in training"), (COVER, "  a cover")):
         index = (poisoned.roles == role).nonzero().squeeze(1)[:count]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from raybd.types import Images, settle_floats
+from raybd.types import Images, coerce_floats
 
 CHUNK = 2**20  # values stamped at once: a float copy that stays in the cache is ten times as fast
 Shape = tuple[int, int, int]  # (C, H, W)
@@ -49,7 +49,7 @@ class Attack(ABC):
     presets: ClassVar[Presets] = {}
 
     def __post_init__(self) -> None:
-        settle_floats(self)
+        coerce_floats(self)
 
     def draw(self, shape: Shape, classes: int, rng: torch.Generator) -> Tensor:
         """The random part of the trigger, drawn once a trial: the same in training and at test; none by default."""

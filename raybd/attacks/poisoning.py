@@ -37,7 +37,7 @@ class Renewed(Images):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PoisonSpec:
     """Which images are poisoned and how; the same recipe on the same data gives the same bits anywhere."""
 
     attack: Attack

@@ -27,10 +27,10 @@ def surrogate(train: Images, classes: int) -> nn.Module:
     Kept in RAYBD_CACHE (default ~/.cache/raybd) by the hash of pixels, labels and training, where that can be written.
     """
     epochs = max(EPOCHS[0], min(EPOCHS[1], round(STEPS * 64 / len(train))))
-    how = TrainConfig(epochs=epochs)
+    train_config = TrainConfig(epochs=epochs)
     model = _fresh(train, classes)
     folder = Path(os.environ.get("RAYBD_CACHE", "~/.cache/raybd")).expanduser() / "surrogates"
-    model.load_state_dict(_weights(_key(train, classes, how), folder, train, classes, how))
+    model.load_state_dict(_weights(_key(train, classes, train_config), folder, train, classes, train_config))
     return model.eval()
 
 
@@ -40,24 +40,24 @@ def _fresh(train: Images, classes: int) -> nn.Module:
         return build_model("small_cnn", train.shape, classes, *mean_std(train.x.cpu())).to(train.x.device)
 
 
-def _key(train: Images, classes: int, how: TrainConfig) -> str:
-    content = hashlib.sha256(f"{classes} {how!r}".encode())
+def _key(train: Images, classes: int, train_config: TrainConfig) -> str:
+    content = hashlib.sha256(f"{classes} {train_config!r}".encode())
     for tensor in (train.x, train.y):
         content.update(str(tuple(tensor.shape)).encode())
         content.update(tensor.cpu().contiguous().numpy().data)
     return content.hexdigest()[:16]
 
 
-def _weights(key: str, folder: Path, train: Images, classes: int, how: TrainConfig) -> dict[str, torch.Tensor]:
+def _weights(key: str, folder: Path, train: Images, classes: int, train_config: TrainConfig) -> dict[str, torch.Tensor]:
     file = folder / f"{key}.pt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):
             if not file.exists():
-                _keep(_trained(train, classes, how), file)
+                _keep(_trained(train, classes, train_config), file)
     except OSError as error:
         log.warning("the surrogate cannot be kept in %s (%s): it is trained for this trial alone", folder, error)
-        return _trained(train, classes, how)
+        return _trained(train, classes, train_config)
     weights: dict[str, torch.Tensor] = torch.load(file, map_location=train.x.device, weights_only=True)
     return weights
 
@@ -68,9 +68,9 @@ def _keep(weights: dict[str, torch.Tensor], file: Path) -> None:
     part.replace(file)
 
 
-def _trained(train: Images, classes: int, how: TrainConfig) -> dict[str, torch.Tensor]:
+def _trained(train: Images, classes: int, train_config: TrainConfig) -> dict[str, torch.Tensor]:
     model = _fresh(train, classes)
     with torch.random.fork_rng():
-        for _ in fit(model, train, how, derive(SEED, "surrogate")):
+        for _ in fit(model, train, train_config, derive(SEED, "surrogate")):
             pass
     return model.state_dict()

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from raybd.attacks.base import Attack
-from raybd.attacks.poisoning import Recipe, digest
-from raybd.errors import GateError
+from raybd.attacks.poisoning import PoisonSpec, digest
+from raybd.errors import PoisoningError
 from raybd.types import CLEAN, COVER, POISON, Images, Poisoned
 
 LEAST_CHANGED = 0.5  # share of poisoned images that must differ from their originals after rounding
 PROBE = 64  # poisoned images stamped again on the test path
 
 
-def inspect(recipe: Recipe, clean: Images, poisoned: Poisoned, classes: int) -> dict[str, Any]:
+def verify_poisoning(recipe: PoisonSpec, clean: Images, poisoned: Poisoned, classes: int) -> dict[str, Any]:
     """The manifest of `poisoned`, made from `clean` by `recipe`.
 
     Raises:
-        GateError: naming each number that is not what was asked.
+        PoisoningError: naming each number that is not what was asked.
     """
     at = {role: (poisoned.roles == role).nonzero().squeeze(1) for role in (CLEAN, POISON, COVER)}
     problems = recipe.attack.check(clean.shape, classes)
@@ -31,11 +31,11 @@ def inspect(recipe: Recipe, clean: Images, poisoned: Poisoned, classes: int) -> 
         found += _same_trigger(recipe, clean, poisoned, k, index[POISON][:PROBE], classes)
         problems += [f"{member.name}: {problem}" if member.name else problem for problem in found]
     if problems:
-        raise GateError("the gate refuses this poisoned set: " + "; ".join(problems))
+        raise PoisoningError("the gate refuses this poisoned set: " + "; ".join(problems))
     return _manifest(recipe, clean, poisoned, at)
 
 
-def _manifest(recipe: Recipe, clean: Images, poisoned: Poisoned, at: dict[int, Tensor]) -> dict[str, Any]:
+def _manifest(recipe: PoisonSpec, clean: Images, poisoned: Poisoned, at: dict[int, Tensor]) -> dict[str, Any]:
     before, after = clean.x[at[POISON]], poisoned.images.x[at[POISON]]
     difference = (after.float() - before.float()).flatten(1) / 255
     names = [member.name for member in recipe.attack.members()]
@@ -63,7 +63,7 @@ def _untouched(clean: Images, poisoned: Poisoned, others: Tensor, covers: Tensor
     return found
 
 
-def _counts(recipe: Recipe, n: int, member: int, index: dict[int, Tensor]) -> list[str]:
+def _counts(recipe: PoisonSpec, n: int, member: int, index: dict[int, Tensor]) -> list[str]:
     asked = recipe.counts(n)[member]
     covers = recipe.attack.members()[member].attack.cover_count(asked)
     found = [] if len(index[POISON]) == asked else [f"{len(index[POISON])} images are poisoned, {asked} were asked for"]
@@ -98,7 +98,7 @@ def _changed(clean: Images, poisoned: Poisoned, index: Tensor) -> list[str]:
 
 
 def _same_trigger(
-    recipe: Recipe, clean: Images, poisoned: Poisoned, member: int, index: Tensor, classes: int
+    recipe: PoisonSpec, clean: Images, poisoned: Poisoned, member: int, index: Tensor, classes: int
 ) -> list[str]:
     """The pattern must be the same; so must be the pixels, unless the attack hides its trigger in training."""
     train, test = poisoned.triggers[member], digest(recipe.trigger(clean.shape, classes, member))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from raybd.models import build_model
 from raybd.trials.config import TrialConfig
-from raybd.trials.convex import pose
+from raybd.trials.convex import pose_problem
 from raybd.types import Data
 
 STEP = 64  # images in the step that is measured
@@ -39,7 +39,7 @@ def seconds(configs: Sequence[TrialConfig], data: dict[str, Data]) -> float:
 
 def _solve_seconds(config: TrialConfig, data: Data) -> float:
     """Seconds that a convex learner takes to be solved once on its poisoned pair."""
-    task = pose(config, data).task
+    task = pose_problem(config, data).task
     start = time.perf_counter()
     config.model.learner().path(task, [1.0])
     return time.perf_counter() - start

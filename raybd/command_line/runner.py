@@ -17,7 +17,7 @@ from raybd.execution.resources import Resources
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import SweepFolder
 from raybd.trials.validate import prepare
-from raybd.utils.locks import beating
+from raybd.utils.locks import heartbeat_thread
 
 Summary = Callable[[str, str, Path], tuple[str, list[Path]]]  # (name, tracking URI, folder) -> (text, pictures)
 Search = Callable[[Any, driver.Plan], list[TrialConfig]]  # (options, a plan of no trials) -> trials of what it found
@@ -46,7 +46,7 @@ def sweep(
 def _searched(options: SweepOptions, plan: driver.Plan, search: Search) -> list[TrialConfig]:
     """The trials that the search adds; while it goes on, the sweep's own run says that its driver lives."""
     _begin(options, plan, None)
-    with beating(plan.store.sign_of_life):
+    with heartbeat_thread(plan.store.heartbeat):
         return search(options, plan)
 
 
@@ -60,7 +60,7 @@ def _begin(options: SweepOptions, plan: driver.Plan, keys: Sequence[str] | None)
 def _run_and_sum_up(options: SweepOptions, plan: driver.Plan, summarise: Summary) -> int:
     print(f"{options.name}: {plan.known} trials are done, {len(plan.todo)} to run", flush=True)
     _begin(options, plan, plan.keys)
-    with beating(plan.store.sign_of_life):
+    with heartbeat_thread(plan.store.heartbeat):
         result = run(options, plan)
     _sum_up(options, plan, result, summarise)
     return result.exit_status
@@ -72,7 +72,7 @@ def place(options: SweepOptions, plan: driver.Plan) -> tuple[Setup, Resources | 
         threads, device, workers = _here(options)
         return Setup(plan.name, plan.folder, plan.store.address, threads, device, workers=workers), None
     resources = Resources(options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent)
-    setup, resources, cores = driver.on_ray(plan, resources, options.address, options.stall_seconds)
+    setup, resources, cores = driver.join_ray(plan, resources, options.address, options.stall_seconds)
     return setup, replace(resources, at_once=resources.at_once or max(1, int(cores / resources.cpus)))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from raybd.convex.task import Array, Task
 from raybd.errors import InputError
-from raybd.types import settle_floats
+from raybd.types import coerce_floats
 
 BLOCK = 2**16  # decision values scored at once: copies that stay in the cache
 
@@ -72,7 +72,7 @@ class Learner(ABC):
     C: float = 1.0  # 1 / lambda: weight of the summed losses against |w|^2 / 2
 
     def __post_init__(self) -> None:
-        settle_floats(self)
+        coerce_floats(self)
         if found := self.problems():
             raise InputError(found)
 

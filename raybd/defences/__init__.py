@@ -5,7 +5,7 @@ from raybd.defences.activation_clustering import ActivationClustering
 from raybd.defences.anp import Anp
 from raybd.defences.asd import Asd
 from raybd.defences.augmented import Augmented
-from raybd.defences.base import Defence, Scene
+from raybd.defences.base import Defence, TrainingContext
 from raybd.defences.clp import Clp
 from raybd.defences.dbd import Dbd
 from raybd.defences.fine_pruning import FinePruning
@@ -41,4 +41,4 @@ DEFENCES: dict[str, type[Defence]] = {
     "vibe": Vibe,
 }
 
-__all__ = ["DEFENCES", "Defence", "NoDefence", "Oracle", "Scene"]
+__all__ = ["DEFENCES", "Defence", "NoDefence", "Oracle", "TrainingContext"]

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
+from raybd.defences.base import FLAGGED, SUSPICION, Defence, TrainingContext
 from raybd.defences.filtering import part
-from raybd.defences.trainer import Course, LossOf, losses_of, lowest
+from raybd.defences.trainer import LossOf, Trainer, losses_of, lowest
 from raybd.training import Epoch
 
 
@@ -38,31 +38,31 @@ class Abl(Defence):
     late: float = 0.2  # share that unlearns; one or more
     unlearning_rate: float = 5e-4  # learning rate of the unlearning
 
-    def train(self, scene: Scene) -> Iterator[Epoch]:
+    def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """The three phases."""
-        course, last = Course(scene), scene.how.epochs
+        trainer, last = Trainer(context), context.train_config.epochs
         early, late = max(1, round(self.early * last)), max(1, round(self.late * last))
-        state = course.state or {}
+        state = trainer.state or {}
         suspicion, poison = state.get("suspicion"), state.get("flagged")
-        for number in range(course.first, last + 1):
-            images = scene.images.at(number)
+        for number in range(trainer.first, last + 1):
+            images = context.images.at(number)
             if number <= early:
-                loss = course.epoch(number, images, self._ascending(course))
+                loss = trainer.epoch(number, images, self._ascending(trainer))
             elif number <= last - late:
                 assert poison is not None
-                loss = course.epoch(number, part(images, (~poison).nonzero()[:, 0]), _plain(course))
+                loss = trainer.epoch(number, part(images, (~poison).nonzero()[:, 0]), _plain(trainer))
             else:
                 assert poison is not None
-                loss = course.epoch(number, images, _unlearning(course, poison), self.unlearning_rate)
+                loss = trainer.epoch(number, images, _unlearning(trainer, poison), self.unlearning_rate)
             if number == early:
-                suspicion = -losses_of(scene.model, images, scene)
+                suspicion = -losses_of(context.model, images, context)
                 poison = lowest(-suspicion, max(1, round(self.isolation * len(images))))
-                course.meter.passes += 1 / 3  # a pass forward
+                trainer.cost.passes += 1 / 3  # a pass forward
             if suspicion is not None and poison is not None:
-                scene.findings.update({SUSPICION: suspicion, FLAGGED: poison})
-            yield Epoch(number, loss, number == last, course.meter.numbers(number))
+                context.findings.update({SUSPICION: suspicion, FLAGGED: poison})
+            yield Epoch(number, loss, number == last, trainer.cost.numbers(number))
             found = {} if suspicion is None else {"suspicion": suspicion, "flagged": poison}
-            course.save(number, **found)
+            trainer.save(number, **found)
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Settings out of their range."""
@@ -79,8 +79,8 @@ class Abl(Defence):
         ]
         return [f"abl: {text}" for text in found]
 
-    def _ascending(self, course: Course) -> LossOf:
-        return lambda x, y, _: local_ascent(F.cross_entropy(course.model(x), y, reduction="none"), self.gamma)
+    def _ascending(self, trainer: Trainer) -> LossOf:
+        return lambda x, y, _: local_ascent(F.cross_entropy(trainer.model(x), y, reduction="none"), self.gamma)
 
 
 def local_ascent(losses: Tensor, gamma: float) -> Tensor:
@@ -96,11 +96,11 @@ def unlearning_weights(poison: Tensor) -> Tensor:
     return weights
 
 
-def _plain(course: Course) -> LossOf:
-    smoothing = course.scene.how.label_smoothing
-    return lambda x, y, _: F.cross_entropy(course.model(x), y, label_smoothing=smoothing)
+def _plain(trainer: Trainer) -> LossOf:
+    smoothing = trainer.context.train_config.label_smoothing
+    return lambda x, y, _: F.cross_entropy(trainer.model(x), y, label_smoothing=smoothing)
 
 
-def _unlearning(course: Course, poison: Tensor) -> LossOf:
-    weights = unlearning_weights(poison).to(course.scene.images.x.device)
-    return lambda x, y, index: (weights[index] * F.cross_entropy(course.model(x), y, reduction="none")).mean()
+def _unlearning(trainer: Trainer, poison: Tensor) -> LossOf:
+    weights = unlearning_weights(poison).to(trainer.context.images.x.device)
+    return lambda x, y, index: (weights[index] * F.cross_entropy(trainer.model(x), y, reduction="none")).mean()

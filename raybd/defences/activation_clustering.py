@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raybd.defences.base import Scene
+from raybd.defences.base import TrainingContext
 from raybd.defences.filtering import Filter, Verdict, features_of, two_means
 from raybd.models import Classifier
 
@@ -32,15 +32,15 @@ class ActivationClustering(Filter):
     components: int = 10
     silhouette: float = 0.15  # a class is poisoned above it (the paper: 0.10 to 0.15)
 
-    def judge(self, scene: Scene, network: Classifier) -> Verdict:
+    def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
         """Two clusters of each class in the network's features.
 
         The suspicion is the silhouette of the class (0 if it is negative) times how much nearer an image is to the
         smaller cluster's centre: (far - near) / (far + near).
         """
-        features, y = features_of(network, scene.images, scene), scene.images.y.cpu()
+        features, y = features_of(network, context.images, context), context.images.y.cpu()
         suspicion, flagged = torch.zeros(len(y), dtype=torch.float64), torch.zeros(len(y), dtype=torch.bool)
-        for label in range(scene.classes):
+        for label in range(context.classes):
             index = (y == label).nonzero()[:, 0]
             if len(index) < FEWEST:
                 continue

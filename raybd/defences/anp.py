@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from raybd.defences.base import Scene
+from raybd.defences.base import TrainingContext
 from raybd.defences.post import CleanRepair, Numbers, batches, require_layers, statistics_kept
 from raybd.types import Images
 
@@ -40,13 +40,13 @@ class Anp(CleanRepair):
         require_layers("anp", bool(norms(model)), "batch norms that have scales")
         return model
 
-    def repair(self, model: nn.Module, clean: Images, scene: Scene) -> Numbers:
+    def repair(self, model: nn.Module, clean: Images, context: TrainingContext) -> Numbers:
         """Find the masks, with the statistics of each batch, then prune."""
         masks = [torch.ones_like(norm.weight, requires_grad=True) for norm in norms(model).values()]
         optimizer = torch.optim.SGD(masks, lr=self.learning_rate, momentum=0.9)
         model.train()
         with statistics_kept(model):
-            for x, y in batches(clean, scene, self.steps, "anp"):
+            for x, y in batches(clean, context, self.steps, "anp"):
                 self._step(model, masks, optimizer, x, y)
         return {"defence/pruned": prune(model, masks, self.threshold)}
 

@@ -25,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raybd.defences.base import FLAGGED, SUSPICION, Access, Defence, Scene
+from raybd.defences.base import FLAGGED, SUSPICION, Access, Defence, TrainingContext
 from raybd.defences.dbd import symmetric
 from raybd.defences.filtering import check_trusted
 from raybd.defences.mixmatch import MixMatch
-from raybd.defences.trainer import Course, logits_of, lowest, lowest_of_each
+from raybd.defences.trainer import Trainer, logits_of, lowest, lowest_of_each
 from raybd.seeds import stream
 from raybd.training import Epoch, augment, autocast, in_batches, prepare
 from raybd.types import Images
@@ -51,21 +51,21 @@ class Asd(Defence):
 
     access: ClassVar[Access] = "clean images"
 
-    def train(self, scene: Scene) -> Iterator[Epoch]:
+    def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """MixMatch, with a split before every epoch."""
-        check_trusted("asd", scene)
-        course, last, mixmatch = Course(scene), scene.how.epochs, self._mixmatch()
-        seeds = drawn_seeds(scene, self.seeds)
-        course.meter.extra = len(seeds)
-        for number in range(course.first, last + 1):
-            images = scene.images.at(number)
-            suspicion, believed = self._split(course, number, images)
+        check_trusted("asd", context)
+        trainer, last, mixmatch = Trainer(context), context.train_config.epochs, self._mixmatch()
+        seeds = drawn_seeds(context, self.seeds)
+        trainer.cost.extra = len(seeds)
+        for number in range(trainer.first, last + 1):
+            images = context.images.at(number)
+            suspicion, believed = self._split(trainer, number, images)
             everything = Images(torch.cat([images.x, seeds.x]), torch.cat([images.y, seeds.y]))
             pool = torch.cat([believed, torch.ones(len(seeds), dtype=torch.bool)])
-            loss = mixmatch.epoch(course, number, everything, pool)
-            scene.findings.update({SUSPICION: suspicion, FLAGGED: ~believed})
-            yield Epoch(number, loss, number == last, course.meter.numbers(number))
-            course.save(number)
+            loss = mixmatch.epoch(trainer, number, everything, pool)
+            context.findings.update({SUSPICION: suspicion, FLAGGED: ~believed})
+            yield Epoch(number, loss, number == last, trainer.cost.numbers(number))
+            trainer.save(number)
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Settings out of their range."""
@@ -81,42 +81,42 @@ class Asd(Defence):
     def _mixmatch(self) -> MixMatch:
         return MixMatch(**{f.name: getattr(self, f.name) for f in fields(MixMatch)})
 
-    def _split(self, course: Course, number: int, images: Images) -> tuple[Tensor, Tensor]:
+    def _split(self, trainer: Trainer, number: int, images: Images) -> tuple[Tensor, Tensor]:
         """The suspicion (N,) of `images` before epoch `number`, and which are believed (N,) bool."""
-        scene, last = course.scene, course.scene.how.epochs
-        loss = symmetric(logits_of(course.model, images.x, scene), images.y).cpu()
-        course.meter.passes += 1 / 3
+        context, last = trainer.context, trainer.context.train_config.epochs
+        loss = symmetric(logits_of(trainer.model, images.x, context), images.y).cpu()
+        trainer.cost.passes += 1 / 3
         half = round(self.believed * len(images))
         if number <= round(T1 * last):
             count = self.added * ((number - 1) // max(1, round(STEP * last)))
-            return loss, lowest_of_each(loss, images.y.cpu(), scene.classes, count)
+            return loss, lowest_of_each(loss, images.y.cpu(), context.classes, count)
         if number <= round(T2 * last):
             return loss, lowest(loss, half)
-        fall = loss - self._virtual(course, number, images)
+        fall = loss - self._virtual(trainer, number, images)
         return fall, lowest(fall, half)
 
-    def _virtual(self, course: Course, number: int, images: Images) -> Tensor:
+    def _virtual(self, trainer: Trainer, number: int, images: Images) -> Tensor:
         """The symmetric cross-entropy (N,) after one pass of plain SGD on all of `images`, labels as given."""
-        scene, how = course.scene, course.scene.how
-        copied = copy.deepcopy(course.model).train()
+        context, train_config = trainer.context, trainer.context.train_config
+        copied = copy.deepcopy(trainer.model).train()
         optimizer = torch.optim.SGD(copied.parameters(), lr=self.virtual_rate)
-        rng = stream(scene.seed, "virtual", "augmentation", number, device=images.x.device)
-        order = torch.randperm(len(images), generator=stream(scene.seed, "virtual", number)).to(images.x.device)
-        for index in in_batches(order, how.batch_size):
-            x = prepare(augment(images.x[index], how.crop, how.flip, rng), how)
-            with autocast(how, x.device):
+        rng = stream(context.seed, "virtual", "augmentation", number, device=images.x.device)
+        order = torch.randperm(len(images), generator=stream(context.seed, "virtual", number)).to(images.x.device)
+        for index in in_batches(order, train_config.batch_size):
+            x = prepare(augment(images.x[index], train_config.crop, train_config.flip, rng), train_config)
+            with autocast(train_config, x.device):
                 loss = F.cross_entropy(copied(x), images.y[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        course.meter.passes += 1 + 1 / 3
-        return symmetric(logits_of(copied, images.x, scene), images.y).cpu()
+        trainer.cost.passes += 1 + 1 / 3
+        return symmetric(logits_of(copied, images.x, context), images.y).cpu()
 
 
-def drawn_seeds(scene: Scene, count: int) -> Images:
+def drawn_seeds(context: TrainingContext, count: int) -> Images:
     """`count` of the clean images of each class, or all where there are fewer, from the stream "seeds"."""
-    assert scene.trusted is not None
-    y = scene.trusted.y.cpu()
-    chance = torch.rand(len(y), generator=stream(scene.seed, "seeds"))
-    index = lowest_of_each(chance, y, scene.classes, count).nonzero()[:, 0]
-    return scene.trusted.take(index.to(scene.trusted.x.device))
+    assert context.trusted is not None
+    y = context.trusted.y.cpu()
+    chance = torch.rand(len(y), generator=stream(context.seed, "seeds"))
+    index = lowest_of_each(chance, y, context.classes, count).nonzero()[:, 0]
+    return context.trusted.take(index.to(context.trusted.x.device))

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raybd.defences.base import Defence, Scene
-from raybd.defences.trainer import Course
+from raybd.defences.base import Defence, TrainingContext
+from raybd.defences.trainer import Trainer
 from raybd.pretraining.ops import erase
 from raybd.seeds import stream
 from raybd.training import Epoch
@@ -33,14 +33,14 @@ class Augmented(Defence):
     alpha: float = 1.0  # of mixup: the weight of an image is Beta(alpha, alpha), one draw a batch
     hole: float = 0.5  # of cutout: its side over the image's shorter one (16 of 32 pixels)
 
-    def train(self, scene: Scene) -> Iterator[Epoch]:
+    def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """The plain training loop on what becomes of the images."""
-        course, last = Course(scene), scene.how.epochs
-        for number in range(course.first, last + 1):
-            rng = stream(scene.seed, "augmented", number, device=scene.images.x.device)
-            loss = course.epoch(number, scene.images.at(number), partial(self._loss, course, rng))
-            yield Epoch(number, loss, number == last, course.meter.numbers(number))
-            course.save(number)
+        trainer, last = Trainer(context), context.train_config.epochs
+        for number in range(trainer.first, last + 1):
+            rng = stream(context.seed, "augmented", number, device=context.images.x.device)
+            loss = trainer.epoch(number, context.images.at(number), partial(self._loss, trainer, rng))
+            yield Epoch(number, loss, number == last, trainer.cost.numbers(number))
+            trainer.save(number)
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Settings out of their range."""
@@ -49,14 +49,14 @@ class Augmented(Defence):
         found += [] if 0 < self.hole <= 1 else [f"hole must be above 0 and at most 1, got {self.hole:g}"]
         return [f"augmented: {text}" for text in found]
 
-    def _loss(self, course: Course, rng: torch.Generator, x: Tensor, y: Tensor, _: Tensor) -> Tensor:
+    def _loss(self, trainer: Trainer, rng: torch.Generator, x: Tensor, y: Tensor, _: Tensor) -> Tensor:
         if self.kind != "mixup":
             x = cut_out(x, max(1, round(self.hole * min(x.shape[2:]))), rng)
         if self.kind == "cutout":
-            return F.cross_entropy(course.model(x), y)
+            return F.cross_entropy(trainer.model(x), y)
         share = beta(self.alpha, rng)
         other = torch.randperm(len(x), generator=rng, device=x.device)
-        logits = course.model(mix(x, x[other], share))
+        logits = trainer.model(mix(x, x[other], share))
         return mix(F.cross_entropy(logits, y), F.cross_entropy(logits, y[other]), share)
 
 

@@ -9,23 +9,23 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from raybd.training import Checkpoint, Epoch, TrainConfig
-from raybd.types import Images, settle_floats
+from raybd.types import Images, coerce_floats
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class TrainingContext:
     """What a defender stands before: a network, a training set that may be poisoned, and how to train."""
 
     model: nn.Module  # fresh, as `Defence.network` made it; trained in place
     images: Images  # the training set as it came
     classes: int
-    how: TrainConfig
+    train_config: TrainConfig
     seed: int
     checkpoint: Checkpoint | None = None
     trusted: Images | None = None  # clean images that were set aside before the attack
     roles: Tensor | None = None  # (N,) the truth about `images`; only where `access` is "truth"
-    shelf: Path | None = None  # where trials keep what others can use (encoders); None: nobody shares
-    beat: Callable[[], None] = lambda: None  # to be called now and then in long work
+    cache_folder: Path | None = None  # where trials keep what others can use (encoders); None: nobody shares
+    heartbeat: Callable[[], None] = lambda: None  # to be called now and then in long work
     workers: int = 1  # for `fit`; 1 for a defence that is not `parallel`
     findings: dict[str, Tensor] = field(default_factory=dict)  # what the defence leaves: see SUSPICION and FLAGGED
 
@@ -44,7 +44,7 @@ class Defence(ABC):
     parallel: ClassVar[bool] = False  # whether it trains through `fit`, which several workers can share
 
     def __post_init__(self) -> None:
-        settle_floats(self)
+        coerce_floats(self)
 
     @property
     def clean_share(self) -> float:
@@ -56,11 +56,11 @@ class Defence(ABC):
         return model
 
     @abstractmethod
-    def train(self, scene: Scene) -> Iterator[Epoch]:
-        """Train `scene.model`, yielding after each of `scene.how.epochs` epochs, resuming from the checkpoint.
+    def train(self, context: TrainingContext) -> Iterator[Epoch]:
+        """Train `context.model` for `context.train_config.epochs` epochs, yielding each, resuming from the checkpoint.
 
         The checkpoint's state holds "epoch", the last epoch that was yielded. `Epoch.numbers` are what the defence
-        says of itself; what it finds about training images goes to `scene.findings` before the last epoch.
+        says of itself; what it finds about training images goes to `context.findings` before the last epoch.
         """
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:

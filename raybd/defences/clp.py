@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raybd.defences.base import Scene
+from raybd.defences.base import TrainingContext
 from raybd.defences.post import Numbers, PostTraining, require_layers
 from raybd.models.lipschitz import channel_lipschitz, norm_after
 
@@ -32,9 +32,9 @@ class Clp(PostTraining):
         """A u that is out of its range."""
         return [] if 0 < self.u < math.inf else [f"Clp: u must be above 0 and finite, got {self.u:g}"]
 
-    def mend(self, scene: Scene) -> Numbers:
+    def mend(self, context: TrainingContext) -> Numbers:
         """Prune; nothing is trained."""
-        return {"defence/pruned": prune(scene.model, self.u), "defence/extra_images": 0.0}
+        return {"defence/pruned": prune(context.model, self.u), "defence/extra_images": 0.0}
 
 
 def steep(values: Tensor, u: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Meter:
+class Cost:
     """What a defence has cost so far: the numbers of its epochs."""
 
     def __init__(self, state: dict[str, Any] | None = None, extra: int = 0) -> None:

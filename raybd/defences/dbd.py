@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
+from raybd.defences.base import FLAGGED, SUSPICION, Defence, TrainingContext
 from raybd.defences.filtering import needs_features
 from raybd.defences.mixmatch import MixMatch
-from raybd.defences.trainer import Course, logits_of, lowest
+from raybd.defences.trainer import Trainer, logits_of, lowest
 from raybd.models import Classifier
 from raybd.models.noise import silenced
 from raybd.pretraining import PretrainConfig, embed, encoder
@@ -52,19 +52,19 @@ class Dbd(Defence):
         """The network as it is. Raises InputError where it does not tell its features."""
         return needs_features("dbd", model)
 
-    def train(self, scene: Scene) -> Iterator[Epoch]:
+    def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """The encoder, the head, the split, then MixMatch."""
-        course, last, mixmatch = Course(scene), scene.how.epochs, self._mixmatch()
-        if course.state:
-            suspicion, believed = course.state["suspicion"], course.state["believed"]
+        trainer, last, mixmatch = Trainer(context), context.train_config.epochs, self._mixmatch()
+        if trainer.state:
+            suspicion, believed = trainer.state["suspicion"], trainer.state["believed"]
         else:
-            suspicion = self._suspicion(scene, course)
+            suspicion = self._suspicion(context, trainer)
             believed = lowest(suspicion, round(self.credible * len(suspicion)))
-        scene.findings.update({SUSPICION: suspicion, FLAGGED: ~believed})
-        for number in range(course.first, last + 1):
-            loss = mixmatch.epoch(course, number, scene.images.at(number), believed)
-            yield Epoch(number, loss, number == last, course.meter.numbers(number))
-            course.save(number, suspicion=suspicion, believed=believed)
+        context.findings.update({SUSPICION: suspicion, FLAGGED: ~believed})
+        for number in range(trainer.first, last + 1):
+            loss = mixmatch.epoch(trainer, number, context.images.at(number), believed)
+            yield Epoch(number, loss, number == last, trainer.cost.numbers(number))
+            trainer.save(number, suspicion=suspicion, believed=believed)
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Settings out of their range."""
@@ -80,17 +80,17 @@ class Dbd(Defence):
     def _mixmatch(self) -> MixMatch:
         return MixMatch(**{f.name: getattr(self, f.name) for f in fields(MixMatch)})
 
-    def _suspicion(self, scene: Scene, course: Course) -> Tensor:
+    def _suspicion(self, context: TrainingContext, trainer: Trainer) -> Tensor:
         """SCE (N,) of every image, once the encoder and the head are learnt."""
-        network, images = cast(Classifier, scene.model), scene.images
+        network, images = cast(Classifier, context.model), context.images
         config = PretrainConfig(method="simclr", epochs=self.pretrain_epochs)
-        spent = encoder(network, images.x, config, scene.seed, scene.shelf, scene.beat)
+        spent = encoder(network, images.x, config, context.seed, context.cache_folder, context.heartbeat)
         with silenced():
-            features = embed(network, images.x, scene.beat)
-        head_fit(network.head, features, images.y, self.head_epochs, self.head_rate, scene)
-        course.meter.passes += 2 * len(spent.losses) + 1 / 3  # two views an image; the features
-        course.meter.borrowed += spent.seconds if spent.reused else 0.0
-        return symmetric(logits_of(network, images.x, scene), images.y).cpu()
+            features = embed(network, images.x, context.heartbeat)
+        head_fit(network.head, features, images.y, self.head_epochs, self.head_rate, context)
+        trainer.cost.passes += 2 * len(spent.losses) + 1 / 3  # two views an image; the features
+        trainer.cost.borrowed += spent.seconds if spent.reused else 0.0
+        return symmetric(logits_of(network, images.x, context), images.y).cpu()
 
 
 def symmetric(logits: Tensor, y: Tensor, a: float = 0.1, b: float = 1.0) -> Tensor:
@@ -99,15 +99,17 @@ def symmetric(logits: Tensor, y: Tensor, a: float = 0.1, b: float = 1.0) -> Tens
     return a * F.cross_entropy(logits, y, reduction="none") - b * A * (1 - right)
 
 
-def head_fit(head: nn.Linear, features: Tensor, y: Tensor, epochs: int, rate: float, scene: Scene) -> None:
+def head_fit(head: nn.Linear, features: Tensor, y: Tensor, epochs: int, rate: float, context: TrainingContext) -> None:
     """Train `head` in place on `features` (N, D) by the SCE of `y` (N,): SGD with the trial's momentum and decay."""
-    how = scene.how
-    optimizer = torch.optim.SGD(head.parameters(), lr=rate, momentum=how.momentum, weight_decay=how.weight_decay)
-    epochs = max(epochs, math.ceil(ENOUGH / math.ceil(len(y) / how.batch_size)))
+    train_config = context.train_config
+    optimizer = torch.optim.SGD(
+        head.parameters(), lr=rate, momentum=train_config.momentum, weight_decay=train_config.weight_decay
+    )
+    epochs = max(epochs, math.ceil(ENOUGH / math.ceil(len(y) / train_config.batch_size)))
     for epoch in range(1, epochs + 1):
-        order = torch.randperm(len(y), generator=stream(scene.seed, "head", epoch)).to(y.device)
-        for index in in_batches(order, how.batch_size):
+        order = torch.randperm(len(y), generator=stream(context.seed, "head", epoch)).to(y.device)
+        for index in in_batches(order, train_config.batch_size):
             optimizer.zero_grad(set_to_none=True)
             symmetric(head(features[index]), y[index]).mean().backward()
             optimizer.step()
-        scene.beat()
+        context.heartbeat()

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
-from raybd.defences.cost import Meter
+from raybd.defences.base import FLAGGED, SUSPICION, Defence, TrainingContext
+from raybd.defences.cost import Cost
 from raybd.errors import InputError
 from raybd.models import Classifier
 from raybd.models.base import require
@@ -47,53 +47,53 @@ class Filter(Defence):
     parallel: ClassVar[bool] = True  # but for the verdict
 
     @abstractmethod
-    def judge(self, scene: Scene, network: Classifier) -> Verdict:
+    def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
         """What `network`, which was trained on all of the images, tells of them."""
 
     def network(self, model: nn.Module) -> nn.Module:
         """The network as it is. Raises InputError where it does not tell its features."""
         return needs_features(type(self).__name__, model)
 
-    def train(self, scene: Scene) -> Iterator[Epoch]:
+    def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """The first training, the verdict, and the plain training loop on the rest."""
-        state = scene.checkpoint.load() if scene.checkpoint is not None else None
-        meter = Meter(state, 0 if scene.trusted is None else len(scene.trusted))
+        state = context.checkpoint.load() if context.checkpoint is not None else None
+        cost = Cost(state, 0 if context.trusted is None else len(context.trusted))
         if state is None:
-            verdict, spared = self._judged(scene, meter)
+            verdict, spared = self._judged(context, cost)
         else:
             verdict, spared = Verdict(state["suspicion"], state["flagged"]), state["spared"]
-        scene.findings.update({SUSPICION: verdict.suspicion, FLAGGED: verdict.flagged})
-        kept = part(scene.images, (~verdict.flagged).nonzero()[:, 0])
-        share = len(kept) / len(scene.images)
+        context.findings.update({SUSPICION: verdict.suspicion, FLAGGED: verdict.flagged})
+        kept = part(context.images, (~verdict.flagged).nonzero()[:, 0])
+        share = len(kept) / len(context.images)
         beside = {"suspicion": verdict.suspicion, "flagged": verdict.flagged, "spared": spared}
-        checkpoint = scene.checkpoint and Beside(scene.checkpoint, beside, meter)
-        for epoch in fit(scene.model, kept, scene.how, scene.seed, checkpoint, scene.workers):
-            meter.passes += share
+        checkpoint = context.checkpoint and Beside(context.checkpoint, beside, cost)
+        for epoch in fit(context.model, kept, context.train_config, context.seed, checkpoint, context.workers):
+            cost.passes += share
             numbers = {"defence/removed": 1 - share, "defence/spared_classes": spared}
-            yield replace(epoch, numbers=numbers | meter.numbers(epoch.number))
+            yield replace(epoch, numbers=numbers | cost.numbers(epoch.number))
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Settings out of their range."""
         return [] if self.first_epochs >= 0 else [f"first_epochs must be at least 0, got {self.first_epochs}"]
 
-    def _judged(self, scene: Scene, meter: Meter) -> tuple[Verdict, float]:
-        network = cast(Classifier, copy.deepcopy(scene.model))
-        how = replace(scene.how, epochs=self.first_epochs or scene.how.epochs)
-        for _ in fit(network, scene.images, how, scene.seed, workers=scene.workers):
-            meter.passes += 1
-            scene.beat()
-        verdict = self.judge(scene, network)
+    def _judged(self, context: TrainingContext, cost: Cost) -> tuple[Verdict, float]:
+        network = cast(Classifier, copy.deepcopy(context.model))
+        train_config = replace(context.train_config, epochs=self.first_epochs or context.train_config.epochs)
+        for _ in fit(network, context.images, train_config, context.seed, workers=context.workers):
+            cost.passes += 1
+            context.heartbeat()
+        verdict = self.judge(context, network)
         verdict = Verdict(verdict.suspicion.cpu(), verdict.flagged.cpu())
-        flagged, spared = spare_classes(verdict.flagged, scene.images.y.cpu(), scene.classes)
+        flagged, spared = spare_classes(verdict.flagged, context.images.y.cpu(), context.classes)
         return Verdict(verdict.suspicion, flagged), float(spared)
 
 
 class Beside(Checkpoint):
     """A checkpoint whose every state also holds what a defence has found and spent."""
 
-    def __init__(self, inner: Checkpoint, beside: dict[str, Any], meter: Meter) -> None:
+    def __init__(self, inner: Checkpoint, beside: dict[str, Any], cost: Cost) -> None:
         super().__init__(inner.path, inner.every)
-        self._inner, self._beside, self._meter = inner, beside, meter
+        self._inner, self._beside, self._meter = inner, beside, cost
 
     def save(self, state: dict[str, Any]) -> None:
         """Keep `state` and what is beside it."""
@@ -126,19 +126,19 @@ def needs_features(name: str, model: nn.Module) -> nn.Module:
     return model
 
 
-def check_trusted(name: str, scene: Scene) -> None:
+def check_trusted(name: str, context: TrainingContext) -> None:
     """Raise InputError unless there are clean images of every class."""
-    if scene.trusted is None:
+    if context.trusted is None:
         raise InputError(f"{name} needs clean images: set some aside (--validation)")
-    counts = torch.bincount(scene.trusted.y, minlength=scene.classes)
+    counts = torch.bincount(context.trusted.y, minlength=context.classes)
     if bad := (counts == 0).nonzero()[:, 0].tolist():
         raise InputError(f"{name} needs clean images of every class, and there are none of {bad}")
 
 
-def features_of(network: Classifier, images: Images, scene: Scene) -> Tensor:
+def features_of(network: Classifier, images: Images, context: TrainingContext) -> Tensor:
     """What the head of `network` reads of `images`, one row an image, in their order: (N, D) float64 on the CPU."""
     with silenced():
-        return embed(network, images.x, scene.beat).double().cpu()
+        return embed(network, images.x, context.heartbeat).double().cpu()
 
 
 def spare_classes(flagged: Tensor, y: Tensor, classes: int) -> tuple[Tensor, int]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from raybd.defences.base import Scene
+from raybd.defences.base import TrainingContext
 from raybd.defences.post import CleanRepair, Numbers, accuracy, fine_tune, require_layers
 from raybd.models import Classifier
 from raybd.training import prepare
@@ -37,41 +37,41 @@ class FinePruning(CleanRepair):
         require_layers("fine_pruning", isinstance(model, Classifier), "a linear head on its features")
         return model
 
-    def repair(self, model: nn.Module, clean: Images, scene: Scene) -> Numbers:
+    def repair(self, model: nn.Module, clean: Images, context: TrainingContext) -> Numbers:
         """Prune, then fine-tune with the pruned features gone."""
         assert isinstance(model, Classifier)
-        order = mean_features(model, clean, scene).argsort(stable=True)
-        gone = prune(model, order, clean, scene, self.tolerance)
+        order = mean_features(model, clean, context).argsort(stable=True)
+        gone = prune(model, order, clean, context, self.tolerance)
         weight = model.head.weight
-        fine_tune(model, clean, scene, self.steps, self.learning_rate, lambda: silence(weight, gone))
+        fine_tune(model, clean, context, self.steps, self.learning_rate, lambda: silence(weight, gone))
         return {"defence/pruned": len(gone) / model.feature_size}
 
 
 @torch.no_grad()
-def mean_features(model: Classifier, clean: Images, scene: Scene) -> Tensor:
+def mean_features(model: Classifier, clean: Images, context: TrainingContext) -> Tensor:
     """(D,) mean activation on `clean` of every feature that the head reads."""
     read: list[Tensor] = []
     hook = model.head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].double().sum(0)))
     model.eval()
     try:
         for x in clean.x.split(512):
-            model(prepare(x, scene.how))
+            model(prepare(x, context.train_config))
     finally:
         hook.remove()
     return torch.stack(read).sum(0) / len(clean)
 
 
-def prune(model: Classifier, order: Tensor, clean: Images, scene: Scene, tolerance: float) -> Tensor:
+def prune(model: Classifier, order: Tensor, clean: Images, context: TrainingContext, tolerance: float) -> Tensor:
     """Silence features in `order` (D,) until the next would cost more than `tolerance`; those that went.
 
     The last feature of all stays.
     """
     weight = model.head.weight
-    least = accuracy(model, clean, scene) - tolerance
+    least = accuracy(model, clean, context) - tolerance
     for count in range(1, len(order)):
         before = weight.detach()[:, order[count - 1]].clone()
         silence(weight, order[:count])
-        if accuracy(model, clean, scene) < least:
+        if accuracy(model, clean, context) < least:
             with torch.no_grad():
                 weight[:, order[count - 1]] = before
             return order[: count - 1]

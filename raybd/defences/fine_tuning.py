@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from raybd.defences.base import Scene
+from raybd.defences.base import TrainingContext
 from raybd.defences.post import CleanRepair, Numbers, fine_tune
 from raybd.types import Images
 
@@ -19,7 +19,7 @@ class FineTuning(CleanRepair):
 
     above: ClassVar[tuple[str, ...]] = ("steps", "learning_rate")
 
-    def repair(self, model: nn.Module, clean: Images, scene: Scene) -> Numbers:
+    def repair(self, model: nn.Module, clean: Images, context: TrainingContext) -> Numbers:
         """Fine-tune `model`."""
-        fine_tune(model, clean, scene, self.steps, self.learning_rate)
+        fine_tune(model, clean, context, self.steps, self.learning_rate)
         return {}

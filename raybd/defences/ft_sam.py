@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.defences.base import Scene
+from raybd.defences.base import TrainingContext
 from raybd.defences.post import CleanRepair, Numbers, descend, statistics_kept
 from raybd.types import Images
 
@@ -27,7 +27,7 @@ class FtSam(CleanRepair):
 
     above: ClassVar[tuple[str, ...]] = ("steps", "learning_rate", "rho")
 
-    def repair(self, model: nn.Module, clean: Images, scene: Scene) -> Numbers:
+    def repair(self, model: nn.Module, clean: Images, context: TrainingContext) -> Numbers:
         """SGD with the gradients of the perturbed network."""
         weights = list(model.parameters())
 
@@ -36,7 +36,7 @@ class FtSam(CleanRepair):
             with statistics_kept(model):
                 sharp_gradient(weights, lambda: F.cross_entropy(model(x), y), self.rho)
 
-        descend(model, clean, scene, self.steps, self.learning_rate, backward)
+        descend(model, clean, context, self.steps, self.learning_rate, backward)
         return {}
 
 

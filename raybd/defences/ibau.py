@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.defences.base import Scene
+from raybd.defences.base import TrainingContext
 from raybd.defences.post import CleanRepair, Numbers, batches
 from raybd.types import Images
 
@@ -36,13 +36,13 @@ class Ibau(CleanRepair):
 
     above: ClassVar[tuple[str, ...]] = ("rounds", "ascents", "radius", "fixed_points", "fixed_rate", "learning_rate")
 
-    def repair(self, model: nn.Module, clean: Images, scene: Scene) -> Numbers:
+    def repair(self, model: nn.Module, clean: Images, context: TrainingContext) -> Numbers:
         """A new perturbation, then a step on the weights, again and again; batch norm as it is deployed."""
         model.eval()
         weights = list(model.parameters())
         optimizer = torch.optim.Adam(weights, lr=self.learning_rate)
         bound = self.radius * math.sqrt(math.prod(clean.shape))
-        for x, y in batches(clean, scene, self.rounds, "ibau"):
+        for x, y in batches(clean, context, self.rounds, "ibau"):
 
             def loss(d: Tensor, x: Tensor = x, y: Tensor = y) -> Tensor:
                 return F.cross_entropy(model(x + d), y)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raybd.defences.augmented import beta, mix
-from raybd.defences.trainer import Course
+from raybd.defences.trainer import Trainer
 from raybd.seeds import stream
 from raybd.training import augment, autocast, learning_rate, prepare
 from raybd.types import Images
@@ -32,7 +32,7 @@ class MixMatch:
     alpha: float = 0.75
     unlabelled: float = 15.0  # lambda_U
 
-    def epoch(self, course: Course, number: int, images: Images, believed: Tensor) -> float:
+    def epoch(self, trainer: Trainer, number: int, images: Images, believed: Tensor) -> float:
         """The mean loss of an epoch on `images`, whose labels count where `believed` (N,) bool.
 
         It has ceil(N / B) steps as any training, each with a batch B of either kind, in an order of its own that
@@ -41,41 +41,43 @@ class MixMatch:
         Raises:
             DivergedError: the loss is no number.
         """
-        how, seed, device = course.scene.how, course.scene.seed, images.x.device
-        rng = course.begin(number)
+        train_config, seed, device = trainer.context.train_config, trainer.context.seed, images.x.device
+        rng = trainer.begin(number)
         own = stream(seed, "mixmatch", number, device=device)
-        size = min(how.batch_size, len(images))
+        size = min(train_config.batch_size, len(images))
         steps = -(-len(images) // size)
         some, rest = (_drawn(mask, steps * size, seed, name, number) for mask, name in _kinds(believed.cpu()))
         total = torch.zeros((), device=device)
         for step in range(steps):
             here = slice(step * size, (step + 1) * size)
             x, u, v = (
-                prepare(augment(images.x[index[here].to(device)], how.crop, how.flip, rng), how)
+                prepare(
+                    augment(images.x[index[here].to(device)], train_config.crop, train_config.flip, rng), train_config
+                )
                 for index in (some, rest, rest)
             )
             at = (number - 1) * steps + step
-            weight = self.unlabelled * (at + 1) / (how.epochs * steps)
-            with autocast(how, device):
-                loss = self.loss(course, x, images.y[some[here].to(device)], u, v, weight, own)
-            total += course.step(loss, learning_rate(how, at, how.epochs * steps))
-        course.meter.passes += steps * size * (3 + 2 / 3) / len(images)  # three trained on, two looked at
-        course.scene.beat()
-        return course.finite(float(total) / steps, number)
+            weight = self.unlabelled * (at + 1) / (train_config.epochs * steps)
+            with autocast(train_config, device):
+                loss = self.loss(trainer, x, images.y[some[here].to(device)], u, v, weight, own)
+            total += trainer.step(loss, learning_rate(train_config, at, train_config.epochs * steps))
+        trainer.cost.passes += steps * size * (3 + 2 / 3) / len(images)  # three trained on, two looked at
+        trainer.context.heartbeat()
+        return trainer.finite(float(total) / steps, number)
 
     def loss(
-        self, course: Course, x: Tensor, y: Tensor, u: Tensor, v: Tensor, weight: float, rng: torch.Generator
+        self, trainer: Trainer, x: Tensor, y: Tensor, u: Tensor, v: Tensor, weight: float, rng: torch.Generator
     ) -> Tensor:
         """The loss of a batch `x` with labels `y` and two views `u` and `v` of one without."""
         with torch.no_grad():
-            p = (course.model(u).softmax(1) + course.model(v).softmax(1)) / 2
+            p = (trainer.model(u).softmax(1) + trainer.model(v).softmax(1)) / 2
         guess = sharpen(p, self.temperature)
         everything = torch.cat([x, u, v])
         targets = torch.cat([F.one_hot(y, p.shape[1]).to(guess.dtype), guess, guess])
         other = torch.randperm(len(everything), generator=rng, device=x.device)
         share = beta(self.alpha, rng)
         share = torch.maximum(share, 1 - share)
-        logits = course.model(mix(everything, everything[other], share))
+        logits = trainer.model(mix(everything, everything[other], share))
         return terms(logits, mix(targets, targets[other], share), len(x), weight)
 
     def rules(self) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.defences.base import Scene
+from raybd.defences.base import TrainingContext
 from raybd.defences.post import CleanRepair, Numbers, descend, fine_tune, require_layers
 from raybd.types import Images
 
@@ -47,10 +47,10 @@ class Nad(CleanRepair):
         found = super().problems(shape, classes)
         return found if good else [*found, f"Nad: betas must be 0 or more, one at least, got {self.betas}"]
 
-    def repair(self, model: nn.Module, clean: Images, scene: Scene) -> Numbers:
+    def repair(self, model: nn.Module, clean: Images, context: TrainingContext) -> Numbers:
         """Fine-tune the teacher, a copy, then distil it into `model`."""
         teacher = copy.deepcopy(model)
-        fine_tune(teacher, clean, scene, self.teacher_steps, self.learning_rate)
+        fine_tune(teacher, clean, context, self.teacher_steps, self.learning_rate)
         teacher.eval().requires_grad_(False)
         with stages(teacher) as wanted, stages(model) as shown:
 
@@ -62,7 +62,7 @@ class Nad(CleanRepair):
                 given = F.cross_entropy(model(x), y)
                 (given + distillation(last_of_each(wanted), last_of_each(shown), self.betas)).backward()
 
-            descend(model, clean, scene, self.steps, self.learning_rate, backward)
+            descend(model, clean, context, self.steps, self.learning_rate, backward)
         return {}
 
 

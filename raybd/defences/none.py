@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from raybd.defences.base import Defence, Scene
+from raybd.defences.base import Defence, TrainingContext
 from raybd.training import Epoch, fit
 
 
@@ -14,6 +14,8 @@ class NoDefence(Defence):
 
     parallel: ClassVar[bool] = True
 
-    def train(self, scene: Scene) -> Iterator[Epoch]:
+    def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """The plain training loop."""
-        return fit(scene.model, scene.images, scene.how, scene.seed, scene.checkpoint, scene.workers)
+        return fit(
+            context.model, context.images, context.train_config, context.seed, context.checkpoint, context.workers
+        )

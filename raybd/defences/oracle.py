@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from raybd.defences.base import FLAGGED, SUSPICION, Access, Defence, Scene
+from raybd.defences.base import FLAGGED, SUSPICION, Access, Defence, TrainingContext
 from raybd.training import Epoch, fit
 from raybd.types import POISON
 
@@ -16,11 +16,11 @@ class Oracle(Defence):
     access: ClassVar[Access] = "truth"
     parallel: ClassVar[bool] = True
 
-    def train(self, scene: Scene) -> Iterator[Epoch]:
+    def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """The plain training loop on what is not poison."""
-        if scene.roles is None:
+        if context.roles is None:
             raise ValueError("the oracle must be told the roles of the training images")
-        poison = scene.roles == POISON
-        scene.findings.update({SUSPICION: poison.float(), FLAGGED: poison})
-        kept = scene.images.take(~poison)
-        return fit(scene.model, kept, scene.how, scene.seed, scene.checkpoint, scene.workers)
+        poison = context.roles == POISON
+        context.findings.update({SUSPICION: poison.float(), FLAGGED: poison})
+        kept = context.images.take(~poison)
+        return fit(context.model, kept, context.train_config, context.seed, context.checkpoint, context.workers)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from raybd.data.split import stratified
-from raybd.defences.base import Access, Defence, Scene
+from raybd.defences.base import Access, Defence, TrainingContext
 from raybd.defences.cost import counted
 from raybd.errors import DivergedError, InputError
 from raybd.models.noise import own_draws
@@ -37,27 +37,29 @@ class PostTraining(Defence):
 
     parallel: ClassVar[bool] = True  # but for the repair
 
-    def train(self, scene: Scene) -> Iterator[Epoch]:
+    def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """Training as no defence does it, the last epoch with the repair."""
-        for epoch in fit(scene.model, scene.images, scene.how, scene.seed, scene.checkpoint, scene.workers):
-            yield replace(epoch, numbers=epoch.numbers | self.timed(scene)) if epoch.last else epoch
+        for epoch in fit(
+            context.model, context.images, context.train_config, context.seed, context.checkpoint, context.workers
+        ):
+            yield replace(epoch, numbers=epoch.numbers | self.timed(context)) if epoch.last else epoch
 
     @abstractmethod
-    def mend(self, scene: Scene) -> Numbers:
-        """Repair `scene.model`, and say something of it, "defence/extra_images" at least."""
+    def mend(self, context: TrainingContext) -> Numbers:
+        """Repair `context.model`, and say something of it, "defence/extra_images" at least."""
 
-    def timed(self, scene: Scene) -> Numbers:
+    def timed(self, context: TrainingContext) -> Numbers:
         """The repair with what it cost.
 
         Raises:
             DivergedError: it left weights that are no numbers.
         """
-        start, device = time.perf_counter(), scene.images.x.device
-        with own_draws(scene.seed, "repair", device=device), counted(scene.model) as passed:
-            numbers = self.mend(scene)
-        if not all(bool(part.isfinite().all()) for part in scene.model.parameters()):
+        start, device = time.perf_counter(), context.images.x.device
+        with own_draws(context.seed, "repair", device=device), counted(context.model) as passed:
+            numbers = self.mend(context)
+        if not all(bool(part.isfinite().all()) for part in context.model.parameters()):
             raise DivergedError("the repair left weights that are no numbers")
-        cost = {"passes": passed[0] / len(scene.images), "seconds": time.perf_counter() - start}
+        cost = {"passes": passed[0] / len(context.images), "seconds": time.perf_counter() - start}
         return numbers | {f"defence/{name}": value for name, value in cost.items()}
 
 
@@ -72,7 +74,7 @@ class CleanRepair(PostTraining):
     shares: ClassVar[tuple[str, ...]] = ()  # settings that must be in [0, 1]
 
     @abstractmethod
-    def repair(self, model: nn.Module, clean: Images, scene: Scene) -> Numbers:
+    def repair(self, model: nn.Module, clean: Images, context: TrainingContext) -> Numbers:
         """Repair `model`, in place, with the images `clean`; what is said of it beside the costs."""
 
     @property
@@ -80,10 +82,10 @@ class CleanRepair(PostTraining):
         """The budget."""
         return self.budget
 
-    def mend(self, scene: Scene) -> Numbers:
+    def mend(self, context: TrainingContext) -> Numbers:
         """Draw the clean images, and repair."""
-        clean = drawn(scene, self.budget)
-        return self.repair(scene.model, clean, scene) | {"defence/extra_images": float(len(clean))}
+        clean = drawn(context, self.budget)
+        return self.repair(context.model, clean, context) | {"defence/extra_images": float(len(clean))}
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Settings out of their range."""
@@ -99,40 +101,43 @@ class CleanRepair(PostTraining):
         return found + [f"{name}: {key} must be in [0, 1], got {values[key]:g}" for key in outside]
 
 
-def drawn(scene: Scene, budget: float) -> Images:
+def drawn(context: TrainingContext, budget: float) -> Images:
     """`budget` of the whole training set in clean images, each class its share, from the stream "budget".
 
     Raises:
         ValueError: the trial has set none aside.
     """
-    if scene.trusted is None:
+    if context.trusted is None:
         raise ValueError("a repair with clean images must be given some")
-    total = len(scene.images) + len(scene.trusted)
-    share = min(1.0, budget * total / len(scene.trusted))
-    mask = stratified(scene.trusted.y.cpu(), share, stream(scene.seed, "budget"))
-    return scene.trusted.take(mask.nonzero()[:, 0].to(scene.trusted.x.device))
+    total = len(context.images) + len(context.trusted)
+    share = min(1.0, budget * total / len(context.trusted))
+    mask = stratified(context.trusted.y.cpu(), share, stream(context.seed, "budget"))
+    return context.trusted.take(mask.nonzero()[:, 0].to(context.trusted.x.device))
 
 
-def batches(clean: Images, scene: Scene, steps: int, purpose: str) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(clean: Images, context: TrainingContext, steps: int, purpose: str) -> Iterator[tuple[Tensor, Tensor]]:
     """`steps` batches of `clean`, shuffled and augmented as in training: x (B, C, H, W) float in [0, 1] and y (B,)."""
-    pieces = itertools.chain.from_iterable(_epoch(clean, scene, number, purpose) for number in itertools.count(1))
+    pieces = itertools.chain.from_iterable(_epoch(clean, context, number, purpose) for number in itertools.count(1))
     return itertools.islice(pieces, steps)
 
 
-def _epoch(clean: Images, scene: Scene, number: int, purpose: str) -> Iterator[tuple[Tensor, Tensor]]:
-    scene.beat()
-    how, device = scene.how, clean.x.device
-    order = torch.randperm(len(clean), generator=stream(scene.seed, purpose, "batches", number)).to(device)
-    rng = stream(scene.seed, purpose, "augmentation", number, device=device)
-    for position, index in enumerate(order.split(how.batch_size)):
+def _epoch(clean: Images, context: TrainingContext, number: int, purpose: str) -> Iterator[tuple[Tensor, Tensor]]:
+    context.heartbeat()
+    train_config, device = context.train_config, clean.x.device
+    order = torch.randperm(len(clean), generator=stream(context.seed, purpose, "batches", number)).to(device)
+    rng = stream(context.seed, purpose, "augmentation", number, device=device)
+    for position, index in enumerate(order.split(train_config.batch_size)):
         if len(index) > 1 or not position:  # batch norm cannot take a lone image
-            yield prepare(augment(clean.x[index], how.crop, how.flip, rng), how), clean.y[index]
+            yield (
+                prepare(augment(clean.x[index], train_config.crop, train_config.flip, rng), train_config),
+                clean.y[index],
+            )
 
 
 def descend(
     model: nn.Module,
     clean: Images,
-    scene: Scene,
+    context: TrainingContext,
     steps: int,
     rate: float,
     backward: Callable[[Tensor, Tensor], None],
@@ -142,12 +147,14 @@ def descend(
 
     The learning rate falls from `rate` along a cosine; momentum and weight decay are the trial's.
     """
-    how = replace(scene.how, schedule="cosine", learning_rate=rate)
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=how.momentum, weight_decay=how.weight_decay)
+    train_config = replace(context.train_config, schedule="cosine", learning_rate=rate)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=rate, momentum=train_config.momentum, weight_decay=train_config.weight_decay
+    )
     model.train()
-    for step, (x, y) in enumerate(batches(clean, scene, steps, "repair")):
+    for step, (x, y) in enumerate(batches(clean, context, steps, "repair")):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(how, step, steps)
+            group["lr"] = learning_rate(train_config, step, steps)
         optimizer.zero_grad(set_to_none=True)
         backward(x, y)
         optimizer.step()
@@ -157,7 +164,7 @@ def descend(
 def fine_tune(
     model: nn.Module,
     clean: Images,
-    scene: Scene,
+    context: TrainingContext,
     steps: int,
     rate: float,
     after: Callable[[], None] = lambda: None,
@@ -167,7 +174,7 @@ def fine_tune(
     def backward(x: Tensor, y: Tensor) -> None:
         F.cross_entropy(model(x), y).backward()
 
-    descend(model, clean, scene, steps, rate, backward, after)
+    descend(model, clean, context, steps, rate, backward, after)
 
 
 def require_layers(defence: str, holds: bool, wanted: str) -> None:
@@ -180,12 +187,12 @@ def require_layers(defence: str, holds: bool, wanted: str) -> None:
         raise InputError(f"defence {defence} needs a network with {wanted}")
 
 
-def accuracy(model: nn.Module, clean: Images, scene: Scene) -> float:
+def accuracy(model: nn.Module, clean: Images, context: TrainingContext) -> float:
     """Share of `clean` that `model`, in evaluation mode, gets right."""
     model.eval()
     with torch.no_grad():
         right = [
-            model(prepare(x, scene.how)).argmax(1) == y
+            model(prepare(x, context.train_config)).argmax(1) == y
             for x, y in zip(clean.x.split(512), clean.y.split(512), strict=True)
         ]
     return float(torch.cat(right).float().mean())

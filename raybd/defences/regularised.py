@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from raybd.defences.base import Defence, Scene
-from raybd.defences.cost import Meter
+from raybd.defences.base import Defence, TrainingContext
+from raybd.defences.cost import Cost
 from raybd.training import Checkpoint, Epoch, fit
 
 
@@ -37,19 +37,19 @@ class Regularised(Defence):
 
     parallel: ClassVar[bool] = True
 
-    def train(self, scene: Scene) -> Iterator[Epoch]:
+    def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """The plain training loop under another configuration; patience does not end it."""
-        how, asked = scene.how, scene.how.epochs
+        train_config, asked = context.train_config, context.train_config.epochs
         total = self.total(asked)
-        rate, decay = how.learning_rate * self.learning_rate, how.weight_decay * self.weight_decay
-        inside = replace(how, learning_rate=rate, weight_decay=decay, epochs=total, patience=0)
-        state = scene.checkpoint.load() if scene.checkpoint is not None else None
-        meter = Meter(state)
-        checkpoint = scene.checkpoint and Scaled(scene.checkpoint, meter, asked, total)
-        for epoch in fit(scene.model, scene.images, inside, scene.seed, checkpoint, scene.workers):
-            meter.passes += 1
+        rate, decay = train_config.learning_rate * self.learning_rate, train_config.weight_decay * self.weight_decay
+        inside = replace(train_config, learning_rate=rate, weight_decay=decay, epochs=total, patience=0)
+        state = context.checkpoint.load() if context.checkpoint is not None else None
+        cost = Cost(state)
+        checkpoint = context.checkpoint and Scaled(context.checkpoint, cost, asked, total)
+        for epoch in fit(context.model, context.images, inside, context.seed, checkpoint, context.workers):
+            cost.passes += 1
             for number in range((epoch.number - 1) * asked // total + 1, epoch.number * asked // total + 1):
-                yield Epoch(number, epoch.loss, number == asked, meter.numbers(number))
+                yield Epoch(number, epoch.loss, number == asked, cost.numbers(number))
 
     def total(self, asked: int) -> int:
         """The epochs of training behind `asked` ones that are yielded."""
@@ -70,9 +70,9 @@ class Regularised(Defence):
 class Scaled(Checkpoint):
     """A checkpoint of `total` epochs of training to whom trains, and of `asked` to whom asks which was yielded last."""
 
-    def __init__(self, inner: Checkpoint, meter: Meter, asked: int, total: int) -> None:
+    def __init__(self, inner: Checkpoint, cost: Cost, asked: int, total: int) -> None:
         super().__init__(inner.path, inner.every)
-        self._inner, self._meter, self._asked, self._total = inner, meter, asked, total
+        self._inner, self._meter, self._asked, self._total = inner, cost, asked, total
 
     def load(self) -> dict[str, Any] | None:
         """The state last saved, with the epoch of training."""

@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from raybd.defences.base import Access, Scene
+from raybd.defences.base import Access, TrainingContext
 from raybd.defences.filtering import Filter, Verdict, check_trusted, features_of, two_means
 from raybd.models import Classifier
 from raybd.training import Epoch
@@ -39,29 +39,29 @@ class Scan(Filter):
     ridge: float = 0.01  # times the mean variance of S, added to its diagonal
     access: ClassVar[Access] = "clean images"
 
-    def judge(self, scene: Scene, network: Classifier) -> Verdict:
+    def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
         """J* of every class, and the groups.
 
         The suspicion of an image is ln(1 + J*), 0 below the median, with a minus in the group that is not strange.
         """
-        assert scene.trusted is not None
-        known, y = scene.trusted.y.cpu(), scene.images.y.cpu()
-        clean = features_of(network, scene.trusted, scene)
-        to_sphere = inverse_root(within(clean, known, scene.classes), self.ridge)
-        z, clean = features_of(network, scene.images, scene) @ to_sphere, clean @ to_sphere
+        assert context.trusted is not None
+        known, y = context.trusted.y.cpu(), context.images.y.cpu()
+        clean = features_of(network, context.trusted, context)
+        to_sphere = inverse_root(within(clean, known, context.classes), self.ridge)
+        z, clean = features_of(network, context.images, context) @ to_sphere, clean @ to_sphere
         strange = torch.zeros(len(y), dtype=torch.bool)
-        gains = torch.zeros(scene.classes, dtype=torch.float64)
-        for label in range(scene.classes):
+        gains = torch.zeros(context.classes, dtype=torch.float64)
+        for label in range(context.classes):
             mine = y == label
             strange[mine], gains[label] = split(z[mine], clean[known == label].mean(0))
         scores = deviations(gains)
         suspicion = scores.clamp_min(0).log1p()[y]
         return Verdict(torch.where(strange, suspicion, -suspicion), strange & (scores > THRESHOLD)[y])
 
-    def train(self, scene: Scene) -> Iterator[Epoch]:
+    def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """As every filter. Raises InputError where there are too few clean images."""
-        check_trusted("scan", scene)
-        return super().train(scene)
+        check_trusted("scan", context)
+        return super().train(context)
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Settings out of their range, and fewer than three classes, of which none can stand out."""

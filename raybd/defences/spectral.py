@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raybd.defences.base import Scene
+from raybd.defences.base import TrainingContext
 from raybd.defences.filtering import Filter, Verdict, features_of
 from raybd.models import Classifier
 
@@ -25,11 +25,11 @@ class Spectral(Filter):
 
     epsilon: float = 0.1  # largest share of a class that may be poison
 
-    def judge(self, scene: Scene, network: Classifier) -> Verdict:
+    def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
         """The scores in the network's features, and the highest of each class."""
-        y = scene.images.y.cpu()
-        scores = spectral_scores(features_of(network, scene.images, scene), y, scene.classes)
-        return Verdict(scores, highest(scores, y, scene.classes, MARGIN * self.epsilon))
+        y = context.images.y.cpu()
+        scores = spectral_scores(features_of(network, context.images, context), y, context.classes)
+        return Verdict(scores, highest(scores, y, context.classes, MARGIN * self.epsilon))
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Settings out of their range."""

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.defences.base import Scene
-from raybd.defences.cost import Meter
+from raybd.defences.base import TrainingContext
+from raybd.defences.cost import Cost
 from raybd.errors import DivergedError
 from raybd.seeds import derive, stream
 from raybd.training import augment, autocast, in_batches, learning_rate, memory_format, optimizer_of, prepare
@@ -21,31 +21,31 @@ from raybd.types import Images
 LossOf = Callable[[Tensor, Tensor, Tensor], Tensor]  # images (B, C, H, W) in [0, 1], labels (B,), places (B,) -> loss
 
 
-class Course:
-    """A training of `scene.model` under way, from its checkpoint where there is one; epochs count from 1."""
+class Trainer:
+    """A training of `context.model` under way, from its checkpoint where there is one; epochs count from 1."""
 
-    def __init__(self, scene: Scene) -> None:
-        self.scene, self.model = scene, scene.model
-        self.model.to(memory_format=memory_format(scene.how))
-        self.optimizer = optimizer_of(self.model, scene.how)
-        self.state = scene.checkpoint.load() if scene.checkpoint is not None else None
+    def __init__(self, context: TrainingContext) -> None:
+        self.context, self.model = context, context.model
+        self.model.to(memory_format=memory_format(context.train_config))
+        self.optimizer = optimizer_of(self.model, context.train_config)
+        self.state = context.checkpoint.load() if context.checkpoint is not None else None
         self.first = self.state["epoch"] + 1 if self.state else 1
-        self.meter = Meter(self.state, 0 if scene.trusted is None else len(scene.trusted))
+        self.cost = Cost(self.state, 0 if context.trusted is None else len(context.trusted))
         if self.state:
             self.model.load_state_dict(self.state["model"])
             self.optimizer.load_state_dict(self.state["optimizer"])
 
     def save(self, epoch: int, **beside: Any) -> None:
         """Keep the state after `epoch`, and what the defence needs beside; not after the last."""
-        if self.scene.checkpoint is not None and epoch < self.scene.how.epochs:
+        if self.context.checkpoint is not None and epoch < self.context.train_config.epochs:
             state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": epoch}
-            self.scene.checkpoint.save(state | beside | self.meter.state())
+            self.context.checkpoint.save(state | beside | self.cost.state())
 
     def begin(self, epoch: int) -> torch.Generator:
         """Make the network ready for the steps of `epoch`; the generator is for its augmentation."""
-        torch.manual_seed(derive(self.scene.seed, "network", epoch))  # dropout and the like draw from it
+        torch.manual_seed(derive(self.context.seed, "network", epoch))  # dropout and the like draw from it
         self.model.train()
-        return stream(self.scene.seed, "augmentation", epoch, device=self.scene.images.x.device)
+        return stream(self.context.seed, "augmentation", epoch, device=self.context.images.x.device)
 
     def epoch(self, number: int, images: Images, loss_of: LossOf, rate: float | None = None) -> float:
         """The mean loss of one pass over `images`; at the learning rate `rate`, or else at that of the schedule.
@@ -53,19 +53,19 @@ class Course:
         Raises:
             DivergedError: it is no number.
         """
-        how, seed, device = self.scene.how, self.scene.seed, images.x.device
+        train_config, seed, device = self.context.train_config, self.context.seed, images.x.device
         rng = self.begin(number)
         order = torch.randperm(len(images), generator=stream(seed, "batches", number)).to(device)
-        batches = in_batches(order, how.batch_size)
+        batches = in_batches(order, train_config.batch_size)
         total = torch.zeros((), device=device)
         for step, index in enumerate(batches, start=(number - 1) * len(batches)):
-            x = prepare(augment(images.x[index], how.crop, how.flip, rng), how)
-            with autocast(how, device):
+            x = prepare(augment(images.x[index], train_config.crop, train_config.flip, rng), train_config)
+            with autocast(train_config, device):
                 loss = loss_of(x, images.y[index], index)
-            usual = learning_rate(how, step, how.epochs * len(batches))
+            usual = learning_rate(train_config, step, train_config.epochs * len(batches))
             total += self.step(loss, usual if rate is None else rate) * len(index)
-        self.meter.passes += len(images) / len(self.scene.images)
-        self.scene.beat()
+        self.cost.passes += len(images) / len(self.context.images)
+        self.context.heartbeat()
         return self.finite(float(total) / sum(map(len, batches)), number)
 
     def step(self, loss: Tensor, rate: float) -> Tensor:
@@ -80,26 +80,26 @@ class Course:
     def finite(self, loss: float, epoch: int) -> float:
         """`loss`. Raises DivergedError where it is no number."""
         if not math.isfinite(loss):
-            raise DivergedError(f"the training loss is {loss} in epoch {epoch} of {self.scene.how.epochs}")
+            raise DivergedError(f"the training loss is {loss} in epoch {epoch} of {self.context.train_config.epochs}")
         return loss
 
 
 @torch.no_grad()
-def losses_of(model: nn.Module, images: Images, scene: Scene) -> Tensor:
+def losses_of(model: nn.Module, images: Images, context: TrainingContext) -> Tensor:
     """The cross-entropy in nats of each of `images` as it is, in evaluation mode: (N,) float32 on the CPU."""
-    logits = logits_of(model, images.x, scene)
+    logits = logits_of(model, images.x, context)
     return F.cross_entropy(logits, images.y, reduction="none").cpu()
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, x: Tensor, scene: Scene) -> Tensor:
+def logits_of(model: nn.Module, x: Tensor, context: TrainingContext) -> Tensor:
     """(N, K) float32 of the bytes `x` (N, C, H, W), in evaluation mode."""
     model.eval()
     parts = []
     for part in x.split(512):
-        with autocast(scene.how, x.device):
-            parts.append(model(prepare(part, scene.how)).float())
-        scene.beat()
+        with autocast(context.train_config, x.device):
+            parts.append(model(prepare(part, context.train_config)).float())
+        context.heartbeat()
     return torch.cat(parts)
 
 

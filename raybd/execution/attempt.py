@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 import raybd
-from raybd.errors import DivergedError, GateError, InputError
+from raybd.errors import DivergedError, InputError, PoisoningError
 from raybd.execution import memory
 from raybd.tracking.client import first_line
 from raybd.tracking.store import Address
@@ -24,7 +24,7 @@ from raybd.types import Data, Report
 from raybd.utils.environment import environment
 
 log = logging.getLogger(__name__)
-HOPELESS = (InputError, GateError, DivergedError)  # another try would end the same way
+HOPELESS = (InputError, PoisoningError, DivergedError)  # another try would end the same way
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Outcome:
     status: str  # FINISHED or FAILED
     seconds: float = 0.0
     error: str = ""
-    hopeless: bool = False  # failed, and would again
+    permanent: bool = False  # failed, and would again
     sent: bool = True
     died: bool = False  # its worker did, or its disk: it could write no record
     note: str = ""  # what else a person should know of this attempt
@@ -58,7 +58,7 @@ class Outcome:
     memory: float = 0.0  # MiB that its process had resident at the peak; 0: unknown
 
 
-def execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None] = lambda: None) -> Outcome:
+def run_attempt(config: TrialConfig, data: Data, setup: Setup, heartbeat: Callable[[], None] = lambda: None) -> Outcome:
     """Run one trial, write its folder, bring it to the tracking store. A failure is an outcome, not an exception.
 
     One process at a time: another that is still at it is waited for, and a trial that it finished is not run again.
@@ -67,8 +67,8 @@ def execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], No
     memory.forget_peak()
     folder = setup.folder.trial(config.key)
     try:
-        with folder.held(beat):
-            return _taken_over(folder, setup.address) or _execute(config, data, setup, beat)
+        with folder.held(heartbeat):
+            return _taken_over(folder, setup.address) or _execute(config, data, setup, heartbeat)
     except OSError as error:  # a full disk, say: there is nowhere to keep a record
         return Outcome(config.key, config.label, FAILED, error=f"OSError: {error}", sent=False, died=True)
     finally:
@@ -96,14 +96,14 @@ def _taken_over(folder: TrialFolder, address: Address) -> Outcome | None:
         return replace(known, sent=False)
 
 
-def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None]) -> Outcome:
+def _execute(config: TrialConfig, data: Data, setup: Setup, heartbeat: Callable[[], None]) -> Outcome:
     start, folder = _Start(time.time(), time.monotonic()), setup.folder.trial(config.key)
     checkpoint, resumed = _begin(setup, folder)
     tags = _tags(config, setup) | ({"raybd.note": resumed} if resumed else {})
     run = TrialRun(setup.address, folder, config.label, tags, start.milliseconds)
 
     def note(report: Report) -> None:
-        beat()
+        heartbeat()
         keep_probe(folder, report)
         folder.append(report.epoch, report.metrics)
         run.log()
@@ -111,13 +111,13 @@ def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], N
     try:
         shared = setup.folder.path / "shared"
         result = run_trial(
-            config, _on(setup.device, data), note, checkpoint, shared, beat, folder.journal(), setup.workers
+            config, _on(setup.device, data), note, checkpoint, shared, heartbeat, folder.history(), setup.workers
         )
         keep(folder, config, result)
-        record, hopeless = _record(config, run.tags, FINISHED, start, result), False
+        record, permanent = _record(config, run.tags, FINISHED, start, result), False
     except Exception as error:  # noqa: BLE001 - a failed trial is data, whatever failed it
-        record, hopeless = _record(config, run.tags, FAILED, start, error=error), isinstance(error, HOPELESS)
-    beat()
+        record, permanent = _record(config, run.tags, FAILED, start, error=error), isinstance(error, HOPELESS)
+    heartbeat()
     folder.write(record)
     folder.checkpoint.unlink(missing_ok=True)
     shutil.rmtree(folder.probes, ignore_errors=True)
@@ -128,7 +128,7 @@ def _execute(config: TrialConfig, data: Data, setup: Setup, beat: Callable[[], N
         record.status,
         start.gone,
         record.error,
-        hopeless,
+        permanent,
         sent,
         note=resumed,
         memory=memory.peak(),
@@ -159,7 +159,7 @@ def record_death(config: TrialConfig, setup: Setup, error: str) -> None:
     if folder.read() is not None:
         return
     tags = _tags(config, setup) | {"raybd.error": error[:500]}
-    words = folder.last_words
+    words = folder.crash_report
     record = Record(
         key=config.key,
         label=config.label,

@@ -11,7 +11,7 @@ import torch
 
 from raybd.errors import InputError
 from raybd.execution import memory
-from raybd.execution.attempt import Outcome, Setup, execute, finished, record_death
+from raybd.execution.attempt import Outcome, Setup, finished, record_death, run_attempt
 from raybd.execution.progress import Progress, SweepResult
 from raybd.execution.resources import Resources
 from raybd.tracking.sqlite import path_of
@@ -104,10 +104,10 @@ def run_inline(plan: Plan, threads: int = 1, device: str = "cpu", workers: int =
 
 def _tried(config: TrialConfig, plan: Plan, setup: Setup, progress: Progress) -> Outcome:
     progress.started()
-    outcome = execute(config, plan.data[config.data], setup)
+    outcome = run_attempt(config, plan.data[config.data], setup)
     for _ in range(1, TRIES):
         if _worth_another_try(outcome):
-            outcome = replace(execute(config, plan.data[config.data], setup), earlier=outcome.error)
+            outcome = replace(run_attempt(config, plan.data[config.data], setup), earlier=outcome.error)
     progress.ended(outcome.status == FINISHED)
     return outcome
 
@@ -119,7 +119,7 @@ def run_on_ray(
     from raybd.execution import on_ray
 
     start = time.monotonic()
-    setup, resources, cores = on_ray(plan, resources, address, stall_seconds)
+    setup, resources, cores = join_ray(plan, resources, address, stall_seconds)
     rounds = _Rounds(plan)
     while rounds.todo and rounds.idle < GIVE_UPS and not rounds.interrupted:
         configs, alone = rounds.next()
@@ -132,7 +132,7 @@ def run_on_ray(
     return _result(plan, rounds.outcomes, seconds, cores, resources.cpus, rounds.trouble, rounds.interrupted)
 
 
-def on_ray(
+def join_ray(
     plan: Plan, resources: Resources, address: str | None = None, stall_seconds: float = 3600.0
 ) -> tuple[Setup, Resources, int]:
     """Join or start Ray for the trials of `plan`: what they share, what each holds, and the CPUs that there are.
@@ -214,11 +214,11 @@ class _Rounds:
 
 def _too_large(config: TrialConfig) -> Outcome:
     said = "memory ran out on its node although no other trial ran"
-    return Outcome(config.key, config.label, FAILED, error=said, hopeless=True, sent=False, died=True)
+    return Outcome(config.key, config.label, FAILED, error=said, permanent=True, sent=False, died=True)
 
 
 def _worth_another_try(outcome: Outcome) -> bool:
-    return outcome.status != FINISHED and not outcome.hopeless
+    return outcome.status != FINISHED and not outcome.permanent
 
 
 def _result(

@@ -22,7 +22,7 @@ from ray.exceptions import OutOfMemoryError
 
 import raybd
 from raybd.errors import InputError
-from raybd.execution.attempt import Outcome, Setup, execute
+from raybd.execution.attempt import Outcome, Setup, run_attempt
 from raybd.execution.memory import without_gpu_compiler
 from raybd.execution.progress import Progress
 from raybd.execution.resources import Resources
@@ -164,8 +164,8 @@ def _trial(point: dict[str, Any], shared: dict[str, dict[str, Any]], setup: Setu
     config = TrialConfig.from_dict(point["point"])
     if setup.device == "cpu":
         without_gpu_compiler()
-    with watchdog(setup.stall_seconds, setup.folder.trial(config.key).last_words) as beat:
-        outcome = execute(config, unpack(shared[config.data]), setup, beat)
+    with watchdog(setup.stall_seconds, setup.folder.trial(config.key).crash_report) as heartbeat:
+        outcome = run_attempt(config, unpack(shared[config.data]), setup, heartbeat)
     if setup.device == "cuda":
         clear_gpu(outcome.error)
     tune.report({name: getattr(outcome, name) for name in Outcome.__dataclass_fields__})
@@ -207,7 +207,7 @@ class _Watcher(tune.Callback):
     def _why(self, trial: Any) -> str:
         """What a worker that could not report left behind, or what Ray knows of its end."""
         with contextlib.suppress(OSError, IndexError):  # no file, or no word in it where the disk was full
-            return self.folder.trial(_key(trial)).last_words.read_text().splitlines()[0]
+            return self.folder.trial(_key(trial)).crash_report.read_text().splitlines()[0]
         with contextlib.suppress(OSError, IndexError, TypeError):  # or no name of one
             said = Path(trial.error_file).read_text().strip().splitlines()
             return f"its worker died: {said[-1].split('Some common causes')[0].strip()[:300]}"

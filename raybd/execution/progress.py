@@ -85,10 +85,10 @@ class SweepResult:
     @property
     def exit_status(self) -> int:
         """0 if every trial has finished and is in the tracking store, 130 after Ctrl-C, else 1."""
-        return 130 if self.interrupted else int(bool(self.failures or self.left or self.unsent))
+        return 130 if self.interrupted else int(bool(self.failures or self.left or self.pending_uploads))
 
     @property
-    def unsent(self) -> int:
+    def pending_uploads(self) -> int:
         """How many trials wait on disk for the tracking store."""
         return sum(not outcome.sent for outcome in self.outcomes)
 
@@ -123,8 +123,8 @@ class SweepResult:
         if len(self.mended) > SHOWN:
             lines.append(f"tried twice: {len(self.mended) - SHOWN} more")
         lines += [f"note: {o.label} [{o.key}]: {o.note}" for o in self.outcomes if o.note][:SHOWN]
-        if self.unsent:
-            lines.append(f"{self.unsent} trials wait on disk for the tracking store: raybd send {self.name!r}")
+        if self.pending_uploads:
+            lines.append(f"{self.pending_uploads} trials wait on disk for the tracking store: raybd send {self.name!r}")
         lines += self.trouble
         if self.left:
             lines.append(f"{self.left} trials are left: the same command goes on with them")

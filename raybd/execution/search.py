@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from raybd.defences import DEFENCES, Defence
 from raybd.errors import InputError
 from raybd.execution import driver
-from raybd.execution.attempt import Setup, execute
+from raybd.execution.attempt import Setup, run_attempt
 from raybd.execution.progress import Progress
 from raybd.execution.resources import Resources
 from raybd.plugins import build, spec
@@ -95,7 +95,7 @@ def left(search: Search, study: optuna.Study) -> int:
 
 
 def judge(
-    search: Search, settings: Mapping[str, Any], data: Mapping[str, Data], setup: Setup, beat: Callable[[], None]
+    search: Search, settings: Mapping[str, Any], data: Mapping[str, Data], setup: Setup, heartbeat: Callable[[], None]
 ) -> dict[str, Any]:
     """What a candidate's cases say of it; a case that fails gives no numbers, and its error."""
     start, seen = time.monotonic(), list[Mapping[str, float]]()
@@ -103,7 +103,7 @@ def judge(
     try:
         cases = [replace(case, defence=search.defence(settings)) for case in search.cases]
         for case in cases:
-            seen.append(_measured(case, data[case.data], setup, beat))
+            seen.append(_measured(case, data[case.data], setup, heartbeat))
             if seen[-1]["attack_success"] > PRUNERS[search.pruner]:
                 said["cut_short"] = len(seen)
                 break
@@ -113,8 +113,10 @@ def judge(
     return said | {"seconds": time.monotonic() - start}
 
 
-def _measured(case: TrialConfig, data: Data, setup: Setup, beat: Callable[[], None]) -> Mapping[str, float]:
-    outcome = execute(case, data, setup, beat)  # nothing where it has finished; of two that are the same, one waits
+def _measured(case: TrialConfig, data: Data, setup: Setup, heartbeat: Callable[[], None]) -> Mapping[str, float]:
+    outcome = run_attempt(
+        case, data, setup, heartbeat
+    )  # nothing where it has finished; of two that are the same, one waits
     if outcome.status != FINISHED:
         raise RuntimeError(f"{case.label}: {outcome.error}")
     record = setup.folder.trial(case.key).read()

@@ -76,8 +76,8 @@ def _searcher(search: Search, study: optuna.Study) -> Searcher:
 def _candidate(point: dict[str, Any], search: Search, shared: dict[str, dict[str, Any]], setup: Setup) -> None:
     """In a worker: one candidate, one report."""
     data = {name: on_ray.unpack(packed) for name, packed in shared.items()}
-    with watchdog(setup.stall_seconds) as beat:
-        said = judge(search, point["settings"], data, setup, beat)
+    with watchdog(setup.stall_seconds) as heartbeat:
+        said = judge(search, point["settings"], data, setup, heartbeat)
     if setup.device == "cuda":
         on_ray.clear_gpu(said.get("error", ""))
     tune.report({"said": json.dumps(said)})  # as text: Tune flattens what is nested

@@ -28,12 +28,12 @@ def watchdog(seconds: float, words: Path | None = None) -> Iterator[Callable[[],
                     _leave(words, f"hung: no sign of life for {seconds:g} s")
                 os._exit(HUNG)
 
-    def beat() -> None:
+    def heartbeat() -> None:
         last[0] = time.monotonic()
 
     threading.Thread(target=watch, daemon=True).start()
     try:
-        yield beat
+        yield heartbeat
     finally:
         done.set()
 

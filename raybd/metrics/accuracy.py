@@ -7,16 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raybd.metrics.base import Metric
-from raybd.types import Evidence
+from raybd.types import MetricContext
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy(Metric):
     """Accuracies and losses: what every trial is measured by."""
 
-    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+    def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """Clean accuracy, attack success, robust accuracy, their counts, each class's accuracy, the losses."""
-        return {**accuracies(seen), **class_accuracies(seen), **losses(seen), **validation_accuracy(seen)}
+        return {**accuracies(context), **class_accuracies(context), **losses(context), **validation_accuracy(context)}
 
 
 def accuracy(prediction: Tensor, wanted: Tensor, among: Tensor | None = None) -> float:
@@ -44,28 +44,28 @@ def attack_success(table: dict[str, Tensor], convention: str = "raybd") -> float
     return accuracy(table["triggered_prediction"], table["wanted"], among)
 
 
-def per_sample(seen: Evidence) -> dict[str, Tensor]:
+def per_sample(context: MetricContext) -> dict[str, Tensor]:
     """The table that every accuracy is read from: one row a test image (and member of the attack, if it has some)."""
-    members = len(seen.members)
+    members = len(context.members)
     return {
-        "true": seen.data.test.y.repeat(members),
-        "wanted": seen.triggered.y,
-        "measured": seen.measured,
-        "clean_prediction": seen.clean_logits.argmax(1).repeat(members),
-        "triggered_prediction": seen.triggered_logits.argmax(1),
+        "true": context.data.test.y.repeat(members),
+        "wanted": context.triggered.y,
+        "measured": context.measured,
+        "clean_prediction": context.clean_logits.argmax(1).repeat(members),
+        "triggered_prediction": context.triggered_logits.argmax(1),
     }
 
 
-def accuracies(seen: Evidence) -> dict[str, float]:
+def accuracies(context: MetricContext) -> dict[str, float]:
     """Clean accuracy, attack success rate and robust accuracy, with the counts they are shares of."""
-    table = per_sample(seen)
+    table = per_sample(context)
     return {
-        "accuracy/clean": accuracy(seen.clean_logits.argmax(1), seen.data.test.y),
+        "accuracy/clean": accuracy(context.clean_logits.argmax(1), context.data.test.y),
         "attack_success": attack_success(table),
         "accuracy/robust": accuracy(table["triggered_prediction"], table["true"], table["measured"]),
-        "count/clean": float(len(seen.data.test)),
+        "count/clean": float(len(context.data.test)),
         "count/triggered": float(table["measured"].sum()),
-    } | _success_by_member(seen.members, table)
+    } | _success_by_member(context.members, table)
 
 
 def _success_by_member(members: tuple[str, ...], table: dict[str, Tensor]) -> dict[str, float]:
@@ -78,26 +78,26 @@ def _success_by_member(members: tuple[str, ...], table: dict[str, Tensor]) -> di
     return {f"attack_success/{name}": attack_success(part) for name, part in zip(members, parts, strict=True)}
 
 
-def class_accuracies(seen: Evidence) -> dict[str, float]:
+def class_accuracies(context: MetricContext) -> dict[str, float]:
     """Clean accuracy of each class that has test images."""
-    true, hit = seen.data.test.y, seen.clean_logits.argmax(1) == seen.data.test.y
-    classes = len(seen.data.classes)
+    true, hit = context.data.test.y, context.clean_logits.argmax(1) == context.data.test.y
+    classes = len(context.data.classes)
     count = torch.bincount(true, minlength=classes)
     share = torch.bincount(true[hit], minlength=classes) / count
     return {f"accuracy/class/{c}": s for c, (s, n) in enumerate(zip(share.tolist(), count.tolist(), strict=True)) if n}
 
 
-def losses(seen: Evidence) -> dict[str, float]:
+def losses(context: MetricContext) -> dict[str, float]:
     """Cross-entropy in nats: on clean test images, and of triggered ones towards what the attacker wants."""
-    among = seen.measured
+    among = context.measured
     return {
-        "loss/clean": float(F.cross_entropy(seen.clean_logits, seen.data.test.y)),
-        "loss/triggered": float(F.cross_entropy(seen.triggered_logits[among], seen.triggered.y[among])),
+        "loss/clean": float(F.cross_entropy(context.clean_logits, context.data.test.y)),
+        "loss/triggered": float(F.cross_entropy(context.triggered_logits[among], context.triggered.y[among])),
     }
 
 
-def validation_accuracy(seen: Evidence) -> dict[str, float]:
+def validation_accuracy(context: MetricContext) -> dict[str, float]:
     """Accuracy on the part of the training set that was set aside, where the trial asked for one."""
-    if seen.data.validation is None or seen.validation_logits is None:
+    if context.data.validation is None or context.validation_logits is None:
         return {}
-    return {"accuracy/validation": accuracy(seen.validation_logits.argmax(1), seen.data.validation.y)}
+    return {"accuracy/validation": accuracy(context.validation_logits.argmax(1), context.data.validation.y)}

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from raybd.types import Data, Evidence, settle_floats
+from raybd.types import Data, MetricContext, coerce_floats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Journal = Sequence[Mapping[str, Any]]  # {"epoch": ..., "metrics": {...}} of each epoch so far
+History = Sequence[Mapping[str, Any]]  # {"epoch": ..., "metrics": {...}} of each epoch so far
 Arrays = Mapping[str, Tensor]  # what `measure` has kept, as name/epoch
 
 
@@ -24,20 +24,20 @@ class Metric(ABC):
     needs_twin: ClassVar[bool] = False  # wants the network of the clean twin at the same epoch
 
     def __post_init__(self) -> None:
-        settle_floats(self)
+        coerce_floats(self)
 
     @abstractmethod
-    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+    def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """Named numbers, and tensors that are kept beside them in the trial's arrays.
 
         It leaves the network's weights and mode, its gradients and the global random state as they were.
         """
 
-    def conclude(self, journal: Journal) -> dict[str, float]:
+    def conclude(self, history: History) -> dict[str, float]:
         """What only several probes show: numbers from all of them, the last one's among them."""
         return {}
 
-    def figures(self, journal: Journal, arrays: Arrays, title: str) -> "dict[str, Figure]":
+    def figures(self, history: History, arrays: Arrays, title: str) -> "dict[str, Figure]":
         """Pictures of the whole trial by their names."""
         return {}
 

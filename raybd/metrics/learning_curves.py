@@ -8,8 +8,8 @@ from torch import Tensor
 
 from raybd.convex.module import ConvexModel
 from raybd.convex.record import curve_record
-from raybd.metrics.base import Arrays, Journal, Metric
-from raybd.types import Data, Evidence
+from raybd.metrics.base import Arrays, History, Metric
+from raybd.types import Data, MetricContext
 from raybd.utils.curves import crossing
 
 if TYPE_CHECKING:
@@ -26,23 +26,23 @@ class LearningCurves(Metric):
 
     every_probe = False
 
-    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+    def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """The numbers of raybd/convex/record.py for a convex learner with poison; else nothing yet."""
-        if not isinstance(seen.model, ConvexModel) or not seen.model.task.poison_count:
+        if not isinstance(context.model, ConvexModel) or not context.model.task.poison_count:
             return {}
-        found = curve_record(seen.model.learner, seen.model.task, self.betas)
+        found = curve_record(context.model.learner, context.model.task, self.betas)
         return {**found.numbers, **{f"curve/{k}": torch.from_numpy(v) for k, v in found.arrays.items()}}
 
-    def conclude(self, journal: Journal) -> dict[str, float]:
+    def conclude(self, history: History) -> dict[str, float]:
         """Where attack success and clean accuracy first pass a half, straight between probes; absent if they do not."""
-        lines = [line for line in journal if "attack_success" in line["metrics"]]
+        lines = [line for line in history if "attack_success" in line["metrics"]]
         if len(lines) < 2:  # one probe is no curve: a convex learner has no epochs
             return {}
         epochs = [float(line["epoch"]) for line in lines]
         found = {k: crossing(epochs, [line["metrics"][name] for line in lines]) for k, name in SHARES.items()}
         return {name: epoch for name, epoch in found.items() if epoch < float("inf")}
 
-    def figures(self, journal: Journal, arrays: Arrays, title: str) -> "dict[str, Figure]":
+    def figures(self, history: History, arrays: Arrays, title: str) -> "dict[str, Figure]":
         """A convex learner's losses and shares over beta; a network's epochs are in the picture of its training."""
         from raybd.metrics.learning_figures import draw_curve  # here, because matplotlib takes its time
 

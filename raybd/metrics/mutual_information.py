@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from raybd.metrics.base import Arrays, Journal, Metric
+from raybd.metrics.base import Arrays, History, Metric
 from raybd.metrics.information.audit import as_published, pairs_of, trained
 from raybd.metrics.information.channel import known_channel, whitened_channel
 from raybd.metrics.information.critics import follows
@@ -19,7 +19,7 @@ from raybd.metrics.information.groups import FEWEST, Groups, choose
 from raybd.metrics.information.passes import classifier, noisy, silent
 from raybd.metrics.information.plugin import coordinates, noise_ratio, plug_in, plug_in_scores, source_information
 from raybd.models.noise import own_draws
-from raybd.types import POISON, Data, Evidence
+from raybd.types import POISON, Data, MetricContext
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,48 +58,48 @@ class MutualInformation(Metric):
                 found.append(f"mutual_information: {name} {value} must be at least {least}")
         return found
 
-    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+    def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """mi/... as above, and mi/map, what there is to draw: see `_map`."""
-        if self.epochs and seen.epoch not in self.epochs and not seen.last:
+        if self.epochs and context.epoch not in self.epochs and not context.last:
             return {}
-        groups = choose(seen.poisoned, self.samples, self.classes, seen.seed)
+        groups = choose(context.poisoned, self.samples, self.classes, context.seed)
         found: dict[str, float | Tensor] = {f"mi/count/{name}": float(n) for name, n in groups.counts.items()}
         if not groups.size:
             return found
-        found |= {"mi/samples": float(groups.size)} | self._compared(seen, groups)
-        return found | (self._audited(seen, groups) if self.trained or self.paper else {})
+        found |= {"mi/samples": float(groups.size)} | self._compared(context, groups)
+        return found | (self._audited(context, groups) if self.trained or self.paper else {})
 
-    def figures(self, journal: Journal, arrays: Arrays, title: str) -> "dict[str, Figure]":
+    def figures(self, history: History, arrays: Arrays, title: str) -> "dict[str, Figure]":
         """The information plane, both quantities over the epochs, and T itself."""
         from raybd.metrics.information import figures  # matplotlib is slow to import, and only drawing needs it
 
-        if not any("mi/samples" in entry["metrics"] for entry in journal):
+        if not any("mi/samples" in entry["metrics"] for entry in history):
             return {}
         return {
-            "information_plane": figures.information_plane(journal, title),
-            "information": figures.information_curves(journal, title),
+            "information_plane": figures.information_plane(history, title),
+            "information": figures.information_curves(history, title),
             "features": figures.feature_maps(arrays, title),
         }
 
-    def _compared(self, seen: Evidence, groups: Groups) -> dict[str, float | Tensor]:
-        model, drawing = self._look(seen, seen.model, seen.poisoned.images.x, groups)
+    def _compared(self, context: MetricContext, groups: Groups) -> dict[str, float | Tensor]:
+        model, drawing = self._look(context, context.model, context.poisoned.images.x, groups)
         found: dict[str, float | Tensor] = {"mi/noise_ratio": next(iter(model.values())).noise_ratio, "mi/map": drawing}
         found |= named(model, "mi")
-        if seen.twin is not None and seen.twin is not seen.model:
-            control, _ = self._look(seen, seen.twin, seen.data.train.x, groups)
+        if context.twin is not None and context.twin is not context.model:
+            control, _ = self._look(context, context.twin, context.data.train.x, groups)
             found |= named(control, "mi/control", ("error", "saturated"))
         return found
 
     @torch.no_grad()
     def _look(
-        self, seen: Evidence, network: nn.Module, x: Tensor, groups: Groups
+        self, context: MetricContext, network: nn.Module, x: Tensor, groups: Groups
     ) -> tuple[dict[str, Estimate], Tensor]:
         """Every estimate of one network on the images of `x` (M, C, H, W) that `groups` names, and their map.
 
         Each network draws the same noise, so that what differs between two is not chance.
         """
         model, index, table = classifier(network), groups.index.to(x.device), groups.table.to(x.device)
-        with own_draws(seen.seed, "information", seen.epoch, device=x.device):
+        with own_draws(context.seed, "information", context.epoch, device=x.device):
             features, quiet = noisy(model, x[index], self.passes + FRESH), silent(model, x[index])
             logits = model.classify(features[:, self.passes :])
         axes = coordinates(features[:, : self.passes].unflatten(0, (-1, groups.size)))
@@ -112,25 +112,25 @@ class MutualInformation(Metric):
         found |= _by_group("ty", groups, known_channel(*(part[table] for part in channel)), ratios)
         for row, name in enumerate(groups.members):
             if name in MIXED:
-                found[f"st/{name}"] = source_information(scores[row], seen.poisoned.true[index[table[row]]])
-        return found, _map(whitened[:, -1], seen, index)
+                found[f"st/{name}"] = source_information(scores[row], context.poisoned.true[index[table[row]]])
+        return found, _map(whitened[:, -1], context, index)
 
-    def _audited(self, seen: Evidence, groups: Groups) -> dict[str, float | Tensor]:
+    def _audited(self, context: MetricContext, groups: Groups) -> dict[str, float | Tensor]:
         """The estimates that are trained, of the trial's own network."""
-        model, device = classifier(seen.model), seen.poisoned.images.x.device
-        x, table = seen.poisoned.images.x[groups.index.to(device)], groups.table.to(device)
+        model, device = classifier(context.model), context.poisoned.images.x.device
+        x, table = context.poisoned.images.x[groups.index.to(device)], groups.table.to(device)
         found: dict[str, float | Tensor] = {}
-        with own_draws(seen.seed, "audit", seen.epoch, device=device):
+        with own_draws(context.seed, "audit", context.epoch, device=device):
             if self.trained:
                 features = noisy(model, x, self.passes + FRESH)
                 train, fresh = pairs_of(model, x, features, table, self.passes)
-                values, cold = trained(seen.model, train, fresh, list(groups.members), seen.seed, seen.last)
+                values, cold = trained(context.model, train, fresh, list(groups.members), context.seed, context.last)
                 found |= named(values, "mi/trained")
                 for name, value in cold.items():
                     found[f"mi/trained/{name}/cold"] = value.value
                     found[f"mi/trained/{name}/follows"] = float(follows(values[name].value, value.value))
             if self.paper:
-                found |= named(as_published(model, x, groups.members, seen.seed, seen.beat), "mi/paper")
+                found |= named(as_published(model, x, groups.members, context.seed, context.heartbeat), "mi/paper")
         return found
 
 
@@ -139,7 +139,7 @@ def _by_group(kind: str, groups: Groups, estimates: list[Estimate], ratios: list
     return {f"{kind}/{name}": replace(value, noise_ratio=ratio) for name, value, ratio in rows}
 
 
-def _map(whitened: Tensor, seen: Evidence, index: Tensor) -> Tensor:
+def _map(whitened: Tensor, context: MetricContext, index: Tensor) -> Tensor:
     """(M, 4): one draw of T along its two widest axes, the label in training, and 1 for the backdoor's images.
 
     `whitened` is (M, K): in units of the noise, so that distances mean the same at every epoch.
@@ -147,5 +147,5 @@ def _map(whitened: Tensor, seen: Evidence, index: Tensor) -> Tensor:
     apart = whitened - whitened.mean(0)
     axes = torch.linalg.eigh(apart.T @ apart)[1][:, -2:].flip(1)
     axes = axes * axes.sum(0).sign()  # which way an axis points is arbitrary, and should not change between epochs
-    marks = [seen.poisoned.images.y[index], seen.poisoned.roles[index] == POISON]
+    marks = [context.poisoned.images.y[index], context.poisoned.roles[index] == POISON]
     return torch.cat([apart @ axes, torch.stack(marks, 1).float()], 1)

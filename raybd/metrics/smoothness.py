@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from raybd.errors import InputError
-from raybd.metrics.base import Arrays, Journal, Metric
+from raybd.metrics.base import Arrays, History, Metric
 from raybd.metrics.smoothing.entropy import plug_in
 from raybd.metrics.smoothing.network import refuse_training
 from raybd.metrics.smoothing.numbers import FEWEST, Shown, numbers
 from raybd.metrics.smoothing.plans import CLEAN, PLANS, TARGET_CLASS, TWIN, TWIN_CLEAN, VARIANTS, Plan
-from raybd.metrics.smoothing.points import Scene, network, scene, target_class, variants
+from raybd.metrics.smoothing.points import EvaluationPoints, evaluation_points, network, target_class, variants
 from raybd.metrics.smoothing.votes import Tally, tally
 from raybd.models.noise import own_draws
 from raybd.plugins import unknown
-from raybd.types import Data, Evidence
+from raybd.types import Data, MetricContext
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,21 +61,21 @@ class Smoothness(Metric):
             variants=tuple(dict.fromkeys((*needed, *chosen))),
         )
 
-    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+    def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """Numbers for every variant and sigma, and the votes they rest on.
 
         Raises:
             InputError: the network is in training mode, there are fewer images than points, or no twin.
         """
-        refuse_training(seen.model)
-        plan, counted = self.wanted, int(seen.measured.sum())
+        refuse_training(context.model)
+        plan, counted = self.wanted, int(context.measured.sum())
         if counted < (self.points or FEWEST):
             least = self.points or FEWEST
             raise InputError(f"smoothness wants {least} points, but the attack counts {counted} test images")
-        with own_draws(seen.seed, "smoothness", device=seen.data.test.x.device):
-            return measure(seen, scene(seen, plan.points), plan)
+        with own_draws(context.seed, "smoothness", device=context.data.test.x.device):
+            return measure(context, evaluation_points(context, plan.points), plan)
 
-    def figures(self, journal: Journal, arrays: Arrays, title: str) -> "dict[str, Figure]":
+    def figures(self, history: History, arrays: Arrays, title: str) -> "dict[str, Figure]":
         """How W is spread over the points of each variant, at the largest sigma."""
         from raybd.metrics.smoothing.figures import draw_histograms  # only drawing needs matplotlib
 
@@ -109,11 +109,11 @@ def uses_twin(plan: Plan) -> bool:
     return bool(set(plan.variants) & set(TWIN))
 
 
-def measure(seen: Evidence, at: Scene, plan: Plan) -> dict[str, float | Tensor]:
+def measure(context: MetricContext, at: EvaluationPoints, plan: Plan) -> dict[str, float | Tensor]:
     """Every number and every vote of `plan` on the scene `at`."""
     parts = _paired(at, plan)
     if TARGET_CLASS in plan.variants:
-        parts |= _target_class(seen, at, plan)
+        parts |= _target_class(context, at, plan)
     wanted = at.wanted.cpu().numpy()
     found: dict[str, float | Tensor] = {"smoothness/points": torch.tensor(at.points)}
     for number, sigma in enumerate(plan.sigmas):
@@ -126,7 +126,7 @@ def measure(seen: Evidence, at: Scene, plan: Plan) -> dict[str, float | Tensor]:
     return found
 
 
-def _paired(at: Scene, plan: Plan) -> Parts:
+def _paired(at: EvaluationPoints, plan: Plan) -> Parts:
     """The variants of the same points, those of one network counted together: they share their noise."""
     made = variants(at, [name for name in plan.variants if name != TARGET_CLASS])
     parts: Parts = {}
@@ -137,15 +137,15 @@ def _paired(at: Scene, plan: Plan) -> Parts:
     return {name: parts[name] for name in made}
 
 
-def _counted(model: nn.Module, at: Scene, made: dict[str, Tensor], plan: Plan) -> Parts:
+def _counted(model: nn.Module, at: EvaluationPoints, made: dict[str, Tensor], plan: Plan) -> Parts:
     images = torch.stack(list(made.values()))
-    counted = tally(model, images, at.points, plan.sigmas, plan.looks, at.seed, beat=at.beat)
+    counted = tally(model, images, at.points, plan.sigmas, plan.looks, at.seed, heartbeat=at.heartbeat)
     lengths = (images - at.clean).flatten(2).norm(dim=2).cpu()
     return {name: (counted, slot, lengths[slot]) for slot, name in enumerate(made)}
 
 
-def _target_class(seen: Evidence, at: Scene, plan: Plan) -> Parts:
-    images, points = target_class(seen, plan.points)
+def _target_class(context: MetricContext, at: EvaluationPoints, plan: Plan) -> Parts:
+    images, points = target_class(context, plan.points)
     if len(points) < FEWEST:
         return {}
     genuine = replace(at, clean=images, points=points)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from raybd.metrics.base import Journal, Metric
+from raybd.metrics.base import History, Metric
 from raybd.metrics.information.decode import decodable
 from raybd.metrics.information.estimate import named
 from raybd.metrics.information.groups import FEWEST, target_of
@@ -18,7 +18,7 @@ from raybd.metrics.information.passes import classifier, noisy
 from raybd.metrics.information.silhouette import silhouettes
 from raybd.models.noise import own_draws
 from raybd.seeds import derive, stream
-from raybd.types import COVER, POISON, Data, Evidence
+from raybd.types import COVER, POISON, Data, MetricContext
 
 DECODERS = ("logistic", "stiff", "neighbours")
 DRAWS = 4  # noise draws of an image, of which the first is decoded
@@ -41,30 +41,30 @@ class Stealthiness(Metric):
 
     samples: int = 512  # images of the target class, and of the backdoor, at most
 
-    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+    def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """stealth/... as above; of an attack with several targets nothing but the count."""
-        roles, target = seen.poisoned.roles, target_of(seen.poisoned)
-        whole = (seen.poisoned.images.y == (-1 if target is None else target)) & (roles != COVER)
+        roles, target = context.poisoned.roles, target_of(context.poisoned)
+        whole = (context.poisoned.images.y == (-1 if target is None else target)) & (roles != COVER)
         poison, clean = int((roles == POISON).sum()), int((whole & (roles != POISON)).sum())
         found: dict[str, float | Tensor] = {
             "stealth/count/backdoor": float(poison),
             "stealth/count/target_clean": clean,
         }
-        if target is None or min(poison, clean) < FEWEST or seen.twin is None:
+        if target is None or min(poison, clean) < FEWEST or context.twin is None:
             return found
-        with own_draws(seen.seed, "stealthiness", seen.epoch, device=roles.device):
-            found |= self._decodability(seen, seen.twin, self._some(whole, seen.seed))
-            found |= self._semantics(seen, seen.twin, self._some(roles == POISON, seen.seed))
-            found |= self._silhouettes(seen, seen.twin, self._some(roles != COVER, seen.seed))
+        with own_draws(context.seed, "stealthiness", context.epoch, device=roles.device):
+            found |= self._decodability(context, context.twin, self._some(whole, context.seed))
+            found |= self._semantics(context, context.twin, self._some(roles == POISON, context.seed))
+            found |= self._silhouettes(context, context.twin, self._some(roles != COVER, context.seed))
         return found
 
     def problems(self, data: Data, noise: float) -> list[str]:
         """A network without noise, which gives T no unit."""
         return [] if noise else ["stealthiness: T is measured in units of the network's noise: set it above 0"]
 
-    def conclude(self, journal: Journal) -> dict[str, float]:
+    def conclude(self, history: History) -> dict[str, float]:
         """S_dev and S1, from the mutual information at all probes."""
-        return stealth(journal)
+        return stealth(history)
 
     def _some(self, mask: Tensor, seed: int) -> Tensor:
         """At most `samples` of the images in `mask` (N,), as indices."""
@@ -72,29 +72,31 @@ class Stealthiness(Metric):
         order = torch.randperm(len(index), generator=stream(seed, "stealthiness"))[: self.samples]
         return index[order.to(index.device)]
 
-    def _decodability(self, seen: Evidence, twin: nn.Module, index: Tensor) -> dict[str, float]:
-        flag = (seen.poisoned.roles[index] == POISON).long()
-        clean = (seen.data.train.y == seen.poisoned.images.y[index[0]]).nonzero().squeeze(1)[: len(index)]
-        chance = flag[torch.randperm(len(flag), generator=stream(seen.seed, "flags")).to(flag.device)][: len(clean)]
-        seed = derive(seen.seed, "folds")
+    def _decodability(self, context: MetricContext, twin: nn.Module, index: Tensor) -> dict[str, float]:
+        flag = (context.poisoned.roles[index] == POISON).long()
+        clean = (context.data.train.y == context.poisoned.images.y[index[0]]).nonzero().squeeze(1)[: len(index)]
+        chance = flag[torch.randperm(len(flag), generator=stream(context.seed, "flags")).to(flag.device)][: len(clean)]
+        seed = derive(context.seed, "folds")
         parts = {
-            "decodability": decodable(self._draws(seen.model, seen.poisoned.images.x[index]), flag, DECODERS, seed),
-            "decodability/null": decodable(self._draws(twin, seen.data.train.x[clean]), chance, DECODERS, seed),
+            "decodability": decodable(
+                self._draws(context.model, context.poisoned.images.x[index]), flag, DECODERS, seed
+            ),
+            "decodability/null": decodable(self._draws(twin, context.data.train.x[clean]), chance, DECODERS, seed),
         }
         return named(parts, "stealth", ("error", "ceiling"))
 
-    def _semantics(self, seen: Evidence, twin: nn.Module, index: Tensor) -> dict[str, float]:
-        true, seed = seen.poisoned.true[index], derive(seen.seed, "folds")
+    def _semantics(self, context: MetricContext, twin: nn.Module, index: Tensor) -> dict[str, float]:
+        true, seed = context.poisoned.true[index], derive(context.seed, "folds")
         parts = {
-            "semantics": decodable(self._draws(seen.model, seen.poisoned.images.x[index]), true, DECODERS, seed),
-            "semantics/null": decodable(self._draws(twin, seen.data.train.x[index]), true, DECODERS, seed),
+            "semantics": decodable(self._draws(context.model, context.poisoned.images.x[index]), true, DECODERS, seed),
+            "semantics/null": decodable(self._draws(twin, context.data.train.x[index]), true, DECODERS, seed),
         }
         return named(parts, "stealth", ("error", "ceiling"))
 
-    def _silhouettes(self, seen: Evidence, twin: nn.Module, index: Tensor) -> dict[str, float]:
-        labels, flag = seen.poisoned.images.y[index], seen.poisoned.roles[index] == POISON
-        own = noisy(classifier(seen.model), seen.poisoned.images.x[index], DRAWS)
-        null = noisy(classifier(twin), seen.data.train.x[index], DRAWS)
+    def _silhouettes(self, context: MetricContext, twin: nn.Module, index: Tensor) -> dict[str, float]:
+        labels, flag = context.poisoned.images.y[index], context.poisoned.roles[index] == POISON
+        own = noisy(classifier(context.model), context.poisoned.images.x[index], DRAWS)
+        null = noisy(classifier(twin), context.data.train.x[index], DRAWS)
         found = {f"stealth/silhouette/{name}": value for name, value in silhouettes(own, labels, flag).items()}
         return found | {
             f"stealth/silhouette/{name}/null": value for name, value in silhouettes(null, labels, flag).items()

@@ -16,9 +16,9 @@ and kind of device.
 from raybd.pretraining.augmentations import Views, random_views, suited
 from raybd.pretraining.config import PretrainConfig
 from raybd.pretraining.deployed import FrozenBackbone
+from raybd.pretraining.encoder_cache import encoder
 from raybd.pretraining.frozen import embed, extractor, frozen_features
 from raybd.pretraining.loop import Pretrained, pretrain
-from raybd.pretraining.shelf import encoder
 from raybd.pretraining.tables import fingerprint
 
 __all__ = [

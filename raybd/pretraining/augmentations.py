@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raybd.errors import InputError
 from raybd.pretraining import ops
-from raybd.types import settle_floats
+from raybd.types import coerce_floats
 
 RATIO = (3 / 4, 4 / 3)  # width to height of a random crop
 TRIES = 10  # boxes that are drawn for a crop until one lies inside the image
@@ -35,7 +35,7 @@ class Views:
     erase_chance: float = 0.5
 
     def __post_init__(self) -> None:
-        settle_floats(self)
+        coerce_floats(self)
         if problems := [text for holds, text in self._rules() if not holds]:
             raise InputError(problems)
 

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from raybd.errors import InputError
 from raybd.pretraining.augmentations import Views
-from raybd.types import settle_floats
+from raybd.types import coerce_floats
 
 Method = Literal["simclr", "nnclr"]
 Optimizer = Literal["sgd", "lars"]
@@ -32,7 +32,7 @@ class PretrainConfig:
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
 
     def __post_init__(self) -> None:
-        settle_floats(self)
+        coerce_floats(self)
         if problems := [text for holds, text in self._rules() if not holds]:
             raise InputError(problems)
 

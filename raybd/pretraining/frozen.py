@@ -29,14 +29,14 @@ def frozen_features(
     weights: str = "",
     seed: int = 0,
     side: int | None = None,
-    shelf: Path | None = None,
-    beat: Beat = lambda: None,
+    cache_folder: Path | None = None,
+    heartbeat: Beat = lambda: None,
 ) -> Tensor:
     """The features (N, D) float32, on the device of `x`, that `source` has for the images `x` (N, C, H, W) uint8.
 
     `source` is a Classifier, or what `extractor` takes with `weights`, `seed` and `side`, or the path of a .npy or
-    .npz file of rows (see `tables`). Features that are computed are kept in `shelf`, where that can be written, by
-    the pixels and by what computes them.
+    .npz file of rows (see `tables`). Features that are computed are kept in `cache_folder`, where that can be written
+    to, by the pixels and by what computes them.
 
     Raises:
         InputError: there is no such source, or it fails, or its features are not one row of finite numbers an image.
@@ -46,11 +46,11 @@ def frozen_features(
     function = extractor(source, weights=weights, seed=seed, side=side) if isinstance(source, str) else source
     name = source if isinstance(source, str) else type(source).__name__
     identity = _identity(function)
-    if shelf is None or not identity:
-        return _checked(name, embed(function, x, beat), len(x))
+    if cache_folder is None or not identity:
+        return _checked(name, embed(function, x, heartbeat), len(x))
     digest = sha256(f"{FORMAT} {identity} {x.device.type}".encode())
     add(digest, x)
-    return _kept(shelf / "features" / f"{digest.hexdigest()[:16]}.pt", name, function, x, beat)
+    return _kept(cache_folder / "features" / f"{digest.hexdigest()[:16]}.pt", name, function, x, heartbeat)
 
 
 def extractor(source: str, *, weights: str = "", seed: int = 0, side: int | None = None) -> Extractor:
@@ -73,7 +73,7 @@ def extractor(source: str, *, weights: str = "", seed: int = 0, side: int | None
 
 
 @torch.no_grad()  # not inference_mode: what is trained on the features could not be
-def embed(function: Extractor, x: Tensor, beat: Beat = lambda: None) -> Tensor:
+def embed(function: Extractor, x: Tensor, heartbeat: Beat = lambda: None) -> Tensor:
     """What `function` makes of the images `x` (N, C, H, W) uint8, a part at a time: (N, D) float32.
 
     Of a Classifier, what its head reads. A network is put into evaluation mode and on the device of `x`.
@@ -83,7 +83,7 @@ def embed(function: Extractor, x: Tensor, beat: Beat = lambda: None) -> Tensor:
     parts = []
     for part in x.split(CHUNK):
         parts.append(_part(function, part).float())
-        beat()
+        heartbeat()
     return torch.cat(parts)
 
 
@@ -109,7 +109,7 @@ def _identity(function: Extractor) -> str:
     return f"{function!r} {hash_of(state)}"
 
 
-def _kept(file: Path, name: str, function: Extractor, x: Tensor, beat: Beat) -> Tensor:
+def _kept(file: Path, name: str, function: Extractor, x: Tensor, heartbeat: Beat) -> Tensor:
     found: list[Tensor] = []
 
     def load() -> bool:
@@ -122,12 +122,12 @@ def _kept(file: Path, name: str, function: Extractor, x: Tensor, beat: Beat) -> 
 
     def compute() -> None:
         file.unlink(missing_ok=True)
-        found.append(_checked(name, embed(function, x, beat), len(x)))
+        found.append(_checked(name, embed(function, x, heartbeat), len(x)))
         replace_file(file, lambda part: torch.save(found[0], part))
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        once(load, compute, file.with_suffix(".lock"), beat)
+        once(load, compute, file.with_suffix(".lock"), heartbeat)
     except OSError as error:
         log.warning("features cannot be kept in %s (%s): they are computed for this trial alone", file.parent, error)
-    return found[0] if found else _checked(name, embed(function, x, beat), len(x))
+    return found[0] if found else _checked(name, embed(function, x, heartbeat), len(x))

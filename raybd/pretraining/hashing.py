@@ -1,4 +1,4 @@
-"""What is kept on a shelf by its content."""
+"""Hashes of tensors and weights, by which encoders and features are cached."""
 
 import os
 from collections.abc import Callable

@@ -42,11 +42,11 @@ def pretrain(
     config: PretrainConfig,
     seed: int,
     checkpoint: Checkpoint | None = None,
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Pretrained:
     """Train all of `model` but its head, in place, on `x` (N, C, H, W) uint8 on its device; resumes from `checkpoint`.
 
-    `beat` is called after every epoch. The model is left in evaluation mode.
+    `heartbeat` is called after every epoch. The model is left in evaluation mode.
 
     Raises:
         InputError: the images are too few, or not bytes.
@@ -63,7 +63,7 @@ def pretrain(
             raise DivergedError(f"the pretraining loss is {losses[-1]} in epoch {epoch} of {config.epochs}")
         if checkpoint is not None and epoch < config.epochs:
             checkpoint.save(run.state() | {"losses": losses, "seconds": time.monotonic() - start})
-        beat()
+        heartbeat()
     model.eval()
     return Pretrained(tuple(losses), time.monotonic() - start)
 
@@ -80,10 +80,10 @@ class _Run:
 
     def __init__(self, model: Classifier, x: Tensor, config: PretrainConfig, seed: int) -> None:
         self.model, self.x, self.config, self.seed = model, x, config, seed
-        self.how = TrainConfig(precision=config.precision, memory_format=config.memory_format)
+        self.train_config = TrainConfig(precision=config.precision, memory_format=config.memory_format)
         self.views: Views = config.views or suited(x.shape[1:])
         self.batches = max(1, round(len(x) / config.batch_size))
-        model.to(memory_format=memory_format(self.how))
+        model.to(memory_format=memory_format(self.train_config))
         with own_draws(seed, "pretraining head", device=x.device):
             self.objective = METHODS[config.method](model.feature_size, config).to(x.device)
         self.parts = nn.ModuleList([model, self.objective])
@@ -107,8 +107,10 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step, self.batches)
         x = self.x[index]
-        pair = random_views(torch.cat([x, x]), self.views, rng).contiguous(memory_format=memory_format(self.how))
-        with autocast(self.how, x.device):
+        pair = random_views(torch.cat([x, x]), self.views, rng).contiguous(
+            memory_format=memory_format(self.train_config)
+        )
+        with autocast(self.train_config, x.device):
             loss: Tensor = self.objective(self.model.features(self.model.normalise(pair)))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

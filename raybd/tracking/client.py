@@ -9,8 +9,8 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from raybd import sqlite
 from raybd.errors import InputError, public
+from raybd.tracking import sqlite
 
 # MLflow's defaults block a trial for minutes when a server is away: what cannot be sent is on disk, and sent later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")

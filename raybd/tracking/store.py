@@ -9,8 +9,8 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from raybd import sqlite
 from raybd.errors import InputError, public
+from raybd.tracking import sqlite
 from raybd.tracking.client import connect, first_line, resolve, search
 
 NOTE = "mlflow.note.content"
@@ -69,10 +69,10 @@ class Store:
         self.client.update_run(parent, status="RUNNING")
         self.client.log_dict(parent, {"keys": list(keys or [])}, PLAN)
         self.client.set_tag(parent, PLANNED, "" if keys is None else len(keys))
-        self.sign_of_life()
+        self.heartbeat()
         self.client.log_dict(parent, options, f"options/{time.strftime('%Y%m%d-%H%M%S')}.json")
 
-    def sign_of_life(self) -> None:
+    def heartbeat(self) -> None:
         """Note at the parent run that the driver is there now."""
         self.client.set_tag(self.address.parent_id, ALIVE, now())
 
@@ -108,10 +108,12 @@ def close(client: MlflowClient, run_id: str, status: str) -> None:
 
 
 def entries(lines: Iterable[dict[str, Any]]) -> list[Metric]:
+    """MLflow's metrics for lines of a trial's history."""
     return [
         Metric(name, value, line["time"], line["epoch"]) for line in lines for name, value in line["metrics"].items()
     ]
 
 
 def now() -> int:
+    """Milliseconds since 1970."""
     return int(time.time() * 1000)

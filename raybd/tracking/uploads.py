@@ -1,4 +1,4 @@
-"""Uploads: a trial's folder on disk to its run in MLflow, while it goes on, at its end, or whenever the store is back."""
+"""Uploads: a trial's folder on disk to its run in MLflow, while it goes on, at its end, or later."""
 
 import logging
 import time
@@ -59,13 +59,13 @@ class TrialRun:
             state = {"lines": 0, "done": False}
             state["run_id"] = self._create(client)
             self.folder.note_sent(self.address.name, state)
-        journal = self.folder.journal()
-        metrics = entries(journal[state["lines"] :])
-        entries = [Param(name, str(value)) for name, value in params.items()]
+        history = self.folder.history()
+        metrics = entries(history[state["lines"] :])
+        first = [Param(name, str(value)) for name, value in params.items()]
         for start in range(0, max(len(metrics), 1), METRICS_A_BATCH):
             batch = metrics[start : start + METRICS_A_BATCH]
-            client.log_batch(state["run_id"], batch, [] if start else entries)
-        self.folder.note_sent(self.address.name, state | {"lines": len(journal)})
+            client.log_batch(state["run_id"], batch, [] if start else first)
+        self.folder.note_sent(self.address.name, state | {"lines": len(history)})
         return str(state["run_id"])
 
 
@@ -95,7 +95,7 @@ def send_all(sweep: SweepFolder, address: Address) -> int:
         Exception: whatever the store raises; what had been sent by then stays sent.
     """
     count = 0
-    for folder in sweep.unsent(address.name):
+    for folder in sweep.pending_uploads(address.name):
         if record := folder.read():
             send(address, folder, record)
             count += 1

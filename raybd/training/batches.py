@@ -26,17 +26,17 @@ def augment(x: Tensor, crop: int, flip: bool, rng: torch.Generator) -> Tensor:
     return x
 
 
-def prepare(x: Tensor, how: TrainConfig) -> Tensor:
-    """Bytes to what models see: (N, C, H, W) float32 in [0, 1], in the memory format of `how`."""
-    return x.to(memory_format=memory_format(how)).float().div_(255)
+def prepare(x: Tensor, train_config: TrainConfig) -> Tensor:
+    """Bytes to what models see: (N, C, H, W) float32 in [0, 1], in the memory format of `train_config`."""
+    return x.to(memory_format=memory_format(train_config)).float().div_(255)
 
 
-def memory_format(how: TrainConfig) -> torch.memory_format:
-    """PyTorch's name for the memory format of `how`."""
-    return torch.channels_last if how.memory_format == "channels_last" else torch.contiguous_format
+def memory_format(train_config: TrainConfig) -> torch.memory_format:
+    """PyTorch's name for the memory format of `train_config`."""
+    return torch.channels_last if train_config.memory_format == "channels_last" else torch.contiguous_format
 
 
-def autocast(how: TrainConfig, device: torch.device) -> torch.autocast:
-    """bfloat16 autocast where `how` wants it on `device`, else a context that does nothing."""
-    wanted = how.precision == "bf16" or (how.precision == "auto" and device.type == "cuda")
+def autocast(train_config: TrainConfig, device: torch.device) -> torch.autocast:
+    """bfloat16 autocast where `train_config` wants it on `device`, else a context that does nothing."""
+    wanted = train_config.precision == "bf16" or (train_config.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raybd.types import settle_floats
+from raybd.types import coerce_floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class TrainConfig:
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"  # no slower on a CPU, faster on a GPU
 
     def __post_init__(self) -> None:
-        settle_floats(self)
+        coerce_floats(self)
 
     @property
     def weighted(self) -> bool:

@@ -10,11 +10,11 @@ CACHED = 2**15  # pixels of a batch that is predicted on a CPU: what a small net
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, x: Tensor, how: TrainConfig) -> Tensor:
+def predict(model: nn.Module, x: Tensor, train_config: TrainConfig) -> Tensor:
     """Logits (N, K) float32 of `model` in evaluation mode for the bytes `x` (N, C, H, W)."""
     model.eval()
-    with autocast(how, x.device):
-        return torch.cat([model(prepare(part, how)).float() for part in x.split(_predicted_at_once(x))])
+    with autocast(train_config, x.device):
+        return torch.cat([model(prepare(part, train_config)).float() for part in x.split(_predicted_at_once(x))])
 
 
 def _predicted_at_once(x: Tensor) -> int:

@@ -26,7 +26,7 @@ from raybd.types import Images
 def fit(
     model: nn.Module,
     images: Images,
-    how: TrainConfig,
+    train_config: TrainConfig,
     seed: int,
     checkpoint: Checkpoint | None = None,
     workers: int = 1,
@@ -40,16 +40,20 @@ def fit(
         BrokenTeamError: one of them died.
         DivergedError: the loss is no longer a number.
     """
-    model.to(memory_format=memory_format(how))
-    optimizer = optimizer_of(model, how)
+    model.to(memory_format=memory_format(train_config))
+    optimizer = optimizer_of(model, train_config)
     first, best = _restore(model, optimizer, checkpoint)
-    with together(partial(_one_epoch, model, optimizer, images, how, seed), workers, images.x.device) as one_epoch:
-        for number in range(first, how.epochs + 1):
+    with together(
+        partial(_one_epoch, model, optimizer, images, train_config, seed), workers, images.x.device
+    ) as one_epoch:
+        for number in range(first, train_config.epochs + 1):
             loss = one_epoch(number)
             if not math.isfinite(loss):
-                raise DivergedError(f"the training loss is {loss} in epoch {number} of {how.epochs}")
+                raise DivergedError(f"the training loss is {loss} in epoch {number} of {train_config.epochs}")
             best = (loss, number) if loss < best[0] else best
-            last = number == how.epochs or (how.patience > 0 and number - best[1] >= how.patience)
+            last = number == train_config.epochs or (
+                train_config.patience > 0 and number - best[1] >= train_config.patience
+            )
             yield Epoch(number, loss, last)
             if last:
                 return
@@ -73,7 +77,7 @@ def _one_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Images,
-    how: TrainConfig,
+    train_config: TrainConfig,
     seed: int,
     number: int,
     team: Team,
@@ -82,18 +86,18 @@ def _one_epoch(
     order = torch.randperm(len(images), generator=stream(seed, "batches", number)).to(device)
     rng = stream(seed, "augmentation", number, device=device)
     torch.manual_seed(derive(seed, "network", number, *team.own))  # dropout and the like draw from the global generator
-    batches = in_batches(order, how.batch_size)
+    batches = in_batches(order, train_config.batch_size)
     steps = [(step, index, len(index)) for step, index in enumerate(batches, start=(number - 1) * len(batches))]
-    loss_of = plain(images, how.label_smoothing)
+    loss_of = plain(images, train_config.label_smoothing)
     if isinstance(images, Flagged):
-        steps, loss_of = _weighted(images, how, steps)
+        steps, loss_of = _weighted(images, train_config, steps)
     total = torch.zeros((), device=device)
     model.train()
     for step, index, size in steps:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(how, step, how.epochs * len(batches))
-        x = prepare(augment(images.x[index], how.crop, how.flip, rng), how)
-        with autocast(how, device):
+            group["lr"] = learning_rate(train_config, step, train_config.epochs * len(batches))
+        x = prepare(augment(images.x[index], train_config.crop, train_config.flip, rng), train_config)
+        with autocast(train_config, device):
             loss = loss_of(team.logits(model, x), index, size)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -103,11 +107,11 @@ def _one_epoch(
     return float(total) / sum(size for _, _, size in steps)
 
 
-def _weighted(images: Flagged, how: TrainConfig, steps: list[Step]) -> tuple[list[Step], LossOf]:
-    if how.beta_mode == "batchmean":
-        return steps, batch_means(images, how.label_smoothing, how.beta)
-    seen = steps if how.beta else without_poison(steps, images)
-    return seen, weighted(images, how.label_smoothing, how.beta)
+def _weighted(images: Flagged, train_config: TrainConfig, steps: list[Step]) -> tuple[list[Step], LossOf]:
+    if train_config.beta_mode == "batchmean":
+        return steps, batch_means(images, train_config.label_smoothing, train_config.beta)
+    seen = steps if train_config.beta else without_poison(steps, images)
+    return seen, weighted(images, train_config.label_smoothing, train_config.beta)
 
 
 def probe_schedule(epochs: int) -> list[int]:

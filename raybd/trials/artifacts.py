@@ -41,11 +41,11 @@ def keep(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None:
         np.savez_compressed(folder.path / "arrays.npz", allow_pickle=False, **kept)
     draw_examples(result.clean, result.triggered, folder.path / "figures" / "examples.png")
     if not config.model.convex:  # a learner that is solved has no training to draw
-        draw_curves(folder.journal(), config.label, folder.path / "figures" / "training.png")
+        draw_curves(folder.history(), config.label, folder.path / "figures" / "training.png")
     if result.suspects is not None:
         seen = result.suspects
         poison = (seen.roles == POISON).tolist()
         draw_suspects(seen.images, seen.suspicion.tolist(), poison, folder.path / "figures" / "suspects.png")
     for metric in config.metrics:
-        for name, figure in metric.figures(folder.journal(), arrays, config.label).items():
+        for name, figure in metric.figures(folder.history(), arrays, config.label).items():
             figure.savefig(folder.path / "figures" / f"{name}.png")

@@ -18,7 +18,7 @@ from raybd.models import check_model
 from raybd.plugins import build, name_of, settings_of, spec, unknown
 from raybd.plugins import describe as describe_plugin
 from raybd.training import TrainConfig
-from raybd.types import Data, settle_floats
+from raybd.types import Data, coerce_floats
 
 NETWORK_ONLY = ("train.", "model.width", "model.depth", "model.noise")  # parameters that the other kind has not
 CONVEX_ONLY = ("model.C", "model.gamma", "recipe")
@@ -36,7 +36,7 @@ class ModelConfig:
     gamma: float | None = None  # of svm_rbf: exp(-gamma |x - z|^2)
 
     def __post_init__(self) -> None:
-        settle_floats(self)
+        coerce_floats(self)
 
     @property
     def convex(self) -> bool:
@@ -92,7 +92,7 @@ class TrialConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        settle_floats(self)
+        coerce_floats(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested JSON types with every default written out."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from raybd.attacks import BadNets
-from raybd.attacks.poisoning import Recipe, digest
-from raybd.attacks.verification import inspect
+from raybd.attacks.poisoning import PoisonSpec, digest
+from raybd.attacks.verification import verify_poisoning
 from raybd.convex.legacy import LegacyAccuracies, legacy_accuracies, trained
 from raybd.convex.module import ConvexModel, Decide, logits
 from raybd.convex.pairs import Pair, backdoor_task, mnist_pair, poison_indices, shortages
@@ -21,13 +21,13 @@ from raybd.convex.task import Array, Task
 from raybd.convex.triggers import Labels, random_patches, stamp_patches
 from raybd.errors import InputError
 from raybd.trials.config import TrialConfig
-from raybd.types import CLEAN, POISON, Data, Evidence, Images, Poisoned
+from raybd.types import CLEAN, POISON, Data, Images, MetricContext, Poisoned
 
 PUBLISHED = 1500  # training images of a published pair
 
 
 @dataclass(frozen=True, eq=False)
-class Posed:
+class ConvexProblem:
     """A two-class problem with a backdoor: the images of a trial, and the points that a learner is given."""
 
     data: Data
@@ -38,15 +38,15 @@ class Posed:
     bare: Task  # without poison; the task itself where the recipe does not ask for it
 
 
-_last: dict[tuple[object, ...], Posed] = {}
+_last: dict[tuple[object, ...], ConvexProblem] = {}
 
 
-def pose(config: TrialConfig, data: Data) -> Posed:
+def pose_problem(config: TrialConfig, data: Data) -> ConvexProblem:
     """The problem of `config`; that of the trial before is kept, for its neighbours differ in the learner only.
 
     Raises:
         InputError: the recipe cannot have its images, poison or patches from `data`.
-        GateError: the poisoned set is not what was asked for.
+        PoisoningError: the poisoned set is not what was asked for.
     """
     key = (data.fingerprint, config.validation, config.attack, config.poison_rate, config.seed, config.recipe)
     if key not in _last:
@@ -55,12 +55,12 @@ def pose(config: TrialConfig, data: Data) -> Posed:
     return _last[key]
 
 
-def solve(config: TrialConfig, posed: Posed) -> tuple[Evidence, dict[str, float]]:
+def solve(config: TrialConfig, problem: ConvexProblem) -> tuple[MetricContext, dict[str, float]]:
     """What the solved learner shows, and its losses (in its own unit) and accuracies beyond those of any trial."""
-    learner, task = config.model.learner(), posed.task
+    learner, task = config.model.learner(), problem.task
     if config.recipe == "published":
         decide: Decide = trained(learner, task, 1.0).decide
-        more = _published_numbers(legacy_accuracies(learner, posed.bare, task))
+        more = _published_numbers(legacy_accuracies(learner, problem.bare, task))
     else:
         path = learner.path(task, [1.0])
 
@@ -74,23 +74,23 @@ def solve(config: TrialConfig, posed: Posed) -> tuple[Evidence, dict[str, float]
         "loss/triggered": learner.loss(task.triggered_sign * decide(task.triggered_x)),
     }
     model = ConvexModel(learner, task, decide).eval()
-    return _evidence(config, posed, model), more | {name: float(values.mean()) for name, values in losses.items()}
+    return _evidence(config, problem, model), more | {name: float(values.mean()) for name, values in losses.items()}
 
 
 def _published_numbers(found: LegacyAccuracies) -> dict[str, float]:
     return {"accuracy/clean_model": found.clean_model, "accuracy/train": found.training}
 
 
-def _evidence(config: TrialConfig, posed: Posed, model: ConvexModel) -> Evidence:
-    data, exact = posed.data, posed.task.triggered_x  # published patches are no bytes: the points say what they are
-    stamped = exact if config.recipe == "published" else points(posed.triggered)
+def _evidence(config: TrialConfig, problem: ConvexProblem, model: ConvexModel) -> MetricContext:
+    data, exact = problem.data, problem.task.triggered_x  # published patches are no bytes: the points say what they are
+    stamped = exact if config.recipe == "published" else points(problem.triggered)
     held_out = data.validation
-    return Evidence(
+    return MetricContext(
         model=model,
         data=data,
-        poisoned=posed.poisoned,
-        triggered=posed.triggered,
-        measured=posed.measured,
+        poisoned=problem.poisoned,
+        triggered=problem.triggered,
+        measured=problem.measured,
         clean_logits=logits(model.decide(points(data.test))),
         triggered_logits=logits(model.decide(stamped)),
         validation_logits=None if held_out is None else logits(model.decide(points(held_out))),
@@ -108,10 +108,10 @@ def _signs(y: Tensor) -> Array:
     return np.where(y.numpy() == 1, 1.0, -1.0)
 
 
-def _own(config: TrialConfig, data: Data) -> Posed:
-    recipe, classes = Recipe(config.attack, config.poison_rate, config.seed), len(data.classes)
+def _own(config: TrialConfig, data: Data) -> ConvexProblem:
+    recipe, classes = PoisonSpec(config.attack, config.poison_rate, config.seed), len(data.classes)
     poisoned = recipe.poison(data.train, classes)
-    poisoned = replace(poisoned, manifest=inspect(recipe, data.train, poisoned, classes))
+    poisoned = replace(poisoned, manifest=verify_poisoning(recipe, data.train, poisoned, classes))
     triggered, measured = recipe.triggered(data.test, classes), recipe.measured(data.test.y)
     aimed = triggered.take(measured)
     task = Task(
@@ -123,13 +123,13 @@ def _own(config: TrialConfig, data: Data) -> Posed:
         triggered_x=points(aimed),
         triggered_sign=_signs(aimed.y),
     )
-    return Posed(data, poisoned, triggered, measured, task, task)
+    return ConvexProblem(data, poisoned, triggered, measured, task, task)
 
 
 def problems(config: TrialConfig, data: Data) -> list[str]:
     """Why the images, the poison or the patches of `config` cannot be had from `data`; empty if they can."""
     if config.recipe != "published":
-        return Recipe(config.attack, config.poison_rate, config.seed).check(data.train.y)
+        return PoisonSpec(config.attack, config.poison_rate, config.seed).check(data.train.y)
     found = [] if data.train.shape[0] == 1 else [f"recipe published is for grey images, and {data.name} has colours"]
     found += shortages(data.train.y.numpy(), data.test.y.numpy(), (0, 1))
     try:
@@ -139,7 +139,7 @@ def problems(config: TrialConfig, data: Data) -> list[str]:
     return found
 
 
-def _published(config: TrialConfig, data: Data) -> Posed:
+def _published(config: TrialConfig, data: Data) -> ConvexProblem:
     assert isinstance(config.attack, BadNets)
     pair, shape = _pair(data), data.train.shape
     patches = random_patches(config.seed, 2, shape[0], config.attack.side(shape))
@@ -156,7 +156,7 @@ def _published(config: TrialConfig, data: Data) -> Posed:
         manifest={"poison": task.poison_count, "cover": 0, "clean": int((~task.poisoned).sum())},
     )
     triggered = _images(trigger(pair.test_x, pair.test_y), 1 - pair.test_y)
-    return Posed(data, poisoned, triggered, torch.ones(len(triggered), dtype=torch.bool), task, bare)
+    return ConvexProblem(data, poisoned, triggered, torch.ones(len(triggered), dtype=torch.bool), task, bare)
 
 
 def _pair(data: Data) -> Pair:

@@ -76,7 +76,7 @@ class TrialFolder:
         return self.path / "probes"
 
     @property
-    def last_words(self) -> Path:
+    def crash_report(self) -> Path:
         """What an attempt that could not end by itself leaves: a line that says why, and where it was."""
         return self.path / "last_words.txt"
 
@@ -88,20 +88,20 @@ class TrialFolder:
     def start(self, epoch: int) -> None:
         """Begin an attempt that goes on after `epoch` (0: from the start): what came later is forgotten."""
         self.path.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in self.journal() if line["epoch"] <= epoch]
+        kept = [line for line in self.history() if line["epoch"] <= epoch]
         _replace(self.path / "journal.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         for path in self.probes.glob("*.npz"):
             if int(path.stem) > epoch:
                 path.unlink()
         (self.path / "sent.json").unlink(missing_ok=True)
-        self.last_words.unlink(missing_ok=True)
+        self.crash_report.unlink(missing_ok=True)
         self.reopen()
 
     @contextmanager
-    def held(self, beat: Callable[[], None]) -> Iterator[None]:
+    def held(self, heartbeat: Callable[[], None]) -> Iterator[None]:
         """Hold the trial: an attempt that a driver has given up on may still be at work, and is waited for."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with held(self.path / ".lock", beat):
+        with held(self.path / ".lock", heartbeat):
             yield
 
     def reopen(self) -> None:
@@ -111,10 +111,10 @@ class TrialFolder:
     def append(self, epoch: int, metrics: dict[str, float]) -> None:
         """Note the end of an epoch."""
         line = {"epoch": epoch, "time": int(time.time() * 1000), "metrics": metrics}
-        with (self.path / "journal.jsonl").open("a") as journal:
-            journal.write(json.dumps(line) + "\n")
+        with (self.path / "journal.jsonl").open("a") as history:
+            history.write(json.dumps(line) + "\n")
 
-    def journal(self) -> list[dict[str, Any]]:
+    def history(self) -> list[dict[str, Any]]:
         """The epochs noted so far; a line cut short by a crash is left out."""
         path = self.path / "journal.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
@@ -187,7 +187,7 @@ class SweepFolder:
         """The folder of the trial with this key."""
         return TrialFolder(self.path / "trials" / key)
 
-    def unsent(self, store: str) -> Iterator[TrialFolder]:
+    def pending_uploads(self, store: str) -> Iterator[TrialFolder]:
         """Trials that have ended and are not whole in the tracking store called `store`."""
         for path in sorted((self.path / "trials").glob("*/trial.json")):
             folder = TrialFolder(path.parent)

@@ -11,25 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raybd import convex_trial
-from raybd.attacks.poisoning import Recipe
-from raybd.attacks.verification import inspect
+from raybd.attacks.poisoning import PoisonSpec
+from raybd.attacks.verification import verify_poisoning
 from raybd.data.split import split_validation
-from raybd.defences import Scene
+from raybd.defences import TrainingContext
 from raybd.defences.audit import Suspects, audit, most_suspected
 from raybd.defences.base import SUSPICION
 from raybd.errors import DivergedError, InputError
 from raybd.metrics import Accuracy
 from raybd.metrics.accuracy import per_sample
-from raybd.metrics.base import Journal
+from raybd.metrics.base import History
 from raybd.models import build_model
 from raybd.models.noise import own_draws
 from raybd.seeds import derive
 from raybd.training import Checkpoint, Epoch, predict, probe_schedule
 from raybd.training.weighting import Flagged
+from raybd.trials import convex
 from raybd.trials.config import TrialConfig
 from raybd.trials.twins import Twin, Twins
-from raybd.types import POISON, Data, Evidence, Images, Poisoned, Report
+from raybd.types import POISON, Data, Images, MetricContext, Poisoned, Report
 
 EXAMPLES = 8  # images in the picture of the trigger
 
@@ -55,53 +55,53 @@ def run_trial(
     report: Callable[[Report], None] = lambda _: None,
     checkpoint: Checkpoint | None = None,
     shared: Path | None = None,
-    beat: Callable[[], None] = lambda: None,
-    earlier: Journal = (),
+    heartbeat: Callable[[], None] = lambda: None,
+    earlier: History = (),
     workers: int = 1,
 ) -> TrialResult:
     """Poison, train under the defence, measure at every probe; runs on the device where `data` lies.
 
-    `shared` is a folder for what other trials can use: clean twins, encoders of defences; `beat` is called while
+    `shared` is a folder for what other trials can use: clean twins, encoders of defences; `heartbeat` is called while
     such work goes on; `earlier` is the journal of the epochs before `checkpoint`; `workers` train the network together.
 
     Raises:
         InputError: the config does not fit the data.
-        GateError: the poisoned set is not what was asked for.
+        PoisoningError: the poisoned set is not what was asked for.
         DivergedError: training led nowhere.
     """
     check_trial(config, data, workers)
     start = time.perf_counter()
     data = _validated(config, data)
     if config.model.convex:
-        return _solved(config, data, start, report, beat)
-    recipe, classes = Recipe(config.attack, config.poison_rate, config.seed), len(data.classes)
+        return _solved(config, data, start, report, heartbeat)
+    recipe, classes = PoisonSpec(config.attack, config.poison_rate, config.seed), len(data.classes)
     poisoned = recipe.poison(data.train, classes)
-    poisoned = replace(poisoned, manifest=inspect(recipe, data.train, poisoned, classes))
+    poisoned = replace(poisoned, manifest=verify_poisoning(recipe, data.train, poisoned, classes))
     triggered = recipe.triggered(data.test, classes)
     model = _model(config, data)
     metrics: dict[str, float] = {}
     arrays: dict[str, Tensor] = {}
-    journal = list(earlier)
+    history = list(earlier)
     probes = set(config.probes or probe_schedule(config.train.epochs))
     with tempfile.TemporaryDirectory() as folder:
-        at = partial(_scene, config, data, shared and shared / "encoders", beat, workers)
-        twin = _twin(config, at, probes, shared, Path(folder), beat)
-        scene = at(model, poisoned, checkpoint)
-        replayed = twin.replay(model, probes, scene.findings) if twin and not config.poison_rate else None
-        for epoch in replayed or config.defence.train(scene):
+        at = partial(_scene, config, data, shared and shared / "encoders", heartbeat, workers)
+        twin = _twin(config, at, probes, shared, Path(folder), heartbeat)
+        training = at(model, poisoned, checkpoint)
+        replayed = twin.replay(model, probes, training.findings) if twin and not config.poison_rate else None
+        for epoch in replayed or config.defence.train(training):
             metrics = {"loss/train": epoch.loss, "seconds/trial": time.perf_counter() - start} | epoch.numbers
             new: dict[str, Tensor] = {}
             if epoch.last or epoch.number in probes:
-                seen = replace(_evidence(config, model, data, poisoned, triggered, epoch, twin), beat=beat)
-                numbers, new = _measure(config, seen)
+                context = replace(_evidence(config, model, data, poisoned, triggered, epoch, twin), heartbeat=heartbeat)
+                numbers, new = _measure(config, context)
                 metrics, arrays = metrics | numbers, arrays | new
-                journal.append({"epoch": epoch.number, "metrics": metrics})
+                history.append({"epoch": epoch.number, "metrics": metrics})
             if epoch.last:
-                metrics |= {k: v for metric in config.metrics for k, v in metric.conclude(journal).items()}
-                metrics |= audit(scene.findings, poisoned.roles)
+                metrics |= {k: v for metric in config.metrics for k, v in metric.conclude(history).items()}
+                metrics |= audit(training.findings, poisoned.roles)
             report(Report(epoch.number, metrics, new))
-    kept = {f"defence/{name}": found.cpu() for name, found in scene.findings.items()}
-    return _result(seen, metrics, arrays | kept, most_suspected(poisoned, scene.findings.get(SUSPICION)))
+    kept = {f"defence/{name}": found.cpu() for name, found in training.findings.items()}
+    return _result(context, metrics, arrays | kept, most_suspected(poisoned, training.findings.get(SUSPICION)))
 
 
 def check_trial(config: TrialConfig, data: Data, workers: int = 1) -> None:
@@ -114,7 +114,7 @@ def check_trial(config: TrialConfig, data: Data, workers: int = 1) -> None:
     if config.fingerprint not in ("", data.fingerprint):
         found.append(f"the data is {data.fingerprint}, but the trial is about {config.fingerprint}")
     if not found:
-        found = convex_trial.problems(config, _validated(config, data))
+        found = convex.problems(config, _validated(config, data))
     if found:
         raise InputError(found)
 
@@ -122,7 +122,7 @@ def check_trial(config: TrialConfig, data: Data, workers: int = 1) -> None:
 def at_most(config: TrialConfig, data: Data) -> TrialConfig:
     """`config` at its poison rate, or at the largest that its attack can have on `data`."""
     y = _validated(config, data).train.y
-    recipe = Recipe(config.attack, config.poison_rate, config.seed)
+    recipe = PoisonSpec(config.attack, config.poison_rate, config.seed)
     if config.poison_rate > 1 or not recipe.check(y):
         return config
     return replace(config, poison_rate=min(config.poison_rate, recipe.largest(y)))
@@ -154,57 +154,57 @@ def _model(config: TrialConfig, data: Data) -> nn.Module:
 def _scene(
     config: TrialConfig,
     data: Data,
-    shelf: Path | None,
-    beat: Callable[[], None],
+    cache_folder: Path | None,
+    heartbeat: Callable[[], None],
     workers: int,
     model: nn.Module | None = None,
     poisoned: Poisoned | None = None,
     checkpoint: Checkpoint | None = None,
-) -> Scene:
+) -> TrainingContext:
     """What the defender stands before; without a `model` and `poisoned`, a fresh one before the clean training set."""
     images = poisoned.images if poisoned else data.train
     if poisoned and config.train.weighted:  # nobody else is told which is which
         images = Flagged(images.x, images.y, poisoned.roles == POISON)
     roles = poisoned.roles if poisoned else torch.zeros_like(data.train.y, dtype=torch.uint8)
-    return Scene(
+    return TrainingContext(
         model=model or _model(config, data),
         images=images,
         classes=len(data.classes),
-        how=config.train,
+        train_config=config.train,
         seed=config.seed,
         checkpoint=checkpoint,
         trusted=data.validation if config.defence.access == "clean images" else None,
         roles=roles if config.defence.access == "truth" else None,
-        shelf=shelf,
-        beat=beat,
+        cache_folder=cache_folder,
+        heartbeat=heartbeat,
         workers=workers,
     )
 
 
 def _solved(
-    config: TrialConfig, data: Data, start: float, report: Callable[[Report], None], beat: Callable[[], None]
+    config: TrialConfig, data: Data, start: float, report: Callable[[Report], None], heartbeat: Callable[[], None]
 ) -> TrialResult:
     """The trial of a convex learner, which has no epochs: one report."""
-    posed = convex_trial.pose(config, data)
-    seen, metrics = convex_trial.solve(config, posed)
-    numbers, arrays = _measure(config, replace(seen, beat=beat))
+    problem = convex.pose_problem(config, data)
+    context, metrics = convex.solve(config, problem)
+    numbers, arrays = _measure(config, replace(context, heartbeat=heartbeat))
     metrics = numbers | metrics | {"seconds/trial": time.perf_counter() - start}
     report(Report(1, metrics))
-    return _result(seen, metrics, arrays)
+    return _result(context, metrics, arrays)
 
 
 def _result(
-    seen: Evidence, metrics: dict[str, float], arrays: dict[str, Tensor], suspects: Suspects | None = None
+    context: MetricContext, metrics: dict[str, float], arrays: dict[str, Tensor], suspects: Suspects | None = None
 ) -> TrialResult:
-    tests = len(seen.data.test)
+    tests = len(context.data.test)
     return TrialResult(
         metrics=metrics,
-        manifest=seen.poisoned.manifest,
-        table=per_sample(seen),
-        roles=seen.poisoned.roles,
-        clean=seen.data.test.take(torch.arange(min(EXAMPLES, tests))),
-        triggered=_examples(seen.triggered, tests, len(seen.members)),
-        model=seen.model,
+        manifest=context.poisoned.manifest,
+        table=per_sample(context),
+        roles=context.poisoned.roles,
+        clean=context.data.test.take(torch.arange(min(EXAMPLES, tests))),
+        triggered=_examples(context.triggered, tests, len(context.members)),
+        model=context.model,
         arrays=arrays,
         suspects=suspects,
     )
@@ -212,16 +212,16 @@ def _result(
 
 def _twin(
     config: TrialConfig,
-    fresh: Callable[[], Scene],
+    fresh: Callable[[], TrainingContext],
     probes: set[int],
     shared: Path | None,
     own: Path,
-    beat: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> Twin | None:
     """The clean twin, where a metric compares with it; and where the trial is one, for others to share."""
     if any(metric.needs_twin for metric in config.metrics) or (shared and not config.poison_rate):
         try:
-            return Twins((shared or own) / "twins").train(config, fresh, probes, beat)
+            return Twins((shared or own) / "twins").train(config, fresh, probes, heartbeat)
         except DivergedError as error:
             raise DivergedError(f"the clean twin: {error}") from error
     return None
@@ -235,17 +235,17 @@ def _evidence(
     triggered: Images,
     epoch: Epoch,
     twin: Twin | None,
-) -> Evidence:
+) -> MetricContext:
     validation = data.validation
     with own_draws(config.seed, "prediction", epoch.number, device=data.test.x.device):
         clean, stamped = (predict(model, images.x, config.train) for images in (data.test, triggered))
         held_out = None if validation is None else predict(model, validation.x, config.train)
-    return Evidence(
+    return MetricContext(
         model=model.eval(),
         data=data,
         poisoned=poisoned,
         triggered=triggered,
-        measured=Recipe(config.attack, config.poison_rate, config.seed).measured(data.test.y),
+        measured=PoisonSpec(config.attack, config.poison_rate, config.seed).measured(data.test.y),
         clean_logits=clean,
         triggered_logits=stamped,
         validation_logits=held_out,
@@ -265,17 +265,17 @@ def _control(config: TrialConfig, data: Data, model: nn.Module, twin: Twin | Non
         return twin.load(_model(config, data), epoch)
 
 
-def _measure(config: TrialConfig, seen: Evidence) -> tuple[dict[str, float], dict[str, Tensor]]:
-    if seen.last and not config.model.convex and seen.clean_logits.argmax(1).unique().numel() == 1:
-        raise DivergedError(f"the network predicts one class for every test image after epoch {seen.epoch}")
+def _measure(config: TrialConfig, context: MetricContext) -> tuple[dict[str, float], dict[str, Tensor]]:
+    if context.last and not config.model.convex and context.clean_logits.argmax(1).unique().numel() == 1:
+        raise DivergedError(f"the network predicts one class for every test image after epoch {context.epoch}")
     numbers: dict[str, float] = {}
     arrays: dict[str, Tensor] = {}
     for metric in (Accuracy(), *config.metrics):
-        seen.beat()
-        if seen.last or metric.every_probe:
-            for name, value in metric.measure(seen).items():
+        context.heartbeat()
+        if context.last or metric.every_probe:
+            for name, value in metric.measure(context).items():
                 if isinstance(value, Tensor):
-                    arrays[f"{name}/{seen.epoch}"] = value.cpu()
+                    arrays[f"{name}/{context.epoch}"] = value.cpu()
                 else:
                     numbers[name] = value
     return numbers, arrays

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from raybd.attacks import NoAttack
-from raybd.defences import Scene
+from raybd.defences import TrainingContext
 from raybd.training import Checkpoint, Epoch, load_tensors
 from raybd.trials.config import TrialConfig
 
@@ -28,11 +28,11 @@ class Twins:
         self.folder = folder
 
     def train(
-        self, config: TrialConfig, fresh: Callable[[], Scene], probes: set[int], beat: Callable[[], None]
+        self, config: TrialConfig, fresh: Callable[[], TrainingContext], probes: set[int], heartbeat: Callable[[], None]
     ) -> "Twin":
         """The clean twin of `config`, trained in a `fresh` scene without poison where nobody has done so before.
 
-        `beat` is called now and then while another process trains it.
+        `heartbeat` is called now and then while another process trains it.
         """
         twin = Twin(self.folder / twin_of(config).key)
         twin.path.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ class Twins:
                     if not twin.done:
                         twin.fill(config, fresh(), probes)
             except Timeout:
-                beat()
+                heartbeat()
         return twin
 
 
@@ -76,18 +76,18 @@ class Twin:
                 self.load(model, epoch.number)
             yield epoch
 
-    def fill(self, config: TrialConfig, scene: Scene, probes: set[int]) -> None:
+    def fill(self, config: TrialConfig, training: TrainingContext, probes: set[int]) -> None:
         """Train it, or go on where an earlier attempt stopped."""
         part = self.path / "epochs.part"
         lines = [json.loads(line) for line in part.read_text().splitlines()] if part.exists() else []
         checkpoint = Checkpoint(self.path / "checkpoint.pt")
-        for epoch in config.defence.train(replace(scene, checkpoint=checkpoint)):
+        for epoch in config.defence.train(replace(training, checkpoint=checkpoint)):
             lines = [line for line in lines if line["number"] < epoch.number] + [asdict(epoch)]
             if epoch.last or epoch.number in probes:
-                torch.save(scene.model.state_dict(), self.path / f"{epoch.number}.pt")
+                torch.save(training.model.state_dict(), self.path / f"{epoch.number}.pt")
             _replace(part, "".join(json.dumps(line) + "\n" for line in lines))
-            scene.beat()
-        torch.save({name: found.cpu() for name, found in scene.findings.items()}, self.path / "findings.pt")
+            training.heartbeat()
+        torch.save({name: found.cpu() for name, found in training.findings.items()}, self.path / "findings.pt")
         _replace(self.path / "epochs.json", json.dumps(lines))
         checkpoint.path.unlink(missing_ok=True)
         part.unlink()

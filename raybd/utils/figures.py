@@ -79,15 +79,15 @@ def draw_suspects(images: Images, suspicion: Sequence[float], poison: Sequence[b
     canvas.save(path)
 
 
-def draw_curves(journal: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+def draw_curves(history: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     """Write a PNG: accuracies at the probes on the left, training loss of every epoch on the right."""
     figure, (left, right) = plots(title, 9, 3.2, 2)
     for label, (name, line, mark) in CURVES.items():
-        seen = [(entry["epoch"], entry["metrics"][name]) for entry in journal if name in entry["metrics"]]
+        seen = [(entry["epoch"], entry["metrics"][name]) for entry in history if name in entry["metrics"]]
         left.plot(*zip(*seen, strict=True), line, marker=mark, markersize=4, label=label)
     left.set(xlabel="epoch", ylabel="share of test images", ylim=(-0.03, 1.03))
     left.legend(fontsize="small")
-    right.plot([entry["epoch"] for entry in journal], [entry["metrics"]["loss/train"] for entry in journal])
+    right.plot([entry["epoch"] for entry in history], [entry["metrics"]["loss/train"] for entry in history])
     right.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
     for set_formatter in (right.yaxis.set_major_formatter, right.yaxis.set_minor_formatter):
         set_formatter(LogFormatter())  # 0.01: shorter than its usual powers of ten, and sooner drawn

@@ -11,14 +11,14 @@ PATIENCE = 1.0  # seconds between two signs of life of whoever waits
 
 
 @contextmanager
-def beating(beat: Callable[[], None], every: float = 30.0) -> Iterator[None]:
-    """Call `beat` now and then in a thread of its own; what it raises is of no account."""
+def heartbeat_thread(heartbeat: Callable[[], None], every: float = 30.0) -> Iterator[None]:
+    """Call `heartbeat` now and then in a thread of its own; what it raises is of no account."""
     done = Event()
 
     def work() -> None:
         while not done.wait(every):
             with suppress(Exception):
-                beat()
+                heartbeat()
 
     Thread(target=work, daemon=True).start()
     try:
@@ -28,8 +28,8 @@ def beating(beat: Callable[[], None], every: float = 30.0) -> Iterator[None]:
 
 
 @contextmanager
-def held(lock: Path, beat: Callable[[], None]) -> Iterator[None]:
-    """Hold `lock`; while another process does, wait and call `beat`. The system frees the lock of one that dies.
+def held(lock: Path, heartbeat: Callable[[], None]) -> Iterator[None]:
+    """Hold `lock`; while another process does, wait and call `heartbeat`. The system frees the lock of one that dies.
 
     Raises:
         OSError: the lock cannot be made.
@@ -39,15 +39,15 @@ def held(lock: Path, beat: Callable[[], None]) -> Iterator[None]:
         try:
             holder.acquire(timeout=PATIENCE)
         except Timeout:
-            beat()
+            heartbeat()
     try:
         yield
     finally:
         holder.release()
 
 
-def once(done: Callable[[], bool], work: Callable[[], None], lock: Path, beat: Callable[[], None]) -> None:
-    """Do `work` under `lock` unless it is `done`; while another process holds the lock, wait and call `beat`.
+def once(done: Callable[[], bool], work: Callable[[], None], lock: Path, heartbeat: Callable[[], None]) -> None:
+    """Do `work` under `lock` unless it is `done`; while another process holds the lock, wait and call `heartbeat`.
 
     The system frees the lock of a process that dies: one of those that wait takes over.
 
@@ -61,4 +61,4 @@ def once(done: Callable[[], bool], work: Callable[[], None], lock: Path, beat: C
                 if not done():
                     work()
         except Timeout:
-            beat()
+            heartbeat()

@@ -59,9 +59,12 @@ class Bench:
 
     def config(self, attack: str, rate: float, seed: int) -> TrialConfig:
         """The trial of one attack."""
-        model, how = replace(MODEL, width=self.width), replace(RECIPE, epochs=self.epochs, batch_size=self.batch)
+        model, train_config = (
+            replace(MODEL, width=self.width),
+            replace(RECIPE, epochs=self.epochs, batch_size=self.batch),
+        )
         fingerprint = on_device(self.data, "cpu").fingerprint
-        common = TrialConfig(data=self.data, fingerprint=fingerprint, model=model, train=how)
+        common = TrialConfig(data=self.data, fingerprint=fingerprint, model=model, train=train_config)
         return replace(common, attack=ATTACKS[attack](), poison_rate=rate, seed=seed)
 
     def measured(self) -> TrialConfig:
@@ -97,11 +100,11 @@ def trial(config: TrialConfig, at: Bench) -> Done:
     checkpoint = Checkpoint(at.out.with_suffix(".parts") / f"{config.key}.pt", often)
     resumed, begin = checkpoint.path.exists(), time.perf_counter()
     with TemporaryDirectory() as folder:
-        shelf = Path(folder) if config.metrics else None
-        if shelf:
-            run_trial(replace(config, poison_rate=0.0, metrics=()), data, shared=shelf)
+        cache_folder = Path(folder) if config.metrics else None
+        if cache_folder:
+            run_trial(replace(config, poison_rate=0.0, metrics=()), data, shared=cache_folder)
         start = time.perf_counter()
-        result = run_trial(config, data, checkpoint=checkpoint, shared=shelf)
+        result = run_trial(config, data, checkpoint=checkpoint, shared=cache_folder)
         seconds = math.nan if resumed else time.perf_counter() - start
     checkpoint.path.unlink(missing_ok=True)
     return Done(config.key, config.label, checked(config, data, result), seconds, at.at_once, start - begin)

@@ -65,7 +65,7 @@ class Bench:
     sizes: Sizes
 
     @property
-    def how(self) -> TrainConfig:
+    def train_config(self) -> TrainConfig:
         """The recipe of CIFAR-10; bf16 on whatever device, for it is the GPU's path that is tried."""
         epochs = self.sizes.epochs
         return TrainConfig(epochs=epochs, batch_size=self.sizes.batch, crop=4, flip=True, precision="bf16")
@@ -114,7 +114,7 @@ def training(at: Bench) -> list[Row]:
         require(loss < far and angle > least, said)
     model, images, taken = at.network(), at.images(at.sizes.images), []
     start = time.perf_counter()
-    for _ in fit(model, images, at.how, SEED):
+    for _ in fit(model, images, at.train_config, SEED):
         at.wait()
         taken.append(time.perf_counter() - start)
     epochs = [b - a for a, b in zip(taken, taken[1:], strict=False)]
@@ -130,11 +130,11 @@ def training(at: Bench) -> list[Row]:
 
 def gradients_apart(at: Bench, precision: Literal["fp32", "bf16"]) -> tuple[float, float]:
     """A first step against float64 on the CPU: relative distance of the losses, cosine between the gradients."""
-    few, how = at.images(FEW), replace(at.how, precision=precision)
+    few, train_config = at.images(FEW), replace(at.train_config, precision=precision)
     model = at.network().to(memory_format=torch.channels_last).train()
     precise = deepcopy(model).cpu().double()
-    with autocast(how, at.device):
-        loss = F.cross_entropy(model(prepare(few.x, how)), few.y)
+    with autocast(train_config, at.device):
+        loss = F.cross_entropy(model(prepare(few.x, train_config)), few.y)
     expected = F.cross_entropy(precise(few.x.cpu().double() / 255), few.y.cpu())
     loss.backward()
     expected.backward()
@@ -168,7 +168,7 @@ def _waits(at: Bench, images: Images) -> list[Row]:
     """How often the host waits in an epoch; its loss, which is read at its end, is one."""
     if at.device.type != "cuda":
         return []
-    epochs = fit(at.network(), images, at.how, SEED)
+    epochs = fit(at.network(), images, at.train_config, SEED)
     next(epochs)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -206,7 +206,7 @@ def _together(at: Bench, count: int) -> tuple[float, list[float]]:
 
 def _member(at: Bench, ready: "torch.multiprocessing.Barrier", told: "torch.multiprocessing.Queue") -> None:  # type: ignore[name-defined]
     torch.set_num_threads(1)
-    epochs = fit(at.network(), at.images(at.sizes.images), at.how, SEED)
+    epochs = fit(at.network(), at.images(at.sizes.images), at.train_config, SEED)
     next(epochs)
     at.wait()
     ready.wait()

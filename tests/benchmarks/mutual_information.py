@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raybd.data import load
 from raybd.metrics.information.channel import known_channel, whitened_channel
 from raybd.metrics.information.critics import Critics, Pairs, Training, fit
-from raybd.metrics.information.paper import TY, XT, Critic, Recipe, sampled_infonce, step
+from raybd.metrics.information.paper import TY, XT, Critic, PoisonSpec, sampled_infonce, step
 from raybd.metrics.information.passes import noisy, silent
 from raybd.metrics.information.plugin import coordinates, plug_in, plug_in_scores
 from raybd.models import Classifier, build_model
@@ -19,7 +19,10 @@ from tests.benchmarks.timing import Row, Side, interleave, rate, require
 
 GROUPS, N, PASSES, FRESH = 6, 64, 32, 4  # as MutualInformation has them by default
 STEPS = 60  # of the critics, timed
-PAPER: list[tuple[str, Recipe, int, int]] = [("I(X;T)", XT, 512, 3072), ("I(T;Y)", TY, 10, 512)]  # ResNet-18, CIFAR-10
+PAPER: list[tuple[str, PoisonSpec, int, int]] = [
+    ("I(X;T)", XT, 512, 3072),
+    ("I(T;Y)", TY, 10, 512),
+]  # ResNet-18, CIFAR-10
 SIZES = (5000, 4500, 9500, 4500, 4500, 4500, 4500)  # its seven groups
 
 
@@ -61,20 +64,22 @@ def _stacked(model: Classifier, x: Tensor) -> Row:
     """Critics of all groups in one batched network against one network and one optimiser a group."""
     features = noisy(model, x, PASSES).unflatten(0, (GROUPS, N))
     pairs, names = Pairs(features, x.flatten(1).float().div(255).unflatten(0, (GROUPS, N))[:, :, None]), list("abcdef")
-    how = Training(steps=STEPS)
+    train_config = Training(steps=STEPS)
 
     def stacked() -> Tensor:
-        return fit(Critics(pairs, names, 0), pairs, how)
+        return fit(Critics(pairs, names, 0), pairs, train_config)
 
     def looped() -> Tensor:
         own = [Pairs(pairs.u[g : g + 1], pairs.v[g : g + 1]) for g in range(GROUPS)]
-        return torch.cat([fit(Critics(one, [name], 0), one, how) for one, name in zip(own, names, strict=True)], 1)
+        return torch.cat(
+            [fit(Critics(one, [name], 0), one, train_config) for one, name in zip(own, names, strict=True)], 1
+        )
 
     require(bool((stacked() - looped()).abs().max() < 1e-3), "stacked and looped critics")
-    return _steps(f"c: {GROUPS} critics stacked, batch {how.batch}", stacked, looped, STEPS)
+    return _steps(f"c: {GROUPS} critics stacked, batch {train_config.batch}", stacked, looped, STEPS)
 
 
-def _factored(name: str, recipe: Recipe, u_size: int, v_size: int) -> list[Row]:
+def _factored(name: str, recipe: PoisonSpec, u_size: int, v_size: int) -> list[Row]:
     """A step of the authors' critic with its first layer factored against B * K concatenated vectors."""
     torch.manual_seed(0)
     u, v, critic = torch.randn(recipe.batch, u_size), torch.rand(recipe.batch, v_size), Critic(u_size, v_size)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from raybd.attacks import ATTACKS, parse
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.attacks.surrogate import surrogate
 from raybd.types import Images
 from tests.benchmarks.poisoning_plain import Array, Stamp, plain
@@ -36,7 +36,7 @@ def poisoning() -> list[Row]:
 
 
 def _stamped(name: str, images: Images) -> list[Row]:
-    recipe = Recipe(parse(name), RATE, SEED)
+    recipe = PoisonSpec(parse(name), RATE, SEED)
     work = _work(name, recipe, images, FEW if getattr(recipe.attack, "dithering", False) else SAMPLE)
     made = recipe.triggered(images, CLASSES).x.view(-1, IMAGES, *SHAPE)
     ours = made[:, : len(work) // len(made)].flatten(0, 1).permute(0, 2, 3, 1).numpy()
@@ -53,7 +53,7 @@ def _stamped(name: str, images: Images) -> list[Row]:
     ]
 
 
-def _work(name: str, recipe: Recipe, images: Images, n: int) -> list[Work]:
+def _work(name: str, recipe: PoisonSpec, images: Images, n: int) -> list[Work]:
     """The first `n` images, once for each member of the attack."""
     work, pictures = [], images.x[:n].permute(0, 2, 3, 1).contiguous().numpy()
     for k, member in enumerate(recipe.attack.members()):
@@ -80,7 +80,7 @@ def _picture(one: Work) -> Image.Image:
 
 
 def _poisoned(name: str, images: Images) -> Row:
-    recipe = Recipe(parse(name), RATE, SEED)
+    recipe = PoisonSpec(parse(name), RATE, SEED)
     seconds = sorted(interleave({"ours": partial(recipe.poison, images, CLASSES)})["ours"])
     return Row(f"poison {name}", seconds[len(seconds) // 2], None, len(seconds), "CPU-s")
 
@@ -91,7 +91,7 @@ def _cost(images: Images) -> list[Row]:
         start = time.process_time()
         surrogate(images, CLASSES)
         trained = time.process_time()
-        Recipe(parse(COSTLY), RATE, SEED).poison(images, CLASSES)
+        PoisonSpec(parse(COSTLY), RATE, SEED).poison(images, CLASSES)
         poisoned = time.process_time()
     figures = {"surrogate": trained - start, "ascent": poisoned - trained}
     return [Row(f"poison {COSTLY}: {part}", seconds, None, 1, "CPU-s") for part, seconds in figures.items()]

@@ -45,7 +45,7 @@ class Case:
     shape: tuple[int, int, int]
     images: int
     tests: int  # of each of two sets; to `images` as in the data set of that shape
-    how: TrainConfig
+    train_config: TrainConfig
 
 
 CASES = [
@@ -65,7 +65,7 @@ def training() -> list[Row]:
 def _apart(case: Case) -> list[Row]:
     """Both sides as people run them: each time a new process, ours with the environment of a sweep's worker."""
     seconds = apart("tests.benchmarks.training", {side: (case.name, side) for side in ("", ", bf16", PLAIN)})
-    seen = 2 * (case.images * case.how.epochs,)
+    seen = 2 * (case.images * case.train_config.epochs,)
     return [rate(f"train {case.name}{s}, a process each", seconds[s], seconds[PLAIN], seen) for s in ("", ", bf16")]
 
 
@@ -75,10 +75,10 @@ def alone(name: str, side: str) -> float:
     [case] = [case for case in CASES if case.name == name]
     images, tests, network = _made(case), _tests(case), _network(case)
     work = partial(_plain if side == PLAIN else _ours, network, images)
-    how = replace(case.how, **VARIANTS.get(side, {}))
-    work(replace(how, epochs=1), tests)
+    train_config = replace(case.train_config, **VARIANTS.get(side, {}))
+    work(replace(train_config, epochs=1), tests)
     start = time.process_time()
-    work(how, tests)
+    work(train_config, tests)
     return time.process_time() - start
 
 
@@ -86,11 +86,11 @@ def _rows(case: Case) -> list[Row]:
     images, tests, network = _made(case), _tests(case), _network(case)
     _check(case, images, network)
     sides = {
-        variant: partial(_ours, network, images, replace(case.how, **changes), tests)
+        variant: partial(_ours, network, images, replace(case.train_config, **changes), tests)
         for variant, changes in VARIANTS.items()
     }
-    seconds = interleave(sides | {"plain": partial(_plain, network, images, case.how, tests)})
-    seen = 2 * (len(images) * case.how.epochs,)
+    seconds = interleave(sides | {"plain": partial(_plain, network, images, case.train_config, tests)})
+    seen = 2 * (len(images) * case.train_config.epochs,)
     return [rate(f"train {case.name}{variant}", seconds[variant], seconds["plain"], seen) for variant in VARIANTS]
 
 
@@ -98,50 +98,58 @@ def _predicting(case: Case) -> Row:
     """Images/CPU-s of evaluation alone, which gives the same logits on both sides."""
     images, model = _made(replace(case, images=4 * case.tests + 100)), _network(case).eval()
     model.to(memory_format=torch.channels_last)
-    ours, plain = partial(predict, model, images.x, case.how), partial(_predicted, model, images, case.how)
+    ours, plain = (
+        partial(predict, model, images.x, case.train_config),
+        partial(_predicted, model, images, case.train_config),
+    )
     require(torch.allclose(ours(), plain(), atol=CLOSE), f"logits of {case.name}")
     seconds = interleave({"ours": ours, "plain": plain})
     return rate(f"predict {case.name}", seconds["ours"], seconds["plain"], 2 * (len(images),))
 
 
 def _feed(case: Case) -> Row:
-    images, how = _made(replace(case, images=2000)), case.how
+    images, train_config = _made(replace(case, images=2000)), case.train_config
     order = _order(images, 1)
-    bare = torch.cat([x for x, _ in _loader(images, replace(how, crop=0, flip=False), order)])
-    require(torch.allclose(_normalised(prepare(images.x[order], how)), bare, atol=1e-6), "the feed without crop")
+    bare = torch.cat([x for x, _ in _loader(images, replace(train_config, crop=0, flip=False), order)])
+    require(
+        torch.allclose(_normalised(prepare(images.x[order], train_config)), bare, atol=1e-6), "the feed without crop"
+    )
 
     def ours() -> None:
         rng = stream(SEED, "augmentation")
-        for index in order.split(how.batch_size):
-            _normalised(prepare(augment(images.x[index], how.crop, how.flip, rng), how))
+        for index in order.split(train_config.batch_size):
+            _normalised(prepare(augment(images.x[index], train_config.crop, train_config.flip, rng), train_config))
 
     def plain() -> None:
-        for _ in _loader(images, how, order):
+        for _ in _loader(images, train_config, order):
             pass
 
     seconds = interleave({"ours": ours, "plain": plain})
     return rate("feed 32x32x3 crop flip", seconds["ours"], seconds["plain"], 2 * (len(images),))
 
 
-def _ours(network: Classifier, images: Images, how: TrainConfig, tests: Sequence[Images] = ()) -> Classifier:
-    model, probes = deepcopy(network), probe_schedule(how.epochs)
-    for epoch in fit(model, images, how, SEED):
+def _ours(network: Classifier, images: Images, train_config: TrainConfig, tests: Sequence[Images] = ()) -> Classifier:
+    model, probes = deepcopy(network), probe_schedule(train_config.epochs)
+    for epoch in fit(model, images, train_config, SEED):
         for test in tests if epoch.number in probes else ():
-            predict(model, test.x, how)
+            predict(model, test.x, train_config)
     return model
 
 
-def _plain(network: Classifier, images: Images, how: TrainConfig, tests: Sequence[Images] = ()) -> Classifier:
+def _plain(network: Classifier, images: Images, train_config: TrainConfig, tests: Sequence[Images] = ()) -> Classifier:
     model = deepcopy(network)
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=how.learning_rate, momentum=how.momentum, weight_decay=how.weight_decay
+        model.parameters(),
+        lr=train_config.learning_rate,
+        momentum=train_config.momentum,
+        weight_decay=train_config.weight_decay,
     )
-    steps = how.epochs * -(-len(images) // how.batch_size)
-    schedule = OneCycleLR(optimizer, how.learning_rate, total_steps=steps, cycle_momentum=False)
+    steps = train_config.epochs * -(-len(images) // train_config.batch_size)
+    schedule = OneCycleLR(optimizer, train_config.learning_rate, total_steps=steps, cycle_momentum=False)
     losses = []
-    for epoch in range(1, how.epochs + 1):
+    for epoch in range(1, train_config.epochs + 1):
         model.train()
-        for x, y in _loader(images, how, _order(images, epoch)):
+        for x, y in _loader(images, train_config, _order(images, epoch)):
             loss = F.cross_entropy(model.head(model.features(x)), y)  # the transforms have normalised x already
             optimizer.zero_grad()
             loss.backward()
@@ -149,14 +157,14 @@ def _plain(network: Classifier, images: Images, how: TrainConfig, tests: Sequenc
             schedule.step()
             losses.append(loss.item())
         for test in tests:
-            _predicted(model, test, how)
+            _predicted(model, test, train_config)
     return model
 
 
 @torch.no_grad()
-def _predicted(model: Classifier, images: Images, how: TrainConfig) -> Tensor:
+def _predicted(model: Classifier, images: Images, train_config: TrainConfig) -> Tensor:
     model.eval()
-    loader = _loader(images, replace(how, crop=0, flip=False), torch.arange(len(images)))
+    loader = _loader(images, replace(train_config, crop=0, flip=False), torch.arange(len(images)))
     return torch.cat([model.head(model.features(x)) for x, _ in loader])
 
 
@@ -175,13 +183,17 @@ class PilImages(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.x[index])), self.y[index]
 
 
-def _loader(images: Images, how: TrainConfig, order: Tensor) -> DataLoader[tuple[Tensor, Tensor]]:
-    steps: list[object] = [transforms.RandomCrop(images.shape[1:], padding=how.crop)] if how.crop else []
-    steps += [transforms.RandomHorizontalFlip()] if how.flip else []
+def _loader(images: Images, train_config: TrainConfig, order: Tensor) -> DataLoader[tuple[Tensor, Tensor]]:
+    steps: list[object] = (
+        [transforms.RandomCrop(images.shape[1:], padding=train_config.crop)] if train_config.crop else []
+    )
+    steps += [transforms.RandomHorizontalFlip()] if train_config.flip else []
     channels = images.shape[0]
     steps += [transforms.ToTensor(), transforms.Normalize(channels * [MEAN], channels * [STD])]
     sampler: Sequence[int] = order.tolist()
-    return DataLoader(PilImages(images, transforms.Compose(steps)), how.batch_size, sampler=sampler, num_workers=0)
+    return DataLoader(
+        PilImages(images, transforms.Compose(steps)), train_config.batch_size, sampler=sampler, num_workers=0
+    )
 
 
 def _check(case: Case, images: Images, network: Classifier) -> None:
@@ -189,10 +201,12 @@ def _check(case: Case, images: Images, network: Classifier) -> None:
 
     A large network amplifies what channels_last rounds otherwise, so that format is compared at a smaller rate.
     """
-    how = replace(case.how, crop=0, flip=False, epochs=1, batch_size=SMALL, memory_format="contiguous")
+    train_config = replace(
+        case.train_config, crop=0, flip=False, epochs=1, batch_size=SMALL, memory_format="contiguous"
+    )
     few = images.take(torch.arange(FEW * SMALL))
-    gentle = replace(how, learning_rate=how.learning_rate / 50, memory_format="channels_last")
-    for which in (how, gentle):
+    gentle = replace(train_config, learning_rate=train_config.learning_rate / 50, memory_format="channels_last")
+    for which in (train_config, gentle):
         plain, ours = _plain(network, few, which), _ours(network, few, which)
         apart = max(float((a - b).detach().abs().max()) for a, b in zip(*map(_weights, (plain, ours)), strict=True))
         require(apart < CLOSE, f"{case.name}, {which.memory_format}: parameters {apart:.1e} apart after {FEW} steps")

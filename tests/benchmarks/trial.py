@@ -11,23 +11,24 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from raybd import training as training_module
-from raybd import trial as trial_module
-from raybd.attacks.poisoning import Recipe
+from raybd.attacks.poisoning import PoisonSpec
 from raybd.execution import attempt as execute_module
-from raybd.execution.attempt import Setup, execute
+from raybd.execution.attempt import Setup, run_attempt
 from raybd.execution.driver import Plan, plan
 from raybd.tracking.uploads import TrialRun
+from raybd.training import loop as training_module
+from raybd.trials import artifacts
+from raybd.trials import run as trial_module
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FINISHED, TrialFolder
 from tests.benchmarks.timing import REPETITIONS, Row, require
 
 PARTS: dict[str, list[tuple[Any, str]]] = {
-    "poisoning": [(Recipe, "poison"), (Recipe, "triggered")],
-    "gate": [(trial_module, "inspect")],
+    "poisoning": [(PoisonSpec, "poison"), (PoisonSpec, "triggered")],
+    "gate": [(trial_module, "verify_poisoning")],
     "training": [(training_module, "_one_epoch")],
     "measuring": [(trial_module, "_evidence"), (trial_module, "_measure"), (trial_module, "per_sample")],
-    "figures": [(keeping, "draw_examples"), (keeping, "draw_curves")],
+    "figures": [(artifacts, "draw_examples"), (artifacts, "draw_curves")],
     "records": [
         *((execute_module, name) for name in ("_begin", "keep", "keep_probe")),
         *((TrialFolder, name) for name in ("append", "write")),
@@ -61,7 +62,7 @@ def _timed(config: TrialConfig, sweep: Plan) -> Counter[str]:
     setup = Setup(sweep.name, sweep.folder, sweep.store.address)
     with _clocks() as seconds:
         start = time.perf_counter()
-        outcome = execute(config, sweep.data[config.data], setup)
+        outcome = run_attempt(config, sweep.data[config.data], setup)
         seconds["all"] = time.perf_counter() - start
     require(outcome.status == FINISHED, f"the trial failed: {outcome.error}")
     seconds["rest"] = seconds["all"] - sum(seconds[part] for part in PARTS)

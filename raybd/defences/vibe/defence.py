@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from raybd.defences.base import FLAGGED, SUSPICION, Defence, Scene
-from raybd.defences.cost import Meter
+from raybd.defences.base import FLAGGED, SUSPICION, Defence, TrainingContext
+from raybd.defences.cost import Cost
 from raybd.defences.vibe.em import Em, EmConfig, Frozen, Pseudolabels, check_features
 from raybd.defences.vibe.heads import VARIANTS, Variant, VibeNetwork, wrapped
 from raybd.defences.vibe.source import Tuned
@@ -71,10 +71,10 @@ class Vibe(Defence):
         usual = FEW_SHARP if classes <= MANY else MANY_SHARP
         return wrapped(model, self.variant, self.kappa or usual, self.nu or usual, self.prior_scale)
 
-    def train(self, scene: Scene) -> Iterator[Epoch]:
+    def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """Features, filter, then EM; an epoch is its share of the iterations."""
-        run = _Run(self, scene)
-        for number in range(run.first, scene.how.epochs + 1):
+        run = _Run(self, context)
+        for number in range(run.first, context.train_config.epochs + 1):
             yield run.epoch(number)
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
@@ -100,29 +100,31 @@ class Vibe(Defence):
             found += [] if 0 <= getattr(self, key) < 1 else [f"{key} must be in [0, 1), got {getattr(self, key):g}"]
         return [f"VIBE: {text}" for text in found]
 
-    def em(self, scene: Scene, iterations: int) -> EmConfig:
+    def em(self, context: TrainingContext, iterations: int) -> EmConfig:
         """The settings of the EM loop."""
         names = {f.name for f in fields(EmConfig)} & {f.name for f in fields(self)}
         settings = {name: getattr(self, name) for name in names} | {"iterations": iterations}
-        return EmConfig(**settings, momentum=scene.how.momentum, weight_decay=scene.how.weight_decay)
+        return EmConfig(
+            **settings, momentum=context.train_config.momentum, weight_decay=context.train_config.weight_decay
+        )
 
 
 class _Run:
     """One training under way."""
 
-    def __init__(self, defence: Vibe, scene: Scene) -> None:
-        self.defence, self.scene = defence, scene
-        self.network = cast(VibeNetwork, scene.model)
-        self.network.to(memory_format=memory_format(scene.how))
-        state = scene.checkpoint.load() if scene.checkpoint is not None else None
-        self.meter, self.first = Meter(state), state["epoch"] + 1 if state else 1
+    def __init__(self, defence: Vibe, context: TrainingContext) -> None:
+        self.defence, self.context = defence, context
+        self.network = cast(VibeNetwork, context.model)
+        self.network.to(memory_format=memory_format(context.train_config))
+        state = context.checkpoint.load() if context.checkpoint is not None else None
+        self.cost, self.first = Cost(state), state["epoch"] + 1 if state else 1
         if state:
             self.network.load_state_dict(state["model"])
             self.kept = state["kept"]
         else:
             self._pretrain()
             self.kept = self._filtered()
-        self.source = self._source(self._at(self.first).take(self.kept.to(scene.images.x.device)))
+        self.source = self._source(self._at(self.first).take(self.kept.to(context.images.x.device)))
         self.em = self._em()
         if state:
             self.em.restore(state["em"])
@@ -131,37 +133,44 @@ class _Run:
 
     def epoch(self, number: int) -> Epoch:
         """The iterations of epoch `number`, and after the last what was found."""
-        how, config = self.scene.how, self.em.config
+        train_config, config = self.context.train_config, self.em.config
         if isinstance(self.source, Tuned):
             self.source.images = self._at(number).take(self.kept.to(self.source.images.x.device))
             self.source.begin(number)
-        with own_draws(self.scene.seed, "network", number, device=self.scene.images.x.device):
-            loss = self.em.advance(config.iterations * number // how.epochs)
+        with own_draws(self.context.seed, "network", number, device=self.context.images.x.device):
+            loss = self.em.advance(config.iterations * number // train_config.epochs)
         if not math.isfinite(loss):
-            raise DivergedError(f"the training loss is {loss} in epoch {number} of {how.epochs}")
-        self.scene.beat()
-        if number == how.epochs:
+            raise DivergedError(f"the training loss is {loss} in epoch {number} of {train_config.epochs}")
+        self.context.heartbeat()
+        if number == train_config.epochs:
             self._report()
-        elif self.scene.checkpoint is not None:
+        elif self.context.checkpoint is not None:
             state = {"model": self.network.state_dict(), "em": self.em.state(), "kept": self.kept, "epoch": number}
-            self.scene.checkpoint.save(state | self.meter.state())
-        return Epoch(number, loss, number == how.epochs, self._numbers() | self.meter.numbers(number))
+            self.context.checkpoint.save(state | self.cost.state())
+        return Epoch(number, loss, number == train_config.epochs, self._numbers() | self.cost.numbers(number))
 
     def _spend(self, images: float) -> None:
-        self.meter.passes += images / len(self.scene.images)
+        self.cost.passes += images / len(self.context.images)
 
     def _at(self, epoch: int) -> Images:
-        return self.scene.images.at(epoch)
+        return self.context.images.at(epoch)
 
     def _pretrain(self) -> None:
         method = self.defence.features
-        images, classes = self.scene.images, self.scene.classes
+        images, classes = self.context.images, self.context.classes
         check_features(torch.zeros(len(images), 1), images.y, classes)  # before hours go into features
         if method != "own":
             config = PretrainConfig(method=method, epochs=self.defence.pretrain_epochs)
-            spent = encoder(self.network.backbone, images.x, config, self.scene.seed, self.scene.shelf, self.scene.beat)
-            self.meter.passes += 2 * len(spent.losses)  # two views an image
-            self.meter.borrowed += spent.seconds if spent.reused else 0.0
+            spent = encoder(
+                self.network.backbone,
+                images.x,
+                config,
+                self.context.seed,
+                self.context.cache_folder,
+                self.context.heartbeat,
+            )
+            self.cost.passes += 2 * len(spent.losses)  # two views an image
+            self.cost.borrowed += spent.seconds if spent.reused else 0.0
 
     def _filtered(self) -> Tensor:
         """The images (N',) that stay."""
@@ -171,39 +180,41 @@ class _Run:
         from raybd.defences.vibe.filter import outliers  # its libraries take 2 s, which few trials need
 
         v = self._tuned(images).every().double().cpu().numpy()
-        y, beat = images.y.cpu().numpy(), self.scene.beat
-        out = outliers(v, y, self.scene.classes, score, self.scene.seed, beat=beat)
+        y, heartbeat = images.y.cpu().numpy(), self.context.heartbeat
+        out = outliers(v, y, self.context.classes, score, self.context.seed, heartbeat=heartbeat)
         return torch.from_numpy(~out).nonzero()[:, 0]
 
     def _tuned(self, images: Images) -> Tuned:
-        return Tuned(self.network, images, self.scene.how, self.scene.seed, self.scene.beat, self._spend)
+        return Tuned(
+            self.network, images, self.context.train_config, self.context.seed, self.context.heartbeat, self._spend
+        )
 
     def _source(self, images: Images) -> Tuned | Frozen:
         tuned = self._tuned(images)
         return tuned if self.defence.tuned else Frozen(tuned.every())
 
     def _em(self) -> Em:
-        y = self.scene.images.y[self.kept.to(self.scene.images.y.device)]
+        y = self.context.images.y[self.kept.to(self.context.images.y.device)]
         batches = math.ceil(len(y) / self.defence.batch_size)
-        usual = max(ENOUGH, self.scene.how.epochs * batches)
-        config = self.defence.em(self.scene, self.defence.iterations or usual)
-        return Em(self.network.heads, self.source, y, config, self.scene.seed)
+        usual = max(ENOUGH, self.context.train_config.epochs * batches)
+        config = self.defence.em(self.context, self.defence.iterations or usual)
+        return Em(self.network.heads, self.source, y, config, self.context.seed)
 
     def _numbers(self) -> dict[str, float]:
         em = self.em
         changed = float((em.labels != em.y).float().mean())
         numbers = {"vibe/relabelled": changed, "vibe/e_steps": float(em.steps)}
-        numbers |= {"vibe/removed": 1 - len(self.kept) / len(self.scene.images)}
+        numbers |= {"vibe/removed": 1 - len(self.kept) / len(self.context.images)}
         return numbers if math.isnan(em.flips) else numbers | {"vibe/flip_rate": em.flips}
 
     @torch.no_grad()
     def _report(self) -> None:
         """Findings: suspicion is q(l != y|x, y); images of an outlier community are suspect whatever they hold."""
-        n, kept, y = len(self.scene.images), self.kept, self.em.y.cpu()
+        n, kept, y = len(self.context.images), self.kept, self.em.y.cpu()
         q, labels = (part.cpu() for part in self.em.posterior())
         # summed, not 1 - q(y): small ones keep their order
         doubt = q.scatter(1, y[:, None], 0.0).sum(1).float()
         suspicion, flagged = torch.full((n,), 1.0), torch.ones(n, dtype=torch.bool)
-        pseudolabel = torch.full((n,), self.scene.classes)
+        pseudolabel = torch.full((n,), self.context.classes)
         suspicion[kept], flagged[kept], pseudolabel[kept] = doubt, labels != y, labels
-        self.scene.findings.update({SUSPICION: suspicion, FLAGGED: flagged, PSEUDOLABEL: pseudolabel})
+        self.context.findings.update({SUSPICION: suspicion, FLAGGED: flagged, PSEUDOLABEL: pseudolabel})

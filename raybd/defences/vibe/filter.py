@@ -27,23 +27,23 @@ MIXED = 3.0  # times the median community's odds of spread between classes, abov
 
 
 def outliers(
-    v: Array, y: Labels, classes: int, score: Score, seed: int, beat: Callable[[], None] = lambda: None
+    v: Array, y: Labels, classes: int, score: Score, seed: int, heartbeat: Callable[[], None] = lambda: None
 ) -> NDArray[np.bool_]:
     """Which of the images with features `v` (N, D) and given labels `y` (N,) lie in outlier communities (N,).
 
-    `beat` is called at every resolution that is tried.
+    `heartbeat` is called at every resolution that is tried.
 
     Raises:
         InputError: fewer than 3 images, or features that are not finite.
     """
     if len(v) < 3 or not np.isfinite(v).all():
         raise InputError(f"the outlier filter needs 3 finite rows of features or more, got {len(v)}")
-    members = communities(v, classes, seed, beat)
+    members = communities(v, classes, seed, heartbeat)
     bad = by_distance(v, members) if score == "distance" else by_composition(v, y, members)
     return np.isin(members, bad)
 
 
-def communities(v: Array, classes: int, seed: int, beat: Callable[[], None] = lambda: None) -> Labels:
+def communities(v: Array, classes: int, seed: int, heartbeat: Callable[[], None] = lambda: None) -> Labels:
     """The community (N,) of each row of `v` (N, D), numbered from 0."""
     from sklearn.neighbors import kneighbors_graph
 
@@ -53,7 +53,7 @@ def communities(v: Array, classes: int, seed: int, beat: Callable[[], None] = la
     for resolution in RESOLUTIONS:
         found = Leiden(resolution, shuffle_nodes=True, random_state=derive(seed, "leiden") % 2**32)
         labels = found.fit_predict(graph).astype(np.int64)
-        beat()
+        heartbeat()
         if abs(labels.max() - classes) < abs(best.max() - classes):
             best = labels
         if best.max() == classes or labels.max() > 2 * classes:  # K + 1 of them; or far more, and more yet to come

@@ -15,19 +15,25 @@ from raybd.types import Images
 
 
 class Tuned:
-    """The features of `network`'s backbone for `images`, which it learns on through the augmentation of `how`."""
+    """Features of `network`'s backbone for `images`; it is trained along, with the augmentation of `train_config`."""
 
     def __init__(
         self,
         network: VibeNetwork,
         images: Images,
-        how: TrainConfig,
+        train_config: TrainConfig,
         seed: int,
-        beat: Callable[[], None],
+        heartbeat: Callable[[], None],
         spend: Callable[[float], None] = lambda images: None,
     ) -> None:
         """`spend` is told how many images go through the network, forward and back; forward alone is a third."""
-        self.network, self.images, self.how, self.seed, self.beat = network, images, how, seed, beat
+        self.network, self.images, self.train_config, self.seed, self.heartbeat = (
+            network,
+            images,
+            train_config,
+            seed,
+            heartbeat,
+        )
         self.spend = spend
         self.parameters: Sequence[nn.Parameter] = trained_along(network.backbone)
         self.rng = torch.Generator()
@@ -40,14 +46,16 @@ class Tuned:
         """v (N, D) of all images as they are, in evaluation mode and without noise."""
         self.spend(len(self.images) / 3)
         with silenced():
-            return embed(self.network.backbone, self.images.x, self.beat)
+            return embed(self.network.backbone, self.images.x, self.heartbeat)
 
     def batch(self, index: Tensor) -> Tensor:
         """v (B, D) of the augmented images `index` (B,), in training mode."""
         self.spend(len(index))
         self.network.train()
-        x = prepare(augment(self.images.x[index], self.how.crop, self.how.flip, self.rng), self.how)
-        with autocast(self.how, x.device):
+        x = prepare(
+            augment(self.images.x[index], self.train_config.crop, self.train_config.flip, self.rng), self.train_config
+        )
+        with autocast(self.train_config, x.device):
             v = self.network.raw(x)
         return v.float()
 

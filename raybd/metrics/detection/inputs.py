@@ -13,7 +13,7 @@ from raybd.metrics.base import Metric
 from raybd.metrics.detection.curve import Values, detection
 from raybd.models.noise import own_draws
 from raybd.seeds import stream
-from raybd.types import Data, Evidence
+from raybd.types import Data, MetricContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,24 +27,24 @@ class InputDetector(Metric):
     title: ClassVar[str]
 
     @abstractmethod
-    def scores(self, model: nn.Module, x: Tensor, rows: list[int], seen: Evidence) -> Values:
+    def scores(self, model: nn.Module, x: Tensor, rows: list[int], context: MetricContext) -> Values:
         """(N,) how triggered `model` finds the images `x` (N, C, H, W) in [0, 1], which are rows of the test set."""
 
-    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+    def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """The numbers of the network and of the twin; nothing where the attack counts no image.
 
         Raises:
             InputError: the trial has no clean twin.
         """
-        if seen.twin is None:
+        if context.twin is None:
             raise InputError(f"{self.title} needs the clean twin, and this trial came without it")
-        rows = _some(seen.measured, self.points, seen.seed, self.title)
-        same = rows % len(seen.data.test)
-        clean, triggered = (x[i].float() / 255 for x, i in ((seen.data.test.x, same), (seen.triggered.x, rows)))
+        rows = _some(context.measured, self.points, context.seed, self.title)
+        same = rows % len(context.data.test)
+        clean, triggered = (x[i].float() / 255 for x, i in ((context.data.test.x, same), (context.triggered.x, rows)))
         found: dict[str, float | Tensor] = {}
-        with own_draws(seen.seed, self.title, device=clean.device):
-            for prefix, model in (("", seen.model), ("null_", seen.twin)):
-                negative, positive = (self.scores(model, x, rows.tolist(), seen) for x in (clean, triggered))
+        with own_draws(context.seed, self.title, device=clean.device):
+            for prefix, model in (("", context.model), ("null_", context.twin)):
+                negative, positive = (self.scores(model, x, rows.tolist(), context) for x in (clean, triggered))
                 found |= {f"{self.title}/{prefix}{name}": v for name, v in detection(negative, positive).items()}
         return found
 

@@ -18,7 +18,7 @@ from raybd.metrics.base import Metric
 from raybd.metrics.detection.curve import Values, detection
 from raybd.models.noise import own_draws
 from raybd.seeds import stream
-from raybd.types import Data, Evidence
+from raybd.types import Data, MetricContext
 
 CONSISTENT = 1.4826  # makes the median absolute deviation a normal law's standard deviation
 PATIENCE = 10  # steps above, or below, the wanted success after which the weight of the mask's size changes
@@ -44,19 +44,19 @@ class NeuralCleanse(Metric):
     every_probe: ClassVar[bool] = False
     needs_twin: ClassVar[bool] = True
 
-    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+    def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """Of the network, and "null_" of the twin: the index, the verdict, its parts; the indices are kept.
 
         Raises:
             InputError: the trial has no clean twin.
         """
-        if seen.twin is None:
+        if context.twin is None:
             raise InputError("neural_cleanse needs the clean twin, and this trial came without it")
-        targets = seen.triggered.y[seen.measured].unique().cpu().numpy()
+        targets = context.triggered.y[context.measured].unique().cpu().numpy()
         found: dict[str, float | Tensor] = {}
-        for prefix, model in (("", seen.model), ("null_", seen.twin)):
-            with own_draws(seen.seed, "neural_cleanse", device=seen.data.test.x.device):
-                sizes = np.stack([self._run(model, seen, run) for run in range(self.runs)])
+        for prefix, model in (("", context.model), ("null_", context.twin)):
+            with own_draws(context.seed, "neural_cleanse", device=context.data.test.x.device):
+                sizes = np.stack([self._run(model, context, run) for run in range(self.runs)])
             indices = np.stack([anomaly(row) for row in sizes])
             numbers = verdict(indices, targets, self.threshold)
             found |= {f"neural_cleanse/{prefix}{name}": value for name, value in numbers.items()}
@@ -71,15 +71,15 @@ class NeuralCleanse(Metric):
             found += [] if 0 < value < math.inf else [f"neural_cleanse: {name} must be above 0, got {value:g}"]
         return found if 0 < self.success <= 1 else [*found, f"neural_cleanse: success {self.success:g} not in (0, 1]"]
 
-    def _run(self, model: nn.Module, seen: Evidence, run: int) -> Values:
+    def _run(self, model: nn.Module, context: MetricContext, run: int) -> Values:
         """(K,) the size of each class's mask, the least that was seen at the wanted success, else the last."""
-        pool = seen.data.train if seen.data.validation is None else seen.data.validation
-        rng = stream(seen.seed, "neural_cleanse", run)
-        search = _Search(model, pool.shape, len(seen.data.classes), self, rng, pool.x.device)
+        pool = context.data.train if context.data.validation is None else context.data.validation
+        rng = stream(context.seed, "neural_cleanse", run)
+        search = _Search(model, pool.shape, len(context.data.classes), self, rng, pool.x.device)
         for _ in range(self.steps):
             index = torch.randint(len(pool), (self.batch_size,), generator=rng).to(pool.x.device)
             search.step(pool.x[index].float() / 255)
-            seen.beat()
+            context.heartbeat()
         return search.sizes()
 
 
@@ -91,15 +91,15 @@ class _Search:
         model: nn.Module,
         shape: tuple[int, int, int],
         classes: int,
-        how: NeuralCleanse,
+        settings: NeuralCleanse,
         rng: torch.Generator,
         device: torch.device,
     ) -> None:
-        self.model, self.how, self.classes = model, how, classes
+        self.model, self.settings, self.classes = model, settings, classes
         draws = [torch.randn(classes, c, *shape[1:], generator=rng) for c in (1, shape[0])]
         self.mask, self.pattern = (draw.to(device).requires_grad_() for draw in draws)
-        self.optimizer = torch.optim.Adam([self.mask, self.pattern], lr=how.learning_rate, betas=(0.5, 0.9))
-        self.weight = torch.full((classes,), how.size_weight, device=device)
+        self.optimizer = torch.optim.Adam([self.mask, self.pattern], lr=settings.learning_rate, betas=(0.5, 0.9))
+        self.weight = torch.full((classes,), settings.size_weight, device=device)
         self.best = torch.full((classes,), math.inf, device=device)
         self.streak = torch.zeros(classes, device=device)  # steps in a row above (+) or below (-) the wanted success
 
@@ -123,7 +123,7 @@ class _Search:
 
     def _follow(self, success: Tensor, size: Tensor) -> None:
         """Keep the smallest mask that works; weigh size more where triggers work, and less where they do not."""
-        works = success >= self.how.success
+        works = success >= self.settings.success
         self.best = torch.where(works & (size < self.best), size, self.best)
         self.streak = torch.where(works, self.streak.clamp_min(0) + 1, self.streak.clamp_max(0) - 1)
         self.weight = torch.where(self.streak >= PATIENCE, self.weight * FACTOR, self.weight)

@@ -13,7 +13,7 @@ from raybd.metrics.detection.curve import Values
 from raybd.metrics.detection.inputs import InputDetector, empty
 from raybd.metrics.smoothing.entropy import plug_in
 from raybd.metrics.smoothing.votes import tally
-from raybd.types import Data, Evidence
+from raybd.types import Data, MetricContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,13 @@ class NoiseVotes(InputDetector):
 
     title: ClassVar[str] = "noise_votes"
 
-    def scores(self, model: nn.Module, x: Tensor, rows: list[int], seen: Evidence) -> Values:
+    def scores(self, model: nn.Module, x: Tensor, rows: list[int], context: MetricContext) -> Values:
         """Minus the plug-in entropy of each image's votes."""
         if not len(x):
             return empty()
-        votes = tally(model, x[None], rows, (self.sigma,), (self.draws,), seen.seed, beat=seen.beat).votes
+        votes = tally(
+            model, x[None], rows, (self.sigma,), (self.draws,), context.seed, heartbeat=context.heartbeat
+        ).votes
         return -plug_in(votes[0, 0].long().numpy())
 
     def problems(self, data: Data, noise: float) -> list[str]:

@@ -14,7 +14,7 @@ from raybd.metrics.detection.curve import Values
 from raybd.metrics.detection.inputs import InputDetector, empty
 from raybd.metrics.stealth.consistency import strip_entropy
 from raybd.seeds import stream
-from raybd.types import Data, Evidence
+from raybd.types import Data, MetricContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,12 @@ class Strip(InputDetector):
 
     title: ClassVar[str] = "strip"
 
-    def scores(self, model: nn.Module, x: Tensor, rows: list[int], seen: Evidence) -> Values:
+    def scores(self, model: nn.Module, x: Tensor, rows: list[int], context: MetricContext) -> Values:
         """Minus the entropy (nats) of each image."""
         if not len(x):
             return empty()
-        pool = seen.data.train if seen.data.validation is None else seen.data.validation
-        chosen = torch.randperm(len(pool), generator=stream(seen.seed, "strip", "blends"))[: self.blends]
+        pool = context.data.train if context.data.validation is None else context.data.validation
+        chosen = torch.randperm(len(pool), generator=stream(context.seed, "strip", "blends"))[: self.blends]
         others = pool.x[chosen.to(pool.x.device)].float() / 255
         scores: Values = -strip_entropy(model, x, others).double().cpu().numpy()
         return scores

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from raybd.metrics.information.critics import Critics, Pairs, Training, evaluate, fit
 from raybd.metrics.information.estimate import Estimate
-from raybd.metrics.information.paper import TY, XT, Recipe, paper_mode
+from raybd.metrics.information.paper import TY, XT, PaperSettings, paper_mode
 from raybd.models import Classifier
 
 COLD, WARM = 600, 300  # steps of a critic that starts from nothing, and from the last probe's
@@ -71,25 +71,25 @@ def _fitted(critics: Critics, train: Pairs, fresh: Pairs, steps: int) -> list[Es
 
 
 def as_published(
-    model: Classifier, x: Tensor, members: dict[str, Tensor], seed: int, beat: Callable[[], None] = lambda: None
+    model: Classifier, x: Tensor, members: dict[str, Tensor], seed: int, heartbeat: Callable[[], None] = lambda: None
 ) -> dict[str, Estimate]:
     """`paper_mode` of every group on the bytes `x` (M, C, H, W), with its ceilings: hours on a CPU.
 
-    `beat` is called at every batch.
+    `heartbeat` is called at every batch.
     """
     found = {}
     for name, rows in members.items():
         images = x[rows.to(x.device)].float().div_(255)
         for kind, recipe in (("xt", XT), ("ty", TY)):
-            found[f"{kind}/{name}"] = _published(model, images, kind, recipe, seed, beat)
+            found[f"{kind}/{name}"] = _published(model, images, kind, recipe, seed, heartbeat)
     return found
 
 
 def _published(
-    model: Classifier, images: Tensor, kind: str, recipe: Recipe, seed: int, beat: Callable[[], None]
+    model: Classifier, images: Tensor, kind: str, recipe: PaperSettings, seed: int, heartbeat: Callable[[], None]
 ) -> Estimate:
     def sample(index: Tensor) -> tuple[Tensor, Tensor]:
-        beat()
+        heartbeat()
         return SAMPLES[kind](model, images[index.to(images.device)])
 
     return paper_mode(sample, len(images), recipe, seed)

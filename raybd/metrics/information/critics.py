@@ -80,25 +80,27 @@ def all_pairs(parameters: Sequence[Tensor], u: Tensor, v: Tensor) -> Tensor:
     return (second @ w3).view(first.shape[:3])
 
 
-def fit(critics: Critics, pairs: Pairs, how: Training) -> Tensor:
+def fit(critics: Critics, pairs: Pairs, training: Training) -> Tensor:
     """Train `critics` further, in place; returns the in-sample estimates of the last tenth of the steps, (S, G).
 
     Every step takes each image once, in a draw of its own chance: one cached draw an image would be learnt by heart.
     """
     critics.standardise(pairs)
-    optimizer = torch.optim.AdamW(critics.parameters, lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.learning_rate, how.steps, cycle_momentum=False)
-    chance = [_batches(pairs, how, stream(critics.seed, "batches", name)) for name in critics.names]
+    optimizer = torch.optim.AdamW(
+        critics.parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+    )
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, training.steps, cycle_momentum=False)
+    chance = [_batches(pairs, training, stream(critics.seed, "batches", name)) for name in critics.names]
     index, draw = (torch.stack(part, 1).to(pairs.u.device) for part in zip(*chance, strict=True))
-    seen = []
-    for step in range(how.steps):
+    context = []
+    for step in range(training.steps):
         estimates = infonce(critics(*pairs.at(index[step], draw[step]))).mean(1)
         optimizer.zero_grad(set_to_none=True)
         (-estimates.sum()).backward()
         optimizer.step()
         rates.step()
-        seen.append(estimates.detach())
-    return torch.stack(seen[-max(1, how.steps // 10) :])
+        context.append(estimates.detach())
+    return torch.stack(context[-max(1, training.steps // 10) :])
 
 
 @torch.no_grad()
@@ -141,10 +143,10 @@ def _weights(u: int, v: int, rng: torch.Generator) -> list[Tensor]:
     return [(2 * x - 1) / math.sqrt(n) for x, n in zip(drawn, inputs, strict=True)]
 
 
-def _batches(pairs: Pairs, how: Training, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def _batches(pairs: Pairs, training: Training, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """For every step, which images without repetition and which draw of each: twice (steps, B)."""
     n, draws = pairs.u.shape[1:3]
-    index = torch.rand(how.steps, n, generator=rng).argsort(1)[:, : how.batch]
+    index = torch.rand(training.steps, n, generator=rng).argsort(1)[:, : training.batch]
     return index, torch.randint(draws, index.shape, generator=rng)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from raybd.metrics.information.history import PHASES
 from raybd.utils.figures import plots
 
-Journal = Sequence[Mapping[str, Any]]
+History = Sequence[Mapping[str, Any]]
 STYLES = {  # group: colour, marker, label; the others are clean classes
     "backdoor": ("#d55e00", "o", "backdoor"),
     "target_clean": ("#0072b2", "s", "target class, clean part"),
@@ -23,9 +23,9 @@ GREYS = ("#303030", "#5c5c5c", "#808080", "#9c9c9c", "#b4b4b4", "#c8c8c8")
 LABELS = {"xt": "I(X;T) (nats)", "ty": "I(T;Y_pred) (nats)"}
 
 
-def information_plane(journal: Journal, title: str) -> Figure:
+def information_plane(history: History, title: str) -> Figure:
     """I(T;Y_pred) over I(X;T), one path a group, its points growing with the epoch."""
-    entries = _measured(journal)
+    entries = _measured(history)
     figure, [axes] = plots(title, 6.4, 4.8)
     sizes = np.linspace(12, 60, len(entries))
     for group in groups_of(entries):
@@ -39,9 +39,9 @@ def information_plane(journal: Journal, title: str) -> Figure:
     return figure
 
 
-def information_curves(journal: Journal, title: str) -> Figure:
+def information_curves(history: History, title: str) -> Figure:
     """Both over the epochs: bounds shaded (of I(X;T) two standard errors), ceilings dashed, open where saturated."""
-    entries = _measured(journal)
+    entries = _measured(history)
     figure, both = plots(title, 10, 4, 2)
     for axes, kind in zip(both, LABELS, strict=True):
         for group in groups_of(entries):
@@ -76,13 +76,13 @@ def feature_maps(arrays: Mapping[str, Tensor | np.ndarray], title: str) -> Figur
     return figure
 
 
-def groups_of(entries: Journal) -> list[str]:
+def groups_of(entries: History) -> list[str]:
     """The groups that were measured, the clean classes last."""
     found = {name.split("/")[2] for name in entries[-1]["metrics"] if name.startswith("mi/xt/")}
     return [group for group in STYLES if group in found] + sorted(found - STYLES.keys())
 
 
-def _curve(axes: Axes, entries: Journal, kind: str, group: str) -> None:
+def _curve(axes: Axes, entries: History, kind: str, group: str) -> None:
     colour, marker, label = _style(group, entries)
     name, epochs = f"mi/{kind}/{group}", _epochs(entries)
     value = _series(entries, name)
@@ -108,21 +108,21 @@ def _scatter(axes: Axes, points: np.ndarray) -> None:
         axes.scatter(points[mask, 0], points[mask, 1], s=12, color=colour, marker=marker, label=label)
 
 
-def _style(group: str, entries: Journal) -> tuple[str, str, str]:
+def _style(group: str, entries: History) -> tuple[str, str, str]:
     if group in STYLES:
         return STYLES[group]
     clean = [name for name in groups_of(entries) if name not in STYLES]
     return GREYS[clean.index(group) % len(GREYS)], ".", f"class {group.removeprefix('clean_')}"
 
 
-def _measured(journal: Journal) -> list[Mapping[str, Any]]:
-    return [entry for entry in journal if "mi/samples" in entry["metrics"]]
+def _measured(history: History) -> list[Mapping[str, Any]]:
+    return [entry for entry in history if "mi/samples" in entry["metrics"]]
 
 
-def _epochs(entries: Journal) -> list[int]:
+def _epochs(entries: History) -> list[int]:
     return [entry["epoch"] for entry in entries]
 
 
-def _series(entries: Journal, name: str) -> np.ndarray:
+def _series(entries: History, name: str) -> np.ndarray:
     """The metric `name` at every entry, nan where it is missing."""
     return np.array([entry["metrics"].get(name, np.nan) for entry in entries])

@@ -6,30 +6,30 @@ from typing import Any
 
 import numpy as np
 
-Journal = Sequence[Mapping[str, Any]]
+History = Sequence[Mapping[str, Any]]
 KINDS = ("xt", "ty")
 PHASES = (5 / 120, 40 / 120, 100 / 120)  # early learning, compression and convergence, as the paper samples them
 
 
-def stealth(journal: Journal) -> dict[str, float]:
+def stealth(history: History) -> dict[str, float]:
     """S_dev and S1 of a trial after its last epoch, each with its null; {} where a control is missing."""
-    measured = [entry for entry in journal if "mi/samples" in entry["metrics"]]
+    measured = [entry for entry in history if "mi/samples" in entry["metrics"]]
     if not any(f"mi/control/{kind}/backdoor" in entry["metrics"] for entry in measured for kind in KINDS):
         return {}
     chosen = phases(measured)
     return s_dev(chosen) | s1(chosen)
 
 
-def phases(journal: Journal) -> list[Mapping[str, Any]]:
+def phases(history: History) -> list[Mapping[str, Any]]:
     """The entries nearest to the paper's epochs 5, 40 and 100 of 120, in proportion to the last epoch."""
-    if not journal:
+    if not history:
         return []
-    last = journal[-1]["epoch"]
-    nearest = {min(range(len(journal)), key=lambda i: abs(journal[i]["epoch"] - share * last)) for share in PHASES}
-    return [journal[i] for i in sorted(nearest)]
+    last = history[-1]["epoch"]
+    nearest = {min(range(len(history)), key=lambda i: abs(history[i]["epoch"] - share * last)) for share in PHASES}
+    return [history[i] for i in sorted(nearest)]
 
 
-def s_dev(entries: Journal) -> dict[str, float]:
+def s_dev(entries: History) -> dict[str, float]:
     """The authors' development metric, in [0, 4], lower being stealthier, and beside it the same of the clean twin.
 
     At each epoch the values of the target group g and of the clean classes are brought to [0, 1] by their least and
@@ -55,7 +55,7 @@ def _apart(metrics: dict[str, float], prefix: str, group: str) -> float:
     return abs(float(np.mean(scaled[0] - scaled[1:])))
 
 
-def s1(entries: Journal) -> dict[str, float]:
+def s1(entries: History) -> dict[str, float]:
     """Difference in differences of the backdoor, in nats with its sign, and S1 = mean |G| / error; 0: integrated.
 
     G(e) = [Q_bd - mean_c Q_c] - [Q_ctl - mean_c Q_c^clean]: how much further from the clean classes the backdoor is

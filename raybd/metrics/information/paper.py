@@ -27,7 +27,7 @@ Sample = Callable[[Tensor], tuple[Tensor, Tensor]]  # indices (B,) -> u (B, U) a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class PaperSettings:
     """Settings of one of the two quantities."""
 
     batch: int
@@ -49,8 +49,8 @@ class Recipe:
         return math.ceil(n / self.batch) // 2 + 1
 
 
-XT = Recipe(batch=128, negatives=512, epochs=350, learning_rate=3e-4)
-TY = Recipe(batch=512, negatives=256, epochs=250, learning_rate=5e-4)
+XT = PaperSettings(batch=128, negatives=512, epochs=350, learning_rate=3e-4)
+TY = PaperSettings(batch=512, negatives=256, epochs=250, learning_rate=5e-4)
 
 
 class Critic(nn.Module):
@@ -77,7 +77,7 @@ def sampled_infonce(critic: Callable[[Tensor, Tensor, Tensor], Tensor], u: Tenso
     return (scores[:, 0] - scores.logsumexp(1)).mean() + math.log(scores.shape[1])
 
 
-def paper_mode(sample: Sample, n: int, recipe: Recipe, seed: int, epochs: int | None = None) -> Estimate:
+def paper_mode(sample: Sample, n: int, recipe: PaperSettings, seed: int, epochs: int | None = None) -> Estimate:
     """The authors' estimate for `n` images whose pairs `sample` draws; `epochs` cuts the training short."""
     u, v = sample(torch.zeros(1, dtype=torch.int64))
     with own_draws(seed, "paper critic", device=u.device):
@@ -101,7 +101,12 @@ def paper_mode(sample: Sample, n: int, recipe: Recipe, seed: int, epochs: int | 
 
 
 def _one_epoch(
-    critic: Critic, optimizer: torch.optim.Optimizer, sample: Sample, n: int, recipe: Recipe, rng: torch.Generator
+    critic: Critic,
+    optimizer: torch.optim.Optimizer,
+    sample: Sample,
+    n: int,
+    recipe: PaperSettings,
+    rng: torch.Generator,
 ) -> float:
     order = torch.randperm(n, generator=rng).split(recipe.batch)[: recipe.batches(n)]
     total = torch.zeros(())

@@ -38,10 +38,10 @@ class Shown:
 
 def numbers(shown: dict[str, Shown], wanted: NDArray[np.int64], sigma: float, looks: int) -> dict[str, float]:
     """Every number of one sigma, by name. `shown` holds "clean"; `wanted` (N,) are the attacker's classes."""
-    found = {name: value for v, seen in shown.items() for name, value in _level(v, seen, wanted).items()}
-    for variant, seen in shown.items():
+    found = {name: value for v, context in shown.items() for name, value in _level(v, context, wanted).items()}
+    for variant, context in shown.items():
         if variant not in (CLEAN, TWIN_CLEAN, TARGET_CLASS):
-            found |= _gap(variant, shown[TWIN_CLEAN if variant in TWIN else CLEAN], seen, sigma, looks)
+            found |= _gap(variant, shown[TWIN_CLEAN if variant in TWIN else CLEAN], context, sigma, looks)
     if TRIGGERED in shown:
         found |= _trigger(shown[CLEAN], shown[TRIGGERED], wanted, sigma)
     if TARGET_CLASS in shown:
@@ -49,28 +49,28 @@ def numbers(shown: dict[str, Shown], wanted: NDArray[np.int64], sigma: float, lo
     return {f"smoothness/{name}/sigma_{sigma:g}": value for name, value in found.items()}
 
 
-def _level(variant: str, seen: Shown, wanted: NDArray[np.int64]) -> dict[str, float]:
-    entropy = plug_in(seen.votes)
+def _level(variant: str, context: Shown, wanted: NDArray[np.int64]) -> dict[str, float]:
+    entropy = plug_in(context.votes)
     found = {
-        "": grassberger(seen.first).mean(),
+        "": grassberger(context.first).mean(),
         "/plug_in": entropy.mean(),
         "/median": np.median(entropy),
-        "/normalised": normalised(grassberger(seen.first), seen.first.shape[1]).mean(),
-        "/soft": shares_entropy(seen.soft).mean(),
-        "/gini": gini(seen.votes).mean(),
-        "/agreement": agreement(seen.votes, seen.calm).mean(),
-        "/unanimous": unanimous(seen.votes).mean(),
+        "/normalised": normalised(grassberger(context.first), context.first.shape[1]).mean(),
+        "/soft": shares_entropy(context.soft).mean(),
+        "/gini": gini(context.votes).mean(),
+        "/agreement": agreement(context.votes, context.calm).mean(),
+        "/unanimous": unanimous(context.votes).mean(),
     }
     if variant != TARGET_CLASS:
-        found["/wanted"] = (seen.votes.argmax(1) == wanted).mean()
+        found["/wanted"] = (context.votes.argmax(1) == wanted).mean()
     return {variant + name: float(value) for name, value in found.items()}
 
 
-def _gap(variant: str, clean: Shown, seen: Shown, sigma: float, looks: int) -> dict[str, float]:
-    found = asdict(paired_gap(clean.votes, seen.votes, (clean.first, seen.first)))
+def _gap(variant: str, clean: Shown, context: Shown, sigma: float, looks: int) -> dict[str, float]:
+    found = asdict(paired_gap(clean.votes, context.votes, (clean.first, context.first)))
     gap = {f"gap/{variant}/{name}": value for name, value in found.items()}
     gap[f"gap/{variant}"] = gap.pop(f"gap/{variant}/mean")
-    broken = lipschitz_violations(clean.votes, seen.votes, seen.lengths, sigma, looks)
+    broken = lipschitz_violations(clean.votes, context.votes, context.lengths, sigma, looks)
     if broken:
         log.error(
             "smoothness of %s at sigma %g: %d pairs of point and class break a bound that holds for every network",
@@ -93,7 +93,9 @@ def _trigger(clean: Shown, triggered: Shown, wanted: NDArray[np.int64], sigma: f
 
 def _within_class(shown: dict[str, Shown]) -> dict[str, float]:
     """AUROC of -W: genuine points of the target class against clean ones, triggered ones against the genuine."""
-    entropy = {name: plug_in(seen.votes) for name, seen in shown.items() if name in (CLEAN, TRIGGERED, TARGET_CLASS)}
+    entropy = {
+        name: plug_in(context.votes) for name, context in shown.items() if name in (CLEAN, TRIGGERED, TARGET_CLASS)
+    }
     found = {"auroc_target_class": auroc(entropy[CLEAN], entropy[TARGET_CLASS])}
     if TRIGGERED in entropy:
         found["auroc_within_class"] = auroc(entropy[TARGET_CLASS], entropy[TRIGGERED])

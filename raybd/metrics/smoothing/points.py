@@ -13,14 +13,14 @@ from raybd.metrics.smoothing.controls import is_patch, moved, moved_patch, rando
 from raybd.metrics.smoothing.noise import noise
 from raybd.metrics.smoothing.plans import TWIN
 from raybd.seeds import derive, stream
-from raybd.types import Evidence
+from raybd.types import MetricContext
 
 log = logging.getLogger(__name__)
 SEARCHED = 512  # training images on which a universal perturbation is sought
 
 
 @dataclass(frozen=True)
-class Scene:
+class EvaluationPoints:
     """N points, clean and triggered, and the two networks."""
 
     model: nn.Module
@@ -32,7 +32,7 @@ class Scene:
     others: Tensor  # (M, C, H, W) training images, and what the attacker would want of them (M,)
     others_wanted: Tensor
     seed: int
-    beat: Callable[[], None] = lambda: None
+    heartbeat: Callable[[], None] = lambda: None
 
     @property
     def lengths(self) -> Tensor:
@@ -41,35 +41,37 @@ class Scene:
         return lengths
 
 
-def scene(seen: Evidence, points: int) -> Scene:
+def evaluation_points(context: MetricContext, points: int) -> EvaluationPoints:
     """At most `points` of the triggered images that count for the attack, successful or not, by the trial's seed.
 
     The points of a smaller number are among those of a larger.
     """
-    rows = _some(seen.measured, points, seen.seed, "points")
-    lookup = torch.arange(len(seen.data.classes), device=seen.triggered.y.device)
-    test = seen.data.test
-    lookup[test.y.repeat(len(seen.members))] = seen.triggered.y
-    train = seen.data.train
-    others = _some(lookup[train.y] != train.y, SEARCHED, seen.seed, "others")
-    return Scene(
-        model=seen.model,
-        twin=seen.twin,
+    rows = _some(context.measured, points, context.seed, "points")
+    lookup = torch.arange(len(context.data.classes), device=context.triggered.y.device)
+    test = context.data.test
+    lookup[test.y.repeat(len(context.members))] = context.triggered.y
+    train = context.data.train
+    others = _some(lookup[train.y] != train.y, SEARCHED, context.seed, "others")
+    return EvaluationPoints(
+        model=context.model,
+        twin=context.twin,
         clean=pixels(test.x[rows % len(test)]),
-        triggered=pixels(seen.triggered.x[rows]),
-        wanted=seen.triggered.y[rows],
+        triggered=pixels(context.triggered.x[rows]),
+        wanted=context.triggered.y[rows],
         points=tuple(rows.tolist()),
         others=pixels(train.x[others]),
         others_wanted=lookup[train.y[others]],
-        seed=seen.seed,
-        beat=seen.beat,
+        seed=context.seed,
+        heartbeat=context.heartbeat,
     )
 
 
-def target_class(seen: Evidence, points: int) -> tuple[Tensor, tuple[int, ...]]:
+def target_class(context: MetricContext, points: int) -> tuple[Tensor, tuple[int, ...]]:
     """Clean test images of the class that the attacker wants of them, and their ids; maybe none."""
-    rows = _some(seen.data.test.y == seen.triggered.y[: len(seen.data.test)], points, seen.seed, "target_class")
-    return pixels(seen.data.test.x[rows]), tuple(rows.tolist())
+    rows = _some(
+        context.data.test.y == context.triggered.y[: len(context.data.test)], points, context.seed, "target_class"
+    )
+    return pixels(context.data.test.x[rows]), tuple(rows.tolist())
 
 
 def pixels(x: Tensor) -> Tensor:
@@ -77,25 +79,25 @@ def pixels(x: Tensor) -> Tensor:
     return x.float() / 255
 
 
-def variants(scene: Scene, names: Sequence[str]) -> dict[str, Tensor]:
+def variants(evaluation_points: EvaluationPoints, names: Sequence[str]) -> dict[str, Tensor]:
     """The images (N, C, H, W) of each of `names`; one that does not exist for this trigger is left out, and logged."""
-    made = {name: MAKERS[name](scene) for name in names}
+    made = {name: MAKERS[name](evaluation_points) for name in names}
     if absent := [name for name, images in made.items() if images is None]:
         log.info("this trigger has no %s", ", ".join(absent))
     return {name: images for name, images in made.items() if images is not None}
 
 
-def network(scene: Scene, name: str) -> nn.Module:
+def network(evaluation_points: EvaluationPoints, name: str) -> nn.Module:
     """The network that variant `name` is shown to.
 
     Raises:
         InputError: it is the clean twin, and the trial has none.
     """
     if name not in TWIN:
-        return scene.model
-    if scene.twin is None:
+        return evaluation_points.model
+    if evaluation_points.twin is None:
         raise InputError(f"smoothness of {name} needs the clean twin, and this trial came without it")
-    return scene.twin
+    return evaluation_points.twin
 
 
 def _some(mask: Tensor, most: int, seed: int, name: str) -> Tensor:
@@ -105,39 +107,55 @@ def _some(mask: Tensor, most: int, seed: int, name: str) -> Tensor:
     return eligible[order[:most]].to(mask.device)
 
 
-def _random_patch(scene: Scene) -> Tensor | None:
-    mask = support(scene.clean, scene.triggered)
-    return random_patch(scene.clean, mask, stream(scene.seed, "smoothness", "patch")) if is_patch(mask) else None
+def _random_patch(evaluation_points: EvaluationPoints) -> Tensor | None:
+    mask = support(evaluation_points.clean, evaluation_points.triggered)
+    return (
+        random_patch(evaluation_points.clean, mask, stream(evaluation_points.seed, "smoothness", "patch"))
+        if is_patch(mask)
+        else None
+    )
 
 
-def _moved_patch(scene: Scene) -> Tensor | None:
-    mask = support(scene.clean, scene.triggered)
+def _moved_patch(evaluation_points: EvaluationPoints) -> Tensor | None:
+    mask = support(evaluation_points.clean, evaluation_points.triggered)
     if not is_patch(mask):
         return None
-    return moved_patch(scene.clean, scene.triggered, mask, stream(scene.seed, "smoothness", "place"))
+    return moved_patch(
+        evaluation_points.clean,
+        evaluation_points.triggered,
+        mask,
+        stream(evaluation_points.seed, "smoothness", "place"),
+    )
 
 
-def _random_direction(scene: Scene) -> Tensor:
+def _random_direction(evaluation_points: EvaluationPoints) -> Tensor:
     # Streams of their own: they must not be the noise that is then drawn around the points.
-    seed, device = derive(scene.seed, "smoothness", "direction"), scene.clean.device
-    directions = noise(seed, scene.points, 0, scene.clean.shape[1:], device)[:, 0]
-    return moved(scene.clean, directions, scene.lengths)
+    seed, device = derive(evaluation_points.seed, "smoothness", "direction"), evaluation_points.clean.device
+    directions = noise(seed, evaluation_points.points, 0, evaluation_points.clean.shape[1:], device)[:, 0]
+    return moved(evaluation_points.clean, directions, evaluation_points.lengths)
 
 
-def _universal(scene: Scene, name: str) -> Tensor:
-    found = universal(network(scene, name), scene.others, scene.others_wanted, float(scene.lengths.mean()))
-    return moved(scene.clean, found, scene.lengths)
+def _universal(evaluation_points: EvaluationPoints, name: str) -> Tensor:
+    found = universal(
+        network(evaluation_points, name),
+        evaluation_points.others,
+        evaluation_points.others_wanted,
+        float(evaluation_points.lengths.mean()),
+    )
+    return moved(evaluation_points.clean, found, evaluation_points.lengths)
 
 
-MAKERS: dict[str, Callable[[Scene], Tensor | None]] = {
-    "clean": lambda scene: scene.clean,
-    "triggered": lambda scene: scene.triggered,
+MAKERS: dict[str, Callable[[EvaluationPoints], Tensor | None]] = {
+    "clean": lambda evaluation_points: evaluation_points.clean,
+    "triggered": lambda evaluation_points: evaluation_points.triggered,
     "random_patch": _random_patch,
     "moved_patch": _moved_patch,
     "random_direction": _random_direction,
-    "universal": lambda scene: _universal(scene, "universal"),
-    "pgd": lambda scene: pgd(scene.model, scene.clean, scene.wanted, scene.lengths),
-    "twin_clean": lambda scene: scene.clean,
-    "twin_triggered": lambda scene: scene.triggered,
-    "twin_universal": lambda scene: _universal(scene, "twin_universal"),
+    "universal": lambda evaluation_points: _universal(evaluation_points, "universal"),
+    "pgd": lambda evaluation_points: pgd(
+        evaluation_points.model, evaluation_points.clean, evaluation_points.wanted, evaluation_points.lengths
+    ),
+    "twin_clean": lambda evaluation_points: evaluation_points.clean,
+    "twin_triggered": lambda evaluation_points: evaluation_points.triggered,
+    "twin_universal": lambda evaluation_points: _universal(evaluation_points, "twin_universal"),
 }

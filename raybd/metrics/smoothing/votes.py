@@ -38,7 +38,7 @@ class _Field:
     batch: int
     votes: Tensor  # (rows, K) int64
     soft: Tensor  # (rows, K) float32, sums
-    beat: Callable[[], None]
+    heartbeat: Callable[[], None]
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Variant, sigma and point of the rows `index`."""
@@ -54,7 +54,7 @@ def tally(
     looks: Sequence[int],
     seed: int,
     batch: int | None = None,
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Tally:
     """Count the classes that `model` gives x + sigma z, for every variant x of every point and every sigma.
 
@@ -86,7 +86,7 @@ def tally(
             batch=batch or batch_size(images),
             votes=torch.zeros(len(rows), calm.shape[1], dtype=torch.int64, device=images.device),
             soft=torch.zeros(len(rows), calm.shape[1], device=images.device),
-            beat=beat,
+            heartbeat=heartbeat,
         )
         _count(field, rows, 0, looks[0])
         first = field.votes.clone()
@@ -110,7 +110,7 @@ def _count(field: _Field, active: Tensor, first: int, last: int) -> None:
         inside = slice(max(first - block * size, 0), last - block * size)
         for part in active.split(max(1, field.batch // size)) if len(active) else ():
             _vote(field, part, block, inside)
-            field.beat()
+            field.heartbeat()
 
 
 def _vote(field: _Field, part: Tensor, block: int, inside: slice) -> None:

@@ -17,7 +17,7 @@ from raybd.models.lipschitz import channel_lipschitz
 from raybd.models.noise import own_draws
 from raybd.plugins import unknown
 from raybd.seeds import stream
-from raybd.types import Data, Evidence
+from raybd.types import Data, MetricContext
 
 FEW = 200  # test images for channels and STRIP
 LATENT = 2000  # training images of one label
@@ -31,39 +31,44 @@ class StealthFull(Metric):
 
     extras: tuple[Literal["hessian", "lpips"], ...] = ()
 
-    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+    def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """Everything after the last epoch; before it, up to the fifth epoch, how the losses tell poison."""
         found: dict[str, float] = {}
-        with own_draws(seen.seed, "stealth_full", device=seen.data.test.x.device):
-            if seen.epoch <= EARLY or seen.last:
-                found |= dynamics(seen)
-            images = sample(seen, FEW)
-            if seen.last and len(images.true):
-                found |= {**channels(seen.model, images), **weights(seen.model), **latent(seen), **strip(seen, images)}
-                found |= self._extras(seen, images)
+        with own_draws(context.seed, "stealth_full", device=context.data.test.x.device):
+            if context.epoch <= EARLY or context.last:
+                found |= dynamics(context)
+            images = sample(context, FEW)
+            if context.last and len(images.true):
+                found |= {
+                    **channels(context.model, images),
+                    **weights(context.model),
+                    **latent(context),
+                    **strip(context, images),
+                }
+                found |= self._extras(context, images)
         return {f"stealth/{name}": value for name, value in found.items()}
 
     def problems(self, data: Data, noise: float) -> list[str]:
         """Extras that do not exist, or whose package is missing."""
         return unknown("extra of stealth_full", self.extras, MODULES) or absent(self.extras)
 
-    def _extras(self, seen: Evidence, images: Sample) -> dict[str, float]:
+    def _extras(self, context: MetricContext, images: Sample) -> dict[str, float]:
         found = {}
         if "lpips" in self.extras:
             found["lpips"] = float(lpips(images.clean, images.triggered).mean())
         if "hessian" in self.extras:
-            some = _some(len(seen.poisoned.images), HESSIAN, seen.seed, "hessian").to(seen.data.train.x.device)
-            shown = seen.poisoned.images.take(some)
-            found["hessian_top"] = top_curvature(seen.model, shown.x.float() / 255, shown.y)
+            some = _some(len(context.poisoned.images), HESSIAN, context.seed, "hessian").to(context.data.train.x.device)
+            shown = context.poisoned.images.take(some)
+            found["hessian_top"] = top_curvature(context.model, shown.x.float() / 255, shown.y)
         return found
 
 
-def dynamics(seen: Evidence) -> dict[str, float]:
+def dynamics(context: MetricContext) -> dict[str, float]:
     """AUROC of low training loss for poison at this epoch; nothing where all or none are poisoned."""
-    mask, shown = poisoned(seen), seen.poisoned.images
+    mask, shown = poisoned(context), context.poisoned.images
     if not mask.any() or mask.all():
         return {}
-    return {"loss_auroc": loss_auroc(training_losses(seen.model, shown.x, shown.y), mask)}
+    return {"loss_auroc": loss_auroc(training_losses(context.model, shown.x, shown.y), mask)}
 
 
 def channels(model: nn.Module, images: Sample) -> dict[str, float]:
@@ -79,28 +84,28 @@ def weights(model: nn.Module) -> dict[str, float]:
     return {f"channel_lipschitz/{name}": outliers(values) for name, values in channel_lipschitz(model).items()}
 
 
-def latent(seen: Evidence) -> dict[str, float]:
+def latent(context: MetricContext) -> dict[str, float]:
     """Separability of poison among the training images of its label; of several labels the mean, by poison count."""
-    mask, found, counts = poisoned(seen).cpu(), [], []
-    shown = seen.poisoned.images
+    mask, found, counts = poisoned(context).cpu(), [], []
+    shown = context.poisoned.images
     for label in shown.y.cpu()[mask].unique().tolist():
         rows = (shown.y.cpu() == label).nonzero().flatten()
-        rows = rows[_some(len(rows), LATENT, seen.seed, "latent")]
+        rows = rows[_some(len(rows), LATENT, context.seed, "latent")]
         poison = mask[rows].numpy()
         if separable(poison):
-            found.append(separability(features(seen.model, shown.x[rows.to(shown.x.device)]), poison))
+            found.append(separability(features(context.model, shown.x[rows.to(shown.x.device)]), poison))
             counts.append(int(poison.sum()))
     if not found:
         return {}
     return {f"latent/{name}": float(np.average([part[name] for part in found], weights=counts)) for name in found[0]}
 
 
-def strip(seen: Evidence, images: Sample) -> dict[str, float]:
+def strip(context: MetricContext, images: Sample) -> dict[str, float]:
     """AUROC of STRIP against this trigger, blending with clean training images."""
-    train = seen.data.train
-    some = _some(len(train), BLENDS, seen.seed, "strip").to(train.x.device)
+    train = context.data.train
+    some = _some(len(train), BLENDS, context.seed, "strip").to(train.x.device)
     others = train.x[some].float() / 255
-    return {"strip_auroc": strip_auroc(seen.model, images.clean, images.triggered, others)}
+    return {"strip_auroc": strip_auroc(context.model, images.clean, images.triggered, others)}
 
 
 def _some(n: int, most: int, seed: int, name: str) -> Tensor:

@@ -11,7 +11,7 @@ from raybd.metrics.stealth.gradients import cross_entropy, gradient_norms, margi
 from raybd.metrics.stealth.sample import Sample, poisoned, sample
 from raybd.metrics.stealth.ssim import SIDE, ssim_reflect11, ssim_valid11
 from raybd.models.noise import own_draws
-from raybd.types import Evidence
+from raybd.types import MetricContext
 
 DISTANCES = {"l0": changed_pixels, "l1": l1, "l2": l2, "linf": linf, "mse": mse, "psnr": psnr}
 GRADIENTS = 200  # images
@@ -24,9 +24,9 @@ class Stealth(Metric):
 
     every_probe: ClassVar[bool] = False
 
-    def measure(self, seen: Evidence) -> dict[str, float | Tensor]:
+    def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """Means over at most 500 test images that the attack success rate counts; pixels in [0, 1]."""
-        images = sample(seen)
+        images = sample(context)
         if not len(images.true):
             return {}
         found = {
@@ -34,16 +34,16 @@ class Stealth(Metric):
             **similarities(images),
             **frequencies(images),
             **confidences(images),
-            **data(seen),
+            **data(context),
         }
-        with own_draws(seen.seed, "stealth", device=images.clean.device):
-            found |= steepness(seen.model, images)
+        with own_draws(context.seed, "stealth", device=images.clean.device):
+            found |= steepness(context.model, images)
         return {f"stealth/{name}": value for name, value in found.items()}
 
 
-def data(seen: Evidence) -> dict[str, float]:
+def data(context: MetricContext) -> dict[str, float]:
     """How many training images are poisoned, their share, and whether all of them keep their labels."""
-    mask, changed = poisoned(seen), seen.poisoned.images.y != seen.poisoned.true
+    mask, changed = poisoned(context), context.poisoned.images.y != context.poisoned.true
     count = int(mask.sum())
     clean_label = count > 0 and not bool(changed[mask].any())
     return {"poisoned": float(count), "poison_rate": count / len(mask), "clean_label": float(clean_label)}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from raybd.seeds import stream
-from raybd.types import POISON, Evidence
+from raybd.types import POISON, MetricContext
 
 MOST = 500  # test images: the error of a mean over these is far below what sets triggers apart
 
@@ -23,22 +23,22 @@ class Sample:
     triggered_logits: Tensor
 
 
-def sample(seen: Evidence, most: int = MOST) -> Sample:
+def sample(context: MetricContext, most: int = MOST) -> Sample:
     """At most `most` of the images; those of a smaller number are among those of a larger one."""
-    test, eligible = seen.data.test, seen.measured.cpu().nonzero().flatten()
-    order = torch.randperm(len(eligible), generator=stream(seen.seed, "stealth"))
+    test, eligible = context.data.test, context.measured.cpu().nonzero().flatten()
+    order = torch.randperm(len(eligible), generator=stream(context.seed, "stealth"))
     rows = eligible[order[:most]].to(test.x.device)
     same = rows % len(test)  # an attack of several members has every test image once for each
     return Sample(
         clean=test.x[same].float() / 255,
-        triggered=seen.triggered.x[rows].float() / 255,
-        wanted=seen.triggered.y[rows],
+        triggered=context.triggered.x[rows].float() / 255,
+        wanted=context.triggered.y[rows],
         true=test.y[same],
-        clean_logits=seen.clean_logits[same],
-        triggered_logits=seen.triggered_logits[rows],
+        clean_logits=context.clean_logits[same],
+        triggered_logits=context.triggered_logits[rows],
     )
 
 
-def poisoned(seen: Evidence) -> Tensor:
+def poisoned(context: MetricContext) -> Tensor:
     """Mask (N,) of the training images that were poisoned."""
-    return seen.poisoned.roles == POISON
+    return context.poisoned.roles == POISON

@@ -25,35 +25,35 @@ def encoder(
     x: Tensor,
     config: PretrainConfig,
     seed: int,
-    shelf: Path | None = None,
-    beat: Callable[[], None] = lambda: None,
+    cache_folder: Path | None = None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Pretrained:
     """`model` pretrained on `x` (N, C, H, W) uint8, in place and but for its head, as `pretrain` would.
 
-    Taken from `shelf` where an encoder of the same recipe is kept; else trained by one process, from where a dead
-    one stopped, while others wait and `beat`. The recipe is the pixels, the settings, the architecture, the weights
-    that `model` comes with, the seed and the kind of device. Without a shelf, or where it cannot be written, it is
+    Taken from `cache_folder` where one with the same key is kept; else trained by one process, from where a dead one
+    stopped, while others wait and call `heartbeat`. The key is the pixels, the settings, the architecture, the weights
+    that `model` comes with, the seed and the kind of device. Without a folder, or where it cannot be written to, it is
     trained for this caller alone.
 
     Raises:
         InputError, DivergedError: as `pretrain` does.
     """
-    if shelf is None:
-        return pretrain(model, x, config, seed, beat=beat)
-    place = _Place(shelf / "encoders" / recipe(model, x, config, seed), model)
+    if cache_folder is None:
+        return pretrain(model, x, config, seed, heartbeat=heartbeat)
+    place = _Place(cache_folder / "encoders" / recipe(model, x, config, seed), model)
     first = {name: value.clone() for name, value in weights_of(model).items()}
 
     def train() -> None:
         place.clear()
-        place.keep(pretrain(model, x, config, seed, place.checkpoint, beat))
+        place.keep(pretrain(model, x, config, seed, place.checkpoint, heartbeat))
 
     try:
         place.folder.mkdir(parents=True, exist_ok=True)
-        once(place.load, train, place.folder / ".lock", beat)
+        once(place.load, train, place.folder / ".lock", heartbeat)
     except OSError as error:
-        log.warning("no encoder can be kept in %s (%s): it is trained for this trial alone", shelf, error)
+        log.warning("no encoder can be kept in %s (%s): it is trained for this trial alone", cache_folder, error)
         model.load_state_dict(first, strict=False)
-        return pretrain(model, x, config, seed, beat=beat)
+        return pretrain(model, x, config, seed, heartbeat=heartbeat)
     assert place.found is not None
     return place.found
 
