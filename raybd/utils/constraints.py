@@ -1,0 +1,81 @@
+"""Ranges on the fields of configs: `Annotated[float, Interval(ge=0, lt=1)]` is checked by `violations`, once.
+
+The bounds are those of `annotated_types` (Ge, Gt, Le, Lt, Interval), as pydantic and others read them.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
+
+Bound = Ge | Gt | Le | Lt
+Positive = Annotated[float, Interval(gt=0, lt=math.inf)]  # finite and above 0
+NonNegative = Annotated[float, Interval(ge=0, lt=math.inf)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+
+COMPARE: dict[type[Bound], tuple[Callable[[Any, Any], bool], str]] = {
+    Ge: (operator.ge, "at least"),
+    Gt: (operator.gt, "above"),
+    Le: (operator.le, "at most"),
+    Lt: (operator.lt, "below"),
+}
+
+
+def violations(config: Any, prefix: str = "") -> list[str]:
+    """Every field of the dataclass `config` that is out of its range: its name after `prefix`, what is allowed, its
+    value. Fields that are None, or have no bounds, are left out; of a tuple each value is checked."""
+    cls: Any = type(config)
+    return [
+        f"{prefix}{name} must be {allowed}, got {value:g}"
+        for name, bounds, allowed in _bounded(cls)
+        for value in _values(getattr(config, name))
+        if not all(COMPARE[type(bound)][0](value, limit(bound)) for bound in bounds)
+    ]
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (value,)
+
+
+@cache  # a sweep asks ten thousands of times
+def _bounded(cls: Any) -> list[tuple[str, tuple[Bound, ...], str]]:
+    """Name, bounds and their description of every field with bounds."""
+    hints = get_type_hints(cls, include_extras=True)
+    found = ((f.name, tuple(_bounds(hints[f.name]))) for f in fields(cls))
+    return [(name, bounds, describe(bounds)) for name, bounds in found if bounds]
+
+
+def _bounds(hint: Any) -> Iterator[Bound]:
+    """The bounds in an annotation, wherever they stand in it: `Annotated[int, Ge(1)] | None`, `tuple[Share, ...]`."""
+    if get_origin(hint) is Annotated:
+        for mark in get_args(hint)[1:]:
+            if isinstance(mark, Interval):
+                yield from mark  # type: ignore[misc]
+            elif isinstance(mark, Bound):
+                yield mark
+    else:
+        for inner in get_args(hint):
+            yield from _bounds(inner)
+
+
+def limit(bound: Bound) -> Any:
+    """The number in `bound`."""
+    return getattr(bound, type(bound).__name__.lower())
+
+
+def describe(bounds: tuple[Bound, ...]) -> str:
+    """Bounds in words: "in [0, 1)", "above 0 and finite", "at least 1"."""
+    low = next((b for b in bounds if isinstance(b, Ge | Gt)), None)
+    high = next((b for b in bounds if isinstance(b, Le | Lt)), None)
+    if low is not None and high is not None and limit(high) != math.inf:
+        left, right = "[" if isinstance(low, Ge) else "(", "]" if isinstance(high, Le) else ")"
+        return f"in {left}{limit(low):g}, {limit(high):g}{right}"
+    bound = low or high
+    assert bound is not None
+    return f"{COMPARE[type(bound)][1]} {limit(bound):g}{' and finite' if low and high else ''}"
