@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from raybd.errors import InputError
 
 T = TypeVar("T")
+_ALWAYS = object()  # equal to no value
 # What stands between two commas: words, quoted text, lists of both
 PIECE = re.compile(r"""(?:[^,"[]|"(?:\\.|[^"\\])*"|\[(?:[^]"]|"(?:\\.|[^"\\])*")*\]|["[])+""")
 
@@ -73,20 +74,22 @@ def describe(table: Mapping[str, type[T]], plugin: T, common: Iterable[str] = ()
     """`plugin` as `parse` reads it: its name, and its settings that are not the defaults, but for those of `common`."""
     plain = spec(table, plugin)
     usual = spec(table, table[plain["name"]]())
-    changed = {k: v for k, v in plain.items() if v != usual[k] and k not in common}
+    changed = {k: v for k, v in plain.items() if v != usual.get(k, _ALWAYS) and k not in common}
     said = [f"{k}={json.dumps(v, separators=(',', ':'))}" for k, v in changed.items()]
     return str(plain["name"]) + (":" + ",".join(said) if said else "")
 
 
 def spec(table: Mapping[str, type[T]], plugin: T) -> dict[str, Any]:
-    """`plugin` as its name in `table` and every setting, defaults written out; `build` takes it back."""
+    """`plugin` as its name in `table` and its settings, defaults written out; `build` takes it back."""
     return {"name": name_of(table, plugin)} | settings_of(plugin)
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """Every field of a dataclass by its name, as it stands."""
+    """The fields of a dataclass by name, those left out that were added after the first release and are at their
+    default: `field(default=1, metadata={"since": "0.2"})`, so that configs that do not use them keep their keys."""
     cls: Any = type(config)
-    return {key: getattr(config, key) for key in _fields(cls)}
+    found = {key: getattr(config, key) for key in _fields(cls)}
+    return {key: value for key, value in found.items() if value != _added(cls).get(key, _ALWAYS)}
 
 
 def name_of(table: Mapping[str, type[T]], plugin: T) -> str:
@@ -97,6 +100,12 @@ def name_of(table: Mapping[str, type[T]], plugin: T) -> str:
 @cache  # a sweep asks ten thousands of times
 def _fields(cls: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(cls)]
+
+
+@cache
+def _added(cls: Any) -> dict[str, Any]:
+    """The default of every field that was added after the first release."""
+    return {f.name: f.default for f in dataclasses.fields(cls) if "since" in f.metadata}
 
 
 def _value(text: str) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,8 @@ def coerce_floats(config: Any) -> None:
 def _float_fields(cls: Any) -> list[tuple[str, bool]]:
     """The names of the float fields of a dataclass, and whether each holds several."""
     several: dict[Any, bool] = {float: False, float | None: False, tuple[float, ...]: True}
-    several |= {"float": False, "float | None": False, "tuple[float, ...]": True}
-    return [(f.name, several[f.type]) for f in fields(cls) if f.type in several]
+    hints = get_type_hints(cls)  # without the bounds of Annotated
+    return [(f.name, several[hints[f.name]]) for f in fields(cls) if hints[f.name] in several]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from raybd.tracking.store import Address
 from raybd.tracking.uploads import TrialRun, abandon, restore
 from raybd.training import Checkpoint
 from raybd.trials.artifacts import keep, keep_probe
-from raybd.trials.config import TrialConfig
+from raybd.trials.config import KEY_FORMAT, TrialConfig
 from raybd.trials.records import FAILED, FINISHED, Record, SweepFolder, TrialFolder
 from raybd.trials.run import TrialResult, run_trial
 from raybd.types import Data, Report
@@ -166,6 +166,7 @@ def record_death(config: TrialConfig, setup: Setup, error: str) -> None:
         config=config.to_dict(),
         params=config.params,
         status=FAILED,
+        key_format=KEY_FORMAT,
         tags=tags,
         started=round(1000 * time.time()),
         error=error,
@@ -209,6 +210,7 @@ def _record(
         config=config.to_dict(),
         params=config.params,
         status=status,
+        key_format=KEY_FORMAT,
         tags=tags | {"raybd.peak_memory_mib": f"{memory.peak():.0f}"} | ({"raybd.error": said[:500]} if error else {}),
         metrics=result.metrics if result else {},
         manifest=result.manifest if result else {},
@@ -224,6 +226,7 @@ def _tags(config: TrialConfig, setup: Setup) -> dict[str, str]:
     return {
         "raybd.kind": "trial",
         "raybd.key": config.key,
+        "raybd.key_format": str(KEY_FORMAT),
         "raybd.version": raybd.__version__,
         "raybd.commit": environment()["commit"],
         "raybd.data_fingerprint": config.fingerprint,

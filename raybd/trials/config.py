@@ -20,6 +20,7 @@ from raybd.plugins import describe as describe_plugin
 from raybd.training import TrainConfig
 from raybd.types import Data, coerce_floats
 
+KEY_FORMAT = 1  # of `TrialConfig.key`; raised when equal settings shall get other keys than before
 NETWORK_ONLY = ("train.", "model.width", "model.depth", "model.noise")  # parameters that the other kind has not
 CONVEX_ONLY = ("model.C", "model.gamma", "recipe")
 
@@ -95,7 +96,7 @@ class TrialConfig:
         coerce_floats(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested JSON types with every default written out."""
+        """Plain nested JSON types, defaults written out but for options added after the first release."""
         plain: dict[str, Any] = json.loads(json.dumps(self._plain()))
         return plain
 
@@ -122,14 +123,15 @@ class TrialConfig:
 
     @cached_property
     def key(self) -> str:
-        """The first 16 hex digits of the SHA-256 of the sorted JSON.
+        """The first 16 hex digits of the SHA-256 of the sorted JSON, after the format's version from 2 on.
 
         A user's own images count by their pixels, not by the path they happen to lie at.
         """
         plain = self._plain()
         if self.fingerprint:
             plain["data"] = self.data.split(":")[0]
-        text = json.dumps(plain, sort_keys=True)
+        version = "" if KEY_FORMAT == 1 else f"{KEY_FORMAT} "
+        text = version + json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property

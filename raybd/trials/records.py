@@ -35,6 +35,7 @@ class Record:
     config: dict[str, Any]
     params: dict[str, Any]  # the flattened config
     status: str  # FINISHED or FAILED
+    key_format: int = 1  # version of the rule that made `key`
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
