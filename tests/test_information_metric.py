@@ -20,7 +20,7 @@ from raybd.metrics.information.plugin import coordinates, plug_in, plug_in_score
 from raybd.metrics.mutual_information import MutualInformation
 from raybd.metrics.stealthiness import Stealthiness
 from raybd.models import Classifier, build_model
-from raybd.models.noise import own_draws
+from raybd.seeds import forked_rng
 from raybd.training import TrainConfig, fit
 from raybd.types import CLEAN, COVER, POISON, Data, Images, MetricContext, Poisoned
 
@@ -199,7 +199,7 @@ def test_refusals(digits: Data) -> None:
 def test_data_processing(trial: Trial) -> None:
     """I(X;Y_pred) <= min(I(X;T), I(T;Y_pred)) in every group: lower bounds on the left, upper ones on the right."""
     model, groups = cast("Classifier", trial.context.model), choose(trial.poisoned, 48, 4, 0)
-    with own_draws(0, "test", device=CPU):
+    with forked_rng(0, "test", device=CPU):
         t = noisy(model, trial.poisoned.images.x[groups.index], 36)
         y = model.classify(t)
     axes = coordinates(y[:, :32].unflatten(0, (-1, 48)))
@@ -262,9 +262,9 @@ def test_pairs_to_train_on_and_fresh_ones(trial: Trial) -> None:
     model, table = cast("Classifier", trial.context.model), torch.tensor([[0, 2], [1, 3]])
     x = trial.data.train.x[:4]
     t = noisy(model, x, 5)
-    with own_draws(0, "test", device=CPU):
+    with forked_rng(0, "test", device=CPU):
         train, fresh = pairs_of(model, x, t, table, 3)
-    with own_draws(0, "test", device=CPU):
+    with forked_rng(0, "test", device=CPU):
         y = model.classify(t)
     for found, part in ((train, slice(0, 3)), (fresh, slice(3, 5))):
         assert torch.equal(found["xt"].u, t[table][:, :, part])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.models import MODELS, Classifier, build_model, check_model
-from raybd.models.base import scaled
+from raybd.models.base import scale_channels
 from raybd.models.resnet import BasicBlock, PreActBlock, ResNet
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)]
@@ -276,7 +276,7 @@ def test_the_narrowest_small_cnn_has_four_channels() -> None:
 
 
 def test_scaled_rounds_and_has_a_floor() -> None:
-    assert [scaled(16, w) for w in (0.01, 0.25, 0.3, 1.0, 1.5)] == [4, 4, 5, 16, 24]
+    assert [scale_channels(16, w) for w in (0.01, 0.25, 0.3, 1.0, 1.5)] == [4, 4, 5, 16, 24]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "preact_resnet18"])

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from raybd.models import Classifier, build_model
-from raybd.models.first import FirstConvolution, see_grey_levels
+from raybd.models.float32_convolution import Float32Conv2d, keep_float32_input
 from raybd.training import TrainConfig, predict
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST, whose strokes lie above 2 when normalised
@@ -45,8 +45,8 @@ def test_a_stamp_of_one_grey_level_passes_the_first_convolution_and_no_other() -
     plain = nn.Conv2d(1, 16, 3, padding=1, bias=False)
     exact = change(plain, LOST, precise=True)
     assert change(plain, LOST).abs().max() == 0  # why this exists
-    first = see_grey_levels(plain)
-    assert isinstance(first, FirstConvolution)
+    first = keep_float32_input(plain)
+    assert isinstance(first, Float32Conv2d)
     for grey in (0, 100, 200, LOST, 254):
         exact = change(first, grey, precise=True)
         assert (change(first, grey) - exact).norm() < 0.06 * exact.norm()
@@ -56,7 +56,7 @@ def test_a_stamp_of_one_grey_level_passes_the_first_convolution_and_no_other() -
 def test_every_model_has_one_such_convolution_and_it_is_the_first(name: str) -> None:
     model = made(name, 3 if name.startswith("torchvision:") else 1)
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    assert [type(module) is FirstConvolution for module in convolutions] == [True] + [False] * (len(convolutions) - 1)
+    assert [type(module) is Float32Conv2d for module in convolutions] == [True] + [False] * (len(convolutions) - 1)
     seen: list[tuple[torch.dtype, torch.dtype]] = []
     convolutions[0].register_forward_hook(lambda _, x, out: seen.append((x[0].dtype, out.dtype)))
     predict(model, torch.zeros((2, *shape_of(model)), dtype=torch.uint8), BF16)
@@ -75,14 +75,14 @@ def test_without_autocast_nothing_changes(name: str) -> None:
     ours = model(x)
     names = list(model.state_dict())
     for module in model.modules():
-        if type(module) is FirstConvolution:
+        if type(module) is Float32Conv2d:
             module.__class__ = nn.Conv2d
     assert torch.equal(ours, model(x))
     assert names == list(model.state_dict())
 
 
 def test_the_gradient_reaches_the_pixels_and_the_weights_in_full_precision() -> None:
-    first = see_grey_levels(nn.Conv2d(1, 4, 3, bias=False))
+    first = keep_float32_input(nn.Conv2d(1, 4, 3, bias=False))
     x = torch.rand(2, 1, 8, 8, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         first(x).float().sum().backward()
@@ -98,4 +98,4 @@ def test_a_class_of_the_user_s_own_stays() -> None:
         pass
 
     model = nn.Sequential(Own(1, 4, 3), nn.Conv2d(4, 4, 3))
-    assert [type(module) for module in see_grey_levels(model).children()] == [Own, nn.Conv2d]
+    assert [type(module) for module in keep_float32_input(model).children()] == [Own, nn.Conv2d]

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.models import Classifier, build_model, check_model
-from raybd.models.noise import NoisyReLU, add_noise, own_draws, shared, silenced
+from raybd.models.noise import NoisyReLU, add_noise, shared_noise, without_noise
 from raybd.models.resnet import BasicBlock, PreActBlock
 from raybd.models.small_cnn import SmallCnn
+from raybd.seeds import forked_rng
 
 SITES = {"small_cnn": 3, "resnet18": 16, "preact_resnet18": 16, "torchvision:vgg11_bn": 8}
 OWN = [name for name in SITES if ":" not in name]
@@ -54,7 +55,7 @@ def test_silenced_it_is_the_network_without(name: str) -> None:
     plain, noisy, x = make(name, 0.0), make(name, 0.4), images()
     assert plain.state_dict().keys() == noisy.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), noisy.state_dict().values(), strict=True))
-    with silenced():
+    with without_noise():
         assert torch.equal(noisy(x), plain(x))
     assert not torch.equal(noisy(x), plain(x))
 
@@ -78,9 +79,9 @@ def test_basic_block_by_hand() -> None:
     """Noise after the first ReLU, and after the last, drawn in that order."""
     torch.manual_seed(0)
     block, x = BasicBlock(4, 4, 1, noise=0.3).eval(), torch.randn(2, 4, 6, 6)
-    with own_draws(1, "test", device=CPU):
+    with forked_rng(1, "test", device=CPU):
         found = block(x)
-    with own_draws(1, "test", device=CPU):
+    with forked_rng(1, "test", device=CPU):
         first, second = torch.randn(2, 4, 6, 6), torch.randn(2, 4, 6, 6)
     hidden = block.bn1(block.conv1(x)).clamp(min=0) + 0.3 * first
     expected = (block.bn2(block.conv2(hidden)) + x).clamp(min=0) + 0.3 * second
@@ -91,9 +92,9 @@ def test_basic_block_by_hand() -> None:
 def test_preact_block_by_hand() -> None:
     torch.manual_seed(0)
     block, x = PreActBlock(4, 4, 1, noise=0.3).eval(), torch.randn(2, 4, 6, 6)
-    with own_draws(1, "test", device=CPU):
+    with forked_rng(1, "test", device=CPU):
         found = block(x.clone())
-    with own_draws(1, "test", device=CPU):
+    with forked_rng(1, "test", device=CPU):
         first, second = torch.randn(2, 4, 6, 6), torch.randn(2, 4, 6, 6)
     hidden = block.conv1(block.bn1(x).clamp(min=0) + 0.3 * first)
     torch.testing.assert_close(found, block.conv2(block.bn2(hidden).clamp(min=0) + 0.3 * second) + x)
@@ -119,12 +120,12 @@ def test_own_draws() -> None:
     before = torch.random.get_rng_state()
     found = []
     for names in (("clean", 1), ("clean", 1), ("clean", 2), ("poisoned", 1)):
-        with own_draws(0, *names, device=CPU):
+        with forked_rng(0, *names, device=CPU):
             found.append(model(x))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
     assert not torch.equal(found[0], found[3])
-    with pytest.raises(ZeroDivisionError), own_draws(0, "clean", device=CPU):
+    with pytest.raises(ZeroDivisionError), forked_rng(0, "clean", device=CPU):
         raise ZeroDivisionError
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -144,7 +145,7 @@ def test_noise_has_the_right_law_in_every_memory_format(form: torch.memory_forma
 def test_shared_noise() -> None:
     """8 images in fours, 5 draws each: shared within a four, independent between draws and between fours."""
     torch.manual_seed(0)
-    with shared(4, 5):
+    with shared_noise(4, 5):
         noise = add_noise(torch.zeros(8 * 5, 200), 2.0).view(2, 4, 5, 200)
     assert torch.equal(noise[:, :1].expand_as(noise), noise)
     rows = noise[:, 0].flatten(0, 1)

@@ -11,7 +11,7 @@ from raybd.metrics.smoothing.network import _attempt, _body, _fold, _fold_for_cp
 from raybd.metrics.smoothing.noise import block_size, noise
 from raybd.metrics.smoothing.votes import Tally, tally
 from raybd.models import build_model
-from raybd.models.noise import silenced
+from raybd.models.noise import without_noise
 from raybd.seeds import stream
 from tests.smoothing_cases import SHAPE, Rule, half_space, point
 
@@ -153,7 +153,7 @@ def test_our_own_networks_are_folded_and_keep_their_logits(rewrite: Any, name: s
     folded = _attempt(rewrite, _body(model), x)
     assert folded is not None
     assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) < len(norms)
-    with torch.inference_mode(), silenced():
+    with torch.inference_mode(), without_noise():
         assert torch.allclose(inference_network(model, x[:4])(x), model(x), atol=1e-4)
 
 

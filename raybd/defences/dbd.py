@@ -23,7 +23,7 @@ from raybd.defences.filtering import needs_features
 from raybd.defences.mixmatch import MixMatch
 from raybd.defences.trainer import Trainer, logits_of, lowest
 from raybd.models import Classifier
-from raybd.models.noise import silenced
+from raybd.models.noise import without_noise
 from raybd.pretraining import PretrainConfig, embed, encoder
 from raybd.seeds import stream
 from raybd.training import Epoch, in_batches
@@ -85,7 +85,7 @@ class Dbd(Defence):
         network, images = cast(Classifier, context.model), context.images
         config = PretrainConfig(method="simclr", epochs=self.pretrain_epochs)
         spent = encoder(network, images.x, config, context.seed, context.cache_folder, context.heartbeat)
-        with silenced():
+        with without_noise():
             features = embed(network, images.x, context.heartbeat)
         head_fit(network.head, features, images.y, self.head_epochs, self.head_rate, context)
         trainer.cost.passes += 2 * len(spent.losses) + 1 / 3  # two views an image; the features

@@ -21,7 +21,7 @@ from raybd.defences.cost import Cost
 from raybd.errors import InputError
 from raybd.models import Classifier
 from raybd.models.base import require
-from raybd.models.noise import silenced
+from raybd.models.noise import without_noise
 from raybd.pretraining import embed
 from raybd.training import Checkpoint, Epoch, fit
 from raybd.types import Images
@@ -137,7 +137,7 @@ def check_trusted(name: str, context: TrainingContext) -> None:
 
 def features_of(network: Classifier, images: Images, context: TrainingContext) -> Tensor:
     """What the head of `network` reads of `images`, one row an image, in their order: (N, D) float64 on the CPU."""
-    with silenced():
+    with without_noise():
         return embed(network, images.x, context.heartbeat).double().cpu()
 
 

@@ -19,8 +19,7 @@ from raybd.data.split import stratified
 from raybd.defences.base import Access, Defence, TrainingContext
 from raybd.defences.cost import counted
 from raybd.errors import DivergedError, InputError
-from raybd.models.noise import own_draws
-from raybd.seeds import stream
+from raybd.seeds import forked_rng, stream
 from raybd.training import Epoch, augment, fit, learning_rate, prepare
 from raybd.types import Images
 
@@ -55,7 +54,7 @@ class PostTraining(Defence):
             DivergedError: it left weights that are no numbers.
         """
         start, device = time.perf_counter(), context.images.x.device
-        with own_draws(context.seed, "repair", device=device), counted(context.model) as passed:
+        with forked_rng(context.seed, "repair", device=device), counted(context.model) as passed:
             numbers = self.mend(context)
         if not all(bool(part.isfinite().all()) for part in context.model.parameters()):
             raise DivergedError("the repair left weights that are no numbers")

@@ -18,7 +18,7 @@ from raybd.metrics.information.estimate import Estimate, named
 from raybd.metrics.information.groups import FEWEST, Groups, choose
 from raybd.metrics.information.passes import classifier, noisy, silent
 from raybd.metrics.information.plugin import coordinates, noise_ratio, plug_in, plug_in_scores, source_information
-from raybd.models.noise import own_draws
+from raybd.seeds import forked_rng
 from raybd.types import POISON, Data, MetricContext
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class MutualInformation(Metric):
         Each network draws the same noise, so that what differs between two is not chance.
         """
         model, index, table = classifier(network), groups.index.to(x.device), groups.table.to(x.device)
-        with own_draws(context.seed, "information", context.epoch, device=x.device):
+        with forked_rng(context.seed, "information", context.epoch, device=x.device):
             features, quiet = noisy(model, x[index], self.passes + FRESH), silent(model, x[index])
             logits = model.classify(features[:, self.passes :])
         axes = coordinates(features[:, : self.passes].unflatten(0, (-1, groups.size)))
@@ -120,7 +120,7 @@ class MutualInformation(Metric):
         model, device = classifier(context.model), context.poisoned.images.x.device
         x, table = context.poisoned.images.x[groups.index.to(device)], groups.table.to(device)
         found: dict[str, float | Tensor] = {}
-        with own_draws(context.seed, "audit", context.epoch, device=device):
+        with forked_rng(context.seed, "audit", context.epoch, device=device):
             if self.trained:
                 features = noisy(model, x, self.passes + FRESH)
                 train, fresh = pairs_of(model, x, features, table, self.passes)

@@ -18,8 +18,8 @@ from raybd.metrics.smoothing.numbers import FEWEST, Shown, numbers
 from raybd.metrics.smoothing.plans import CLEAN, PLANS, TARGET_CLASS, TWIN, TWIN_CLEAN, VARIANTS, Plan
 from raybd.metrics.smoothing.points import EvaluationPoints, evaluation_points, network, target_class, variants
 from raybd.metrics.smoothing.votes import Tally, tally
-from raybd.models.noise import own_draws
 from raybd.plugins import unknown
+from raybd.seeds import forked_rng
 from raybd.types import Data, MetricContext
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Smoothness(Metric):
         if counted < (self.points or FEWEST):
             least = self.points or FEWEST
             raise InputError(f"smoothness wants {least} points, but the attack counts {counted} test images")
-        with own_draws(context.seed, "smoothness", device=context.data.test.x.device):
+        with forked_rng(context.seed, "smoothness", device=context.data.test.x.device):
             return measure(context, evaluation_points(context, plan.points), plan)
 
     def figures(self, history: History, arrays: Arrays, title: str) -> "dict[str, Figure]":

@@ -16,8 +16,7 @@ from raybd.metrics.information.groups import FEWEST, target_of
 from raybd.metrics.information.history import stealth
 from raybd.metrics.information.passes import classifier, noisy
 from raybd.metrics.information.silhouette import silhouettes
-from raybd.models.noise import own_draws
-from raybd.seeds import derive, stream
+from raybd.seeds import derive, forked_rng, stream
 from raybd.types import COVER, POISON, Data, MetricContext
 
 DECODERS = ("logistic", "stiff", "neighbours")
@@ -52,7 +51,7 @@ class Stealthiness(Metric):
         }
         if target is None or min(poison, clean) < FEWEST or context.twin is None:
             return found
-        with own_draws(context.seed, "stealthiness", context.epoch, device=roles.device):
+        with forked_rng(context.seed, "stealthiness", context.epoch, device=roles.device):
             found |= self._decodability(context, context.twin, self._some(whole, context.seed))
             found |= self._semantics(context, context.twin, self._some(roles == POISON, context.seed))
             found |= self._silhouettes(context, context.twin, self._some(roles != COVER, context.seed))

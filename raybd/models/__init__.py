@@ -11,11 +11,11 @@ from torch import nn
 
 from raybd.errors import InputError
 from raybd.models.base import Builder, Classifier, Shape, require
-from raybd.models.first import see_grey_levels
-from raybd.models.own import own_builder
+from raybd.models.float32_convolution import keep_float32_input
 from raybd.models.resnet import preact_resnet18, resnet18
 from raybd.models.small_cnn import small_cnn
 from raybd.models.torchvision_model import PREFIX, torchvision_builder
+from raybd.models.user_function import user_builder
 from raybd.plugins import unknown
 
 __all__ = ["MODELS", "Builder", "Classifier", "build_model", "check_model"]
@@ -49,7 +49,7 @@ def build_model(
         InputError: the name is unknown, or the model has not this setting or cannot take these images.
     """
     builder = _find(name)
-    return see_grey_levels(builder(shape, classes, mean, std, **_settings(name, builder, width, depth, noise)))
+    return keep_float32_input(builder(shape, classes, mean, std, **_settings(name, builder, width, depth, noise)))
 
 
 def check_model(
@@ -68,7 +68,7 @@ def _problems(name: str, shape: Shape, classes: int, width: float, depth: int | 
     try:
         builder = _find(name)
         settings = _settings(name, builder, width, depth, noise)
-        if _is_own(name):
+        if _is_user_function(name):
             return ()
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             builder(shape, classes, ones, ones, **settings)
@@ -82,14 +82,14 @@ def _problems(name: str, shape: Shape, classes: int, width: float, depth: int | 
 def _find(name: str) -> Builder:
     if name.startswith(PREFIX):
         return torchvision_builder(name.removeprefix(PREFIX))
-    if _is_own(name):
-        return own_builder(name)
+    if _is_user_function(name):
+        return user_builder(name)
     if problems := unknown("model", [name], [*MODELS, f"{PREFIX}NAME", "module:function"]):
         raise InputError(problems)
     return MODELS[name]
 
 
-def _is_own(name: str) -> bool:
+def _is_user_function(name: str) -> bool:
     return ":" in name and not name.startswith(PREFIX)
 
 

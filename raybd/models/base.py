@@ -1,4 +1,4 @@
-"""What every classifier of raybd is: images in [0, 1] -> normalised -> features -> head."""
+"""Base class of raybd's classifiers: images in [0, 1] -> normalised -> features -> head."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from raybd.errors import InputError
-from raybd.models.noise import add_noise, own_draws
+from raybd.models.noise import add_noise
+from raybd.seeds import forked_rng
 
 Shape = tuple[int, int, int]  # (C, H, W) of one image
 
@@ -59,18 +60,18 @@ the settings that its architecture has. Its weights come from torch's global gen
 
 
 def require(*rules: tuple[bool, str]) -> None:
-    """Raise one InputError with the text of every one of `rules` that does not hold."""
+    """Raise one InputError with the messages of all `rules` (condition, message) whose condition does not hold."""
     if problems := [text for holds, text in rules if not holds]:
         raise InputError(problems)
 
 
-def scaled(channels: int, width: float) -> int:
+def scale_channels(channels: int, width: float) -> int:
     """`channels` times `width`, rounded, and at least 4."""
     return max(4, round(channels * width))
 
 
-def trial(name: str, model: nn.Module, shape: Shape, classes: int) -> None:
-    """Send one zero image of `shape` through `model`, in eval mode and with no gradient.
+def check_forward(name: str, model: nn.Module, shape: Shape, classes: int) -> None:
+    """Check `model` by a forward pass of one zero image of `shape`, in eval mode and without gradient.
 
     Raises:
         InputError: the model cannot take the image, or its logits are not (1, classes).
@@ -78,7 +79,7 @@ def trial(name: str, model: nn.Module, shape: Shape, classes: int) -> None:
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), own_draws(0, "trial", device=torch.device("cpu")):
+        with torch.no_grad(), forked_rng(0, "trial", device=torch.device("cpu")):
             logits = model(torch.zeros(1, *shape))
     except Exception as error:
         raise InputError(f"model {name} cannot take an image of shape {shape}: {error}") from error

@@ -1,14 +1,14 @@
-"""How steep each channel of a network can be, from its weights alone."""
+"""Lipschitz constants of the channels of a network, from its weights alone."""
 
 import torch
 from torch import Tensor, nn
 
 
 def channel_lipschitz(model: nn.Module) -> dict[str, Tensor]:
-    """UCLC (Zheng et al., arXiv 2208.03111) of the channels (C,) of every convolution and linear layer.
+    """Upper bounds of channel Lipschitz constants (UCLC; Zheng et al., arXiv 2208.03111): (C,) of every layer, by name.
 
-    Convolution: the largest singular value of its weights as (in, height * width); linear: the norm of its row; with
-    |gamma| / sqrt(variance + eps) of the batch norm that follows. A ranking, no bound.
+    Convolution: the largest singular value of its weights as (in, height * width); linear: the norm of its row; times
+    |gamma| / sqrt(variance + eps) of the batch norm that follows. Used as a ranking.
     """
     found: dict[str, Tensor] = {}
     following = norm_after(model)

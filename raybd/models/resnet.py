@@ -1,11 +1,11 @@
-"""Residual nets of basic blocks with the stem for small images: He et al., arXiv 1512.03385 and 1603.05027."""
+"""Residual networks of basic blocks with the stem for small images: He et al., arXiv 1512.03385 and 1603.05027."""
 
 import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from raybd.models.base import Classifier, Shape, require, scaled
+from raybd.models.base import Classifier, Shape, require, scale_channels
 from raybd.models.noise import activation
 
 CHANNELS = (64, 128, 256, 512)  # of the four stages; each later one halves the image's side
@@ -97,7 +97,7 @@ def convolution(size: int, before: int, after: int, stride: int = 1) -> nn.Conv2
     return nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False)
 
 
-def plan(name: str, shape: Shape, width: float, depth: int) -> list[tuple[int, int, int]]:
+def block_shapes(name: str, shape: Shape, width: float, depth: int) -> list[tuple[int, int, int]]:
     """Channels before, channels after and stride of every residual block.
 
     Raises:
@@ -111,9 +111,9 @@ def plan(name: str, shape: Shape, width: float, depth: int) -> list[tuple[int, i
             f"{name} needs images of {SMALLEST}x{SMALLEST} or more, got {shape[1]}x{shape[2]}",
         ),
     )
-    steps, before = [], scaled(CHANNELS[0], width)
+    steps, before = [], scale_channels(CHANNELS[0], width)
     for stage, count in enumerate(STAGES[depth]):
-        after = scaled(CHANNELS[stage], width)
+        after = scale_channels(CHANNELS[stage], width)
         for position in range(count):
             steps.append((before, after, 2 if stage and position == 0 else 1))
             before = after
@@ -135,7 +135,7 @@ def resnet18(
     The stem is a 3x3 convolution of stride 1 with no max-pool, as all use for CIFAR. `noise` is added after every
     ReLU but the stem's, and before the head.
     """
-    steps = plan("resnet18", shape, width, depth)
+    steps = block_shapes("resnet18", shape, width, depth)
     first, last = steps[0][0], steps[-1][1]
     stem = nn.Sequential(convolution(3, shape[0], first), nn.BatchNorm2d(first), nn.ReLU(inplace=True))
     blocks = nn.Sequential(*(BasicBlock(*step, noise=noise) for step in steps))
@@ -158,7 +158,7 @@ def preact_resnet18(
     paths share the first activation; BackdoorBench's PreActResNet18 does neither. `noise` is added after every
     ReLU but the first, which acts on the stem, and before the head: as many sites as `resnet18` has.
     """
-    steps = plan("preact_resnet18", shape, width, depth)
+    steps = block_shapes("preact_resnet18", shape, width, depth)
     first, last = steps[0][0], steps[-1][1]
     later = (PreActBlock(*step, noise=noise) for step in steps[1:])
     blocks = nn.Sequential(PreActBlock(*steps[0], first=True, noise=noise), *later)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from raybd.models.base import Classifier, Shape, require, scaled
+from raybd.models.base import Classifier, Shape, require, scale_channels
 from raybd.models.noise import activation
 
 BASE = 16  # channels of the first block; each later block has twice those before it
@@ -71,5 +71,5 @@ def small_cnn(
             f"small_cnn needs images of {SMALLEST}x{SMALLEST} or more, got {shape[1]}x{shape[2]}",
         ),
     )
-    channels = [scaled(BASE * 2**position, width) for position in range(depth)]
+    channels = [scale_channels(BASE * 2**position, width) for position in range(depth)]
     return SmallCnn(shape, classes, mean, std, channels, noise)

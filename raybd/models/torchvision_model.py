@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from raybd.errors import InputError
-from raybd.models.base import Builder, Classifier, Shape, require, trial
+from raybd.models.base import Builder, Classifier, Shape, check_forward, require
 from raybd.models.noise import activation
 
 PREFIX = "torchvision:"
@@ -80,5 +80,5 @@ def _build(
             if isinstance(part, nn.ReLU):
                 convolutions.set_submodule(position, activation(noise))
     model = TorchvisionClassifier(mean, std, body, last, noise)
-    trial(label, model, shape, classes)
+    check_forward(label, model, shape, classes)
     return model

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.models import build_model
-from raybd.models.noise import own_draws
-from raybd.models.own import imported
 from raybd.models.torchvision_model import PREFIX, TorchvisionClassifier
+from raybd.models.user_function import import_function
+from raybd.seeds import forked_rng
 
 __all__ = ["PREFIX", "Frozen", "OwnFunction", "backbone"]
 
@@ -51,7 +51,7 @@ def backbone(name: str, weights: str, seed: int, side: int | None) -> Frozen:
         raise InputError(_how(name))
     side = side or (None if weights == RANDOM else _published_side(name))
     shape = (3, side or SIDE, side or SIDE)
-    with own_draws(seed, "frozen backbone", device=torch.device("cpu")):
+    with forked_rng(seed, "frozen backbone", device=torch.device("cpu")):
         classifier = build_model(f"{PREFIX}{name}", shape, 1000, MEAN, STD)
     assert isinstance(classifier, TorchvisionClassifier)
     if weights != RANDOM:
@@ -91,7 +91,7 @@ class OwnFunction:
     """A function of the user's own that tells features: (n, C, H, W) uint8 -> (n, D) floats."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.function = name, imported(name, "features")
+        self.name, self.function = name, import_function(name, "features")
 
     @property
     def identity(self) -> str:

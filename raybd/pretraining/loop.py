@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from raybd.errors import DivergedError, InputError
 from raybd.models import Classifier
-from raybd.models.noise import own_draws
 from raybd.pretraining.augmentations import Views, random_views, suited
 from raybd.pretraining.config import PretrainConfig
 from raybd.pretraining.lars import Lars
 from raybd.pretraining.nnclr import NnClr
 from raybd.pretraining.simclr import SimClr
-from raybd.seeds import stream
+from raybd.seeds import forked_rng, stream
 from raybd.training import Checkpoint, TrainConfig, autocast, memory_format
 
 METHODS: dict[str, type[SimClr] | type[NnClr]] = {"simclr": SimClr, "nnclr": NnClr}
@@ -84,7 +83,7 @@ class _Run:
         self.views: Views = config.views or suited(x.shape[1:])
         self.batches = max(1, round(len(x) / config.batch_size))
         model.to(memory_format=memory_format(self.train_config))
-        with own_draws(seed, "pretraining head", device=x.device):
+        with forked_rng(seed, "pretraining head", device=x.device):
             self.objective = METHODS[config.method](model.feature_size, config).to(x.device)
         self.parts = nn.ModuleList([model, self.objective])
         # the head is among them, but no gradient reaches it, and what has none is left alone
@@ -97,7 +96,7 @@ class _Run:
         rng = stream(self.seed, "pretraining views", number, device=device)
         total = torch.zeros((), device=device)
         self.parts.train()
-        with own_draws(self.seed, "pretraining network", number, device=device):
+        with forked_rng(self.seed, "pretraining network", number, device=device):
             # parts of equal size: a contrastive loss depends on the size of its batch
             for step, index in enumerate(order.tensor_split(self.batches), start=(number - 1) * self.batches):
                 total += self._step(step, index, rng)

@@ -22,8 +22,7 @@ from raybd.metrics import Accuracy
 from raybd.metrics.accuracy import per_sample
 from raybd.metrics.base import History
 from raybd.models import build_model
-from raybd.models.noise import own_draws
-from raybd.seeds import derive
+from raybd.seeds import derive, forked_rng
 from raybd.training import Checkpoint, Epoch, predict, probe_schedule
 from raybd.training.weighting import Flagged
 from raybd.trials import convex
@@ -237,7 +236,7 @@ def _evidence(
     twin: Twin | None,
 ) -> MetricContext:
     validation = data.validation
-    with own_draws(config.seed, "prediction", epoch.number, device=data.test.x.device):
+    with forked_rng(config.seed, "prediction", epoch.number, device=data.test.x.device):
         clean, stamped = (predict(model, images.x, config.train) for images in (data.test, triggered))
         held_out = None if validation is None else predict(model, validation.x, config.train)
     return MetricContext(

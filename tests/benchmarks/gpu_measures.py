@@ -115,9 +115,9 @@ def information(at: "Bench") -> list[Row]:
 
 def _silent(precise: Classifier, x: Tensor) -> Tensor:
     """Features (n, D) of the bytes `x` without noise."""
-    from raybd.models.noise import silenced
+    from raybd.models.noise import without_noise
 
-    with silenced():
+    with without_noise():
         return precise.features(precise.normalise(x.cpu().double() / 255))
 
 

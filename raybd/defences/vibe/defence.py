@@ -19,8 +19,8 @@ from raybd.defences.vibe.heads import VARIANTS, Variant, VibeNetwork, wrapped
 from raybd.defences.vibe.source import Tuned
 from raybd.errors import DivergedError
 from raybd.models import Classifier
-from raybd.models.noise import own_draws
 from raybd.pretraining import PretrainConfig, encoder
+from raybd.seeds import forked_rng
 from raybd.training import Epoch, memory_format
 from raybd.types import Images
 
@@ -137,7 +137,7 @@ class _Run:
         if isinstance(self.source, Tuned):
             self.source.images = self._at(number).take(self.kept.to(self.source.images.x.device))
             self.source.begin(number)
-        with own_draws(self.context.seed, "network", number, device=self.context.images.x.device):
+        with forked_rng(self.context.seed, "network", number, device=self.context.images.x.device):
             loss = self.em.advance(config.iterations * number // train_config.epochs)
         if not math.isfinite(loss):
             raise DivergedError(f"the training loss is {loss} in epoch {number} of {train_config.epochs}")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from raybd.defences.vibe.heads import VibeNetwork
 from raybd.models import Classifier
-from raybd.models.noise import silenced
+from raybd.models.noise import without_noise
 from raybd.pretraining import embed
 from raybd.seeds import stream
 from raybd.training import TrainConfig, augment, autocast, prepare
@@ -45,7 +45,7 @@ class Tuned:
     def every(self) -> Tensor:
         """v (N, D) of all images as they are, in evaluation mode and without noise."""
         self.spend(len(self.images) / 3)
-        with silenced():
+        with without_noise():
             return embed(self.network.backbone, self.images.x, self.heartbeat)
 
     def batch(self, index: Tensor) -> Tensor:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from raybd.errors import InputError
 from raybd.metrics.base import Metric
 from raybd.metrics.detection.curve import Values, detection
-from raybd.models.noise import own_draws
-from raybd.seeds import stream
+from raybd.seeds import forked_rng, stream
 from raybd.types import Data, MetricContext
 
 
@@ -42,7 +41,7 @@ class InputDetector(Metric):
         same = rows % len(context.data.test)
         clean, triggered = (x[i].float() / 255 for x, i in ((context.data.test.x, same), (context.triggered.x, rows)))
         found: dict[str, float | Tensor] = {}
-        with own_draws(context.seed, self.title, device=clean.device):
+        with forked_rng(context.seed, self.title, device=clean.device):
             for prefix, model in (("", context.model), ("null_", context.twin)):
                 negative, positive = (self.scores(model, x, rows.tolist(), context) for x in (clean, triggered))
                 found |= {f"{self.title}/{prefix}{name}": v for name, v in detection(negative, positive).items()}

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from raybd.errors import InputError
 from raybd.metrics.base import Metric
 from raybd.metrics.detection.curve import Values, detection
-from raybd.models.noise import own_draws
-from raybd.seeds import stream
+from raybd.seeds import forked_rng, stream
 from raybd.types import Data, MetricContext
 
 CONSISTENT = 1.4826  # makes the median absolute deviation a normal law's standard deviation
@@ -55,7 +54,7 @@ class NeuralCleanse(Metric):
         targets = context.triggered.y[context.measured].unique().cpu().numpy()
         found: dict[str, float | Tensor] = {}
         for prefix, model in (("", context.model), ("null_", context.twin)):
-            with own_draws(context.seed, "neural_cleanse", device=context.data.test.x.device):
+            with forked_rng(context.seed, "neural_cleanse", device=context.data.test.x.device):
                 sizes = np.stack([self._run(model, context, run) for run in range(self.runs)])
             indices = np.stack([anomaly(row) for row in sizes])
             numbers = verdict(indices, targets, self.threshold)

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raybd.metrics.information.estimate import Estimate
-from raybd.models.noise import own_draws
-from raybd.seeds import stream
+from raybd.seeds import forked_rng, stream
 
 HIDDEN = 128
 AVERAGED = 5  # last epochs that make up the value
@@ -80,7 +79,7 @@ def sampled_infonce(critic: Callable[[Tensor, Tensor, Tensor], Tensor], u: Tenso
 def paper_mode(sample: Sample, n: int, recipe: PaperSettings, seed: int, epochs: int | None = None) -> Estimate:
     """The authors' estimate for `n` images whose pairs `sample` draws; `epochs` cuts the training short."""
     u, v = sample(torch.zeros(1, dtype=torch.int64))
-    with own_draws(seed, "paper critic", device=u.device):
+    with forked_rng(seed, "paper critic", device=u.device):
         critic = Critic(u.shape[1], v.shape[1]).to(u.device)
     optimizer = torch.optim.AdamW(critic.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
     rates = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=8)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.models import Classifier
-from raybd.models.noise import shared, silenced
+from raybd.models.noise import shared_noise, without_noise
 
 SHARE = 4  # images that share the noise of a pass: random numbers cost a CPU as much as a small network
 ROWS = {"cpu": 256, "cuda": 8192}  # of a batch: what fits a core's cache, what fills a GPU
@@ -27,7 +27,7 @@ def noisy(model: Classifier, x: Tensor, draws: int) -> Tensor:
     """T (M, draws, D) of the bytes `x` (M, C, H, W): each draw with new noise, independent within an image."""
     padded = torch.cat([x, x[: -len(x) % SHARE]])
     at_once = SHARE * max(1, ROWS.get(x.device.type, 256) // (SHARE * draws))
-    with shared(SHARE, draws):
+    with shared_noise(SHARE, draws):
         parts = [_features(model, part.repeat_interleave(draws, 0)) for part in padded.split(at_once)]
     features: Tensor = torch.cat(parts).unflatten(0, (-1, draws))[: len(x)]
     return features
@@ -36,7 +36,7 @@ def noisy(model: Classifier, x: Tensor, draws: int) -> Tensor:
 @torch.no_grad()
 def silent(model: Classifier, x: Tensor) -> Tensor:
     """T (M, D) of the bytes `x` (M, C, H, W) with every noise at 0."""
-    with silenced():
+    with without_noise():
         return torch.cat([_features(model, part) for part in x.split(ROWS.get(x.device.type, 256))])
 
 

@@ -11,8 +11,8 @@ from torch.fx.experimental.optimization import fuse, optimize_for_inference
 
 from raybd.errors import InputError
 from raybd.models import Classifier
-from raybd.models.first import FirstConvolution, make_first
-from raybd.models.noise import NoisyReLU, silenced
+from raybd.models.float32_convolution import Float32Conv2d, to_float32_conv
+from raybd.models.noise import NoisyReLU, without_noise
 
 log = logging.getLogger(__name__)
 Logits = Callable[[Tensor], Tensor]
@@ -87,9 +87,9 @@ def _attempt(rewrite: Callable[[nn.Module], nn.Module], body: nn.Module, sample:
             warnings.simplefilter("ignore", FutureWarning)  # of PyTorch about itself
             rewritten = rewrite(body)
         for name, module in body.named_modules():  # under the same names: folding has changed their weights alone
-            if isinstance(module, FirstConvolution):
-                make_first(rewritten.get_submodule(name))
-        with torch.inference_mode(), silenced():  # noise of its own would tell any two calls apart
+            if isinstance(module, Float32Conv2d):
+                to_float32_conv(rewritten.get_submodule(name))
+        with torch.inference_mode(), without_noise():  # noise of its own would tell any two calls apart
             wanted, got = body(sample), rewritten(sample)
     except Exception as error:  # noqa: BLE001 - a network that cannot be traced fails in its own way
         log.info("batch norm cannot be folded: %s", error)
@@ -108,10 +108,10 @@ class _Tracer(fx.Tracer):
 
 
 def _folded(body: nn.Module) -> nn.Module:
-    """A copy of `body` as a graph, batch norm folded, in which a `FirstConvolution` is one like any other."""
+    """A copy of `body` as a graph, batch norm folded, in which a `Float32Conv2d` is one like any other."""
     copied = copy.deepcopy(body)
     for module in copied.modules():
-        if isinstance(module, FirstConvolution):
+        if isinstance(module, Float32Conv2d):
             module.__class__ = nn.Conv2d  # type: ignore[assignment]
     return fuse(fx.GraphModule(copied, _Tracer().trace(copied)), inplace=True, no_trace=True)
 

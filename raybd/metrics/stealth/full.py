@@ -14,9 +14,8 @@ from raybd.metrics.stealth.extras import MODULES, absent, lpips, top_curvature
 from raybd.metrics.stealth.latent import features, separability, separable
 from raybd.metrics.stealth.sample import Sample, poisoned, sample
 from raybd.models.lipschitz import channel_lipschitz
-from raybd.models.noise import own_draws
 from raybd.plugins import unknown
-from raybd.seeds import stream
+from raybd.seeds import forked_rng, stream
 from raybd.types import Data, MetricContext
 
 FEW = 200  # test images for channels and STRIP
@@ -34,7 +33,7 @@ class StealthFull(Metric):
     def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """Everything after the last epoch; before it, up to the fifth epoch, how the losses tell poison."""
         found: dict[str, float] = {}
-        with own_draws(context.seed, "stealth_full", device=context.data.test.x.device):
+        with forked_rng(context.seed, "stealth_full", device=context.data.test.x.device):
             if context.epoch <= EARLY or context.last:
                 found |= dynamics(context)
             images = sample(context, FEW)

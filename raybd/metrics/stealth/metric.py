@@ -10,7 +10,7 @@ from raybd.metrics.stealth.distances import changed_pixels, high_frequency, l1, 
 from raybd.metrics.stealth.gradients import cross_entropy, gradient_norms, margin
 from raybd.metrics.stealth.sample import Sample, poisoned, sample
 from raybd.metrics.stealth.ssim import SIDE, ssim_reflect11, ssim_valid11
-from raybd.models.noise import own_draws
+from raybd.seeds import forked_rng
 from raybd.types import MetricContext
 
 DISTANCES = {"l0": changed_pixels, "l1": l1, "l2": l2, "linf": linf, "mse": mse, "psnr": psnr}
@@ -36,7 +36,7 @@ class Stealth(Metric):
             **confidences(images),
             **data(context),
         }
-        with own_draws(context.seed, "stealth", device=images.clean.device):
+        with forked_rng(context.seed, "stealth", device=images.clean.device):
             found |= steepness(context.model, images)
         return {f"stealth/{name}": value for name, value in found.items()}
 

@@ -1,4 +1,4 @@
-"""`module:function`: a model of the user's own."""
+"""Models built by the user's own function, named "module:function"."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from raybd.errors import InputError
-from raybd.models.base import Builder, Shape, require, trial
+from raybd.models.base import Builder, Shape, check_forward, require
 
 
-def own_builder(name: str) -> Builder:
+def user_builder(name: str) -> Builder:
     """The builder that calls the user's `function(shape, classes, **settings)`, `name` being "module:function".
 
     This runs the user's code. The function returns any nn.Module that takes images (N, C, H, W) in
@@ -21,7 +21,7 @@ def own_builder(name: str) -> Builder:
     Raises:
         InputError: there is no such function; the builder raises it where the function fails.
     """
-    function = imported(name, "model")
+    function = import_function(name, "model")
 
     @wraps(function)  # so that the settings in the signature are the user's
     def build(shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], **settings: Any) -> nn.Module:
@@ -30,14 +30,14 @@ def own_builder(name: str) -> Builder:
         except Exception as error:
             raise InputError(f"model {name} fails: {type(error).__name__}: {error}") from error
         require((isinstance(model, nn.Module), f"{name} must return an nn.Module, got {type(model).__name__}"))
-        trial(name, model, shape, classes)
+        check_forward(name, model, shape, classes)
         return model
 
     return build
 
 
-def imported(name: str, kind: str) -> Callable[..., Any]:
-    """The function "module:function"; `kind` is what it is for.
+def import_function(name: str, kind: str) -> Callable[..., Any]:
+    """The function that `name`, "module:function", names; `kind` is what it is for, in messages.
 
     Raises:
         InputError: it cannot be imported, or is no function.
