@@ -71,6 +71,11 @@ class CurveOptions(SweepOptions):
             found.append(f"{', '.join(convex)} tell two classes apart: --pairs needs at least one")
         if self.train_images < 0 or (self.train_images and not self.pairs):
             found.append(f"--train-images {self.train_images} must be at least 0, and goes with --pairs")
+        if self.workers > 1:
+            learners = [name for name in self.models if name in LEARNERS]
+            found += [
+                f"model {name} is solved, not trained: {self.workers} workers cannot share it" for name in learners
+            ]
         found += [] if self.model == SweepOptions.model else [f"--model {self.model}: this sweep has --models"]
         found += [f"--compare {path}: there is no such file" for path in self.compare if not path.is_file()]
         return found + self._nothing_to_train()

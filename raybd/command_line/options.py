@@ -94,7 +94,11 @@ class SweepOptions:
     gpus_per_trial: float | None = None
     """GPUs a trial holds: 0.25 packs four trials on each, 2 trains one on two; none: 1 where there are any."""
     cpus_per_trial: float = 1.0
-    """CPUs a trial holds, and its threads."""
+    """CPUs a trial holds, and its threads; with several workers, each of them."""
+    workers_per_trial: int = 1
+    """Processes that train one network together, each on its share of a batch; --gpus-per-trial 2 means 2, too."""
+    sync_batch_norm: bool = False
+    """Batch norm over the batches of all workers (GPUs only); without it each worker normalises its own share."""
     max_concurrent: int | None = None
     """Most trials at once; none: as many as fit."""
     stall_seconds: float = 3600.0
@@ -118,7 +122,7 @@ class SweepOptions:
         found += unknown("attack", [text.partition(":")[0] for text in self.attacks], [*ATTACKS, "all"])
         axes = "attacks defences poison_rates epochs learning_rates batch_sizes betas".split()
         found += [f"--{axis.replace('_', '-')} needs at least one value" for axis in axes if not getattr(self, axis)]
-        limits = {"seeds": 1, "cpus_per_trial": 0.01, "gpus_per_trial": 0, "stall_seconds": 1}
+        limits = {"seeds": 1, "cpus_per_trial": 0.01, "gpus_per_trial": 0, "stall_seconds": 1, "workers_per_trial": 1}
         found += [
             f"--{name.replace('_', '-')} {getattr(self, name)} must be at least {least}"
             for name, least in limits.items()
@@ -126,7 +130,22 @@ class SweepOptions:
         ]
         if self.max_concurrent is not None and self.max_concurrent < 1:
             found.append(f"--max-concurrent {self.max_concurrent} must be at least 1")
-        return found + Resources(gpus=self.gpus_per_trial).problems()
+        return found + self._worker_problems() + Resources(gpus=self.gpus_per_trial).problems()
+
+    @property
+    def workers(self) -> int:
+        """How many processes train one network together: one a GPU where a trial holds several."""
+        return max(self.workers_per_trial, int(self.gpus_per_trial or 0), 1)
+
+    def _worker_problems(self) -> list[str]:
+        """What trials of several workers cannot have."""
+        if self.workers == 1:
+            return ["--sync-batch-norm needs several workers (--workers-per-trial)"] * self.sync_batch_norm
+        found = ["--inline runs a trial in one process: it cannot have several workers"] * self.inline
+        if self.gpus_per_trial and self.workers_per_trial not in (1, self.gpus_per_trial):
+            given = f"--workers-per-trial {self.workers_per_trial} with --gpus-per-trial {self.gpus_per_trial:g}"
+            found.append(f"{given}: each worker has one GPU, or none (--gpus-per-trial 0)")
+        return found
 
     def configs(self) -> list[TrialConfig]:
         """Every trial of the sweep, clean twins first.
@@ -188,6 +207,8 @@ class SweepOptions:
             "schedule": self.schedule,
             "patience": self.patience,
             "precision": self.precision,
+            "workers": self.workers,
+            "sync_batch_norm": self.sync_batch_norm,
         }
         decays = self.weight_decays or DECAYS.get(parse_data(self.data)[0], USUAL_DECAYS)
         axes: dict[str, Sequence[Any]] = {

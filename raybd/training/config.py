@@ -25,6 +25,8 @@ class TrainConfig:
     patience: int = 0  # stop after so many epochs without a lower training loss; 0: never
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on a GPU, fp32 on a CPU
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"  # no slower on a CPU, faster on a GPU
+    workers: int = field(default=1, metadata={"since": "0.2"})  # processes that share each batch, by data parallelism
+    sync_batch_norm: bool = field(default=False, metadata={"since": "0.2"})  # over all workers; GPUs only
 
     def __post_init__(self) -> None:
         coerce_floats(self)

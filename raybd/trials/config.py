@@ -151,7 +151,8 @@ class TrialConfig:
         return (
             f"{defended}{describe(self.attack)} {self.poison_rate:g} {model.name} width={model.width:g} "
             f"wd={train.weight_decay:g} lr={train.learning_rate:g} epochs={train.epochs} "
-            f"{f'beta={train.beta:g} ' if train.weighted else ''}seed={self.seed}"
+            f"{f'beta={train.beta:g} ' if train.weighted else ''}"
+            f"{f'workers={train.workers} ' if train.workers > 1 else ''}seed={self.seed}"
         )
 
     def problems(self) -> list[str]:
@@ -249,7 +250,7 @@ class TrialConfig:
 
 
 def _train_problems(train: TrainConfig) -> list[str]:
-    at_least = {"epochs": 1, "batch_size": 2, "crop": 0, "patience": 0}
+    at_least = {"epochs": 1, "batch_size": 2, "crop": 0, "patience": 0, "workers": 1}
     found = [
         f"{name} {getattr(train, name)} must be at least {least}"
         for name, least in at_least.items()
@@ -261,6 +262,10 @@ def _train_problems(train: TrainConfig) -> list[str]:
         found.append(f"weight decay {train.weight_decay:g} must not be negative, and finite")
     found += [] if 0 <= train.momentum < 1 else [f"momentum {train.momentum:g} is not in [0, 1)"]
     found += [] if 0 <= train.label_smoothing < 1 else [f"label smoothing {train.label_smoothing:g} is not in [0, 1)"]
+    if train.batch_size < 2 * train.workers:  # batch norm cannot take a lone image
+        found.append(f"batch size {train.batch_size} is too small for {train.workers} workers: each needs 2 images")
+    if train.sync_batch_norm and train.workers == 1:
+        found.append("sync_batch_norm needs several workers")
     for name, allowed in {
         "optimizer": ("sgd", "adamw"),
         "schedule": ("one_cycle", "cosine", "constant"),
