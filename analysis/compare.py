@@ -9,10 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.cells import Cell
-from analysis.statistics import student
+from analysis.statistics import LEVEL
 from analysis.values import Value, written
 from analysis.verdict import Estimate
 from raybd.errors import InputError
+from raybd.utils.statistics import t_interval
 
 if TYPE_CHECKING:
     from analysis.region_map import DefendedRegionMap
@@ -137,7 +138,7 @@ def _interval(differences: Floats) -> Estimate:
     if np.isnan(differences).any():
         return NONE
     value = float(differences.mean())
-    low, high = student(differences) if len(differences) > 1 else (-1.0, 1.0)
+    low, high = t_interval(differences, LEVEL)
     return Estimate(value, max(-1.0, low), min(1.0, high))
 
 

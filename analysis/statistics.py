@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from analysis.verdict import NOTHING, Estimate
+from raybd.utils.statistics import t_interval
 
 Floats = NDArray[np.float64]
 TAIL = 0.05  # left out at either end: every interval holds 90 %
+LEVEL = 1 - 2 * TAIL
 Z = float(stats.norm.ppf(1 - TAIL))
 
 
@@ -58,21 +60,10 @@ def estimate(rates: Floats, counts: Floats) -> Estimate:
         return NOTHING
     value = float(rates.mean())
     if np.isnan(counts).any() or (counts <= 0).any():
-        low, high = student(rates) if len(rates) > 1 else (0.0, 1.0)
+        low, high = t_interval(rates, LEVEL)
         return Estimate(value, max(0.0, low), min(1.0, high))
     successes = rates * counts
     ends = [value, *wilson(successes.sum(), counts.sum())]
     if len(rates) > 1:
-        ends += special.expit(student(special.logit((successes + 0.5) / (counts + 1)))).tolist()
+        ends += special.expit(t_interval(special.logit((successes + 0.5) / (counts + 1)), LEVEL)).tolist()
     return Estimate(value, min(ends), max(ends))
-
-
-def student(sample: Floats) -> tuple[float, float]:
-    """Student's 90 % interval of the mean: mean ± t(0.95, n - 1) s / √n."""
-    half = _quantile(len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample))
-    return float(sample.mean() - half), float(sample.mean() + half)
-
-
-@cache
-def _quantile(freedom: int) -> float:
-    return float(stats.t.ppf(1 - TAIL, freedom))

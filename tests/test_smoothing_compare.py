@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, t
 
-from raybd.metrics.smoothing.compare import auroc, paired_gap, rank_correlation
+from raybd.metrics.smoothing.compare import paired_gap, rank_correlation
 from raybd.metrics.smoothing.entropy import grassberger, plug_in
 from raybd.metrics.smoothing.verdict import judge, seed_interval
+from raybd.utils.statistics import auroc
 
 CLEAN_GAPS = [-0.05, -0.1, -0.02, -0.08, -0.06]
 GAPS = [0.8, 0.7, 0.9, 0.85, 0.75]
@@ -50,7 +51,7 @@ def test_auroc_is_mann_whitney_s_u() -> None:
     rng = np.random.default_rng(1)
     clean, other = rng.integers(0, 9, 50) / 4.0, rng.integers(0, 7, 30) / 4.0  # with ties
     u = mannwhitneyu(clean, other).statistic
-    assert auroc(clean, other) == pytest.approx(u / (50 * 30))
+    assert auroc(-clean, -other) == pytest.approx(u / (50 * 30))
 
 
 def test_rank_correlation_and_what_the_confounder_leaves() -> None:

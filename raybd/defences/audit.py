@@ -37,7 +37,7 @@ def audit(findings: Mapping[str, Tensor], roles: Tensor) -> dict[str, float]:
         numbers |= {f"defence/{name}": float(share.mean()) for name, share in shares.items() if len(share)}
     if SUSPICION in findings and 0 < poison.sum() < len(poison):
         scores = findings[SUSPICION].cpu().numpy().astype(np.float64)
-        numbers["defence/auroc"] = auroc(poison, scores)
+        numbers["defence/auroc"] = auroc(scores[~poison], scores[poison])
     return numbers
 
 

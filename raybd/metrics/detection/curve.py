@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from raybd.utils.statistics import auroc_of
+from raybd.utils.statistics import auroc
 
 Values = NDArray[np.float64]
 TPR = 0.95
@@ -23,4 +23,4 @@ def detection(negative: Values, positive: Values) -> dict[str, float]:
     """
     if not len(negative) or not len(positive):
         return {}
-    return {"auroc": auroc_of(negative, positive), "fpr_at_95_tpr": fpr_at(negative, positive)}
+    return {"auroc": auroc(negative, positive), "fpr_at_95_tpr": fpr_at(negative, positive)}

@@ -5,9 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
+
+from raybd.utils.statistics import t_quantile
 
 History = Sequence[Mapping[str, Any]]
 KINDS = ("xt", "ty")
+LEVEL = 0.975  # quantile that two standard errors stand for
 PHASES = (5 / 120, 40 / 120, 100 / 120)  # early learning, compression and convergence, as the paper samples them
 
 
@@ -86,15 +90,8 @@ def gap(metrics: dict[str, float], kind: str, group: str) -> tuple[float, float]
     own, error = _moved(metrics, kind, group)
     chance = np.var([change for change, _ in moved], ddof=1)  # of estimate and training, for one group
     estimate = error**2 + sum(e**2 for _, e in moved) / len(moved) ** 2
-    spread = chance * (1 + 1 / len(moved)) * student(len(moved) - 1) ** 2
+    spread = chance * (1 + 1 / len(moved)) * (t_quantile(LEVEL, len(moved) - 1) / float(ndtri(LEVEL))) ** 2
     return own - float(np.mean([change for change, _ in moved])), math.sqrt(max(float(spread), estimate))
-
-
-def student(freedom: int) -> float:
-    """By how much a deviation found from so few numbers must grow for +-2 of it to hold 95 % all the same."""
-    from scipy.stats import norm, t  # imported here: a tenth of a second that few trials need
-
-    return float(t.ppf(0.975, freedom) / norm.ppf(0.975))
 
 
 def _moved(metrics: dict[str, float], kind: str, group: str) -> tuple[float, float]:

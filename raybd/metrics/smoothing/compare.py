@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from raybd.metrics.smoothing.entropy import Counts, Values, grassberger, plug_in
-from raybd.utils.statistics import auroc_of
+from raybd.utils.statistics import auroc
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,8 @@ def paired_gap(clean: Counts, other: Counts, first: tuple[Counts, Counts] | None
         plug_in=float((before - after).mean()),
         share_positive=float((before > after).mean()),
         p_value=_signed_ranks(before - after),
-        auroc=auroc(before, after),
+        auroc=auroc(-before, -after),
     )
-
-
-def auroc(clean: Values, other: Values) -> float:
-    """Chance that a point of `other` has a lower W than one of `clean`, ties by half; the two need not be paired."""
-    return auroc_of(-clean, -other)
 
 
 def _signed_ranks(gaps: Values) -> float:

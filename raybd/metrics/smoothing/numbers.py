@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raybd.metrics.smoothing.certificate import efficiency, lipschitz_violations
-from raybd.metrics.smoothing.compare import auroc, paired_gap
+from raybd.metrics.smoothing.compare import paired_gap
 from raybd.metrics.smoothing.entropy import (
     Counts,
     Values,
@@ -20,6 +20,7 @@ from raybd.metrics.smoothing.entropy import (
     unanimous,
 )
 from raybd.metrics.smoothing.plans import CLEAN, TARGET_CLASS, TRIGGERED, TWIN, TWIN_CLEAN
+from raybd.utils.statistics import auroc
 
 log = logging.getLogger(__name__)
 FEWEST = 2  # points of a gap
@@ -93,10 +94,8 @@ def _trigger(clean: Shown, triggered: Shown, wanted: NDArray[np.int64], sigma: f
 
 def _within_class(shown: dict[str, Shown]) -> dict[str, float]:
     """AUROC of -W: genuine points of the target class against clean ones, triggered ones against the genuine."""
-    entropy = {
-        name: plug_in(context.votes) for name, context in shown.items() if name in (CLEAN, TRIGGERED, TARGET_CLASS)
-    }
-    found = {"auroc_target_class": auroc(entropy[CLEAN], entropy[TARGET_CLASS])}
-    if TRIGGERED in entropy:
-        found["auroc_within_class"] = auroc(entropy[TARGET_CLASS], entropy[TRIGGERED])
+    scores = {v: -plug_in(shown[v].votes) for v in (CLEAN, TRIGGERED, TARGET_CLASS) if v in shown}
+    found = {"auroc_target_class": auroc(scores[CLEAN], scores[TARGET_CLASS])}
+    if TRIGGERED in scores:
+        found["auroc_within_class"] = auroc(scores[TARGET_CLASS], scores[TRIGGERED])
     return found

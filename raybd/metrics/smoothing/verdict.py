@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
+
+from raybd.utils.statistics import t_interval
 
 SEEDS = 5  # the least: gaps of different seeds differ more than the points of one network say
 LEVEL = 0.95
@@ -32,10 +33,7 @@ class Verdict:
 def seed_interval(values: Sequence[float]) -> Interval:
     """Mean of one number a training seed with its 95 % interval (t, seeds - 1 degrees); unbounded for one seed."""
     found = np.asarray(values, dtype=float)
-    if len(found) < 2:
-        return Interval(float(found.mean()), -np.inf, np.inf)
-    half = stdtrit(len(found) - 1, (1 + LEVEL) / 2) * found.std(ddof=1) / np.sqrt(len(found))
-    return Interval(float(found.mean()), float(found.mean() - half), float(found.mean() + half))
+    return Interval(float(found.mean()), *t_interval(found, LEVEL))
 
 
 def judge(gaps: Sequence[float], clean_gaps: Sequence[float], controls: Mapping[str, Sequence[float]]) -> Verdict:

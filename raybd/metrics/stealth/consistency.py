@@ -30,14 +30,14 @@ def _entropy(model: nn.Module, x: Tensor, others: Tensor) -> Tensor:
 
 def strip_auroc(model: nn.Module, clean: Tensor, triggered: Tensor, others: Tensor) -> float:
     """Chance that a triggered image has the lower STRIP entropy of a triggered and a clean one."""
-    entropy = torch.cat([strip_entropy(model, x, others) for x in (clean, triggered)])
-    label = torch.arange(len(entropy)) >= len(clean)
-    return auroc(label.numpy(), -entropy.cpu().double().numpy())
+    scores = (-strip_entropy(model, x, others).cpu().double().numpy() for x in (clean, triggered))
+    return auroc(*scores)
 
 
 def loss_auroc(losses: Tensor, poison: Tensor) -> float:
     """Chance that a poisoned training image has the lower loss of it and another (ABL: Li et al., arXiv 2110.11571)."""
-    return auroc(poison.cpu().numpy(), -losses.cpu().double().numpy())
+    scores, mask = -losses.cpu().double().numpy(), poison.cpu().numpy()
+    return auroc(scores[~mask], scores[mask])
 
 
 @torch.inference_mode()

@@ -29,10 +29,11 @@ def separability(z: Values, poison: Mask) -> dict[str, float]:
     """Silhouette, linear-probe AUROC and spectral-signature AUROC of features (N, D) of one label; 5 of each kind."""
     from sklearn.metrics import silhouette_score
 
+    spectral = spectral_scores(z)
     return {
         "silhouette": float(silhouette_score(z, poison)),
         "probe_auroc": probe_auroc(z, poison),
-        "spectral_auroc": auroc(poison, spectral_scores(z)),
+        "spectral_auroc": auroc(spectral[~poison], spectral[poison]),
     }
 
 
@@ -45,7 +46,7 @@ def probe_auroc(z: Values, poison: Mask) -> float:
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     scores = cross_val_predict(probe, z, poison, cv=FOLDS, method="decision_function")
-    return auroc(poison, scores)
+    return auroc(scores[~poison], scores[poison])
 
 
 def spectral_scores(z: Values) -> Values:
