@@ -1,15 +1,17 @@
 """Digits 7 against 1: every number of the specification's check H8, which needs no download."""
 
 import warnings
+from collections.abc import Sequence
 from functools import cache, partial
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from raybd.convex import LEARNERS, RBFSVM, Learner, LinearSVM, Logistic, Ridge, Task, slope_exact
+from raybd.convex import LEARNERS, RBFSVM, Curve, Learner, LinearSVM, Logistic, Ridge, Task, slope_exact
+from raybd.convex.deviation import Deviation, deviation
 from raybd.convex.kkt import State, direction_problem, sharpened
-from raybd.convex.legacy import legacy_accuracies
+from raybd.convex.legacy import legacy_accuracies, trained
 from raybd.convex.pairs import Pair, backdoor_task
 from raybd.convex.triggers import random_patches, stamp_patches
 
@@ -43,6 +45,19 @@ def digits_pair() -> Pair:
 def digits_task(side: int = 2, rate: float = 0.1) -> Task:
     trigger = partial(stamp_patches, patches=random_patches(1, 2, 1, side))
     return backdoor_task(digits_pair(), trigger, rate, seed=1)
+
+
+def deviation_at(learner: Learner, task: Task, betas: Sequence[float]) -> Deviation:
+    """rho and nu at each of `betas`, against the model trained without the poison."""
+    found = deviation(learner.path(task, [0.0, *betas]), [0.0, *betas])
+    return Deviation(found.betas[1:], found.rho[1:], found.nu[1:])
+
+
+def legacy_curve(learner: Learner, task: Task, betas: Sequence[float]) -> Curve:
+    """The learning curve from the authors' solvers: what their loose stops (liblinear's above all) leave of it."""
+    models = [trained(learner, task, beta) for beta in betas]
+    tested, triggered = (np.stack([m.decide(x) for m in models]) for x in (task.test_x, task.triggered_x))
+    return learner.measure(task, betas, tested, triggered)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case[0]))

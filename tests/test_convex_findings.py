@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from raybd.convex import RBFSVM, Learner, LinearSVM, Logistic, Ridge, Task
-from raybd.convex.deviation import deviation
-from raybd.convex.explanation import explain
 from raybd.convex.pairs import backdoor_task, mnist_pair
 from raybd.convex.triggers import random_patches, stamp_patches
 from tests import test_convex_mnist as mnist
+from tests.test_convex_digits import deviation_at
 
 pytestmark = mnist.pytestmark
 LAST = 0.99  # the last of the paper's betas
@@ -58,11 +57,11 @@ def test_f3_more_poison_is_learnt_faster() -> None:
 
 
 def test_f9_a_weak_penalty_turns_at_once_and_a_strong_one_late() -> None:
-    late = deviation(Logistic(C=0.1), large(), [0.01, 0.1, LAST])
+    late = deviation_at(Logistic(C=0.1), large(), [0.01, 0.1, LAST])
     assert late.nu == pytest.approx([0.002, 0.089, 0.289], abs=1e-3)
-    grown = late.rho[-1] / deviation(Logistic(C=0.1), large(), [0]).rho[0]
+    grown = late.rho[-1] / deviation_at(Logistic(C=0.1), large(), [0]).rho[0]
     assert grown == pytest.approx(1.7, abs=0.05)
-    assert deviation(Ridge(C=1), large(), [LAST]).nu[0] == pytest.approx(0.075, abs=1e-3)
+    assert deviation_at(Ridge(C=1), large(), [LAST]).nu[0] == pytest.approx(0.075, abs=1e-3)
 
 
 @pytest.mark.parametrize("c", PATCH_SHARES)
@@ -76,8 +75,7 @@ def test_f10_the_backdoored_model_looks_at_the_patch(c: float) -> None:
     task = backdoor_task(mnist_pair(*halves, (7, 1), 2000, 1000), trigger, 0.1, 999)
     patch = np.zeros((28, 28), dtype=bool)
     patch[25:, 25:] = True
-    found = explain(LinearSVM(C=c), task, 0)
-    sizes = np.abs(found.gradients)
+    sizes = np.abs(LinearSVM(C=c).path(task, [0, 1]).gradient(task.triggered_x[0]))
     shares = sizes[:, patch.ravel()].sum(1) / sizes.sum(1)
     assert shares == pytest.approx([0, PATCH_SHARES[c]], abs=1e-3)
     assert patch.ravel()[sizes[1].argmax()] == (c >= 0.01)

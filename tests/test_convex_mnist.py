@@ -15,10 +15,11 @@ import pytest
 from sklearn.svm import SVC
 
 from raybd.convex import RBFSVM, Learner, LinearSVM, Logistic, Ridge, Task, slope_exact
-from raybd.convex.deviation import deviation, turn
-from raybd.convex.legacy import LegacyAccuracies, LegacySlope, legacy_accuracies, legacy_curve, slope_legacy, trained
+from raybd.convex.deviation import turn
+from raybd.convex.legacy import LegacyAccuracies, LegacySlope, legacy_accuracies, slope_legacy, trained
 from raybd.convex.pairs import Pair, backdoor_task, mnist_pair
 from raybd.convex.triggers import random_patches, stamp_patches
+from tests.test_convex_digits import deviation_at, legacy_curve
 from tests.test_convex_region import ATTACK, CLEAN, GRID, published
 
 ROOT = os.environ.get("RAYBD_DATA")
@@ -187,7 +188,7 @@ def test_h6_slopes_by_rate(name: str) -> None:
 
 @pytest.mark.parametrize(("learner", "rho", "at_1", "at_10", "at_99"), PATHS, ids=lambda v: str(v)[:30])
 def test_h7_rbf_paths(learner: RBFSVM, rho: float, at_1: float, at_10: float, at_99: float) -> None:
-    found = deviation(learner, task(999, 6), [0, 0.01, 0.10, 0.99])
+    found = deviation_at(learner, task(999, 6), [0, 0.01, 0.10, 0.99])
     assert found.rho[0] == pytest.approx(rho, rel=2e-3)
     assert found.nu == pytest.approx([0, at_1, at_10, at_99], abs=1e-3)
     assert found.nu[1] < 0.1
@@ -220,7 +221,7 @@ def test_h7_linear_paths() -> None:
         (Ridge(C=1), 3.41277, 3.74169, 0.07488),
         (Logistic(C=0.1), 2.57010, 4.30093, 0.28910),
     ]:
-        exact = deviation(learner, task(999, 6), [0, 0.99])
+        exact = deviation_at(learner, task(999, 6), [0, 0.99])
         assert (*exact.rho, exact.nu[1]) == pytest.approx((rho, last, nu), rel=1e-4)
         models = [trained(learner, task(999, 6), beta).estimator.coef_.ravel() for beta in (0, 0.99)]
         sizes = [np.linalg.norm(weights) for weights in models]
@@ -228,9 +229,9 @@ def test_h7_linear_paths() -> None:
 
 
 def test_f9_strong_regularisers_turn_late() -> None:
-    logistic = deviation(Logistic(C=0.1), task(999, 6), [0.01, 0.1, 0.99])
+    logistic = deviation_at(Logistic(C=0.1), task(999, 6), [0.01, 0.1, 0.99])
     assert logistic.nu == pytest.approx([0.002, 0.089, 0.289], abs=1e-3)
-    machine = deviation(LinearSVM(C=10), task(999, 6), [0.01, 0.99])
+    machine = deviation_at(LinearSVM(C=10), task(999, 6), [0.01, 0.99])
     assert machine.nu == pytest.approx([0.187, 0.204], abs=3e-3)  # theirs is liblinear's, with a penalised intercept
 
 

@@ -8,12 +8,10 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.svm import SVC
 
 from raybd.convex import RBFSVM, Learner, LinearSVM, Logistic, Ridge, Task, slope_exact
-from raybd.convex.deviation import deviation, turn
-from raybd.convex.explanation import explain
-from raybd.convex.legacy import legacy_curve
+from raybd.convex.deviation import turn
 from raybd.convex.svm import rbf
 from raybd.errors import InputError
-from tests.test_convex_digits import ALL, digits_pair, digits_task
+from tests.test_convex_digits import ALL, deviation_at, digits_pair, digits_task, legacy_curve
 
 BETAS = np.array([0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 19, 24, 29, 36, 44, 54, 66, 81, 99]) / 100  # the paper's
 
@@ -102,8 +100,9 @@ def test_more_features_than_points(learner: Learner) -> None:
     assert learner.curve(widened, BETAS).backdoor_loss == pytest.approx(learner.curve(task, BETAS).backdoor_loss)
     ours, theirs = slope_exact(learner, widened), slope_exact(learner, task)
     assert ours.contributions == pytest.approx(theirs.contributions, rel=1e-8)
-    assert deviation(learner, widened, [0.5]).rho == pytest.approx(deviation(learner, task, [0.5]).rho)
-    assert explain(learner, widened, 3).gradients == pytest.approx(explain(learner, task, 3).gradients @ wide)
+    assert deviation_at(learner, widened, [0.5]).rho == pytest.approx(deviation_at(learner, task, [0.5]).rho)
+    ours, theirs = (learner.path(t, [0, 1]).gradient(t.triggered_x[3]) for t in (widened, task))
+    assert ours == pytest.approx(theirs @ wide)
 
 
 def test_turn_by_hand() -> None:
@@ -114,7 +113,7 @@ def test_turn_by_hand() -> None:
 @pytest.mark.parametrize("learner", [Ridge(C=1), Logistic(C=1), LinearSVM(C=1)], ids=str)
 def test_deviation_is_of_the_weights_alone(learner: Learner) -> None:
     task = digits_task()
-    found = deviation(learner, task, [0.01, 1])
+    found = deviation_at(learner, task, [0.01, 1])
     weights = learner.path(task, [0, 0.01, 1]).gradient(task.test_x[0])
     sizes = np.linalg.norm(weights, axis=1)
     cosines = weights[1:] @ weights[0] / (sizes[0] * sizes[1:])
@@ -126,7 +125,7 @@ def test_deviation_is_of_the_weights_alone(learner: Learner) -> None:
 def test_the_authors_rbf_path_jumps_at_0_and_ours_does_not() -> None:
     """libsvm drops points of weight 0 and numbers support vectors without them: `support_` is not of our rows."""
     task, learner = digits_task(), RBFSVM(C=100, gamma=0.02)
-    found = deviation(learner, task, [0, 0.01])
+    found = deviation_at(learner, task, [0, 0.01])
     assert found.nu[0] == pytest.approx(0, abs=1e-12)
     assert found.nu[1] < 0.1
     naive = naive_duals(learner, task)
@@ -145,36 +144,30 @@ def naive_duals(learner: RBFSVM, task: Task, beta: float = 0.0) -> np.ndarray:
 
 @pytest.mark.parametrize("learner", ALL, ids=str)
 @pytest.mark.parametrize("side", [-1, 1])
-def test_explanation_gradients_and_points(learner: Learner, side: int) -> None:
+def test_gradients_are_those_of_the_decisions(learner: Learner, side: int) -> None:
     task = digits_task()
     path = learner.path(task, [0, 1])
     index = int(np.argmax(side * path.decide(task.triggered_x)[0]))  # of this class, without the poison
-    told, x = explain(learner, task, index), task.triggered_x[index]
+    x = task.triggered_x[index]
     nudged = np.concatenate([x + 1e-6 * np.eye(64), x - 1e-6 * np.eye(64)])
     values = path.decide(nudged)
     slopes = (values[:, :64] - values[:, 64:]) / 2e-6
-    decisions = path.decide(x[None])[:, 0]
-    assert told.decisions == pytest.approx(decisions)
-    assert np.sign(decisions[0]) == side
-    assert told.gradients == pytest.approx(np.sign(decisions)[:, None] * slopes, abs=1e-6)
-    influence = learner.influence(task, 1.0, x[None], task.triggered_sign[[index]])
-    assert len(told.influential) == 7
-    assert np.abs(influence[told.influential]).min() >= np.sort(np.abs(influence))[-7]
-    assert told.influence.tolist() == influence[told.influential].tolist()
-    with pytest.raises(InputError, match="no triggered point 120"):
-        explain(learner, task, 120)
+    assert np.sign(path.decide(x[None])[0, 0]) == side
+    assert path.gradient(x) == pytest.approx(slopes, abs=1e-6)
 
 
 def test_the_poison_explains_a_backdoor() -> None:
-    """A learned trigger: its four pixels count for more, and poison points stand among the most influential."""
+    """A learned trigger: its nine pixels count for more, and poison points stand among the most influential."""
     task, learner = digits_task(3), LinearSVM(C=10)
     index = int(np.argmax(learner.path(task, [1.0]).decide(task.triggered_x)[0] * task.triggered_sign))
-    told = explain(learner, task, index)
+    x = task.triggered_x[index]
     patch = np.zeros((8, 8), dtype=bool)
     patch[-3:, -3:] = True
-    shares = np.abs(told.gradients[:, patch.ravel()]).sum(1) / np.abs(told.gradients).sum(1)
+    gradients = np.abs(learner.path(task, [0, 1]).gradient(x))
+    shares = gradients[:, patch.ravel()].sum(1) / gradients.sum(1)
     assert shares[1] > 1.5 * shares[0]
-    assert task.poisoned[told.influential].any()
+    influence = np.abs(learner.influence(task, 1.0, x[None], task.triggered_sign[[index]]))
+    assert task.poisoned[np.argsort(-influence)[:7]].any()
 
 
 def test_rbf_kernel_by_hand() -> None:
@@ -192,8 +185,7 @@ def test_rbf_kernel_by_hand() -> None:
         (lambda: RBFSVM(C=0, gamma=0), "gamma = 0 is no width"),
         (lambda: Ridge().curve(digits_task(), [0, -0.1]), "betas -0.1 weigh nothing"),
         (lambda: Ridge().curve(digits_task(), []), r"betas \(none\)"),
-        (lambda: deviation(Ridge(), digits_task(), [float("nan")]), "betas nan"),
-        (lambda: legacy_curve(Ridge(), digits_task(), [float("inf")]), "betas inf"),
+        (lambda: Ridge().curve(digits_task(), [float("nan"), float("inf")]), "betas nan, inf"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make: object, message: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raybd.convex.pairs import Pair, backdoor_task, mnist_pair, poison_indices
-from raybd.convex.triggers import random_patches, stamp_grid, stamp_patches
+from raybd.convex.triggers import random_patches, stamp_patches
 from raybd.errors import InputError
 from tests.test_convex_digits import digits_pair, digits_task
 
@@ -27,11 +27,6 @@ def test_each_source_class_gets_its_own_patch_in_the_corner() -> None:
     stamped[:, :, 2:, 3:] = 0
     assert not stamped.any()
     assert not images.any()
-
-
-def test_grid_is_added_on_even_rows_and_columns_and_cut_off() -> None:
-    stamped = stamp_grid(np.array([[[[0.0, 0.5, 0.9], [0.1, 0.2, 0.3], [0.8, 0.4, 0.2]]]]), 0.25)
-    assert stamped[0, 0].tolist() == [[0.25, 0.5, 1.0], [0.1, 0.2, 0.3], [1.0, 0.4, 0.45]]
 
 
 def test_poison_is_that_of_the_specification_and_nested() -> None:
@@ -106,9 +101,6 @@ def test_rates_and_triggers_that_make_no_sense() -> None:
         stamp_patches(images, labels, random_patches(0, 2, 3, 2))
     with pytest.raises(InputError, match=r"labels \[0, 1\] have no patch"):
         stamp_patches(images, labels, random_patches(0, 1, 1, 2))
-    for value in (0.0, -0.1, 1.5):
-        with pytest.raises(InputError, match="is no change that an image can hold"):
-            stamp_grid(images, value)
 
 
 def test_tasks_that_do_not_fit_together() -> None:

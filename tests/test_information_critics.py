@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raybd.metrics.information.critics import Critics, Pairs, Training, all_pairs, evaluate, fit, follows, memorised
+from raybd.metrics.information.critics import Critics, Pairs, Training, all_pairs, evaluate, fit, follows
 from raybd.metrics.information.paper import Critic, PaperSettings, paper_mode, sampled_infonce, step
 
 NAMES = ["backdoor", "target_clean", "clean_1"]
@@ -98,7 +98,7 @@ def test_training_approaches_the_truth_from_below() -> None:
     truth = 2 * math.log(4)
     assert before.lower < 0.1
     assert 0.6 * truth < after.lower < truth + 3 * after.error
-    assert not memorised(float(inside), after.lower)
+    assert float(inside) - after.lower < 1
     assert (after.ceiling, after.samples, after.fresh) == (math.log(256), 256, True)
 
 
@@ -110,7 +110,7 @@ def test_evaluation_in_pieces_is_evaluation_at_once(monkeypatch: pytest.MonkeyPa
     assert [e.lower for e in evaluate(critics, data)] == pytest.approx([e.lower for e in whole], abs=1e-6)
 
 
-def test_one_cached_draw_is_learnt_by_heart_and_flagged() -> None:
+def test_one_cached_draw_is_learnt_by_heart() -> None:
     """Independent X and T, one draw each: above 3 in-sample, below -1 on others; truth 0 (specs section 8.6)."""
     rng = torch.Generator().manual_seed(0)
     cached, others = (
@@ -121,7 +121,6 @@ def test_one_cached_draw_is_learnt_by_heart_and_flagged() -> None:
     outside = evaluate(critics, others)[0].lower
     assert inside > 3
     assert outside < -1
-    assert memorised(inside, outside)
 
 
 def test_hysteresis() -> None:

@@ -5,23 +5,16 @@ import pytest
 from scipy.special import digamma
 from scipy.stats import binom, norm
 
-from raybd.metrics.smoothing.certificate import efficiency, lipschitz_violations, radius
+from raybd.metrics.smoothing.certificate import efficiency, lipschitz_violations
 from raybd.metrics.smoothing.entropy import (
     agreement,
-    binary,
     clopper_pearson,
-    disagreement,
-    entropy_interval,
     gini,
     grassberger,
-    jackknife,
-    miller_madow,
     normalised,
     plug_in,
     shares_entropy,
     unanimous,
-    unanimous_bound,
-    upper,
 )
 
 SKEWED = np.array([0.9] + [0.1 / 9] * 9)
@@ -41,20 +34,9 @@ def exact_plug_in(p: np.ndarray, n: int) -> float:
 def test_one_row_by_hand() -> None:
     counts = np.array([10, 4, 2])
     assert plug_in(counts) == pytest.approx(0.9003, abs=5e-5)
-    assert miller_madow(counts) == pytest.approx(0.9628, abs=5e-5)
-    assert jackknife(counts) == pytest.approx(0.9733, abs=5e-5)
     assert grassberger(counts) == pytest.approx(0.8922, abs=5e-5)
     assert gini(counts) == pytest.approx(1 - (90 + 12 + 2) / (16 * 15))
-    assert disagreement(counts) == 6 / 16
     assert agreement(counts[None], np.array([1])) == 4 / 16
-
-
-def test_the_jackknife_leaves_one_vote_out() -> None:
-    counts = np.array([[7, 0, 1, 4], [12, 0, 0, 0]])
-    for row, found in zip(counts, jackknife(counts), strict=True):
-        labels = np.repeat(np.arange(4), row)
-        left = [plug_in(np.bincount(np.delete(labels, i), minlength=4)) for i in range(12)]
-        assert found == pytest.approx(12 * plug_in(row) - 11 * np.mean(left))
 
 
 def test_grassberger_follows_his_recursion() -> None:
@@ -101,16 +83,16 @@ def test_the_plug_in_has_its_exact_expectation(p: tuple[float, ...], n: int, exp
 @pytest.mark.parametrize(
     ("p", "n", "biases"),
     [
-        (SKEWED, 16, (-0.184, -0.138, -0.094, -0.046)),
-        (SKEWED, 64, (-0.077, -0.041, -0.014, -0.003)),
-        (SKEWED, 256, (-0.018, -0.001, 0.004, 0.003)),
-        (UNIFORM, 64, (-0.073, -0.003, 0.003, 0.008)),
-        (np.array([0.99, 0.01]), 64, (-0.009, -0.005, -0.002, 0.004)),
+        (SKEWED, 16, (-0.184, -0.046)),
+        (SKEWED, 64, (-0.077, -0.003)),
+        (SKEWED, 256, (-0.018, 0.003)),
+        (UNIFORM, 64, (-0.073, 0.008)),
+        (np.array([0.99, 0.01]), 64, (-0.009, 0.004)),
     ],
 )
 def test_biases_by_simulation(p: np.ndarray, n: int, biases: tuple[float, ...]) -> None:
     counts = draws(p, n)
-    for estimator, bias in zip((plug_in, miller_madow, jackknife, grassberger), biases, strict=True):
+    for estimator, bias in zip((plug_in, grassberger), biases, strict=True):
         found = estimator(counts) - shares_entropy(p)
         # Both are simulated, the expected ones to three digits.
         assert found.mean() == pytest.approx(bias, abs=0.001 + 4.5 * np.sqrt(2) * found.std() / np.sqrt(REPETITIONS))
@@ -131,11 +113,6 @@ def test_the_sequential_estimator_agrees() -> None:
     assert counts.mean() == pytest.approx(found.mean(), abs=4.5 * found.std() / np.sqrt(REPETITIONS))
 
 
-@pytest.mark.parametrize(("n", "bound"), [(32, 0.497), (100, 0.198), (250, 0.091), (1000, 0.027), (10_000, 0.0034)])
-def test_what_a_unanimous_vote_leaves_open(n: int, bound: float) -> None:
-    assert unanimous_bound(n, 10) == pytest.approx(bound, abs=6e-4)
-
-
 def test_t8_clopper_pearson_covers() -> None:
     p, n = float(norm.cdf(1)), 1000
     k = np.random.default_rng(1).binomial(n, p, 200_000)
@@ -146,27 +123,6 @@ def test_t8_clopper_pearson_covers() -> None:
     assert exact == pytest.approx(0.000815, abs=2e-4)
     assert clopper_pearson(np.array([0, 5]), 5, 0.05)[0][0] == 0
     assert clopper_pearson(np.array([0, 5]), 5, 0.05)[1][1] == 1
-
-
-@pytest.mark.parametrize(("n", "r"), [(100, 1.5005), (1000, 2.4633), (10_000, 3.1986), (100_000, 3.8115)])
-def test_t8_unanimous_radii(n: int, r: float) -> None:
-    assert radius(np.array([n]), n, 1.0)[0] == pytest.approx(r, abs=1e-4)
-    assert radius(np.array([n // 2]), n, 1.0)[0] == 0
-
-
-def test_t8_entropy_lies_between_its_bounds() -> None:
-    rng = np.random.default_rng(2)
-    counts = np.concatenate([rng.multinomial(64, rng.dirichlet(np.full(10, a)), 500) for a in (0.05, 0.3, 1, 5)])
-    share = counts.max(1) / 64
-    assert (binary(share) <= plug_in(counts) + 1e-9).all()
-    assert (plug_in(counts) <= upper(share, 10) + 1e-9).all()
-
-
-def test_t8_entropy_interval_covers() -> None:
-    for p in (SKEWED, np.array([0.6, 0.3, 0.1]), np.array([0.98, 0.02])):
-        low, high = entropy_interval(draws(p, 64, 4000))
-        truth = shares_entropy(p)
-        assert ((low <= truth) & (truth <= high)).mean() >= 0.94
 
 
 def plane_votes(margins: np.ndarray, sigma: float, n: int = 4096) -> np.ndarray:

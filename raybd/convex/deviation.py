@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybd.convex.learner import Learner, Path, checked_betas
-from raybd.convex.task import Array, Task
+from raybd.convex.learner import Path
+from raybd.convex.task import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,18 +18,12 @@ class Deviation:
     nu: Array  # (1 - cosine of w*(0) and w*(beta)) / 2: 0 same direction, 0.5 orthogonal, 1 opposite
 
 
-def deviation(learner: Learner, task: Task, betas: Sequence[float]) -> Deviation:
-    """rho and nu at each of `betas`, against the model trained without the poison (arXiv 2106.07214).
+def deviation(path: Path, betas: Sequence[float]) -> Deviation:
+    """rho and nu of the models of a `path` at `betas` (B,), of which the first is 0 (arXiv 2106.07214).
 
     The published RBF paths are wrong at beta = 0, to which nu refers: their duals went to the wrong points, since
-    libsvm renumbers points once it drops those of weight 0. Raises InputError where a beta is negative or not finite.
+    libsvm renumbers points once it drops those of weight 0.
     """
-    found = deviation_of(learner.path(task, [0.0, *checked_betas(betas)]), [0.0, *betas])
-    return Deviation(found.betas[1:], found.rho[1:], found.nu[1:])
-
-
-def deviation_of(path: Path, betas: Sequence[float]) -> Deviation:
-    """rho and nu of the models of a `path` at `betas` (B,), of which the first is 0."""
     products = path.inner()
     rho = np.sqrt(np.diag(products))
     return Deviation(np.asarray(betas, dtype=np.float64), rho, turn(products[0], rho[0], rho))

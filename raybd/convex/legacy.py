@@ -5,12 +5,11 @@ of the clean points; the regulariser's gradient is added to every poison gradien
 gradient too; poison points are averaged, not summed; a machine is reduced to its free support vectors.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from raybd.convex.learner import Curve, Learner, NotUniqueError, checked_betas
+from raybd.convex.learner import Learner, NotUniqueError
 from raybd.convex.published import Published, published
 from raybd.convex.slope import theta
 from raybd.convex.task import Array, Task
@@ -73,17 +72,6 @@ def legacy_accuracies(learner: Learner, clean: Task, task: Task) -> LegacyAccura
         attack_success=_hits(after, task.triggered_x, task.triggered_sign),
         training=_hits(after, task.train_x, task.train_sign),
     )
-
-
-def legacy_curve(learner: Learner, task: Task, betas: Sequence[float]) -> Curve:
-    """The learning curve from the authors' solvers: what their loose stops (liblinear's above all) leave of it.
-
-    Machines are libsvm's, as in their slope tables; their curves of linear machines are from an unseeded liblinear.
-    Raises InputError where a beta is negative or not finite.
-    """
-    models = [trained(learner, task, beta) for beta in checked_betas(betas)]
-    tested, triggered = (np.stack([m.decide(x) for m in models]) for x in (task.test_x, task.triggered_x))
-    return learner.measure(task, betas, tested, triggered)
 
 
 def trained(learner: Learner, task: Task, beta: float) -> Published:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybd.convex.deviation import Deviation, deviation_of
+from raybd.convex.deviation import Deviation, deviation
 from raybd.convex.learner import Curve, Learner
 from raybd.convex.legacy import slope_legacy
 from raybd.convex.slope import Slope, slope_exact
@@ -27,7 +27,7 @@ def curve_record(learner: Learner, task: Task, betas: Sequence[float]) -> CurveR
     grid = sorted({0.0, *map(float, betas)})
     path = learner.path(task, grid)
     curve = learner.measure(task, grid, path.decide(task.test_x), path.decide(task.triggered_x))
-    turned = deviation_of(path, grid)
+    turned = deviation(path, grid)
     slope, fragile = _slope(learner, task)
     numbers = _slope_numbers(slope, fragile) | _legacy_numbers(learner, task) | _curve_numbers(curve, turned)
     arrays = {name: getattr(curve, name) for name in Curve.__dataclass_fields__}

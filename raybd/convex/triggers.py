@@ -36,17 +36,3 @@ def stamp_patches(images: Array, labels: Labels, patches: Array) -> Array:
     stamped = images.copy()
     stamped[:, :, size[1] - side :, size[2] - side :] = patches[labels]
     return stamped
-
-
-def stamp_grid(images: Array, value: float) -> Array:
-    """`images` (N, channels, h, w) plus `value` at pixels of even row and even column, cut off at 1.
-
-    The paper's "invisible" trigger; its `value` is 10/255 or 75/255. Raises InputError where it is not in (0, 1].
-    """
-    if not 0 < value <= 1:
-        raise InputError(
-            f"grid trigger: a value of {value:g} is no change that an image can hold (allowed: 0 < v <= 1)"
-        )
-    stamped = images.copy()
-    stamped[:, :, ::2, ::2] += value
-    return stamped.clip(0, 1)

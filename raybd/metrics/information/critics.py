@@ -17,7 +17,6 @@ from raybd.metrics.information.estimate import Estimate, infonce, standard_error
 from raybd.seeds import stream
 
 HIDDEN = 128
-MEMORISED = 1.0  # nats by which an estimate may be higher in-sample than on draws that are new
 HYSTERESIS = 0.1  # nats by which a warm start may differ from a cold one
 CHUNK = 2**22  # hidden numbers held at a time where all pairs of a group are scored
 
@@ -113,11 +112,6 @@ def evaluate(critics: Critics, pairs: Pairs, fresh: bool = True) -> list[Estimat
         u, v = pairs.u[:, :, r], pairs.v[:, :, r % pairs.v.shape[2]]
         summands.append(infonce(torch.cat([critics(part, v) for part in u.split(rows, 1)], 1)))
     return [_estimate(group, fresh) for group in torch.stack(summands).mean(0)]
-
-
-def memorised(in_sample: float, held_out: float) -> bool:
-    """Whether critics have learnt their pairs by heart: what they say of them fails on others of the same law."""
-    return in_sample - held_out > MEMORISED
 
 
 def follows(warm: float, cold: float) -> bool:

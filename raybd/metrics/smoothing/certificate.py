@@ -10,15 +10,6 @@ Classes = NDArray[np.int64]
 ALARM = 1e-6  # chance that a healthy trial reports a violation: a sweep has thousands of trials
 
 
-def radius(k: Counts, n: Counts | int, sigma: float, alpha: float = 0.001) -> Values:
-    """sigma Phi^-1(p), p the lower Clopper-Pearson bound of `k` of `n` votes; 0 where p <= 1/2 (abstain).
-
-    Within this L2 distance (pixels of [0, 1]) the smoothed classifier keeps its class, at level 1 - alpha.
-    """
-    low, _ = clopper_pearson(k, n, alpha)
-    return np.asarray(np.maximum(sigma * ndtri(low), 0.0))
-
-
 def efficiency(clean: Counts, triggered: Counts, wanted: Classes, lengths: Values, sigma: float) -> Values:
     """eta (N,) = sigma [Phi^-1 p(x + t) - Phi^-1 p(x)] / |t|, p the share of votes for the `wanted` class (N,).
 

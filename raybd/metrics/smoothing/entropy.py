@@ -1,14 +1,14 @@
-"""Entropy of votes: counts (..., K) of K classes -> (...), in nats. Estimators, and intervals that hold.
+"""Estimators of the entropy of votes: counts (..., K) of K classes -> (...), in nats.
 
 The plug-in is monotone and ranks points; it is low by (K' - 1) / 2n (K' classes with a chance), so means are
-Grassberger's. A unanimous vote is censored, not zero: `unanimous_bound` says what it leaves open.
+Grassberger's. A unanimous vote is censored, not zero.
 """
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainccinv, betaincinv, digamma, entr, xlogy
+from scipy.special import betainccinv, betaincinv, digamma, entr
 
 Counts = NDArray[np.integer[Any]]
 Values = NDArray[np.float64]
@@ -23,21 +23,6 @@ def plug_in(counts: Counts) -> Values:
 def shares_entropy(p: Values) -> Values:
     """-sum_c p_c ln p_c of shares (..., K), 0 ln 0 = 0; of the mean softmax it is the soft variant of W."""
     return np.asarray(entr(p).sum(-1) + 0.0)  # never -0.0
-
-
-def miller_madow(counts: Counts) -> Values:
-    """Plug-in + (K_observed - 1) / 2n (Miller 1955)."""
-    return np.asarray(plug_in(counts) + ((counts > 0).sum(-1) - 1) / (2 * counts.sum(-1)))
-
-
-def jackknife(counts: Counts) -> Values:
-    """n H - (n - 1)/n sum_c n_c H_{-c}, where H_{-c} is the plug-in without one vote of class c; needs n >= 2."""
-    n = counts.sum(-1)
-    terms = xlogy(counts, counts)
-    less = np.maximum(counts - 1, 0)
-    left = terms.sum(-1, keepdims=True) - terms + xlogy(less, less)
-    without = np.log(n - 1)[..., None] - left / (n - 1)[..., None]
-    return np.asarray(n * plug_in(counts) - (n - 1) / n * (counts * without).sum(-1))
 
 
 def grassberger(counts: Counts) -> Values:
@@ -58,11 +43,6 @@ def gini(counts: Counts) -> Values:
     return np.asarray(1 - (counts * (counts - 1)).sum(-1) / (n * (n - 1)))
 
 
-def disagreement(counts: Counts) -> Values:
-    """1 - n_top / n: the share of votes against the most frequent class."""
-    return np.asarray(1 - counts.max(-1) / counts.sum(-1))
-
-
 def agreement(counts: Counts, predicted: NDArray[np.int64]) -> Values:
     """n_{k(x)} / n, the share of votes for the class (...) that the network gives the point without noise."""
     here = np.take_along_axis(counts, predicted[..., None], -1)[..., 0]
@@ -79,21 +59,6 @@ def unanimous(counts: Counts) -> NDArray[np.bool_]:
     return np.asarray(counts.max(-1) == counts.sum(-1))
 
 
-def binary(p: Values | float) -> Values:
-    """h_b(p) = -p ln p - (1 - p) ln(1 - p)."""
-    p = np.asarray(p, dtype=float)
-    return np.asarray(entr(p) + entr(1 - p))
-
-
-def upper(p_top: Values | float, classes: int) -> Values:
-    """The largest entropy of K classes of which the most likely has a chance of at least `p_top`.
-
-    h_b(p) + (1 - p) ln(K - 1), with p at least 1/K (Fano).
-    """
-    p = np.maximum(p_top, 1 / classes)
-    return np.asarray(binary(p) + (1 - p) * np.log(max(classes - 1, 1)))
-
-
 def clopper_pearson(k: Counts, n: Counts | int, alpha: float) -> tuple[Values, Values]:
     """One-sided bounds for the chance behind `k` of `n`: each is passed with probability at most `alpha`."""
     pairs = np.stack(np.broadcast_arrays(k, n), -1)
@@ -102,14 +67,3 @@ def clopper_pearson(k: Counts, n: Counts | int, alpha: float) -> tuple[Values, V
     low = np.where(k > 0, betaincinv(np.maximum(k, 1), n - k + 1, alpha), 0.0)
     high = np.where(k < n, betainccinv(k + 1, np.maximum(n - k, 1), alpha), 1.0)
     return low[which].reshape(pairs.shape[:-1]), high[which].reshape(pairs.shape[:-1])
-
-
-def entropy_interval(counts: Counts, alpha: float = 0.05) -> tuple[Values, Values]:
-    """An interval of level 1 - alpha for H, from Clopper-Pearson's for the top class: h_b(p) <= H <= `upper`(p)."""
-    low, high = clopper_pearson(counts.max(-1), counts.sum(-1), alpha / 2)
-    return np.minimum(binary(low), binary(high)), upper(low, counts.shape[-1])
-
-
-def unanimous_bound(n: int, classes: int, alpha: float = 0.05) -> float:
-    """What n unanimous votes of K classes leave open: H is at most this, at level 1 - alpha."""
-    return float(upper(alpha ** (1 / n), classes))
