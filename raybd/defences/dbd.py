@@ -24,7 +24,7 @@ from raybd.defences.mixmatch import MixMatch
 from raybd.defences.trainer import Trainer, logits_of, lowest
 from raybd.models import Classifier
 from raybd.models.noise import without_noise
-from raybd.pretraining import PretrainConfig, embed, encoder
+from raybd.pretraining import PretrainConfig, embed, pretrain_once
 from raybd.seeds import stream
 from raybd.training import Epoch, in_batches
 
@@ -84,7 +84,7 @@ class Dbd(Defence):
         """SCE (N,) of every image, once the encoder and the head are learnt."""
         network, images = cast(Classifier, context.model), context.images
         config = PretrainConfig(method="simclr", epochs=self.pretrain_epochs)
-        spent = encoder(network, images.x, config, context.seed, context.cache_folder, context.heartbeat)
+        spent = pretrain_once(network, images.x, config, context.seed, context.cache_folder, context.heartbeat)
         with without_noise():
             features = embed(network, images.x, context.heartbeat)
         head_fit(network.head, features, images.y, self.head_epochs, self.head_rate, context)

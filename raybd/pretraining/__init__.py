@@ -16,22 +16,22 @@ and kind of device.
 from raybd.pretraining.augmentations import Views, random_views, suited
 from raybd.pretraining.config import PretrainConfig
 from raybd.pretraining.deployed import FrozenBackbone
-from raybd.pretraining.encoder_cache import encoder
+from raybd.pretraining.encoder_cache import pretrain_once
 from raybd.pretraining.frozen import embed, extractor, frozen_features
-from raybd.pretraining.loop import Pretrained, pretrain
+from raybd.pretraining.loop import PretrainResult, pretrain
 from raybd.pretraining.tables import fingerprint
 
 __all__ = [
     "FrozenBackbone",
     "PretrainConfig",
-    "Pretrained",
+    "PretrainResult",
     "Views",
     "embed",
-    "encoder",
     "extractor",
     "fingerprint",
     "frozen_features",
     "pretrain",
+    "pretrain_once",
     "random_views",
     "suited",
 ]

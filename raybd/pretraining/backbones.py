@@ -15,14 +15,14 @@ from raybd.models.torchvision_model import PREFIX, TorchvisionClassifier
 from raybd.models.user_function import import_function
 from raybd.seeds import forked_rng
 
-__all__ = ["PREFIX", "Frozen", "OwnFunction", "backbone"]
+__all__ = ["PREFIX", "FrozenEncoder", "OwnFunction", "backbone"]
 
 RANDOM = "random"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, on which published weights were trained
 SIDE = 224  # pixels of images for a network whose published weights name no size
 
 
-class Frozen(nn.Module):
+class FrozenEncoder(nn.Module):
     """A torchvision network without its last layer: (n, 1 or 3, H, W) uint8 -> (n, D) float32."""
 
     def __init__(self, classifier: TorchvisionClassifier, side: int | None) -> None:
@@ -41,7 +41,7 @@ class Frozen(nn.Module):
         return f"side={self.side}"
 
 
-def backbone(name: str, weights: str, seed: int, side: int | None) -> Frozen:
+def backbone(name: str, weights: str, seed: int, side: int | None) -> FrozenEncoder:
     """torchvision's classifier `name` with the `weights` of a file, or with random ones from `seed`.
 
     Raises:
@@ -56,7 +56,7 @@ def backbone(name: str, weights: str, seed: int, side: int | None) -> Frozen:
     assert isinstance(classifier, TorchvisionClassifier)
     if weights != RANDOM:
         _fill(classifier.body, Path(weights).expanduser(), name)
-    return Frozen(classifier, side).eval()
+    return FrozenEncoder(classifier, side).eval()
 
 
 def _how(name: str) -> str:

@@ -1,9 +1,6 @@
-"""Encoders that several trials need: trained once, kept in a folder under the hash of all that decides them."""
+"""Encoders that several trials need: each is pretrained once and cached by the hash of all that decides it."""
 
-import json
-import logging
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -11,100 +8,63 @@ from torch import Tensor
 
 from raybd.models import Classifier
 from raybd.pretraining.config import PretrainConfig
-from raybd.pretraining.hashing import Weights, add, hash_of, replace_file, weights_of
-from raybd.pretraining.loop import Pretrained, pretrain
+from raybd.pretraining.loop import PretrainResult, pretrain
 from raybd.training import Checkpoint
-from raybd.utils.locks import once
+from raybd.utils.cache import compute_once, content_hash, load_tensors
 
-log = logging.getLogger(__name__)
-FORMAT = 1  # another number makes every encoder be trained anew
+FORMAT = 2  # of the key; another number makes every encoder be trained anew
 
 
-def encoder(
+def pretrain_once(
     model: Classifier,
     x: Tensor,
     config: PretrainConfig,
     seed: int,
     cache_folder: Path | None = None,
     heartbeat: Callable[[], None] = lambda: None,
-) -> Pretrained:
-    """`model` pretrained on `x` (N, C, H, W) uint8, in place and but for its head, as `pretrain` would.
+) -> PretrainResult:
+    """Pretrain `model` but for its head, in place, on `x` (N, C, H, W) uint8, as `pretrain` does, or load the weights
+    from `cache_folder` if they are there; it is left in evaluation mode.
 
-    Taken from `cache_folder` where one with the same key is kept; else trained by one process, from where a dead one
-    stopped, while others wait and call `heartbeat`. The key is the pixels, the settings, the architecture, the weights
-    that `model` comes with, the seed and the kind of device. Without a folder, or where it cannot be written to, it is
-    trained for this caller alone.
+    One process trains, from the checkpoint of one that died if there is one, while others wait and call `heartbeat`.
 
     Raises:
         InputError, DivergedError: as `pretrain` does.
     """
     if cache_folder is None:
         return pretrain(model, x, config, seed, heartbeat=heartbeat)
-    place = _Place(cache_folder / "encoders" / recipe(model, x, config, seed), model)
-    first = {name: value.clone() for name, value in weights_of(model).items()}
+    path = cache_folder / "encoders" / f"{encoder_key(model, x, config, seed)}.pt"
+    checkpoint = Checkpoint(path.with_suffix(".checkpoint.pt"))
 
-    def train() -> None:
-        place.clear()
-        place.keep(pretrain(model, x, config, seed, place.checkpoint, heartbeat))
+    def save(trained: PretrainResult, path: Path) -> None:
+        weights = encoder_weights(model)
+        torch.save({"weights": weights, "losses": list(trained.losses), "seconds": trained.seconds}, path)
 
-    try:
-        place.folder.mkdir(parents=True, exist_ok=True)
-        once(place.load, train, place.folder / ".lock", heartbeat)
-    except OSError as error:
-        log.warning("no encoder can be kept in %s (%s): it is trained for this trial alone", cache_folder, error)
-        model.load_state_dict(first, strict=False)
-        return pretrain(model, x, config, seed, heartbeat=heartbeat)
-    assert place.found is not None
-    return place.found
+    def load(path: Path) -> PretrainResult:
+        found = load_tensors(path)
+        trained = PretrainResult(tuple(found["losses"]), found["seconds"], reused=True)
+        model.load_state_dict(found["weights"], strict=False)
+        model.eval()
+        return trained
+
+    return compute_once(
+        path,
+        lambda: pretrain(model, x, config, seed, checkpoint, heartbeat),
+        load=load,
+        save=save,
+        heartbeat=heartbeat,
+        resume_files=[checkpoint.path],
+    )
 
 
-def recipe(model: Classifier, x: Tensor, config: PretrainConfig, seed: int) -> str:
-    """16 hex digits that stand for everything that decides an encoder."""
+def encoder_key(model: Classifier, x: Tensor, config: PretrainConfig, seed: int) -> str:
+    """16 hex digits of the images, settings, architecture, first weights, seed and kind of device."""
     text = f"{FORMAT} {model!r} {model.noise} {config!r} {seed} {x.device.type}"
-    digest = sha256(f"{text} {hash_of(weights_of(model))}".encode())
-    add(digest, x)
-    return digest.hexdigest()[:16]
+    return content_hash(text, encoder_weights(model), x)
 
 
-class _Place:
-    """Where one encoder is kept: its weights, what it cost, and a checkpoint while it is trained."""
-
-    def __init__(self, folder: Path, model: Classifier) -> None:
-        self.folder, self.model = folder, model
-        self.file, self.cost = folder / "weights.pt", folder / "cost.json"
-        self.checkpoint = Checkpoint(folder / "checkpoint.pt")
-        self.found: Pretrained | None = None
-
-    def load(self) -> bool:
-        """Whether the encoder is there; if so, the model has its weights."""
-        if self.found is None and self.file.exists():
-            try:
-                self.found = self._read()
-            except Exception as error:  # noqa: BLE001 - a broken file raises whatever its bytes suggest
-                log.warning("the encoder in %s cannot be read (%s): it is trained anew", self.folder, error)
-        return self.found is not None
-
-    def _read(self) -> Pretrained:
-        cost = json.loads(self.cost.read_text())
-        kept: Weights = torch.load(self.file, map_location=self.model.mean.device, weights_only=True)
-        if cost["weights"] != hash_of(kept):  # torch does not see a byte that has changed
-            raise ValueError("these are not the weights that were written")
-        self.model.load_state_dict(kept, strict=False)
-        self.model.eval()
-        return Pretrained(tuple(cost["losses"]), cost["seconds"], reused=True)
-
-    def keep(self, spent: Pretrained) -> None:
-        """Write the model, which took `spent`, for all who come later; the weights last, for they say it is done."""
-        self.found = spent
-        kept = weights_of(self.model)
-        cost = {"losses": spent.losses, "seconds": spent.seconds, "weights": hash_of(kept)}
-        try:
-            replace_file(self.cost, lambda part: part.write_text(json.dumps(cost)))
-            replace_file(self.file, lambda part: torch.save(kept, part))
-            self.checkpoint.path.unlink(missing_ok=True)
-        except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
-            log.warning("the encoder cannot be kept in %s (%s)", self.folder, error)
-
-    def clear(self) -> None:
-        """Take away what could not be read, so that those who wait do not try it again."""
-        self.file.unlink(missing_ok=True)
+def encoder_weights(model: Classifier) -> dict[str, Tensor]:
+    """The state of `model` without that of its head; shares memory with it."""
+    head = {id(value) for value in model.head.state_dict(keep_vars=True).values()}
+    state = model.state_dict(keep_vars=True)
+    return {name: value.detach() for name, value in state.items() if id(value) not in head}

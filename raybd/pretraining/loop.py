@@ -27,7 +27,7 @@ METHODS: dict[str, type[SimClr] | type[NnClr]] = {"simclr": SimClr, "nnclr": NnC
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class PretrainResult:
     """How an encoder was trained."""
 
     losses: tuple[float, ...]  # the mean of each epoch, in nats
@@ -42,7 +42,7 @@ def pretrain(
     seed: int,
     checkpoint: Checkpoint | None = None,
     heartbeat: Callable[[], None] = lambda: None,
-) -> Pretrained:
+) -> PretrainResult:
     """Train all of `model` but its head, in place, on `x` (N, C, H, W) uint8 on its device; resumes from `checkpoint`.
 
     `heartbeat` is called after every epoch. The model is left in evaluation mode.
@@ -64,7 +64,7 @@ def pretrain(
             checkpoint.save(run.state() | {"losses": losses, "seconds": time.monotonic() - start})
         heartbeat()
     model.eval()
-    return Pretrained(tuple(losses), time.monotonic() - start)
+    return PretrainResult(tuple(losses), time.monotonic() - start)
 
 
 def _check(x: Tensor) -> None:

@@ -1,6 +1,5 @@
-"""Features that a user has computed himself: rows in a .npy or .npz file."""
+"""Features computed by the user: rows in a .npy or .npz file."""
 
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,14 @@ import torch
 from torch import Tensor
 
 from raybd.errors import InputError
-from raybd.pretraining.hashing import add
+from raybd.utils.cache import content_hash
 
 TABLES = (".npy", ".npz")
 
 
 def fingerprint(x: Tensor) -> str:
-    """16 hex digits that stand for the images `x` (N, C, H, W) uint8 in this order, without their labels."""
-    digest = sha256()
-    add(digest, x)
-    return digest.hexdigest()[:16]
+    """16 hex digits of SHA-256 of the images `x` (N, C, H, W) uint8, in their order, without labels."""
+    return content_hash(x)
 
 
 def table_features(file: Path, x: Tensor) -> Tensor:

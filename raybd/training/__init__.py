@@ -1,7 +1,7 @@
 """Training: the loop, its config, schedules, augmentation, checkpoints."""
 
 from raybd.training.batches import augment, autocast, in_batches, memory_format, prepare
-from raybd.training.checkpoint import Checkpoint, load_tensors
+from raybd.training.checkpoint import Checkpoint
 from raybd.training.config import Epoch, TrainConfig
 from raybd.training.inference import predict
 from raybd.training.loop import fit, probe_schedule
@@ -16,7 +16,6 @@ __all__ = [
     "fit",
     "in_batches",
     "learning_rate",
-    "load_tensors",
     "memory_format",
     "optimizer_of",
     "predict",

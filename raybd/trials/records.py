@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from raybd.errors import InputError
-from raybd.utils.locks import held
+from raybd.utils.locks import lock
 
 FINISHED, FAILED = "FINISHED", "FAILED"
 
@@ -102,7 +102,7 @@ class TrialFolder:
     def held(self, heartbeat: Callable[[], None]) -> Iterator[None]:
         """Hold the trial: an attempt that a driver has given up on may still be at work, and is waited for."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with held(self.path / ".lock", heartbeat):
+        with lock(self.path / ".lock", heartbeat):
             yield
 
     def reopen(self) -> None:
@@ -174,15 +174,15 @@ class SweepFolder:
         Raises:
             InputError: another process holds it.
         """
-        lock = FileLock(self.path / ".lock")
+        sweep_lock = FileLock(self.path / ".lock")
         try:
-            lock.acquire(timeout=0)
+            sweep_lock.acquire(timeout=0)
         except Timeout:
             raise InputError(f"another process is at work on {self.path}: wait for it, or use another name") from None
         try:
             yield
         finally:
-            lock.release()
+            sweep_lock.release()
 
     def trial(self, key: str) -> TrialFolder:
         """The folder of the trial with this key."""

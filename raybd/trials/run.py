@@ -27,7 +27,7 @@ from raybd.training import Checkpoint, Epoch, predict, probe_schedule
 from raybd.training.weighting import Flagged
 from raybd.trials import convex
 from raybd.trials.config import TrialConfig
-from raybd.trials.twins import Twin, Twins
+from raybd.trials.twins import Twin, clean_twin
 from raybd.types import POISON, Data, Images, MetricContext, Poisoned, Report
 
 EXAMPLES = 8  # images in the picture of the trigger
@@ -220,7 +220,7 @@ def _twin(
     """The clean twin, where a metric compares with it; and where the trial is one, for others to share."""
     if any(metric.needs_twin for metric in config.metrics) or (shared and not config.poison_rate):
         try:
-            return Twins((shared or own) / "twins").train(config, fresh, probes, heartbeat)
+            return clean_twin(config, fresh, probes, (shared or own) / "twins", heartbeat)
         except DivergedError as error:
             raise DivergedError(f"the clean twin: {error}") from error
     return None

@@ -2,99 +2,110 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from raybd.attacks import NoAttack
 from raybd.defences import TrainingContext
-from raybd.training import Checkpoint, Epoch, load_tensors
+from raybd.training import Checkpoint, Epoch
 from raybd.trials.config import TrialConfig
+from raybd.utils.cache import compute_once, load_tensors, verify_checksums
+from raybd.utils.files import write_atomically
+
+CHECKPOINT, HISTORY = "checkpoint.pt", "history.json"  # of a training that has not ended
 
 
 def twin_of(config: TrialConfig) -> TrialConfig:
-    """The config whose network is the clean twin of `config`: no attack, and nothing that only looks on."""
-    train = replace(config.train, beta=1.0, beta_mode="sample")  # there is no poison to weigh
+    """The config of the clean twin of `config`: no attack, no metrics, no other weight for poisoned images."""
+    train = replace(config.train, beta=1.0, beta_mode="sample")
     return replace(config, attack=NoAttack(), poison_rate=0.0, metrics=(), train=train)
 
 
-class Twins:
-    """The clean twins of a sweep, in one folder: the losses of each, and its weights at the probes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def train(
-        self, config: TrialConfig, fresh: Callable[[], TrainingContext], probes: set[int], heartbeat: Callable[[], None]
-    ) -> "Twin":
-        """The clean twin of `config`, trained in a `fresh` scene without poison where nobody has done so before.
-
-        `heartbeat` is called now and then while another process trains it.
-        """
-        twin = Twin(self.folder / twin_of(config).key)
-        twin.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(twin.path / ".lock")
-        while not twin.done:
-            try:
-                with lock.acquire(timeout=1.0):
-                    if not twin.done:
-                        twin.fill(config, fresh(), probes)
-            except Timeout:
-                heartbeat()
-        return twin
-
-
+@dataclass(frozen=True)
 class Twin:
-    """One clean twin on disk."""
+    """A clean twin in a folder, which holds EPOCH.pt, the state of the network, for each probe and the last epoch."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def done(self) -> bool:
-        """Whether its training has ended."""
-        return (self.path / "epochs.json").exists()
-
-    def epochs(self) -> list[Epoch]:
-        """Its training, epoch by epoch."""
-        return [Epoch(**line) for line in json.loads((self.path / "epochs.json").read_text())]
+    folder: Path
+    epochs: list[Epoch]
+    findings: dict[str, Tensor]  # of the defence, on the CPU
 
     def load(self, model: nn.Module, epoch: int) -> nn.Module:
-        """`model` with the weights after `epoch`, which must be a probe."""
-        device = next(model.parameters()).device
-        model.load_state_dict(load_tensors(self.path / f"{epoch}.pt", device))
+        """`model` with the weights after `epoch`, in evaluation mode."""
+        model.load_state_dict(load_tensors(self.folder / f"{epoch}.pt"))
         return model.eval()
 
     def replay(self, model: nn.Module, probes: set[int], findings: dict[str, Tensor]) -> Iterator[Epoch]:
-        """Its training once more, without the work: `model` has the right weights at the probes."""
-        findings |= load_tensors(self.path / "findings.pt")
-        for epoch in self.epochs():
+        """The epochs of the training; `model` gets the weights at the probes, `findings` those of the defence."""
+        findings |= self.findings
+        for epoch in self.epochs:
             if epoch.last or epoch.number in probes:
                 self.load(model, epoch.number)
             yield epoch
 
-    def fill(self, config: TrialConfig, training: TrainingContext, probes: set[int]) -> None:
-        """Train it, or go on where an earlier attempt stopped."""
-        part = self.path / "epochs.part"
-        lines = [json.loads(line) for line in part.read_text().splitlines()] if part.exists() else []
-        checkpoint = Checkpoint(self.path / "checkpoint.pt")
-        for epoch in config.defence.train(replace(training, checkpoint=checkpoint)):
-            lines = [line for line in lines if line["number"] < epoch.number] + [asdict(epoch)]
-            if epoch.last or epoch.number in probes:
-                torch.save(training.model.state_dict(), self.path / f"{epoch.number}.pt")
-            _replace(part, "".join(json.dumps(line) + "\n" for line in lines))
-            training.heartbeat()
-        torch.save({name: found.cpu() for name, found in training.findings.items()}, self.path / "findings.pt")
-        _replace(self.path / "epochs.json", json.dumps(lines))
-        checkpoint.path.unlink(missing_ok=True)
-        part.unlink()
+
+def clean_twin(
+    config: TrialConfig,
+    context: Callable[[], TrainingContext],
+    probes: set[int],
+    cache_folder: Path,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> Twin:
+    """The clean twin of `config`, trained by one process if `cache_folder` does not hold it yet.
+
+    Args:
+        config: of the trial.
+        context: makes the clean training set and a new network; called only if the twin must be trained.
+        probes: the epochs whose weights are saved, besides the last.
+        cache_folder: holds a folder for each twin, called by its key.
+        heartbeat: called while another process trains the twin.
+
+    Raises:
+        OSError: the weights cannot be written.
+        DivergedError: the training diverged.
+    """
+    folder = cache_folder / twin_of(config).key
+    return compute_once(
+        folder / "training.pt",
+        lambda: train_twin(config, context(), probes, folder),
+        load=partial(_load, probes),
+        save=_save,
+        heartbeat=heartbeat,
+        resume_files=(folder / CHECKPOINT, folder / HISTORY),
+    )
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write `text` whole or not at all: a process that is killed in the middle leaves what was there."""
-    new = path.with_suffix(".new")
-    new.write_text(text)
-    new.replace(path)
+def train_twin(config: TrialConfig, context: TrainingContext, probes: set[int], folder: Path) -> Twin:
+    """The clean twin of `config`, trained in `folder`, or from the checkpoint that an earlier attempt left there."""
+    history = folder / HISTORY
+    epochs = json.loads(history.read_text()) if history.exists() else []
+    for epoch in config.defence.train(replace(context, checkpoint=Checkpoint(folder / CHECKPOINT))):
+        epochs = [earlier for earlier in epochs if earlier["number"] < epoch.number] + [asdict(epoch)]
+        if epoch.last or epoch.number in probes:
+            write_atomically(folder / f"{epoch.number}.pt", partial(torch.save, context.model.state_dict()))
+        write_atomically(history, partial(_write_json, epochs))
+        context.heartbeat()
+    findings = {name: found.cpu() for name, found in context.findings.items()}
+    return Twin(folder, [Epoch(**epoch) for epoch in epochs], findings)
+
+
+def _write_json(value: object, path: Path) -> None:
+    path.write_text(json.dumps(value))
+
+
+def _save(twin: Twin, path: Path) -> None:
+    # as JSON, for a defence's numbers may be of NumPy's types, which torch.load refuses
+    epochs = json.dumps([asdict(epoch) for epoch in twin.epochs])
+    torch.save({"epochs": epochs, "findings": twin.findings}, path)
+
+
+def _load(probes: set[int], path: Path) -> Twin:
+    found = load_tensors(path)
+    twin = Twin(path.parent, [Epoch(**epoch) for epoch in json.loads(found["epochs"])], found["findings"])
+    for epoch in twin.epochs:
+        if epoch.last or epoch.number in probes:
+            verify_checksums(twin.folder / f"{epoch.number}.pt")
+    return twin

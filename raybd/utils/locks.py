@@ -1,4 +1,4 @@
-"""Work that several processes need and one does. Imports nothing of raybd."""
+"""Locks between processes, and heartbeats while work goes on. Imports nothing of raybd."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -7,12 +7,12 @@ from threading import Event, Thread
 
 from filelock import FileLock, Timeout
 
-PATIENCE = 1.0  # seconds between two signs of life of whoever waits
+POLL = 1.0  # seconds between two heartbeats of a process that waits for a lock
 
 
 @contextmanager
 def heartbeat_thread(heartbeat: Callable[[], None], every: float = 30.0) -> Iterator[None]:
-    """Call `heartbeat` now and then in a thread of its own; what it raises is of no account."""
+    """A thread that calls `heartbeat` every so many seconds; exceptions that it raises are ignored."""
     done = Event()
 
     def work() -> None:
@@ -28,37 +28,21 @@ def heartbeat_thread(heartbeat: Callable[[], None], every: float = 30.0) -> Iter
 
 
 @contextmanager
-def held(lock: Path, heartbeat: Callable[[], None]) -> Iterator[None]:
-    """Hold `lock`; while another process does, wait and call `heartbeat`. The system frees the lock of one that dies.
+def lock(path: Path, heartbeat: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """A lock on the file `path`; while another process holds it, `heartbeat` is called every `POLL` seconds.
+
+    The system releases the lock of a process that dies. The file is open to all users, who may share a folder.
 
     Raises:
-        OSError: the lock cannot be made.
+        OSError: the file cannot be made.
     """
-    holder = FileLock(lock)
-    while not holder.is_locked:
+    held = FileLock(path, mode=0o666)
+    while not held.is_locked:
         try:
-            holder.acquire(timeout=PATIENCE)
+            held.acquire(timeout=POLL)
         except Timeout:
             heartbeat()
     try:
         yield
     finally:
-        holder.release()
-
-
-def once(done: Callable[[], bool], work: Callable[[], None], lock: Path, heartbeat: Callable[[], None]) -> None:
-    """Do `work` under `lock` unless it is `done`; while another process holds the lock, wait and call `heartbeat`.
-
-    The system frees the lock of a process that dies: one of those that wait takes over.
-
-    Raises:
-        OSError: the lock cannot be made.
-    """
-    holder = FileLock(lock)
-    while not done():
-        try:
-            with holder.acquire(timeout=PATIENCE):
-                if not done():
-                    work()
-        except Timeout:
-            heartbeat()
+        held.release()

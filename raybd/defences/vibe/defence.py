@@ -19,7 +19,7 @@ from raybd.defences.vibe.heads import VARIANTS, Variant, VibeNetwork, wrapped
 from raybd.defences.vibe.source import Tuned
 from raybd.errors import DivergedError
 from raybd.models import Classifier
-from raybd.pretraining import PretrainConfig, encoder
+from raybd.pretraining import PretrainConfig, pretrain_once
 from raybd.seeds import forked_rng
 from raybd.training import Epoch, memory_format
 from raybd.types import Images
@@ -161,7 +161,7 @@ class _Run:
         check_features(torch.zeros(len(images), 1), images.y, classes)  # before hours go into features
         if method != "own":
             config = PretrainConfig(method=method, epochs=self.defence.pretrain_epochs)
-            spent = encoder(
+            spent = pretrain_once(
                 self.network.backbone,
                 images.x,
                 config,

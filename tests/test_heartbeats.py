@@ -1,4 +1,4 @@
-"""Long measurements give signs of life, so that the watchdog tells them from hung ones."""
+"""Long measurements call their heartbeat, so that the watchdog tells them from hung ones."""
 
 import os
 import time
@@ -28,7 +28,7 @@ class Slow(nn.Module):
         return x.flatten(1)[:, :2]
 
 
-def ended(signs: bool) -> int:
+def ended(heartbeats: bool) -> int:
     """The exit status of a process that counts votes for four seconds under a watchdog of two."""
     if not (child := os.fork()):
         with watchdog(2) as heartbeat:
@@ -41,14 +41,14 @@ def ended(signs: bool) -> int:
                 (64,),
                 0,
                 batch=64,
-                heartbeat=heartbeat if signs else lambda: None,
+                heartbeat=heartbeat if heartbeats else lambda: None,
             )
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_a_long_measurement_that_gives_signs_of_life_is_let_be() -> None:
-    assert (ended(signs=True), ended(signs=False)) == (0, HUNG)
+def test_a_long_measurement_with_heartbeats_is_not_ended() -> None:
+    assert (ended(heartbeats=True), ended(heartbeats=False)) == (0, HUNG)
 
 
 @pytest.mark.parametrize(
@@ -60,23 +60,26 @@ def test_a_long_measurement_that_gives_signs_of_life_is_let_be() -> None:
     ],
     ids=["smoothness", "noise_votes", "neural_cleanse"],
 )
-def test_long_metrics_beat(metric: object, least: int, digits: Data) -> None:
+def test_long_metrics_call_their_heartbeat(metric: object, least: int, digits: Data) -> None:
     config = TrialConfig(train=TrainConfig(epochs=1), poison_rate=0.1)
-    beats: list[int] = []
+    heartbeats: list[int] = []
 
     def counted(*metrics: object) -> int:
-        beats.clear()
-        run_trial(replace(config, metrics=metrics), digits, heartbeat=lambda: beats.append(1))  # type: ignore[arg-type]
-        return len(beats)
+        heartbeats.clear()
+        run_trial(replace(config, metrics=metrics), digits, heartbeat=lambda: heartbeats.append(1))  # type: ignore[arg-type]
+        return len(heartbeats)
 
     assert counted(metric) >= counted() + least
 
 
-def test_the_authors_estimator_beats_at_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_authors_estimator_calls_its_heartbeat_at_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: replace(getattr(audit, name), epochs=5, batch=16) for name in ("XT", "TY")}
     for name, recipe in few.items():
         monkeypatch.setattr(audit, name, recipe)
-    model, beats = build_model("small_cnn", (1, 8, 8), 4, (0.0,), (1.0,), width=0.25, noise=0.4).eval(), list[int]()
+    model, heartbeats = (
+        build_model("small_cnn", (1, 8, 8), 4, (0.0,), (1.0,), width=0.25, noise=0.4).eval(),
+        list[int](),
+    )
     x = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8)
-    audit.as_published(model, x, {"g": torch.arange(64)}, 0, lambda: beats.append(1))
-    assert len(beats) == 2 * (1 + 5 * few["XT"].batches(64))
+    audit.as_published(model, x, {"g": torch.arange(64)}, 0, lambda: heartbeats.append(1))
+    assert len(heartbeats) == 2 * (1 + 5 * few["XT"].batches(64))

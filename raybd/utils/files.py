@@ -1,0 +1,19 @@
+"""Files that are written whole or not at all. Imports nothing of raybd."""
+
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file under a temporary name beside `path` and rename it: nobody ever sees half of it.
+
+    Raises:
+        OSError: the file cannot be written; what was there is still there.
+    """
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
