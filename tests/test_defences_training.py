@@ -140,7 +140,7 @@ def test_one_encoder_serves_dbd_and_vibe(digits: Data, tmp_path: Path) -> None:
     assert dbd.pretrain_epochs == vibe.pretrain_epochs
     for defence in (replace(dbd, pretrain_epochs=2), replace(vibe, pretrain_epochs=2, iterations=4, e_steps=1)):
         next(iter(defence.train(replace(context(digits, defence), cache_folder=tmp_path))))
-    assert len([path for path in (tmp_path / "encoders").iterdir() if path.is_dir()]) == 1
+    assert len(list((tmp_path / "encoders").glob("*.pt"))) == 1
 
 
 @pytest.mark.parametrize("name", ["activation_clustering", "dbd", "scan", "spectral"])

@@ -109,10 +109,11 @@ def test_a_damaged_record_does_not_stop_the_sweep(name: str, tmp_path: Path) -> 
     assert run_inline(again).exit_status == 0
 
 
-def test_a_checkpoint_that_cannot_be_written_costs_no_trial(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_costs_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     a = made([CONFIG], tmp_path / "r", tmp_path)
-    folder = a.folder.trial(a.todo[0].key)
-    folder.path.mkdir(parents=True)
-    (folder.checkpoint.with_suffix(".part")).symlink_to("/dev/full")
+    monkeypatch.setattr("raybd.training.checkpoint.write_atomically", lambda path, write: write(Path("/dev/full")))
     setup = Setup("s", a.folder, a.store.address, checkpoint_seconds=0.0)
     assert run_attempt(a.todo[0], a.data["digits"], setup).status == FINISHED
+    assert "checkpoint.pt cannot be written" in caplog.text
