@@ -179,10 +179,10 @@ def test_rbf_kernel_by_hand() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Ridge(C=0), "C = 0 is no weight"),
-        (lambda: LinearSVM(C=-1), "C = -1 is no weight"),
-        (lambda: Logistic(C=float("inf")), "C = inf is no weight"),
-        (lambda: RBFSVM(C=0, gamma=0), "gamma = 0 is no width"),
+        (lambda: Ridge(C=0), "C must be above 0 and finite, got 0"),
+        (lambda: LinearSVM(C=-1), "C must be above 0 and finite, got -1"),
+        (lambda: Logistic(C=float("inf")), "C must be above 0 and finite, got inf"),
+        (lambda: RBFSVM(C=0, gamma=0), "gamma must be above 0 and finite, got 0"),
         (lambda: Ridge().curve(digits_task(), [0, -0.1]), "betas -0.1 weigh nothing"),
         (lambda: Ridge().curve(digits_task(), []), r"betas \(none\)"),
         (lambda: Ridge().curve(digits_task(), [float("nan"), float("inf")]), "betas nan, inf"),

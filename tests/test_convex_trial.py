@@ -175,7 +175,7 @@ def test_settings_that_say_nothing_are_no_parameters() -> None:
         ({"train": TrainConfig(epochs=3)}, "ridge is solved, not trained: leave train.epochs alone"),
         ({"defence": Oracle()}, "no training that a defence could take over"),
         ({"metrics": (Smoothness(),)}, "metric smoothness measures networks"),
-        ({"metrics": (LearningCurves(betas=(0.0, 2.0)),)}, "betas 2 are no weights"),
+        ({"metrics": (LearningCurves(betas=(0.0, 2.0)),)}, "learning_curves: betas must be in [0, 1], got 2"),
         ({"metrics": (LearningCurves(betas=(0.0,)),)}, "a curve needs a beta above 0"),
         ({"probes": (1,)}, "no epochs to probe"),
         ({"poison_rate": 0.001}, "poisons nobody"),

@@ -174,7 +174,7 @@ def test_without_a_twin_or_with_senseless_settings_they_are_refused(digits: Data
         with pytest.raises(InputError, match="needs the clean twin"):
             metric.measure(context)
         assert metric.problems(digits, 0.0) == []
-        assert METRICS[type(metric).title if isinstance(metric, InputDetector) else "neural_cleanse"] is type(metric)
+        assert METRICS[type(metric).name if isinstance(metric, InputDetector) else "neural_cleanse"] is type(metric)
     assert len(Strip(points=0, blends=0).problems(digits, 0.0)) == 2
     assert len(NoiseVotes(points=0, sigma=0, draws=0).problems(digits, 0.0)) == 3
     assert len(NeuralCleanse(runs=0, steps=0, success=2).problems(digits, 0.0)) == 3

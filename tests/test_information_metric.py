@@ -189,9 +189,9 @@ def test_refusals(digits: Data) -> None:
     assert MutualInformation().problems(digits, 0.4) == []
     found = MutualInformation(samples=31, passes=1, classes=0).problems(digits, 0.4)
     assert [line.partition(": ")[2] for line in found] == [
-        "samples 31 must be at least 32",
-        "passes 1 must be at least 2",
-        "classes 0 must be at least 1",
+        "samples must be at least 32, got 31",
+        "passes must be at least 2, got 1",
+        "classes must be at least 1, got 0",
     ]
 
 

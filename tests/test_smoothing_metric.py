@@ -228,12 +228,14 @@ def test_t9_training_mode_is_refused_by_the_metric() -> None:
 def test_what_cannot_be_measured_is_refused_at_once(digits: Data) -> None:
     bad = Smoothness(sigmas=(0.1, 0.0, -1), draws=33, points=10**6, variants=("triggred", "clean"))
     found = bad.problems(digits, 0.0)
-    assert len(found) == 4
+    assert len(found) == 5
     assert "triggred (known: " in found[0]
     assert "did you mean triggered?" in found[0]
-    assert "[0.0, -1.0] must be above 0" in found[1]
-    assert "draws 33 must be even" in found[2]
-    assert "must be 2 to 449, the test images of other classes" in found[3]
+    assert found[1:3] == [f"smoothness: sigmas must be above 0 and finite, got {sigma}" for sigma in (0, -1)]
+    assert "draws must be even (the estimator needs it), got 33" in found[3]
+    assert "points must be at most 449, the test images outside the largest class" in found[4]
+    assert "draws must be at least 2, got 0" in Smoothness(draws=0).problems(digits, 0.0)[0]
+    assert "points must be at least 2, got 1" in Smoothness(points=1).problems(digits, 0.0)[0]
     unknown_plan = Smoothness(plan="cheep").problems(digits, 0.0)  # type: ignore[arg-type]
     assert "cheap" in unknown_plan[0]
     assert Smoothness(sigmas=(float("nan"),)).problems(digits, 0.0)

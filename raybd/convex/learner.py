@@ -15,6 +15,7 @@ import numpy as np
 from raybd.convex.task import Array, Task
 from raybd.errors import InputError
 from raybd.types import coerce_floats
+from raybd.utils.constraints import Positive, violations
 
 BLOCK = 2**16  # decision values scored at once: copies that stay in the cache
 
@@ -69,16 +70,12 @@ class Curve:
 class Learner(ABC):
     """A convex loss with an L2 penalty. The fields of a subclass are its settings."""
 
-    C: float = 1.0  # 1 / lambda: weight of the summed losses against |w|^2 / 2
+    C: Positive = 1.0  # 1 / lambda: weight of the summed losses against |w|^2 / 2
 
     def __post_init__(self) -> None:
         coerce_floats(self)
-        if found := self.problems():
+        if found := violations(self):
             raise InputError(found)
-
-    def problems(self) -> list[str]:
-        """Why these settings make no sense; empty if they do."""
-        return [] if 0 < self.C < np.inf else [f"C = {self.C:g} is no weight of a loss (allowed: above 0, finite)"]
 
     @abstractmethod
     def loss(self, margins: Array) -> Array:

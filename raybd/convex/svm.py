@@ -11,6 +11,7 @@ import numpy as np
 from raybd.convex.kkt import State, direction_problem, respond, sharpened
 from raybd.convex.learner import Learner, LinearPath, NotUniqueError, Path
 from raybd.convex.task import Array, Task
+from raybd.utils.constraints import Positive
 
 FEW = 2  # free support vectors that hold an intercept poorly: at so small a C rounding may decide which are free
 TOLERANCE = 1e-9  # libsvm's, on the violation of the optimality conditions
@@ -111,12 +112,7 @@ class LinearSVM(SVM):
 class RBFSVM(SVM):
     """The kernel exp(-gamma * |x - z|^2)."""
 
-    gamma: float = 1.0
-
-    def problems(self) -> list[str]:
-        """A C or a gamma that is not above 0."""
-        wrong = [] if 0 < self.gamma < np.inf else [f"gamma = {self.gamma:g} is no width (allowed: above 0, finite)"]
-        return super().problems() + wrong
+    gamma: Positive = 1.0
 
     def kernel(self, task: Task) -> Array:
         """(n, n) from the inner products kept with the task."""

@@ -10,6 +10,7 @@ from raybd.convex.module import ConvexModel
 from raybd.convex.record import curve_record
 from raybd.metrics.base import Arrays, History, Metric
 from raybd.types import Data, MetricContext
+from raybd.utils.constraints import Share, violations
 from raybd.utils.curves import crossing
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ SHARES = {"curve/epoch50": "attack_success", "curve/epoch50/clean": "accuracy/cl
 class LearningCurves(Metric):
     """Of a convex learner the exact curve, slopes and path; of a network the epochs at which shares pass a half."""
 
-    betas: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)  # weights of the poison on a convex learner's curve
+    betas: tuple[Share, ...] = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)  # weights of the poison on a convex learner's curve
 
     every_probe = False
 
@@ -51,8 +52,7 @@ class LearningCurves(Metric):
 
     def problems(self, data: Data, noise: float) -> list[str]:
         """Betas outside [0, 1], or none above 0."""
-        wrong = [f"{beta:g}" for beta in self.betas if not 0 <= beta <= 1]
-        found = [f"learning_curves: betas {', '.join(wrong)} are no weights of poison (allowed: 0 to 1)"] * bool(wrong)
+        found = violations(self, "learning_curves: ")
         if not any(beta > 0 for beta in self.betas):
             found.append("learning_curves: a curve needs a beta above 0")
         return found

@@ -5,9 +5,10 @@ networks with noise inside: without it I(X;T) is infinite (arXiv:2511.21923; Gol
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from raybd.metrics.base import Arrays, History, Metric
@@ -20,6 +21,7 @@ from raybd.metrics.information.passes import classifier, noisy, silent
 from raybd.metrics.information.plugin import coordinates, noise_ratio, plug_in, plug_in_scores, source_information
 from raybd.seeds import forked_rng
 from raybd.types import POISON, Data, MetricContext
+from raybd.utils.constraints import violations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,20 +45,16 @@ class MutualInformation(Metric):
 
     needs_twin: ClassVar[bool] = True
 
-    samples: int = 64  # images of a group, at most
-    passes: int = 32  # noise draws of each from which the critic is made
-    classes: int = 4  # clean classes that are looked at
+    samples: Annotated[int, Ge(FEWEST)] = 64  # images of a group, at most
+    passes: Annotated[int, Ge(2)] = 32  # noise draws of each from which the critic is made
+    classes: Annotated[int, Ge(1)] = 4  # clean classes that are looked at
     epochs: tuple[int, ...] = ()  # probes at which to look, besides the last; (): at every one
     trained: bool = False  # mi/trained/...: critics of all groups trained together (critics.py)
     paper: bool = False  # mi/paper/...: the authors' estimator as it is (paper.py), at hours a probe on a CPU
 
     def problems(self, data: Data, noise: float) -> list[str]:
         """Noise 0, and numbers too small."""
-        found = [] if noise else [NO_NOISE]
-        for name, least in (("samples", FEWEST), ("passes", 2), ("classes", 1)):
-            if (value := getattr(self, name)) < least:
-                found.append(f"mutual_information: {name} {value} must be at least {least}")
-        return found
+        return ([] if noise else [NO_NOISE]) + violations(self, "mutual_information: ")
 
     def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """mi/... as above, and mi/map, what there is to draw: see `_map`."""

@@ -3,11 +3,11 @@
 The definition is ours where the paper's text was out of reach: entropy under Gaussian noise, parameters ours.
 """
 
-import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from raybd.errors import InputError
@@ -21,6 +21,7 @@ from raybd.metrics.smoothing.votes import Tally, tally
 from raybd.plugins import unknown
 from raybd.seeds import forked_rng
 from raybd.types import Data, MetricContext
+from raybd.utils.constraints import Positive, violations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,9 +37,9 @@ class Smoothness(Metric):
     """
 
     plan: Literal["cheap", "standard", "exhaustive"] = "cheap"
-    points: int | None = None  # None: the plan's, or as many test images as the attack counts
-    sigmas: tuple[float, ...] = ()  # (): the plan's
-    draws: int | None = None  # for every point and sigma, even; None: the plan's
+    points: Annotated[int, Ge(FEWEST)] | None = None  # None: the plan's, or as many test images as the attack counts
+    sigmas: tuple[Positive, ...] = ()  # in pixels of [0, 1]; (): the plan's
+    draws: Annotated[int, Ge(2)] | None = None  # for every point and sigma, even; None: the plan's
     variants: tuple[str, ...] = ()  # besides clean; (): the plan's
 
     every_probe: ClassVar[bool] = False
@@ -94,13 +95,13 @@ class Smoothness(Metric):
         if found := unknown("smoothness plan", [self.plan], PLANS):
             return found
         found = unknown("smoothness variant", self.variants, VARIANTS)
-        if bad := [sigma for sigma in self.sigmas if not 0 < sigma < math.inf]:
-            found.append(f"smoothness: sigmas {bad} must be above 0 and finite (pixels of [0, 1])")
-        if self.draws is not None and (self.draws < FEWEST or self.draws % 2):
-            found.append(f"smoothness: draws {self.draws} must be even and at least 2 (the estimator needs it)")
-        left = len(data.test) - int(torch.bincount(data.test.y).max())
-        if self.points is not None and not FEWEST <= self.points <= left:
-            found.append(f"smoothness: points {self.points} must be 2 to {left}, the test images of other classes")
+        found += violations(self, "smoothness: ")
+        if self.draws is not None and self.draws % 2:
+            found.append(f"smoothness: draws must be even (the estimator needs it), got {self.draws}")
+        available = len(data.test) - int(torch.bincount(data.test.y).max())
+        if self.points is not None and self.points > available:
+            allowed = f"at most {available}, the test images outside the largest class"
+            found.append(f"smoothness: points must be {allowed}, got {self.points}")
         return found
 
 

@@ -6,11 +6,12 @@ Networks", IEEE S&P 2019, eq. 2 to 4.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from raybd.errors import InputError
@@ -18,6 +19,7 @@ from raybd.metrics.base import Metric
 from raybd.metrics.detection.curve import Values, detection
 from raybd.seeds import forked_rng, stream
 from raybd.types import Data, MetricContext
+from raybd.utils.constraints import Positive, violations
 
 CONSISTENT = 1.4826  # makes the median absolute deviation a normal law's standard deviation
 PATIENCE = 10  # steps above, or below, the wanted success after which the weight of the mask's size changes
@@ -32,13 +34,13 @@ class NeuralCleanse(Metric):
     the verdict is what more than half of the runs say. The classes' indices, over runs, also rank the true targets.
     """
 
-    runs: int = 3
-    steps: int = 200
-    batch_size: int = 32
-    learning_rate: float = 0.1  # of Adam
-    size_weight: float = 1e-3  # lambda at the start; it follows the success of the trigger
-    success: float = 0.99  # of the inverted trigger, wanted
-    threshold: float = 2.0  # of the anomaly index
+    runs: Annotated[int, Ge(1)] = 3
+    steps: Annotated[int, Ge(1)] = 200
+    batch_size: Annotated[int, Ge(1)] = 32
+    learning_rate: Positive = 0.1  # of Adam
+    size_weight: Positive = 1e-3  # lambda at the start; it follows the success of the trigger
+    success: Annotated[float, Interval(gt=0, le=1)] = 0.99  # of the inverted trigger, wanted
+    threshold: Positive = 2.0  # of the anomaly index
 
     every_probe: ClassVar[bool] = False
     needs_twin: ClassVar[bool] = True
@@ -65,10 +67,7 @@ class NeuralCleanse(Metric):
     def problems(self, data: Data, noise: float) -> list[str]:
         """Settings out of range, and too few classes to tell an outlier."""
         found = [] if len(data.classes) > 2 else [f"neural_cleanse needs 3 classes, got {len(data.classes)}"]
-        for name in ("runs", "steps", "batch_size", "learning_rate", "size_weight", "threshold"):
-            value = getattr(self, name)
-            found += [] if 0 < value < math.inf else [f"neural_cleanse: {name} must be above 0, got {value:g}"]
-        return found if 0 < self.success <= 1 else [*found, f"neural_cleanse: success {self.success:g} not in (0, 1]"]
+        return found + violations(self, "neural_cleanse: ")
 
     def _run(self, model: nn.Module, context: MetricContext, run: int) -> Values:
         """(K,) the size of each class's mask, the least that was seen at the wanted success, else the last."""

@@ -5,16 +5,17 @@ ACSAC 2019 (arXiv:1902.06531).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from raybd.metrics.detection.curve import Values
 from raybd.metrics.detection.inputs import InputDetector, empty
 from raybd.metrics.stealth.consistency import strip_entropy
 from raybd.seeds import stream
-from raybd.types import Data, MetricContext
+from raybd.types import MetricContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,9 @@ class Strip(InputDetector):
     The blends are validation images where some are set aside, else training images before they were poisoned.
     """
 
-    blends: int = 32  # published: 100
+    blends: Annotated[int, Ge(1)] = 32  # published: 100
 
-    title: ClassVar[str] = "strip"
+    name: ClassVar[str] = "strip"
 
     def scores(self, model: nn.Module, x: Tensor, rows: list[int], context: MetricContext) -> Values:
         """Minus the entropy (nats) of each image."""
@@ -37,8 +38,3 @@ class Strip(InputDetector):
         others = pool.x[chosen.to(pool.x.device)].float() / 255
         scores: Values = -strip_entropy(model, x, others).double().cpu().numpy()
         return scores
-
-    def problems(self, data: Data, noise: float) -> list[str]:
-        """Too few points or blends."""
-        found = super().problems(data, noise)
-        return found if self.blends > 0 else [*found, f"strip: blends must be 1 or more, got {self.blends}"]
