@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 from raybd.errors import InputError
-from raybd.pretraining import Views, ops, random_views, suited
-from raybd.pretraining.augmentations import RATIO, apply, draw
+from raybd.pretraining import Views, default_views, ops, random_views
+from raybd.pretraining.augmentations import RATIO, ViewParameters, sample_parameters, transform
 
 EVERYTHING = Views(
     crop=(0.1, 0.9), flip=0.5, rotate=40, translate=0.3, scale=(0.5, 2), shear=30, jitter=0.7, brightness=0.9,
@@ -56,7 +56,7 @@ def test_brightness_and_contrast_are_torchvision_s(shape: tuple[int, int, int], 
     for place, adjust in enumerate((tv.adjust_brightness, tv.adjust_contrast)):
         settings = torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(3, 1)
         settings[:, place] = factor
-        torch.testing.assert_close(ops.recolour(x, settings), adjust(x, factor), rtol=0, atol=2e-6)
+        torch.testing.assert_close(ops.colour_jitter(x, settings), adjust(x, factor), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.1, 0.35, 0.5])
@@ -66,7 +66,7 @@ def test_saturation_hue_and_grey_are_torchvision_s(amount: float) -> None:
     for place, adjust, value in ((2, tv.adjust_saturation, 4 * amount), (3, tv.adjust_hue, amount)):
         settings = torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(3, 1)
         settings[:, place] = value
-        torch.testing.assert_close(ops.recolour(x, settings), adjust(x, value), rtol=0, atol=5e-6)
+        torch.testing.assert_close(ops.colour_jitter(x, settings), adjust(x, value), rtol=0, atol=5e-6)
     torch.testing.assert_close(ops.greyscale(x), tv.rgb_to_grayscale(x), rtol=0, atol=1e-6)
 
 
@@ -78,15 +78,20 @@ def test_holes_are_torchvision_s_and_beyond_the_image_there_is_none() -> None:
     assert torch.equal(views[2], x[2])
 
 
+def at(parameters: ViewParameters, index: Tensor) -> ViewParameters:
+    """The parameters of the images at `index`."""
+    return ViewParameters(**{name: None if v is None else v[index] for name, v in vars(parameters).items()})
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_batch_is_its_images_one_by_one(shape: tuple[int, int, int]) -> None:
     x = pictures(20, shape)
-    draws = draw(x.shape, EVERYTHING, rng())
-    whole = apply(x, draws, EVERYTHING.erase)
+    parameters = sample_parameters(x.shape, EVERYTHING, rng())
+    whole = transform(x, parameters, EVERYTHING.erase)
     for i in range(len(x)):
         index = torch.tensor([i])
         torch.testing.assert_close(
-            whole[i : i + 1], apply(x[index], draws.take(index), EVERYTHING.erase), rtol=0, atol=1e-5
+            whole[i : i + 1], transform(x[index], at(parameters, index), EVERYTHING.erase), rtol=0, atol=1e-5
         )
 
 
@@ -102,7 +107,7 @@ def test_views_are_images_of_the_same_shape(shape: tuple[int, int, int]) -> None
     assert torch.equal(view, random_views(x.float() / 255, EVERYTHING, rng()))
 
 
-def test_what_is_off_does_nothing_and_draws_nothing() -> None:
+def test_what_is_off_does_nothing_and_samples_nothing() -> None:
     x, source = pictures(5, (3, 8, 8)), rng()
     before = source.get_state()
     assert torch.equal(random_views(x, Views(), source), x)
@@ -112,8 +117,8 @@ def test_what_is_off_does_nothing_and_draws_nothing() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_images_are_mirrored_only_where_that_is_asked_for(shape: tuple[int, int, int]) -> None:
     x = pictures(400, shape)
-    assert draw(x.shape, suited(shape), rng()).mirrored is None
-    assert draw(x.shape, suited(shape, flip=True), rng()).mirrored is not None
+    assert sample_parameters(x.shape, default_views(shape), rng()).mirrored is None
+    assert sample_parameters(x.shape, default_views(shape, flip=True), rng()).mirrored is not None
     view = random_views(x, Views(flip=0.25), rng())
     turned = (view == x.flip(3)).flatten(1).all(1)
     assert torch.equal(view[~turned], x[~turned])
@@ -125,7 +130,7 @@ def test_images_are_mirrored_only_where_that_is_asked_for(shape: tuple[int, int,
 )
 def test_boxes_follow_the_law_of_torchvision(height: int, width: int, keep: tuple[float, float]) -> None:
     n, image = 2000, torch.zeros(1, height, width)
-    box = draw((n, 1, height, width), Views(crop=keep), rng()).box
+    box = sample_parameters((n, 1, height, width), Views(crop=keep), rng()).box
     assert box is not None
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -148,12 +153,12 @@ def test_a_jitter_passes_over_its_share_of_the_images() -> None:
 
 
 def test_grey_images_are_never_turned_or_cropped_by_default() -> None:
-    views = suited((1, 8, 8))
+    views = default_views((1, 8, 8))
     assert (views.erase, views.flip, views.crop) == (3, 0, (1, 1))
-    draws = draw((6, 1, 8, 8), views, rng())
-    assert draws.box is None
-    assert draws.grey is None
-    assert draws.affine is not None
+    parameters = sample_parameters((6, 1, 8, 8), views, rng())
+    assert parameters.box is None
+    assert parameters.grey is None
+    assert parameters.affine is not None
 
 
 @pytest.mark.parametrize(

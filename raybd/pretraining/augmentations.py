@@ -1,65 +1,65 @@
-"""Random views of images: what is drawn for each image, and the views that come of it, a whole batch at a time."""
+"""Random views of images, the data augmentation of contrastive learning, for a whole batch at a time."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from raybd.errors import InputError
 from raybd.pretraining import ops
 from raybd.types import coerce_floats
+from raybd.utils.constraints import NonNegative, Share, violations
 
 RATIO = (3 / 4, 4 / 3)  # width to height of a random crop
-TRIES = 10  # boxes that are drawn for a crop until one lies inside the image
+TRIES = 10  # boxes that are sampled for a crop until one lies inside the image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """How far views may go from their image. By default they do not: every part is off."""
+    """The ranges from which the parameters of a random view are sampled. By default every part is off.
 
-    crop: tuple[float, float] = (1.0, 1.0)  # share of the image's area that a crop keeps before it is resized
-    flip: float = 0.0  # chance of a mirror image
-    rotate: float = 0.0  # degrees to either side
-    translate: float = 0.0  # of the height and the width, to either side
-    scale: tuple[float, float] = (1.0, 1.0)
-    shear: float = 0.0  # degrees to either side, along the rows
-    jitter: float = 1.0  # chance that an image gets the next four
-    brightness: float = 0.0  # factor in 1 - b to 1 + b
-    contrast: float = 0.0
-    saturation: float = 0.0  # of three channels only
-    hue: float = 0.0  # turns to either side, at most 1/2; of three channels only
-    grey: float = 0.0  # chance that the colours go
-    noise: float = 0.0  # largest standard deviation; each image draws its own below it
-    erase: int = 0  # pixels: side of a black square
-    erase_chance: float = 0.5
+    Raises:
+        InputError: with every field that is out of its range.
+    """
+
+    crop: Annotated[tuple[float, float], Interval(gt=0, le=1)] = (
+        1.0,
+        1.0,
+    )  # share of the area, then resized
+    flip: Share = 0.0  # probability of a mirror image
+    rotate: NonNegative = 0.0  # degrees to either side
+    translate: Share = 0.0  # of the height and the width, to either side
+    scale: Annotated[tuple[float, float], Interval(gt=0, lt=math.inf)] = (1.0, 1.0)
+    shear: Annotated[float, Interval(ge=0, lt=90)] = 0.0  # degrees to either side, along the rows
+    jitter: Share = 1.0  # probability that an image gets the next four
+    brightness: NonNegative = 0.0  # factor in 1 - b to 1 + b
+    contrast: NonNegative = 0.0
+    saturation: NonNegative = 0.0  # of three channels only
+    hue: Annotated[float, Interval(ge=0, le=0.5)] = 0.0  # turns to either side; of three channels only
+    grey: Share = 0.0  # probability of a greyscale image
+    noise: NonNegative = 0.0  # largest standard deviation; each image samples its own below it
+    erase: Annotated[int, Ge(0)] = 0  # pixels: side of a black square
+    erase_chance: Share = 0.5
 
     def __post_init__(self) -> None:
         coerce_floats(self)
-        if problems := [text for holds, text in self._rules() if not holds]:
-            raise InputError(problems)
-
-    def _rules(self) -> list[tuple[bool, str]]:
-        chances = ("flip", "jitter", "grey", "erase_chance", "translate")
-        amounts = ("rotate", "shear", "brightness", "contrast", "saturation", "hue", "noise", "erase")
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        ranges = [(key, *values[key]) for key in ("crop", "scale")]
-        return [
-            *((0 <= values[key] <= 1, f"{key} must be from 0 to 1, got {values[key]}") for key in chances),
-            *((values[key] >= 0, f"{key} must not be negative, got {values[key]}") for key in amounts),
-            *((0 < low <= high, f"{key} must rise from above 0, got {low}, {high}") for key, low, high in ranges),
-            (self.crop[1] <= 1, f"crop must keep at most the whole image, 1, got {self.crop[1]}"),
-            (self.hue <= 0.5, f"hue must be at most 0.5, got {self.hue}"),
-            (self.shear < 90, f"shear must be below 90 degrees, got {self.shear}"),
+        ranges = {"crop": self.crop, "scale": self.scale}
+        falling = [
+            f"{name} must be (low, high), got {low:g}, {high:g}" for name, (low, high) in ranges.items() if low > high
         ]
+        if problems := violations(self) + falling:
+            raise InputError(problems)
 
 
 PHOTO = Views(crop=(0.08, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.2)
 GREY = Views(rotate=15, translate=0.12, scale=(0.8, 1.2), shear=15, brightness=0.4, noise=0.1, erase_chance=0.5)
 
 
-def suited(shape: tuple[int, ...], flip: bool = False) -> Views:
-    """Views for images of `shape` (C, H, W): SimCLR's of CIFAR (arXiv:2002.05709, B.9) for three channels, else
+def default_views(shape: tuple[int, ...], flip: bool = False) -> Views:
+    """Views for images of `shape` (C, H, W): SimCLR's for CIFAR (arXiv:2002.05709, B.9) with three channels, else
     affine maps, brightness, noise and a black square of about a third of the side."""
     chance = 0.5 if flip else 0.0
     if shape[0] == 3:
@@ -68,8 +68,8 @@ def suited(shape: tuple[int, ...], flip: bool = False) -> Views:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """What was drawn for each of N images; None where a part is off."""
+class ViewParameters:
+    """The sampled parameters of one random view of each of N images; None where a part is off."""
 
     box: Tensor | None = None  # (N, 4): top, left, height, width in whole pixels
     mirrored: Tensor | None = None  # (N,) bool
@@ -79,11 +79,6 @@ class Draws:
     noise: Tensor | None = None  # (N, C, H, W)
     hole: Tensor | None = None  # (N, 2): top and left in pixels; beyond the image where nothing is erased
 
-    def take(self, index: Tensor) -> "Draws":
-        """The draws of the images at `index`."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Draws(**{name: None if value is None else value[index] for name, value in values.items()})
-
 
 def random_views(x: Tensor, views: Views, rng: torch.Generator) -> Tensor:
     """One random view of each image of `x` (N, C, H, W), uint8 or float in [0, 1]: (N, C, H, W) float32 in [0, 1].
@@ -91,38 +86,38 @@ def random_views(x: Tensor, views: Views, rng: torch.Generator) -> Tensor:
     `rng` is on the device of `x`.
     """
     x = x.float().div_(255) if x.dtype == torch.uint8 else x
-    return apply(x, draw(x.shape, views, rng), views.erase)
+    return transform(x, sample_parameters(x.shape, views, rng), views.erase)
 
 
-def apply(x: Tensor, draws: Draws, erase: int = 0) -> Tensor:
-    """The views of `x` (N, C, H, W) in [0, 1] that `draws` says; `erase` is the side of the holes."""
-    if draws.box is not None:
-        x = ops.crop_resize(x, draws.box)
-    if draws.affine is not None:
-        x = ops.affine(x, draws.affine)
-    if draws.mirrored is not None:
-        x = torch.where(draws.mirrored[:, None, None, None], x.flip(3), x)
-    if draws.colour is not None:
-        x = ops.recolour(x, draws.colour)
-    if draws.grey is not None:
-        x = torch.where(draws.grey[:, None, None, None], ops.greyscale(x), x)
-    if draws.noise is not None:
-        x = (x + draws.noise).clamp_(0, 1)
-    if draws.hole is not None:
-        x = ops.erase(x, draws.hole, erase)
+def transform(x: Tensor, parameters: ViewParameters, erase: int = 0) -> Tensor:
+    """The views of `x` (N, C, H, W) in [0, 1] with these `parameters`; `erase` is the side of the holes in pixels."""
+    if parameters.box is not None:
+        x = ops.crop_resize(x, parameters.box)
+    if parameters.affine is not None:
+        x = ops.affine(x, parameters.affine)
+    if parameters.mirrored is not None:
+        x = torch.where(parameters.mirrored[:, None, None, None], x.flip(3), x)
+    if parameters.colour is not None:
+        x = ops.colour_jitter(x, parameters.colour)
+    if parameters.grey is not None:
+        x = torch.where(parameters.grey[:, None, None, None], ops.greyscale(x), x)
+    if parameters.noise is not None:
+        x = (x + parameters.noise).clamp_(0, 1)
+    if parameters.hole is not None:
+        x = ops.erase(x, parameters.hole, erase)
     return x
 
 
-def draw(shape: tuple[int, ...], views: Views, rng: torch.Generator) -> Draws:
-    """What `views` asks for, drawn for images of `shape` (N, C, H, W); a part that is off draws nothing."""
+def sample_parameters(shape: tuple[int, ...], views: Views, rng: torch.Generator) -> ViewParameters:
+    """Parameters of `views` for images of `shape` (N, C, H, W); a part that is off takes nothing from `rng`."""
     n, channels, height, width = shape
-    moves = views.rotate or views.translate or views.shear or views.scale != (1, 1)
-    recolours = views.brightness or views.contrast or (channels == 3 and (views.saturation or views.hue))
-    return Draws(
+    affine = views.rotate or views.translate or views.shear or views.scale != (1, 1)
+    colour = views.brightness or views.contrast or (channels == 3 and (views.saturation or views.hue))
+    return ViewParameters(
         box=_boxes(n, height, width, views.crop, rng) if views.crop != (1, 1) else None,
         mirrored=_uniform(rng, n) < views.flip if views.flip else None,
-        affine=_affine(n, height, width, views, rng) if moves else None,
-        colour=_colour(n, channels, views, rng) if recolours else None,
+        affine=_affine(n, height, width, views, rng) if affine else None,
+        colour=_colour(n, channels, views, rng) if colour else None,
         grey=_uniform(rng, n) < views.grey if views.grey and channels == 3 else None,
         noise=_noise(shape, views.noise, rng) if views.noise else None,
         hole=_holes(n, height, width, views, rng) if views.erase else None,
@@ -138,9 +133,9 @@ def _between(u: Tensor, low: float, high: float) -> Tensor:
 
 
 def _boxes(n: int, height: int, width: int, keep: tuple[float, float], rng: torch.Generator) -> Tensor:
-    """(n, 4) boxes by the law of torchvision's RandomResizedCrop: a share of the area, a log-uniform ratio.
+    """(n, 4) boxes distributed as those of torchvision's RandomResizedCrop: a share of the area, a log-uniform ratio.
 
-    Of TRIES boxes the first that fits is taken; where none does, the largest in the middle that has a fair ratio.
+    Of TRIES boxes the first that fits is taken; where none does, the largest in the middle with a ratio in RATIO.
     """
     area = _between(_uniform(rng, TRIES, n), *keep) * (height * width)
     ratio = _between(_uniform(rng, TRIES, n), math.log(RATIO[0]), math.log(RATIO[1])).exp()
@@ -174,7 +169,7 @@ def _affine(n: int, height: int, width: int, views: Views, rng: torch.Generator)
 
 
 def _colour(n: int, channels: int, views: Views, rng: torch.Generator) -> Tensor:
-    """(n, 4): what leaves an image as it is, for those that the chance of a jitter passes over."""
+    """(n, 4) factors and turns of hue: 1 and 0, which change nothing, for the images that get no jitter."""
     signed = 2 * _uniform(rng, n, 4) - 1
     coloured = channels == 3
     amounts = [views.brightness, views.contrast, views.saturation * coloured, views.hue * coloured]

@@ -1,4 +1,4 @@
-"""What pretraining puts behind an encoder and throws away afterwards."""
+"""Projection heads: behind an encoder while it is pretrained, thrown away afterwards."""
 
 from torch import nn
 

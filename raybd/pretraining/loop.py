@@ -1,4 +1,4 @@
-"""The loop that trains an encoder without labels: the whole set on the device as bytes, no host sync in a step.
+"""The loop that pretrains an encoder without labels: the whole set on the device as uint8, no host sync in a step.
 
 Every random number of an epoch comes from streams named by (seed, purpose, epoch), so a pretraining that is resumed
 after an epoch goes on with the same bits as one that was never stopped.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raybd.errors import DivergedError, InputError
 from raybd.models import Classifier
-from raybd.pretraining.augmentations import Views, random_views, suited
+from raybd.pretraining.augmentations import Views, default_views, random_views
 from raybd.pretraining.config import PretrainConfig
 from raybd.pretraining.lars import Lars
 from raybd.pretraining.nnclr import NnClr
@@ -28,11 +28,11 @@ METHODS: dict[str, type[SimClr] | type[NnClr]] = {"simclr": SimClr, "nnclr": NnC
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """How an encoder was trained."""
+    """Losses and cost of a pretraining."""
 
     losses: tuple[float, ...]  # the mean of each epoch, in nats
-    seconds: float  # of whoever trained it, all attempts together
-    reused: bool = False  # whether the weights were there already
+    seconds: float  # of training, all attempts together
+    reused: bool = False  # whether the weights were loaded from a cache
 
 
 def pretrain(
@@ -48,14 +48,14 @@ def pretrain(
     `heartbeat` is called after every epoch. The model is left in evaluation mode.
 
     Raises:
-        InputError: the images are too few, or not bytes.
-        DivergedError: the loss is no longer a number.
+        InputError: there are fewer than 2 images, or they are not uint8.
+        DivergedError: the loss is not finite.
     """
     _check(x)
-    run = _Run(model, x, config, seed)
+    run = _Trainer(model, x, config, seed)
     state = checkpoint.load() if checkpoint is not None else None
-    losses, spent = run.restore(state) if state else ([], 0.0)
-    start = time.monotonic() - spent
+    losses, seconds = run.restore(state) if state else ([], 0.0)
+    start = time.monotonic() - seconds
     for epoch in range(len(losses) + 1, config.epochs + 1):
         losses.append(run.epoch(epoch))
         if not math.isfinite(losses[-1]):
@@ -74,20 +74,20 @@ def _check(x: Tensor) -> None:
         raise InputError(f"pretraining needs at least 2 images, got {len(x)}")
 
 
-class _Run:
-    """A pretraining that is under way."""
+class _Trainer:
+    """Network, loss head and optimizer of a pretraining."""
 
     def __init__(self, model: Classifier, x: Tensor, config: PretrainConfig, seed: int) -> None:
         self.model, self.x, self.config, self.seed = model, x, config, seed
         self.train_config = TrainConfig(precision=config.precision, memory_format=config.memory_format)
-        self.views: Views = config.views or suited(x.shape[1:])
+        self.views: Views = config.views or default_views(x.shape[1:])
         self.batches = max(1, round(len(x) / config.batch_size))
         model.to(memory_format=memory_format(self.train_config))
         with forked_rng(seed, "pretraining head", device=x.device):
             self.objective = METHODS[config.method](model.feature_size, config).to(x.device)
-        self.parts = nn.ModuleList([model, self.objective])
-        # the head is among them, but no gradient reaches it, and what has none is left alone
-        self.optimizer = _optimizer(list(self.parts.parameters()), config)
+        self.modules = nn.ModuleList([model, self.objective])
+        # the head is among them, but gets no gradient, and the optimizer skips parameters without one
+        self.optimizer = _optimizer(list(self.modules.parameters()), config)
 
     def epoch(self, number: int) -> float:
         """The mean loss, in nats, of epoch `number` (from 1)."""
@@ -95,7 +95,7 @@ class _Run:
         order = torch.randperm(len(self.x), generator=stream(self.seed, "pretraining batches", number)).to(device)
         rng = stream(self.seed, "pretraining views", number, device=device)
         total = torch.zeros((), device=device)
-        self.parts.train()
+        self.modules.train()
         with forked_rng(self.seed, "pretraining network", number, device=device):
             # parts of equal size: a contrastive loss depends on the size of its batch
             for step, index in enumerate(order.tensor_split(self.batches), start=(number - 1) * self.batches):
@@ -117,12 +117,12 @@ class _Run:
         return loss.detach()
 
     def state(self) -> dict[str, Any]:
-        """All that a later attempt needs."""
-        return {"parts": self.parts.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """The state of a checkpoint, but for losses and seconds."""
+        return {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> tuple[list[float], float]:
-        """Go on from `state`: the losses so far, and the seconds they took."""
-        self.parts.load_state_dict(state["parts"])
+        """Restore the checkpoint `state`: the losses so far, and the seconds they took."""
+        self.modules.load_state_dict(state["modules"])
         self.optimizer.load_state_dict(state["optimizer"])
         return list(state["losses"]), state["seconds"]
 
@@ -130,7 +130,7 @@ class _Run:
 def learning_rate(config: PretrainConfig, step: int, batches: int) -> float:
     """The learning rate at `step` (from 0), an epoch being of `batches` steps.
 
-    Up in a straight line over the warm-up, peak (step + 1) / warm; then peak (1 + cos(pi share)) / 2.
+    Linear over the warm-up, peak (step + 1) / warm; then a cosine, peak (1 + cos(pi share)) / 2.
     """
     steps = config.epochs * batches
     warm = min(config.warm_up * batches, steps)

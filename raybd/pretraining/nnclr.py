@@ -1,4 +1,4 @@
-"""NNCLR (Dwibedi et al. 2021, arXiv:2104.14548): a view must know the nearest neighbour of the other view."""
+"""NNCLR (Dwibedi et al. 2021, arXiv:2104.14548): contrastive learning with nearest neighbours as positives."""
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ class NnClr(nn.Module):
         """The loss, in nats, of `features` (2B, size): B first views, then B second views.
 
         The mean of both directions; no gradient goes through the neighbours. Then the first views' projections
-        take the place of the oldest in the queue.
+        replace the oldest in the queue.
         """
         projected = self.projector(features)
         first, second = F.normalize(self.predictor(projected).float(), dim=1).chunk(2)

@@ -1,4 +1,4 @@
-"""The operations behind random views: (N, C, H, W) float in [0, 1] to the same, with one setting for each image."""
+"""Image operations of random views: (N, C, H, W) float in [0, 1] to the same, with parameters for each image."""
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +13,14 @@ def crop_resize(x: Tensor, box: Tensor) -> Tensor:
     Pixel i of n lies at (i + 1/2) * size / n - 1/2 in a box of `size` pixels, and nothing outside the box is read.
     """
     height, width = x.shape[2:]
-    down = _inside(height, box[:, 0], box[:, 2])
-    right = _inside(width, box[:, 1], box[:, 3])
+    down = _interpolation(height, box[:, 0], box[:, 2])
+    right = _interpolation(width, box[:, 1], box[:, 3])
     # a bilinear map that keeps rows and columns apart is two products of matrices
     return down[:, None] @ x @ right[:, None].transpose(2, 3)
 
 
-def _inside(n: int, start: Tensor, size: Tensor) -> Tensor:
-    """(N, n, n) weights: row i says how much of each of n pixels is in pixel i of the resized box."""
+def _interpolation(n: int, start: Tensor, size: Tensor) -> Tensor:
+    """(N, n, n) weights: row i holds the share of each of n pixels in pixel i of the resized box."""
     pixels = torch.arange(n, device=start.device)
     at = (pixels + 0.5) * (size / n)[:, None] - 0.5
     at = at.clamp(min=0).minimum(size[:, None] - 1) + start[:, None]
@@ -47,11 +47,11 @@ def affine(x: Tensor, settings: Tensor) -> Tensor:
     return F.grid_sample(x, grid, align_corners=False)
 
 
-def recolour(x: Tensor, settings: Tensor) -> Tensor:
+def colour_jitter(x: Tensor, settings: Tensor) -> Tensor:
     """`x` with other brightness, contrast, saturation and hue, in this order.
 
     `settings` (N, 4): three factors (1 changes nothing) and turns of the hue (0 changes nothing); the last two
-    are of no meaning to images of one channel. An order for each image, as in torchvision's ColorJitter, would
+    do nothing to images of one channel. An order for each image, as in torchvision's ColorJitter, would
     cost as many passes as there are orders.
     """
     brightness, contrast, saturation, turns = (s[:, None, None, None] for s in settings.unbind(1))
@@ -59,7 +59,7 @@ def recolour(x: Tensor, settings: Tensor) -> Tensor:
     x = _blend(x, greyscale(x).mean((1, 2, 3), keepdim=True), contrast)
     if x.shape[1] != 3:
         return x
-    return turn_hue(_blend(x, greyscale(x), saturation), turns)
+    return adjust_hue(_blend(x, greyscale(x), saturation), turns)
 
 
 def _blend(x: Tensor, other: Tensor, share: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def greyscale(x: Tensor) -> Tensor:
     return (x * weights).sum(1, keepdim=True)
 
 
-def turn_hue(x: Tensor, turns: Tensor) -> Tensor:
+def adjust_hue(x: Tensor, turns: Tensor) -> Tensor:
     """The colours `x` (N, 3, H, W) with the hue turned by `turns` (N, 1, 1, 1), value and saturation (HSV) kept.
 
     With v the largest and c the range of the three, and hue h in sixths of a turn, the channels are

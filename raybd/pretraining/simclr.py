@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al. 2020, arXiv:2002.05709): two views of an image know each other among all views of a batch."""
+"""SimCLR (Chen et al. 2020, arXiv:2002.05709): contrastive learning of two views of each image in a batch."""
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
 
 
 class SimClr(nn.Module):
-    """The projector of SimCLR with its loss."""
+    """The projection head of SimCLR with its loss, NT-Xent."""
 
     def __init__(self, size: int, config: PretrainConfig) -> None:
         super().__init__()

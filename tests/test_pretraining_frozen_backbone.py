@@ -1,4 +1,4 @@
-"""Features of somebody else's network, deployed: a linear probe, and VIBE on frozen features."""
+"""A linear head on frozen features: a linear probe, and VIBE on frozen features."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 
 from raybd.defences.vibe import Vibe
 from raybd.models import Classifier
-from raybd.pretraining.deployed import FrozenBackbone
+from raybd.pretraining.frozen_backbone import FrozenBackbone
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.run import run_trial
@@ -21,12 +21,12 @@ def centred_pixels(x: torch.Tensor) -> torch.Tensor:
 
 
 def on_pixels(shape: tuple[int, int, int], classes: int) -> Classifier:
-    return FrozenBackbone("tests.test_pretraining_deployed:centred_pixels", shape, classes)
+    return FrozenBackbone("tests.test_pretraining_frozen_backbone:centred_pixels", shape, classes)
 
 
-def test_vibe_on_features_of_one_s_own_in_a_trial(digits: Data) -> None:
+def test_vibe_on_features_of_a_user_function_in_a_trial(digits: Data) -> None:
     """The published digits bounds for linear features: accuracy at least .93 and ASR at most .10 (seed spread .08)."""
-    model = ModelConfig(name="tests.test_pretraining_deployed:on_pixels")
+    model = ModelConfig(name="tests.test_pretraining_frozen_backbone:on_pixels")
     defence = Vibe(features="own", tuned=False, iterations=2000, learning_rate=0.01)
     common = {"poison_rate": 0.1, "model": model, "train": TrainConfig(epochs=4, learning_rate=0.5)}
     bare = run_trial(TrialConfig(**common), digits).metrics

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.models import Classifier
-from raybd.pretraining.backbones import PREFIX, FrozenEncoder, OwnFunction, backbone
 from raybd.pretraining.encoder_cache import encoder_weights
-from raybd.pretraining.tables import TABLES, table_features
+from raybd.pretraining.extractors import PREFIX, FrozenEncoder, UserFunction, torchvision_encoder
+from raybd.pretraining.feature_files import SUFFIXES, read_features
 from raybd.utils.cache import compute_once, content_hash
 
 FORMAT = 2  # of the key; another number makes all features be computed anew
 CHUNK = 256  # images at a time
 Heartbeat = Callable[[], None]
-Extractor = Classifier | FrozenEncoder | OwnFunction  # computes features of any images
+Extractor = Classifier | FrozenEncoder | UserFunction  # computes features of any images
 
 
 def frozen_features(
@@ -38,8 +38,8 @@ def frozen_features(
     Raises:
         InputError: there is no such source, or it fails, or its features are not one row of finite numbers an image.
     """
-    if isinstance(source, str) and source.endswith(TABLES):
-        return _checked(source, table_features(Path(source).expanduser(), x.cpu()), len(x)).to(x.device)
+    if isinstance(source, str) and source.endswith(SUFFIXES):
+        return _checked(source, read_features(Path(source).expanduser(), x.cpu()), len(x)).to(x.device)
     function = extractor(source, weights=weights, seed=seed, side=side) if isinstance(source, str) else source
     name = source if isinstance(source, str) else type(source).__name__
     identity = _identity(function)
@@ -64,11 +64,11 @@ def extractor(source: str, *, weights: str = "", seed: int = 0, side: int | None
         InputError: there is no such network, function or file, or they do not fit; nothing is ever downloaded.
     """
     if source.startswith(PREFIX):
-        return backbone(source.removeprefix(PREFIX), weights, seed, side)
+        return torchvision_encoder(source.removeprefix(PREFIX), weights, seed, side)
     if ":" in source:
-        return OwnFunction(source)
+        return UserFunction(source)
     raise InputError(
-        f"features come from {PREFIX}NAME, module:function or a {' or '.join(TABLES)} file, not {source!r}"
+        f"features come from {PREFIX}NAME, module:function or a {' or '.join(SUFFIXES)} file, not {source!r}"
     )
 
 
@@ -103,7 +103,7 @@ def _checked(name: str, features: Tensor, n: int) -> Tensor:
 
 def _identity(function: Extractor) -> str:
     """What `function` is, by content; empty if that cannot be told."""
-    if isinstance(function, OwnFunction):
+    if isinstance(function, UserFunction):
         return function.identity
     weights = encoder_weights(function) if isinstance(function, Classifier) else function.state_dict()
     return f"{function!r} {content_hash(weights)}"

@@ -1,4 +1,4 @@
-"""A network on features that are not trained here: what a foundation model's user deploys."""
+"""A classifier on frozen features: a linear probe, as it is deployed on a foundation model."""
 
 from typing import cast
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from raybd.models import Classifier
 from raybd.models.base import Shape
-from raybd.pretraining.frozen import Extractor, embed, extractor
+from raybd.pretraining.features import Extractor, embed, extractor
 
 
 class FrozenBackbone(Classifier):
-    """A linear head on what `source` (see `extractor`) tells of images of `shape`; the source is never trained.
+    """A linear head on the features of images of `shape` by `source` (see `extractor`), which is never trained.
 
-    For a function of one's own, `--model yourmodule:yourfunction`, that returns it: with `--defences
-    vibe:features=own,tuned=false` VIBE's FM variant, with none a linear probe.
+    To be returned by a user's function, `--model yourmodule:yourfunction`: with `--defences
+    vibe:features=own,tuned=false` it is VIBE's FM variant, without a defence a linear probe.
     """
 
     def __init__(self, source: str, shape: Shape, classes: int, *, weights: str = "", side: int | None = None) -> None:
@@ -24,13 +24,13 @@ class FrozenBackbone(Classifier):
         self.head = nn.Linear(size, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """(N, D) of the images `x` (N, C, H, W) in [0, 1], taken to the nearest byte."""
+        """(N, D) of the images `x` (N, C, H, W) in [0, 1], rounded to 8 bits."""
         with torch.no_grad():
             pixels = (x * 255).round().clamp(0, 255).to(torch.uint8)
             return cast(Tensor, self.source(pixels)).float()
 
     def train(self, mode: bool = True) -> "FrozenBackbone":
-        """Training mode is the head's alone."""
+        """Set training mode for the head; the source stays in evaluation mode."""
         super().train(mode)
         if isinstance(self.source, nn.Module):
             self.source.eval()

@@ -11,7 +11,7 @@ from torchvision import models
 
 from raybd.errors import InputError
 from raybd.pretraining import embed, extractor, fingerprint, frozen_features
-from raybd.pretraining.backbones import MEAN, STD
+from raybd.pretraining.extractors import MEAN, STD
 from tests.conftest import made_images
 from tests.test_pretraining import fresh
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from raybd.errors import InputError
 from raybd.utils.cache import content_hash
 
-TABLES = (".npy", ".npz")
+SUFFIXES = (".npy", ".npz")
 
 
 def fingerprint(x: Tensor) -> str:
@@ -18,11 +18,11 @@ def fingerprint(x: Tensor) -> str:
     return content_hash(x)
 
 
-def table_features(file: Path, x: Tensor) -> Tensor:
-    """The rows for the images `x` (N, C, H, W) uint8 in `file`: (N, D) float32.
+def read_features(file: Path, x: Tensor) -> Tensor:
+    """The features (N, D) float32 of the images `x` (N, C, H, W) uint8 in `file`, one row an image, in their order.
 
-    A .npy file holds one array of N rows. A .npz file may hold several: the one that is called by the `fingerprint`
-    of `x` is taken, else the only one of N rows. Rows stand in the order of the images. No pickled objects are read.
+    A .npy file holds one array of N rows. A .npz file may hold several: the one named by the `fingerprint` of `x` is
+    taken, else the only one of N rows. No pickled objects are read.
 
     Raises:
         InputError: the file cannot be read, or no array of it is for `x`.

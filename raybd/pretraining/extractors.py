@@ -1,4 +1,4 @@
-"""Networks that are used as they are: torchvision's, and the user's own functions."""
+"""Feature extractors that are not trained here: torchvision's networks and the user's functions."""
 
 import inspect
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from raybd.models.torchvision_model import PREFIX, TorchvisionClassifier
 from raybd.models.user_function import import_function
 from raybd.seeds import forked_rng
 
-__all__ = ["PREFIX", "FrozenEncoder", "OwnFunction", "backbone"]
+__all__ = ["PREFIX", "FrozenEncoder", "UserFunction", "torchvision_encoder"]
 
 RANDOM = "random"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, on which published weights were trained
@@ -30,7 +30,7 @@ class FrozenEncoder(nn.Module):
         self.classifier, self.side = classifier.requires_grad_(False), side
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the last layer would read for the images `x`, repeated to three channels and resized to `side`."""
+        """The input of the last layer for the images `x`, repeated to three channels and resized to `side`."""
         x = (x.float() / 255).expand(-1, 3, -1, -1)
         if self.side is not None and tuple(x.shape[2:]) != (self.side, self.side):
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
@@ -41,29 +41,29 @@ class FrozenEncoder(nn.Module):
         return f"side={self.side}"
 
 
-def backbone(name: str, weights: str, seed: int, side: int | None) -> FrozenEncoder:
-    """torchvision's classifier `name` with the `weights` of a file, or with random ones from `seed`.
+def torchvision_encoder(name: str, weights: str, seed: int, side: int | None) -> FrozenEncoder:
+    """torchvision's network `name` without its last layer, with the `weights` of a file or random ones from `seed`.
 
     Raises:
         InputError: there is no such network or file, or the file is of another network.
     """
     if not weights:
-        raise InputError(_how(name))
+        raise InputError(_weights_help(name))
     side = side or (None if weights == RANDOM else _published_side(name))
     shape = (3, side or SIDE, side or SIDE)
     with forked_rng(seed, "frozen backbone", device=torch.device("cpu")):
         classifier = build_model(f"{PREFIX}{name}", shape, 1000, MEAN, STD)
     assert isinstance(classifier, TorchvisionClassifier)
     if weights != RANDOM:
-        _fill(classifier.body, Path(weights).expanduser(), name)
+        _load_weights(classifier.body, Path(weights).expanduser(), name)
     return FrozenEncoder(classifier, side).eval()
 
 
-def _how(name: str) -> str:
+def _weights_help(name: str) -> str:
     return (
-        f"features of {PREFIX}{name} need weights, and none are downloaded: give the file of a state dict, such as "
-        f"python -c \"from torchvision import models; print(models.get_model_weights('{name}').DEFAULT.url)\" says "
-        f"where to fetch, or {RANDOM!r}"
+        f"features of {PREFIX}{name} need weights, and none are downloaded: give the file of a state dict, whose "
+        f"address python -c \"from torchvision import models; print(models.get_model_weights('{name}').DEFAULT.url)\" "
+        f"prints, or {RANDOM!r}"
     )
 
 
@@ -76,8 +76,8 @@ def _published_side(name: str) -> int:
         return SIDE
 
 
-def _fill(body: nn.Module, file: Path, name: str) -> None:
-    """Load the state dict in `file`; what it has for the last layer and for auxiliary ones is not looked at."""
+def _load_weights(body: nn.Module, file: Path, name: str) -> None:
+    """Load the state dict in `file`; its entries for the last layer and for auxiliary ones are ignored."""
     try:
         state: Mapping[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         missing = body.load_state_dict(state, strict=False).missing_keys
@@ -87,15 +87,15 @@ def _fill(body: nn.Module, file: Path, name: str) -> None:
         raise InputError(f"{file} holds no weights of {PREFIX}{name}: it lacks {', '.join(missing[:3])}")
 
 
-class OwnFunction:
-    """A function of the user's own that tells features: (n, C, H, W) uint8 -> (n, D) floats."""
+class UserFunction:
+    """A user's function from images to features: (n, C, H, W) uint8 -> (n, D) floats."""
 
     def __init__(self, name: str) -> None:
         self.name, self.function = name, import_function(name, "features")
 
     @property
     def identity(self) -> str:
-        """The text of its module, which says what it is; empty where there is none."""
+        """Its name and the source of its module; empty if that cannot be read."""
         try:
             module = inspect.getmodule(self.function)
             return f"{self.name} {inspect.getsource(module)}" if module else ""
