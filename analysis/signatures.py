@@ -126,4 +126,4 @@ def _judged(
     interval = f"{found.gap.mean:.3f} [{found.gap.low:.3f}, {found.gap.high:.3f}]"
     largest = max(controls, key=lambda name: float(np.mean(controls[name])), default="")
     beside = f"{largest} {np.mean(controls[largest]):.3f}" if largest else "-"
-    return [str(len(gaps)), interval, f"{np.mean(clean):.3f}" if clean else "-", beside, found.verdict]
+    return [str(len(gaps)), interval, f"{np.mean(clean):.3f}" if clean else "-", beside, found.conclusion]

@@ -51,8 +51,8 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     from analysis.report import write_report
     from analysis.signatures import gaps_of, sigmas_of, signature_table, smoothing_table
     from analysis.table import summary
+    from raybd.metrics.smoothing.conclusion import judge_smoothing
     from raybd.metrics.smoothing.figures import draw_gaps
-    from raybd.metrics.smoothing.verdict import judge
     from raybd.tracking import load_runs
 
     region = DefendedRegionMap.from_mlflow(name, tracking_uri=tracking_uri)
@@ -62,7 +62,7 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     tables = [summary(region)]
     if signatures := signature_table(runs):
         tables.append(f"Information and stealthiness (nats; in brackets the null, of the clean twin)\n{signatures}")
-    if smoothing := smoothing_table(runs, judge):
+    if smoothing := smoothing_table(runs, judge_smoothing):
         tables.append(f"Smoothing\n{smoothing}")
         pictures.append(folder / "smoothing.png")
         sigma = sigmas_of(runs)[-1]  # at the smallest, clean images mostly vote alike

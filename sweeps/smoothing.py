@@ -14,8 +14,8 @@ from analysis.signatures import gaps_of, sigmas_of, smoothing_table
 from analysis.table import setting_names
 from raybd.command_line.command import main
 from raybd.command_line.options import SweepOptions
+from raybd.metrics.smoothing.conclusion import judge_smoothing
 from raybd.metrics.smoothing.figures import draw_gaps, draw_levels
-from raybd.metrics.smoothing.verdict import judge
 from raybd.tracking import load_runs
 
 SHOWN = ("clean", "triggered", "random_patch", "moved_patch", "random_direction", "target_class")
@@ -51,7 +51,7 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
         levels = {v: values[np.isfinite(values).all(1)] for v, values in levels.items()}
         pictures.append(folder / f"levels_{re.sub(r'[^A-Za-z0-9_.=-]', '_', str(attack))}.png")
         draw_levels(levels, [float(sigma) for sigma in sigmas], str(attack)).savefig(pictures[-1])
-    table = smoothing_table(runs, judge)
+    table = smoothing_table(runs, judge_smoothing)
     (folder / "smoothing.txt").write_text(table + "\n")
     return table + f"\n\nPictures: {folder}", [folder / "smoothing.txt", *pictures]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raybd.execution.watchdog import HUNG, watchdog
 from raybd.metrics.detection import NeuralCleanse, NoiseVotes
 from raybd.metrics.information import audit
-from raybd.metrics.smoothing.votes import tally
+from raybd.metrics.smoothing.votes import count_votes
 from raybd.metrics.smoothness import Smoothness
 from raybd.models import build_model
 from raybd.training import TrainConfig
@@ -33,7 +33,7 @@ def ended(heartbeats: bool) -> int:
     if not (child := os.fork()):
         with watchdog(2) as heartbeat:
             images = torch.zeros(1, 16, 1, 8, 8)
-            tally(
+            count_votes(
                 Slow().eval(),
                 images,
                 range(16),

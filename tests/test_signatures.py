@@ -5,7 +5,7 @@ import pytest
 
 from analysis.signatures import gaps_of, signature_table, smoothing_table
 from analysis.table import attack_names, attack_table
-from raybd.metrics.smoothing.verdict import judge
+from raybd.metrics.smoothing.conclusion import judge_smoothing
 
 
 def run(rate: float, seed: int, **metrics: float) -> dict[str, object]:
@@ -54,7 +54,7 @@ def test_signatures_by_hand() -> None:
 def test_runs_without_such_metrics_have_no_tables() -> None:
     runs = pd.DataFrame([run(0.1, 0, attack_success=1.0)])
     assert signature_table(runs) == ""
-    assert smoothing_table(runs, judge) == ""
+    assert smoothing_table(runs, judge_smoothing) == ""
 
 
 def smoothed(rate: float, seed: int, gap: float) -> dict[str, object]:
@@ -66,7 +66,7 @@ def test_smoothing_by_hand() -> None:
         [smoothed(0.1, seed, gap) for seed, gap in enumerate((1.0, 1.2, 0.8, 1.1, 0.9))]
         + [smoothed(0.0, seed, -0.5) for seed in range(5)]
     )
-    table = smoothing_table(runs, judge)
+    table = smoothing_table(runs, judge_smoothing)
     # mean 1, sd 0.158, 5 seeds: t(0.975, 4) = 2.776, so +-0.196
     assert "1.000 [0.804, 1.196]" in table
     assert "-0.500" in table
@@ -87,10 +87,10 @@ def test_smoothing_is_shown_only_above_its_controls() -> None:
             },
         )
 
-    above = smoothing_table(pd.DataFrame([poisoned(seed, 0.3) for seed in range(5)]), judge)
+    above = smoothing_table(pd.DataFrame([poisoned(seed, 0.3) for seed in range(5)]), judge_smoothing)
     assert "smoothing shown" in above
     assert "random_patch 0.320" in above
-    below = smoothing_table(pd.DataFrame([poisoned(seed, 1.3) for seed in range(5)]), judge)
+    below = smoothing_table(pd.DataFrame([poisoned(seed, 1.3) for seed in range(5)]), judge_smoothing)
     assert "not shown" in below
 
 
@@ -102,8 +102,8 @@ def test_settings_that_vary_are_part_of_an_attack_s_name() -> None:
 def test_failed_runs_and_missing_twins() -> None:
     runs = pd.DataFrame([smoothed(0.1, 0, 1.0), smoothed(0.1, 1, 1.0), smoothed(0.0, 0, 0.0)])
     runs.loc[1, "status"] = "FAILED"
-    assert "1.000 [-inf, inf]" in smoothing_table(runs, judge)
-    alone = smoothing_table(pd.DataFrame([smoothed(0.1, 0, 1.0), smoothed(0.0, 1, 0.0)]), judge)
+    assert "1.000 [-inf, inf]" in smoothing_table(runs, judge_smoothing)
+    alone = smoothing_table(pd.DataFrame([smoothed(0.1, 0, 1.0), smoothed(0.0, 1, 0.0)]), judge_smoothing)
     assert " -  " in alone  # the twin is of another seed
 
 

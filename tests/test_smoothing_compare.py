@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import mannwhitneyu, t
 
 from raybd.metrics.smoothing.compare import paired_gap, rank_correlation
-from raybd.metrics.smoothing.entropy import grassberger, plug_in
-from raybd.metrics.smoothing.verdict import judge, seed_interval
+from raybd.metrics.smoothing.conclusion import judge_smoothing, seed_interval
+from raybd.metrics.smoothing.entropy import grassberger, plug_in_entropy
 from raybd.utils.statistics import auroc
 
 CLEAN_GAPS = [-0.05, -0.1, -0.02, -0.08, -0.06]
@@ -25,7 +25,7 @@ def test_a_gap_by_hand() -> None:
     apart = grassberger(clean) - grassberger(other)
     assert gap.mean == pytest.approx(apart.mean())
     assert gap.se == pytest.approx(apart.std(ddof=1) / np.sqrt(40))
-    assert gap.plug_in == pytest.approx((plug_in(clean) - plug_in(other)).mean())
+    assert gap.plug_in == pytest.approx((plug_in_entropy(clean) - plug_in_entropy(other)).mean())
     assert gap.share_positive == 1
     assert gap.auroc == pytest.approx(1)
     assert gap.p_value < 1e-7
@@ -86,10 +86,10 @@ def test_seed_interval_is_students() -> None:
 
 
 def test_smoothing_is_shown_when_everything_holds() -> None:
-    verdict = judge(GAPS, CLEAN_GAPS, CONTROLS)
-    assert verdict.verdict == "smoothing shown"
-    assert verdict.missing == ()
-    assert verdict.gap.mean == pytest.approx(0.8)
+    found = judge_smoothing(GAPS, CLEAN_GAPS, CONTROLS)
+    assert found.conclusion == "smoothing shown"
+    assert found.missing == ()
+    assert found.gap.mean == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_smoothing_is_shown_when_everything_holds() -> None:
 def test_what_stands_in_the_way_is_named(
     gaps: list[float], clean_gaps: list[float], controls: dict[str, list[float]], verdict: str, why: str
 ) -> None:
-    found = judge(gaps, clean_gaps, controls)
-    assert found.verdict == verdict
+    found = judge_smoothing(gaps, clean_gaps, controls)
+    assert found.conclusion == verdict
     assert any(why in reason for reason in found.missing)
 
 
@@ -126,4 +126,4 @@ def test_numbers_that_cannot_be_judged_are_refused(
     gaps: list[float], clean_gaps: list[float], controls: dict[str, list[float]], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        judge(gaps, clean_gaps, controls)
+        judge_smoothing(gaps, clean_gaps, controls)

@@ -12,7 +12,7 @@ from raybd.metrics.smoothing.entropy import (
     gini,
     grassberger,
     normalised,
-    plug_in,
+    plug_in_entropy,
     shares_entropy,
     unanimous,
 )
@@ -33,7 +33,7 @@ def exact_plug_in(p: np.ndarray, n: int) -> float:
 
 def test_one_row_by_hand() -> None:
     counts = np.array([10, 4, 2])
-    assert plug_in(counts) == pytest.approx(0.9003, abs=5e-5)
+    assert plug_in_entropy(counts) == pytest.approx(0.9003, abs=5e-5)
     assert grassberger(counts) == pytest.approx(0.8922, abs=5e-5)
     assert gini(counts) == pytest.approx(1 - (90 + 12 + 2) / (16 * 15))
     assert agreement(counts[None], np.array([1])) == 4 / 16
@@ -50,8 +50,8 @@ def test_grassberger_follows_his_recursion() -> None:
 
 def test_unanimous_votes() -> None:
     counts = np.array([[64, 0], [63, 1]])
-    assert plug_in(counts)[0] == 0
-    assert not np.signbit(plug_in(counts)[0])
+    assert plug_in_entropy(counts)[0] == 0
+    assert not np.signbit(plug_in_entropy(counts)[0])
     assert unanimous(counts).tolist() == [True, False]
     # The parity of n shows: this is why draws are even and points are not ranked by it.
     assert grassberger(np.array([63, 0])) == pytest.approx(0.016, abs=5e-4)
@@ -59,7 +59,7 @@ def test_unanimous_votes() -> None:
 
 
 def test_uniform_votes_are_one_when_normalised() -> None:
-    assert normalised(plug_in(np.full(10, 5)), 10) == pytest.approx(1)
+    assert normalised(plug_in_entropy(np.full(10, 5)), 10) == pytest.approx(1)
     assert shares_entropy(np.array([0.5, 0.5, 0.0])) == pytest.approx(np.log(2))
 
 
@@ -75,7 +75,7 @@ def test_uniform_votes_are_one_when_normalised() -> None:
     ],
 )
 def test_the_plug_in_has_its_exact_expectation(p: tuple[float, ...], n: int, expected: float) -> None:
-    found = plug_in(draws(np.array(p), n))
+    found = plug_in_entropy(draws(np.array(p), n))
     assert exact_plug_in(np.array(p), n) == pytest.approx(expected, abs=1e-6)
     assert found.mean() == pytest.approx(expected, abs=4.5 * found.std() / np.sqrt(REPETITIONS))
 
@@ -92,7 +92,7 @@ def test_the_plug_in_has_its_exact_expectation(p: tuple[float, ...], n: int, exp
 )
 def test_biases_by_simulation(p: np.ndarray, n: int, biases: tuple[float, ...]) -> None:
     counts = draws(p, n)
-    for estimator, bias in zip((plug_in, grassberger), biases, strict=True):
+    for estimator, bias in zip((plug_in_entropy, grassberger), biases, strict=True):
         found = estimator(counts) - shares_entropy(p)
         # Both are simulated, the expected ones to three digits.
         assert found.mean() == pytest.approx(bias, abs=0.001 + 4.5 * np.sqrt(2) * found.std() / np.sqrt(REPETITIONS))

@@ -8,8 +8,8 @@ import pytest
 from matplotlib import get_backend
 
 from raybd.attacks import ATTACKS
+from raybd.metrics.smoothing.conclusion import seed_interval
 from raybd.metrics.smoothing.figures import draw_gaps, draw_histograms, draw_levels
-from raybd.metrics.smoothing.verdict import seed_interval
 from raybd.metrics.smoothness import Smoothness
 from raybd.trials.config import TrialConfig
 from raybd.types import Data

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from raybd.errors import InputError
 from raybd.metrics.smoothing.network import _attempt, _body, _fold, _fold_for_cpu, inference_network
 from raybd.metrics.smoothing.noise import block_size, noise
-from raybd.metrics.smoothing.votes import Tally, tally
+from raybd.metrics.smoothing.votes import VoteCounts, count_votes
 from raybd.models import build_model
 from raybd.models.noise import without_noise
 from raybd.seeds import stream
@@ -28,59 +28,61 @@ def small_network(seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def digits_tally(points: list[int], batch: int | None = None, looks: tuple[int, ...] = (64,), seed: int = 0) -> Tally:
+def digits_votes(
+    points: list[int], batch: int | None = None, looks: tuple[int, ...] = (64,), seed: int = 0
+) -> VoteCounts:
     every = torch.rand(2, 20, 1, 8, 8, generator=stream(7, "test"))
-    return tally(small_network(), every[:, points], points, [0.1, 0.4], looks, seed, batch)
+    return count_votes(small_network(), every[:, points], points, [0.1, 0.4], looks, seed, batch)
 
 
 def test_t7_moving_image_and_boundary_together_changes_no_vote() -> None:
     x, t = point().expand(8, *SHAPE), torch.randint(-4, 5, SHAPE, generator=stream(8, "test")).double() / 8
     rule, moved = (half_space(0.02, point() + shift) for shift in (0, t))
     still, there = (
-        tally(network, image[None], range(8), [0.1, 0.3], [512], 0).votes
+        count_votes(network, image[None], range(8), [0.1, 0.3], [512], 0).votes
         for network, image in ((rule, x), (moved, x + t))
     )
     assert torch.equal(still, there)
 
 
 def test_t7_neither_batch_nor_order_nor_company_changes_a_vote() -> None:
-    whole = digits_tally(list(range(20))).votes
+    whole = digits_votes(list(range(20))).votes
     assert whole.sum() == 2 * 2 * 20 * 64
     for batch in (32, 64, 1000, 8192):
-        assert torch.equal(digits_tally(list(range(20)), batch).votes, whole)
+        assert torch.equal(digits_votes(list(range(20)), batch).votes, whole)
     order = torch.randperm(20, generator=stream(9, "test")).tolist()
-    assert torch.equal(digits_tally(order).votes, whole[:, :, order])
-    assert torch.equal(digits_tally([3, 17]).votes, whole[:, :, [3, 17]])
-    assert not torch.equal(digits_tally(list(range(20)), seed=1).votes, whole)
+    assert torch.equal(digits_votes(order).votes, whole[:, :, order])
+    assert torch.equal(digits_votes([3, 17]).votes, whole[:, :, [3, 17]])
+    assert not torch.equal(digits_votes(list(range(20)), seed=1).votes, whole)
 
 
 def test_t7_fewer_draws_are_a_prefix() -> None:
     points, shape, cpu = [4, 9], (3, 32, 32), torch.device("cpu")
     assert (block_size(shape), block_size((1, 28, 28)), block_size((3, 224, 224))) == (8, 32, 1)
     assert torch.equal(noise(0, [9], 3, shape, cpu)[0], noise(0, points, 3, shape, cpu)[1])
-    rest = digits_tally(list(range(20)), looks=(40,)).votes
-    more = digits_tally(list(range(20)), looks=(40, 64))
+    rest = digits_votes(list(range(20)), looks=(40,)).votes
+    more = digits_votes(list(range(20)), looks=(40, 64))
     assert torch.equal(more.first, rest)
     still = rest.amax(3) == 40
     assert still.any()
     assert not still.all()
     assert torch.equal(more.votes.sum(3), torch.where(still, 40, 64))
-    assert torch.equal(more.votes[~still], digits_tally(list(range(20))).votes[~still])
+    assert torch.equal(more.votes[~still], digits_votes(list(range(20))).votes[~still])
 
 
 def test_variants_and_sigmas_counted_together_are_those_counted_alone() -> None:
     images, sigmas = torch.rand(2, 3, 1, 8, 8, generator=stream(1, "test")), (0.1, 0.3, 0.6)
-    together = tally(small_network(), images, range(3), sigmas, [32], 0)
+    together = count_votes(small_network(), images, range(3), sigmas, [32], 0)
     for v, variant in enumerate(images):
         for s, sigma in enumerate(sigmas):
-            alone = tally(small_network(), variant[None], range(3), [sigma], [32], 0)
+            alone = count_votes(small_network(), variant[None], range(3), [sigma], [32], 0)
             assert torch.equal(together.votes[v, s], alone.votes[0, 0])
-        assert torch.equal(together.calm[v], alone.calm[0])
+        assert torch.equal(together.noiseless[v], alone.noiseless[0])
 
 
 def test_t7_two_variants_without_a_difference_have_no_gap() -> None:
     images = torch.rand(1, 5, 1, 8, 8, generator=stream(1, "test")).expand(2, 5, 1, 8, 8)
-    counted = tally(small_network(), images, range(5), [0.2], [64], 0)
+    counted = count_votes(small_network(), images, range(5), [0.2], [64], 0)
     assert torch.equal(counted.votes[0], counted.votes[1])
     assert torch.allclose(counted.soft.sum(-1), torch.ones(()))
 
@@ -93,7 +95,7 @@ def test_t7_noise_is_in_pixels_whatever_the_network_normalises() -> None:
     w, sigma, points = torch.randn(48, 4, generator=stream(2, "test"), dtype=torch.float64), 0.1, range(8)
     images = torch.rand(8, *SHAPE, generator=stream(3, "test"), dtype=torch.float64)
     inside = Rule(lambda z: ((z.view(-1, *SHAPE) - mean) / std).flatten(1) @ w)
-    counted = tally(inside, images[None], points, [sigma], [512], 0).votes[0, 0]
+    counted = count_votes(inside, images[None], points, [sigma], [512], 0).votes[0, 0]
 
     z = torch.cat([noise(0, points, block, SHAPE, torch.device("cpu")) for block in range(16)], 1).double()
     normalised = ((images - mean) / std)[:, None]
@@ -108,11 +110,11 @@ def test_t7_noise_is_in_pixels_whatever_the_network_normalises() -> None:
 
 def test_soft_votes_are_the_mean_softmax() -> None:
     model, images = small_network(), torch.rand(1, 3, 1, 8, 8, generator=stream(4, "test"))
-    counted = tally(model, images, range(3), [0.3], [32], 0)
+    counted = count_votes(model, images, range(3), [0.3], [32], 0)
     z = noise(0, range(3), 0, (1, 8, 8), torch.device("cpu"))
     with torch.inference_mode():
         chance = model((images[0][:, None] + 0.3 * z).flatten(0, 1)).softmax(1).view(3, 32, 10)
-        assert torch.equal(counted.calm[0], model(images[0]).argmax(1))
+        assert torch.equal(counted.noiseless[0], model(images[0]).argmax(1))
     assert torch.allclose(counted.soft[0, 0], chance.mean(1), atol=1e-5)
 
 
@@ -122,14 +124,14 @@ def test_t9_a_network_in_training_mode_is_refused() -> None:
         model = small_network()
         model.get_submodule(part).train()
         with pytest.raises(InputError, match="evaluation mode"):
-            tally(model, images, range(2), [0.1], [32], 0)
+            count_votes(model, images, range(2), [0.1], [32], 0)
         assert model.get_submodule(part).training
 
 
 def test_t9_nothing_is_left_behind() -> None:
     model = small_network()
     state, weights = torch.get_rng_state(), [p.clone() for p in model.state_dict().values()]
-    tally(model, torch.rand(1, 4, 1, 8, 8, generator=stream(5, "test")), range(4), [0.1], [32], 0)
+    count_votes(model, torch.rand(1, 4, 1, 8, 8, generator=stream(5, "test")), range(4), [0.1], [32], 0)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(weights, model.state_dict().values(), strict=True))
     assert all(p.grad is None for p in model.parameters())

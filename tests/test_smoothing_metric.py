@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from raybd.errors import InputError
-from raybd.metrics.smoothing import numbers
+from raybd.metrics.smoothing import summary
 from raybd.metrics.smoothing.adversarial import pgd, universal
 from raybd.metrics.smoothing.certificate import lipschitz_violations as found_by
-from raybd.metrics.smoothing.controls import is_patch, moved, moved_patch, random_patch, support
-from raybd.metrics.smoothing.entropy import grassberger, plug_in
+from raybd.metrics.smoothing.controls import at_distance, is_patch, moved_patch, random_patch, trigger_mask
+from raybd.metrics.smoothing.entropy import grassberger, plug_in_entropy
+from raybd.metrics.smoothing.evaluation_points import evaluation_points, variants
 from raybd.metrics.smoothing.noise import noise
-from raybd.metrics.smoothing.plans import PLANS, VARIANTS
-from raybd.metrics.smoothing.points import evaluation_points, variants
-from raybd.metrics.smoothness import Smoothness, measure
+from raybd.metrics.smoothing.sampling_plan import PLANS, VARIANTS
+from raybd.metrics.smoothness import Smoothness, measure_smoothness
 from raybd.seeds import stream
 from raybd.types import Data, Images, MetricContext
 from tests.smoothing_cases import evidence, poisoned, stamped, trained
@@ -34,16 +34,16 @@ def patched(clean: Tensor) -> Tensor:
 
 def test_the_support_of_a_patch() -> None:
     clean = pictures()
-    mask = support(clean, patched(clean))
+    mask = trigger_mask(clean, patched(clean))
     assert mask.nonzero().tolist() == [[6, 6], [6, 7], [7, 6], [7, 7]]
     assert is_patch(mask)
-    assert not is_patch(support(clean, clean))
-    assert not is_patch(support(clean, 1 - clean))
+    assert not is_patch(trigger_mask(clean, clean))
+    assert not is_patch(trigger_mask(clean, 1 - clean))
 
 
 def test_a_random_patch_stays_in_place_and_in_8_bits() -> None:
     clean = pictures()
-    mask = support(clean, patched(clean))
+    mask = trigger_mask(clean, patched(clean))
     made = random_patch(clean, mask, stream(0, "patch"))
     assert torch.equal(made[..., ~mask], clean[..., ~mask])
     assert (made[..., mask] != clean[..., mask]).float().mean() > 0.9
@@ -54,11 +54,11 @@ def test_a_random_patch_stays_in_place_and_in_8_bits() -> None:
 def test_a_moved_patch_is_the_same_patch_elsewhere() -> None:
     clean = pictures()
     triggered = patched(clean)
-    mask = support(clean, triggered)
+    mask = trigger_mask(clean, triggered)
     for seed in range(20):
         made = moved_patch(clean, triggered, mask, stream(seed, "place"))
         assert made is not None
-        there = support(clean, made)
+        there = trigger_mask(clean, made)
         assert there.sum() == 4
         assert not (there & mask).any()
         assert (made[..., there] == 1).all()
@@ -68,7 +68,7 @@ def test_a_moved_patch_is_the_same_patch_elsewhere() -> None:
 
 def test_a_move_has_its_length_after_clipping() -> None:
     clean, lengths = pictures(), torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0, 1e3])
-    made = moved(clean, torch.randn(clean.shape, generator=stream(1, "test")), lengths)
+    made = at_distance(clean, torch.randn(clean.shape, generator=stream(1, "test")), lengths)
     assert made.min() >= 0
     assert made.max() <= 1
     reached = (made - clean).flatten(1).norm(dim=1)
@@ -85,7 +85,7 @@ def test_equal_length_patterns_of_a_scene() -> None:
         assert torch.allclose((images - at.clean).flatten(1).norm(dim=1), at.lengths, atol=1e-3)
     again = variants(evaluation_points(trained(0.1, 0), 10), ("random_direction",))["random_direction"]
     assert torch.equal(again, made["random_direction"][:10])  # fewer points are among more
-    around = noise(at.seed, at.points, 0, (1, 8, 8), torch.device("cpu"))[:, 0]
+    around = noise(at.seed, at.ids, 0, (1, 8, 8), torch.device("cpu"))[:, 0]
     along = torch.cosine_similarity((made["random_direction"] - at.clean).flatten(1), around.flatten(1))
     assert along.mean().abs() < 0.2  # no direction that is drawn again as noise around its point
 
@@ -101,20 +101,20 @@ def test_adversarial_patterns_reach_the_wanted_class() -> None:
     lengths = torch.full_like(at.lengths, 1.8)
     assert success(at.clean) <= 0.05
     assert success(pgd(at.model, at.clean, at.wanted, lengths)) >= 0.7
-    direction = universal(at.model, at.others, at.others_wanted, 1.8)
+    direction = universal(at.model, at.train, at.train_wanted, 1.8)
     assert direction.norm() == pytest.approx(1.8, abs=1e-4)
-    assert success(moved(at.clean, direction, lengths)) >= 0.3
-    assert success(moved(at.clean, -direction, lengths)) <= 0.05
+    assert success(at_distance(at.clean, direction, lengths)) >= 0.3
+    assert success(at_distance(at.clean, -direction, lengths)) <= 0.05
     assert all(p.grad is None for p in at.model.parameters())
 
 
 def test_points_are_those_that_the_attack_counts() -> None:
     context = trained(0.1, 0)
-    rows = torch.tensor(evaluation_points(context, 1000).points)
+    rows = torch.tensor(evaluation_points(context, 1000).ids)
     assert len(rows) == int(context.measured.sum())
     assert (context.data.test.y[rows] != 0).all()
-    assert evaluation_points(context, 50).points == tuple(rows[:50].tolist())
-    assert evaluation_points(replace(context, seed=1), 50).points != evaluation_points(context, 50).points
+    assert evaluation_points(context, 50).ids == tuple(rows[:50].tolist())
+    assert evaluation_points(replace(context, seed=1), 50).ids != evaluation_points(context, 50).ids
 
 
 def test_an_attack_of_two_members_has_points_of_both() -> None:
@@ -122,7 +122,7 @@ def test_an_attack_of_two_members_has_points_of_both() -> None:
     both = Images(context.triggered.x.repeat(2, 1, 1, 1), context.triggered.y.repeat(2))
     pair = replace(context, triggered=both, measured=context.measured.repeat(2), members=("a", "b"))
     at = evaluation_points(pair, 2000)
-    assert len(at.points) == 2 * int(context.measured.sum())
+    assert len(at.ids) == 2 * int(context.measured.sum())
     assert torch.equal(stamped((at.clean * 255).round().byte()), (at.triggered * 255).round().byte())
 
 
@@ -137,7 +137,7 @@ def test_every_variant_has_its_numbers_and_its_votes() -> None:
         assert votes.shape == (20, 10)
         assert (votes.sum(1) == 32).all()
         assert single[f"smoothness/{variant}/sigma_0.2"] == pytest.approx(grassberger(votes.long().numpy()).mean())
-        assert single[f"smoothness/{variant}/plug_in/sigma_0.2"] == pytest.approx(plug_in(votes.numpy()).mean())
+        assert single[f"smoothness/{variant}/plug_in/sigma_0.2"] == pytest.approx(plug_in_entropy(votes.numpy()).mean())
     paired = set(VARIANTS) - {"clean", "twin_clean", "target_class"}
     for variant in paired:
         assert -2.4 < single[f"smoothness/gap/{variant}/sigma_0.2"] < 2.4
@@ -176,8 +176,8 @@ def test_the_same_seed_gives_the_same_numbers_and_leaves_the_rest_alone() -> Non
         assert torch.equal(value, other) if isinstance(value, Tensor) and isinstance(other, Tensor) else value == other
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in context.model.parameters())
-    at, plan = evaluation_points(context, 30), metric.wanted
-    other_noise = measure(context, replace(at, seed=7), plan)
+    at, plan = evaluation_points(context, 30), metric.sampling_plan
+    other_noise = measure_smoothness(context, replace(at, seed=7), plan)
     assert first["smoothness/clean/sigma_0.5"] != other_noise["smoothness/clean/sigma_0.5"]
 
 
@@ -207,7 +207,7 @@ def test_a_trigger_that_changes_nothing_has_no_gap() -> None:
 def test_a_broken_bound_is_reported(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     # Distances that are far too small stand for any bug that parts votes from the images they belong to.
     monkeypatch.setattr(
-        numbers, "lipschitz_violations", lambda a, b, lengths, *rest: found_by(a, b, lengths / 1e3, *rest)
+        summary, "lipschitz_violations", lambda a, b, lengths, *rest: found_by(a, b, lengths / 1e3, *rest)
     )
     found = replace(EVERYTHING, variants=("triggered",)).measure(trained(0.1, 0))
     assert found["smoothness/lipschitz_violations/triggered/sigma_0.2"] > 0
@@ -260,7 +260,7 @@ def test_only_plans_with_the_twin_want_one() -> None:
     assert not Smoothness.every_probe
     assert Smoothness(plan="standard").needs_twin
     assert Smoothness(variants=("twin_triggered",)).needs_twin
-    assert Smoothness(variants=("twin_triggered",)).wanted.variants == ("clean", "twin_clean", "twin_triggered")
+    assert Smoothness(variants=("twin_triggered",)).sampling_plan.variants == ("clean", "twin_clean", "twin_triggered")
     with pytest.raises(InputError, match="without it"):
         Smoothness(variants=("twin_triggered",)).measure(trained(0.1, 0))
 

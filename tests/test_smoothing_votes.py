@@ -6,8 +6,8 @@ import torch
 from scipy.stats import ncx2, norm
 from torch import Tensor, nn
 
-from raybd.metrics.smoothing.entropy import grassberger, plug_in, shares_entropy
-from raybd.metrics.smoothing.votes import tally
+from raybd.metrics.smoothing.entropy import grassberger, plug_in_entropy, shares_entropy
+from raybd.metrics.smoothing.votes import count_votes
 from raybd.seeds import stream
 from tests.smoothing_cases import SHAPE, SIZE, Rule, half_space, plane, point, unit
 
@@ -18,14 +18,14 @@ WEDGES = (0.5, 0.25, 0.15, 0.1)
 def votes(model: nn.Module, x: Tensor, sigma: float, points: int = POINTS, draws: int = DRAWS) -> np.ndarray:
     """Counts (K,) of one image as so many points."""
     images = x.expand(1, points, *x.shape)
-    return tally(model, images, range(points), [sigma], [draws], 0).votes.sum((0, 1, 2)).numpy()
+    return count_votes(model, images, range(points), [sigma], [draws], 0).votes.sum((0, 1, 2)).numpy()
 
 
 def assert_multinomial(counts: np.ndarray, p: np.ndarray, entropy: float) -> None:
     n = counts.sum()
     assert (np.abs(counts / n - p) < 4.5 * np.sqrt(p * (1 - p) / n)).all()
     variance = ((p * np.log(p) ** 2).sum() - entropy**2) / n + (len(p) - 1) / (2 * n**2)
-    assert abs(plug_in(counts) + (len(p) - 1) / (2 * n) - entropy) < 5 * np.sqrt(variance)
+    assert abs(plug_in_entropy(counts) + (len(p) - 1) / (2 * n) - entropy) < 5 * np.sqrt(variance)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_t5_constant_logits_are_one_class_and_ties_go_to_the_lowest() -> None:
     constant = Rule(lambda z: torch.tensor([1.0, 1.0, 0.5]).expand(len(z), 3))
     counts = votes(constant, point(), 0.3, 4, 32)
     assert counts.tolist() == [128, 0, 0]
-    assert str(plug_in(counts)) == "0.0"
+    assert str(plug_in_entropy(counts)) == "0.0"
 
 
 def test_t5_a_label_that_ignores_the_image_has_the_exact_expected_plug_in() -> None:
@@ -102,9 +102,9 @@ def test_t5_a_label_that_ignores_the_image_has_the_exact_expected_plug_in() -> N
         return nn.functional.one_hot(torch.multinomial(p, len(z), replacement=True, generator=rng), 3).to(z)
 
     images = torch.zeros(1, 2000, 1, 1, 1)
-    counts = tally(Rule(formula), images, range(2000), [0.1], [16], 0).votes[0, 0].long().numpy()
+    counts = count_votes(Rule(formula), images, range(2000), [0.1], [16], 0).votes[0, 0].long().numpy()
     assert (counts.sum(1) == 16).all()
-    assert plug_in(counts).mean() == pytest.approx(0.828787, abs=0.015)
+    assert plug_in_entropy(counts).mean() == pytest.approx(0.828787, abs=0.015)
     assert grassberger(counts).mean() == pytest.approx(0.929, abs=0.018)
 
 
@@ -112,8 +112,8 @@ def test_t6_toy_backdoor_has_the_gap_of_its_margin() -> None:
     x, sigma = point(), 0.1
     trigger = 0.3 * unit(1).view(SHAPE)
     images = torch.stack([x, x + trigger])[:, None].expand(2, POINTS, *SHAPE)
-    counts = tally(half_space(0.1, x), images, range(POINTS), [sigma], [DRAWS], 0).votes[:, 0].sum(1).numpy()
-    clean, triggered = plug_in(counts)
+    counts = count_votes(half_space(0.1, x), images, range(POINTS), [sigma], [DRAWS], 0).votes[:, 0].sum(1).numpy()
+    clean, triggered = plug_in_entropy(counts)
     assert clean - triggered == pytest.approx(0.437073, abs=5 * 0.0024)
     assert counts[1, 0] <= 12  # Poisson of mean 2.08: more has a chance of 1e-6
 
@@ -126,5 +126,5 @@ def test_t6_a_trigger_across_the_boundary_changes_no_vote() -> None:
     x = torch.randint(0, 2, SHAPE, generator=stream(6, "test")).double()
     images = torch.stack([x, x + trigger.view(SHAPE)])[:, None].expand(2, 8, *SHAPE)
     rule = Rule(lambda z: torch.stack([torch.zeros(len(z)).to(z), z @ w], 1))
-    counts = tally(rule, images, range(8), [0.3], [512], 0).votes
+    counts = count_votes(rule, images, range(8), [0.3], [512], 0).votes
     assert torch.equal(counts[0], counts[1])

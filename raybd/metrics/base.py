@@ -42,7 +42,7 @@ class Metric(ABC):
         return {}
 
     @property
-    def fewest(self) -> int:
+    def min_triggered(self) -> int:
         """How many triggered test images that the attack's success counts it must have."""
         return 0
 

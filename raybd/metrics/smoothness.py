@@ -12,12 +12,18 @@ from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.metrics.base import Arrays, History, Metric
-from raybd.metrics.smoothing.entropy import plug_in
+from raybd.metrics.smoothing.entropy import plug_in_entropy
+from raybd.metrics.smoothing.evaluation_points import (
+    EvaluationPoints,
+    evaluation_points,
+    network,
+    target_class,
+    variants,
+)
 from raybd.metrics.smoothing.network import refuse_training
-from raybd.metrics.smoothing.numbers import FEWEST, Shown, numbers
-from raybd.metrics.smoothing.plans import CLEAN, PLANS, TARGET_CLASS, TWIN, TWIN_CLEAN, VARIANTS, Plan
-from raybd.metrics.smoothing.points import EvaluationPoints, evaluation_points, network, target_class, variants
-from raybd.metrics.smoothing.votes import Tally, tally
+from raybd.metrics.smoothing.sampling_plan import CLEAN, PLANS, TARGET_CLASS, TWIN, TWIN_CLEAN, VARIANTS, SamplingPlan
+from raybd.metrics.smoothing.summary import MIN_POINTS, VariantVotes, vote_metrics
+from raybd.metrics.smoothing.votes import VoteCounts, count_votes
 from raybd.plugins import unknown
 from raybd.seeds import forked_rng
 from raybd.types import Data, MetricContext
@@ -26,7 +32,7 @@ from raybd.utils.constraints import Positive, violations
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Parts = dict[str, tuple[Tally, int, Tensor]]  # variant: where its votes are, and its (N,) distances from clean
+Parts = dict[str, tuple[VoteCounts, int, Tensor]]  # variant: its votes, its row in them, its (N,) distances from clean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,7 @@ class Smoothness(Metric):
     """
 
     plan: Literal["cheap", "standard", "exhaustive"] = "cheap"
-    points: Annotated[int, Ge(FEWEST)] | None = None  # None: the plan's, or as many test images as the attack counts
+    points: Annotated[int, Ge(MIN_POINTS)] | None = None  # at most; None: the plan's
     sigmas: tuple[Positive, ...] = ()  # in pixels of [0, 1]; (): the plan's
     draws: Annotated[int, Ge(2)] | None = None  # for every point and sigma, even; None: the plan's
     variants: tuple[str, ...] = ()  # besides clean; (): the plan's
@@ -47,15 +53,16 @@ class Smoothness(Metric):
     def __post_init__(self) -> None:
         super().__post_init__()
         # Of the instance: only some variants are worth training a second network for.
-        object.__setattr__(self, "needs_twin", not unknown("plan", [self.plan], PLANS) and uses_twin(self.wanted))
+        needs_twin = self.plan in PLANS and not set(TWIN).isdisjoint(self.sampling_plan.variants)
+        object.__setattr__(self, "needs_twin", needs_twin)
 
     @property
-    def wanted(self) -> Plan:
-        """The plan with what the settings change of it."""
+    def sampling_plan(self) -> SamplingPlan:
+        """The plan of that name, with the settings that override it."""
         plan = PLANS[self.plan]
         chosen = self.variants or plan.variants
-        needed = (CLEAN, TWIN_CLEAN) if set(chosen) & set(TWIN) else (CLEAN,)
-        return Plan(
+        needed = (CLEAN,) if set(TWIN).isdisjoint(chosen) else (CLEAN, TWIN_CLEAN)
+        return SamplingPlan(
             points=plan.points if self.points is None else self.points,
             sigmas=self.sigmas or plan.sigmas,
             looks=plan.looks if self.draws is None else (self.draws,),
@@ -69,29 +76,29 @@ class Smoothness(Metric):
             InputError: the network is in training mode, there are fewer images than points, or no twin.
         """
         refuse_training(context.model)
-        plan, counted = self.wanted, int(context.measured.sum())
-        if counted < (self.points or FEWEST):
-            least = self.points or FEWEST
+        plan, counted = self.sampling_plan, int(context.measured.sum())
+        if counted < (self.points or MIN_POINTS):
+            least = self.points or MIN_POINTS
             raise InputError(f"smoothness wants {least} points, but the attack counts {counted} test images")
         with forked_rng(context.seed, "smoothness", device=context.data.test.x.device):
-            return measure(context, evaluation_points(context, plan.points), plan)
+            return measure_smoothness(context, evaluation_points(context, plan.points), plan)
 
     def figures(self, history: History, arrays: Arrays, title: str) -> "dict[str, Figure]":
         """How W is spread over the points of each variant, at the largest sigma."""
         from raybd.metrics.smoothing.figures import draw_histograms  # only drawing needs matplotlib
 
-        sigma = max(self.wanted.sigmas)
+        sigma = max(self.sampling_plan.sigmas)
         end = f"/votes/sigma_{sigma:g}"
-        points = {name.split("/")[1]: plug_in(votes.numpy()) for name, votes in arrays.items() if end in name}
+        points = {name.split("/")[1]: plug_in_entropy(votes.numpy()) for name, votes in arrays.items() if end in name}
         return {"smoothness": draw_histograms(points, f"{title}, sigma {sigma:g}")} if points else {}
 
     @property
-    def fewest(self) -> int:
+    def min_triggered(self) -> int:
         """As many as points were asked for; a plan takes fewer where there are fewer."""
         return self.points or 0
 
     def problems(self, data: Data, noise: float) -> list[str]:
-        """Unknown names, sigmas and draws that make no sense, more points than any target class leaves."""
+        """Unknown names, settings out of range, an odd number of draws, more points than any target class leaves."""
         if found := unknown("smoothness plan", [self.plan], PLANS):
             return found
         found = unknown("smoothness variant", self.variants, VARIANTS)
@@ -105,21 +112,18 @@ class Smoothness(Metric):
         return found
 
 
-def uses_twin(plan: Plan) -> bool:
-    """Whether `plan` has a variant on the clean twin."""
-    return bool(set(plan.variants) & set(TWIN))
-
-
-def measure(context: MetricContext, at: EvaluationPoints, plan: Plan) -> dict[str, float | Tensor]:
-    """Every number and every vote of `plan` on the scene `at`."""
-    parts = _paired(at, plan)
+def measure_smoothness(
+    context: MetricContext, points: EvaluationPoints, plan: SamplingPlan
+) -> dict[str, float | Tensor]:
+    """Every metric of `plan` on `points`, and the votes behind them."""
+    parts = _count_pairs(points, plan)
     if TARGET_CLASS in plan.variants:
-        parts |= _target_class(context, at, plan)
-    wanted = at.wanted.cpu().numpy()
-    found: dict[str, float | Tensor] = {"smoothness/points": torch.tensor(at.points)}
+        parts |= _count_target_class(context, points, plan)
+    wanted = points.wanted.cpu().numpy()
+    found: dict[str, float | Tensor] = {"smoothness/points": torch.tensor(points.ids)}
     for number, sigma in enumerate(plan.sigmas):
-        shown = {name: _shown(*part, number) for name, part in parts.items()}
-        found |= numbers(shown, wanted, sigma, len(plan.looks))
+        votes = {name: _variant_votes(*part, number) for name, part in parts.items()}
+        found |= vote_metrics(votes, wanted, sigma, len(plan.looks))
         for name, (counted, slot, _) in parts.items():
             found[f"smoothness/{name}/votes/sigma_{sigma:g}"] = counted.votes[slot, number]
             if len(plan.looks) > 1:
@@ -127,38 +131,38 @@ def measure(context: MetricContext, at: EvaluationPoints, plan: Plan) -> dict[st
     return found
 
 
-def _paired(at: EvaluationPoints, plan: Plan) -> Parts:
+def _count_pairs(points: EvaluationPoints, plan: SamplingPlan) -> Parts:
     """The variants of the same points, those of one network counted together: they share their noise."""
-    made = variants(at, [name for name in plan.variants if name != TARGET_CLASS])
+    made = variants(points, [name for name in plan.variants if name != TARGET_CLASS])
     parts: Parts = {}
     for twin in (False, True):
         names = [name for name in made if (name in TWIN) == twin]
         if names:
-            parts |= _counted(network(at, names[0]), at, {name: made[name] for name in names}, plan)
+            parts |= _count(network(points, names[0]), points, {name: made[name] for name in names}, plan)
     return {name: parts[name] for name in made}
 
 
-def _counted(model: nn.Module, at: EvaluationPoints, made: dict[str, Tensor], plan: Plan) -> Parts:
+def _count(model: nn.Module, points: EvaluationPoints, made: dict[str, Tensor], plan: SamplingPlan) -> Parts:
     images = torch.stack(list(made.values()))
-    counted = tally(model, images, at.points, plan.sigmas, plan.looks, at.seed, heartbeat=at.heartbeat)
-    lengths = (images - at.clean).flatten(2).norm(dim=2).cpu()
+    counted = count_votes(model, images, points.ids, plan.sigmas, plan.looks, points.seed, heartbeat=points.heartbeat)
+    lengths = (images - points.clean).flatten(2).norm(dim=2).cpu()
     return {name: (counted, slot, lengths[slot]) for slot, name in enumerate(made)}
 
 
-def _target_class(context: MetricContext, at: EvaluationPoints, plan: Plan) -> Parts:
-    images, points = target_class(context, plan.points)
-    if len(points) < FEWEST:
+def _count_target_class(context: MetricContext, points: EvaluationPoints, plan: SamplingPlan) -> Parts:
+    images, ids = target_class(context, plan.points)
+    if len(ids) < MIN_POINTS:
         return {}
-    genuine = replace(at, clean=images, points=points)
-    return _counted(at.model, genuine, {TARGET_CLASS: images}, plan)
+    genuine = replace(points, clean=images, ids=ids)
+    return _count(points.model, genuine, {TARGET_CLASS: images}, plan)
 
 
-def _shown(counted: Tally, slot: int, lengths: Tensor, sigma: int) -> Shown:
+def _variant_votes(counted: VoteCounts, slot: int, lengths: Tensor, sigma: int) -> VariantVotes:
     votes, first, soft = (part[slot, sigma] for part in (counted.votes, counted.first, counted.soft))
-    return Shown(
+    return VariantVotes(
         votes=votes.long().numpy(),
         first=first.long().numpy(),
         soft=soft.double().numpy(),
-        calm=counted.calm[slot].numpy(),
+        noiseless=counted.noiseless[slot].numpy(),
         lengths=lengths.double().numpy(),
     )

@@ -241,10 +241,10 @@ class TrialConfig:
         found += self.defence.problems(shape, classes)
         counted = sum(int(member.attack.measured(data.test.y).sum()) for member in self.attack.members())
         found += [
-            f"{spec(METRICS, metric)['name']}: {metric.fewest} points are asked for, and the success of "
+            f"{spec(METRICS, metric)['name']}: {metric.min_triggered} points are asked for, and the success of "
             f"{describe(self.attack)} counts {counted} test images"
             for metric in self.metrics
-            if metric.fewest > counted
+            if metric.min_triggered > counted
         ]
         return found + [problem for metric in self.metrics for problem in metric.problems(data, model.noise)]
 

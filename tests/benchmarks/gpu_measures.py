@@ -51,11 +51,11 @@ def _columns(scores: Tensor, duals: Tensor) -> Tensor:
 def smoothing(at: "Bench") -> list[Row]:
     """Votes, noise and all, against bare inference of the same network on a batch that lies ready."""
     from raybd.metrics.smoothing.network import inference_network
-    from raybd.metrics.smoothing.votes import batch_size, tally
+    from raybd.metrics.smoothing.votes import batch_size, count_votes
 
     model, points, draws = at.network().eval(), at.sizes.points, at.sizes.draws
     images = torch.rand(1, points, *at.shape, generator=torch.Generator().manual_seed(1)).to(at.device)
-    counted = tally(model, images[:, :FEW], range(FEW), [SIGMA], [draws], 0).votes[0, 0]
+    counted = count_votes(model, images[:, :FEW], range(FEW), [SIGMA], [draws], 0).votes[0, 0]
     apart = float((counted - _votes(at, model, images[0, :FEW])).abs().sum()) / 2 / (FEW * draws)
     require(apart < 0.05, f"{apart:.1%} of the votes are others in float64")
     network, batch = inference_network(model, images[0, :FEW]), min(batch_size(images), points * draws)
@@ -66,7 +66,7 @@ def smoothing(at: "Bench") -> list[Row]:
             for _ in range(-(-points * draws // batch)):
                 network(ready)
 
-    ours = at.seconds(lambda: tally(model, images, range(points), [SIGMA], [draws], 0))
+    ours = at.seconds(lambda: count_votes(model, images, range(points), [SIGMA], [draws], 0))
     bound = at.seconds(bare)
     rates = [points * draws / s for s in ours], [-(-points * draws // batch) * batch / s for s in bound]
     ratios = [a / b for a, b in zip(*rates, strict=True)]

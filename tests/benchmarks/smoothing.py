@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from raybd.metrics.smoothing.noise import block_size, noise
-from raybd.metrics.smoothing.plans import PLANS
-from raybd.metrics.smoothing.votes import Tally, tally
+from raybd.metrics.smoothing.sampling_plan import PLANS
+from raybd.metrics.smoothing.votes import VoteCounts, count_votes
 from raybd.models import build_model
 from raybd.seeds import stream
 from raybd.training import TrainConfig, fit, predict
@@ -48,7 +48,7 @@ def _loop(images: Tensor) -> Row:
     return rate("smoothing 28x28x1, plain: loop", seconds["ours"], seconds["loop"], 2 * (LOOPED * LOOP_DRAWS,))
 
 
-def _looped(images: Tensor) -> tuple[partial[Tally], partial[Array]]:
+def _looped(images: Tensor) -> tuple[partial[VoteCounts], partial[Array]]:
     model, few = _network(torch.contiguous_format), images[:LOOPED]
     return partial(_ours, model, few, LOOP_DRAWS), partial(_point_by_point, model, few)
 
@@ -85,7 +85,7 @@ def _plan(model: nn.Module, images: Tensor) -> Row:
         list(fit(_network(), train, HOW, SEED))
 
     seconds = interleave(
-        {"ours": lambda: tally(model, both, range(POINTS), plan.sigmas, plan.looks, SEED), "epoch": epoch}
+        {"ours": lambda: count_votes(model, both, range(POINTS), plan.sigmas, plan.looks, SEED), "epoch": epoch}
     )
     ours, whole = sorted(seconds["ours"]), sorted(s * MNIST / TRAINED for s in seconds["epoch"])
     middle = REPETITIONS // 2
@@ -100,8 +100,8 @@ def _plan(model: nn.Module, images: Tensor) -> Row:
     )
 
 
-def _ours(model: nn.Module, images: Tensor, draws: int) -> Tally:
-    return tally(model, images[None], range(len(images)), [SIGMA], [draws], SEED)
+def _ours(model: nn.Module, images: Tensor, draws: int) -> VoteCounts:
+    return count_votes(model, images[None], range(len(images)), [SIGMA], [draws], SEED)
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from raybd.metrics.detection.curve import Values
 from raybd.metrics.detection.inputs import InputDetector, empty
-from raybd.metrics.smoothing.entropy import plug_in
-from raybd.metrics.smoothing.votes import tally
+from raybd.metrics.smoothing.entropy import plug_in_entropy
+from raybd.metrics.smoothing.votes import count_votes
 from raybd.types import MetricContext
 from raybd.utils.constraints import Positive
 
@@ -30,7 +30,7 @@ class NoiseVotes(InputDetector):
         """Minus the plug-in entropy of each image's votes."""
         if not len(x):
             return empty()
-        votes = tally(
+        votes = count_votes(
             model, x[None], rows, (self.sigma,), (self.draws,), context.seed, heartbeat=context.heartbeat
         ).votes
-        return -plug_in(votes[0, 0].long().numpy())
+        return -plug_in_entropy(votes[0, 0].long().numpy())

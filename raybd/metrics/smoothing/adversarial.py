@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.metrics.smoothing.controls import moved
+from raybd.metrics.smoothing.controls import at_distance
 
 STEPS = 40
 REACH = 2.5  # all steps together, in radii: enough to leave the start and turn
@@ -24,7 +24,7 @@ def pgd(model: nn.Module, clean: Tensor, wanted: Tensor, lengths: Tensor) -> Ten
         step = -input_gradient(model, (clean + change).clamp(0, 1), wanted)
         change = change + REACH / STEPS * radius * _unit(step)
         change = (clean + change * (radius / _length(change)).clamp_max(1)).clamp(0, 1) - clean
-    return moved(clean, change, lengths)
+    return at_distance(clean, change, lengths)
 
 
 def universal(model: nn.Module, clean: Tensor, wanted: Tensor, length: float) -> Tensor:

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from raybd.metrics.smoothing.entropy import Counts, Values, grassberger, plug_in
+from raybd.metrics.smoothing.entropy import Counts, Values, grassberger, plug_in_entropy
 from raybd.utils.statistics import auroc
 
 
 @dataclass(frozen=True)
-class Gap:
+class EntropyGap:
     """W(x) - W(x') over N points, in nats; above 0: x' is the smoother."""
 
     mean: float  # of Grassberger's entropies
@@ -22,7 +22,7 @@ class Gap:
     auroc: float  # of the score -W for x' against x
 
 
-def paired_gap(clean: Counts, other: Counts, first: tuple[Counts, Counts] | None = None) -> Gap:
+def paired_gap(clean: Counts, other: Counts, first: tuple[Counts, Counts] | None = None) -> EntropyGap:
     """The gap between counts (N, K) of the same N points in two variants; needs N >= 2.
 
     `first` are the two after a number of draws that was fixed beforehand, where drawing stopped at unanimous points:
@@ -30,8 +30,8 @@ def paired_gap(clean: Counts, other: Counts, first: tuple[Counts, Counts] | None
     """
     early = first or (clean, other)
     gaps = grassberger(early[0]) - grassberger(early[1])
-    before, after = plug_in(clean), plug_in(other)
-    return Gap(
+    before, after = plug_in_entropy(clean), plug_in_entropy(other)
+    return EntropyGap(
         mean=float(gaps.mean()),
         se=float(gaps.std(ddof=1) / np.sqrt(len(gaps))),
         plug_in=float((before - after).mean()),
@@ -50,7 +50,7 @@ def _signed_ranks(gaps: Values) -> float:
 
 
 @dataclass(frozen=True)
-class Correlation:
+class RankCorrelation:
     """Spearman's rho over trials, with a 95 % interval, and what is left of it when a third number is held fixed."""
 
     rho: float
@@ -59,7 +59,7 @@ class Correlation:
     partial: float  # given the confounder's ranks; nan where they explain one of the two whole
 
 
-def rank_correlation(x: Values, y: Values, confounder: Values) -> Correlation:
+def rank_correlation(x: Values, y: Values, confounder: Values) -> RankCorrelation:
     """Spearman's rho of `x` and `y` (N,), N >= 4, and its partial version given `confounder` (N,).
 
     Interval: Fisher's z with the standard error sqrt((1 + rho^2 / 2) / (N - 3)) (Bonett and Wright 2000).
@@ -70,7 +70,7 @@ def rank_correlation(x: Values, y: Values, confounder: Values) -> Correlation:
     half = float(ndtri(0.975)) * np.sqrt((1 + rho**2 / 2) / (len(x) - 3))
     z = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
     low, high = np.tanh([z - half, z + half])
-    return Correlation(rho, float(low), float(high), _partial(x, y, confounder))
+    return RankCorrelation(rho, float(low), float(high), _partial(x, y, confounder))
 
 
 def _partial(x: Values, y: Values, confounder: Values) -> float:

@@ -11,7 +11,7 @@ HALVINGS = 40
 FARTHEST = 2.0**12
 
 
-def support(clean: Tensor, triggered: Tensor) -> Tensor:
+def trigger_mask(clean: Tensor, triggered: Tensor) -> Tensor:
     """Mask (H, W) of the pixels that the trigger changes in any of the images."""
     return (clean != triggered).any(0).any(0)
 
@@ -53,7 +53,7 @@ def _box(mask: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
     return corner, (int(rows[-1]) - corner[0] + 1, int(columns[-1]) - corner[1] + 1)
 
 
-def moved(clean: Tensor, direction: Tensor, lengths: Tensor) -> Tensor:
+def at_distance(clean: Tensor, direction: Tensor, lengths: Tensor) -> Tensor:
     """clip(x + s direction), with s for each image such that it lies `lengths` (N,) from x in L2.
 
     Clipping shortens a step, so s is found by bisection, the distance rising in s. Where the box ends before that

@@ -14,7 +14,7 @@ Counts = NDArray[np.integer[Any]]
 Values = NDArray[np.float64]
 
 
-def plug_in(counts: Counts) -> Values:
+def plug_in_entropy(counts: Counts) -> Values:
     """H of the shares n_c / n: -sum_c (n_c / n) ln(n_c / n); exactly 0 where all agree."""
     shares: Values = counts / counts.sum(-1, keepdims=True)
     return shares_entropy(shares)

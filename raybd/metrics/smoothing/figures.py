@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from raybd.metrics.smoothing.compare import rank_correlation
-from raybd.metrics.smoothing.verdict import seed_interval
+from raybd.metrics.smoothing.conclusion import seed_interval
 from raybd.utils.figures import plots
 
 Values = NDArray[np.float64]
 LINES = ("-", "--", ":", "-.")
 MARKS = "os^Dv<>Pp*X"
-FEWEST = 4  # trials that a correlation needs
+MIN_TRIALS = 4  # trials that a correlation needs
 BINS = 20
 
 
@@ -82,7 +82,7 @@ def draw_histograms(points: Mapping[str, Values], title: str) -> Figure:
 
 
 def _correlation(trials: pd.DataFrame) -> str:
-    if len(trials) < FEWEST:
+    if len(trials) < MIN_TRIALS:
         return f"{len(trials)} trials: too few for a correlation"
     columns = (trials[name].to_numpy(dtype=float) for name in ("attack_success", "gap", "poison_rate"))
     found = rank_correlation(*columns)

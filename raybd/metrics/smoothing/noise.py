@@ -12,15 +12,15 @@ from torch import Tensor
 
 from raybd.seeds import derive
 
-LONGEST = 32  # draws of a block
+MAX_DRAWS = 32  # draws of a block
 # Above this many values CUDA's generator gives other numbers on other GPUs (a T4 is the first: 40 multiprocessors
 # of 1024 threads); images of more values than this keep their streams on one kind of GPU only.
-PORTABLE = 40_960
+MAX_PORTABLE_VALUES = 40_960
 
 
 def block_size(shape: Sequence[int]) -> int:
     """Draws of one block for images of `shape` (C, H, W): a power of two, at most 32, portable where one image is."""
-    return 1 << max(0, min(LONGEST, PORTABLE // math.prod(shape)).bit_length() - 1)
+    return 1 << max(0, min(MAX_DRAWS, MAX_PORTABLE_VALUES // math.prod(shape)).bit_length() - 1)
 
 
 def noise(seed: int, points: Sequence[int], block: int, shape: Sequence[int], device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Is it smoothing? The rule by which a claim is accepted, over training seeds and against its controls."""
+"""The acceptance rule for "this backdoor smooths the network": over training seeds and against its controls."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import numpy as np
 
 from raybd.utils.statistics import t_interval
 
-SEEDS = 5  # the least: gaps of different seeds differ more than the points of one network say
+MIN_SEEDS = 5  # gaps of different seeds differ more than the points of one network say
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean over seeds, in nats, with Student's interval."""
+class MeanInterval:
+    """A mean over seeds, in nats, with Student's t interval."""
 
     mean: float
     low: float
@@ -22,22 +22,24 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the seeds say, and everything that stands between them and "smoothing shown"."""
+class SmoothingConclusion:
+    """The conclusion from all seeds, and every condition that is missing for "smoothing shown"."""
 
-    verdict: Literal["smoothing shown", "not shown", "reversed"]
-    gap: Interval
+    conclusion: Literal["smoothing shown", "not shown", "reversed"]
+    gap: MeanInterval
     missing: tuple[str, ...]
 
 
-def seed_interval(values: Sequence[float]) -> Interval:
+def seed_interval(values: Sequence[float]) -> MeanInterval:
     """Mean of one number a training seed with its 95 % interval (t, seeds - 1 degrees); unbounded for one seed."""
-    found = np.asarray(values, dtype=float)
-    return Interval(float(found.mean()), *t_interval(found, LEVEL))
+    sample = np.asarray(values, dtype=float)
+    return MeanInterval(float(sample.mean()), *t_interval(sample, LEVEL))
 
 
-def judge(gaps: Sequence[float], clean_gaps: Sequence[float], controls: Mapping[str, Sequence[float]]) -> Verdict:
-    """The acceptance rule on one number a seed, all in the same order of seeds.
+def judge_smoothing(
+    gaps: Sequence[float], clean_gaps: Sequence[float], controls: Mapping[str, Sequence[float]]
+) -> SmoothingConclusion:
+    """The conclusion by the acceptance rule, from one gap a seed, all in the same order of seeds.
 
     Smoothing is shown when the trigger's gap is above 0 by its interval over at least five seeds, above the gap of
     every non-adversarial control (random patch, moved patch, random direction) by the interval of their paired
@@ -52,19 +54,19 @@ def judge(gaps: Sequence[float], clean_gaps: Sequence[float], controls: Mapping[
     Raises:
         ValueError: no gap, a number that is not finite, or a control that has not a value for every seed.
     """
-    _require(gaps, clean_gaps, controls)
+    _validate(gaps, clean_gaps, controls)
     gap = seed_interval(gaps)
     missing = [*_weaknesses(gaps, gap), *_clean_weaknesses(clean_gaps), *_control_weaknesses(gaps, controls)]
     if not missing:
-        return Verdict("smoothing shown", gap, ())
-    if gap.high < 0 and len(gaps) >= SEEDS:
-        return Verdict("reversed", gap, tuple(missing))
-    return Verdict("not shown", gap, tuple(missing))
+        return SmoothingConclusion("smoothing shown", gap, ())
+    if gap.high < 0 and len(gaps) >= MIN_SEEDS:
+        return SmoothingConclusion("reversed", gap, tuple(missing))
+    return SmoothingConclusion("not shown", gap, tuple(missing))
 
 
-def _require(gaps: Sequence[float], clean_gaps: Sequence[float], controls: Mapping[str, Sequence[float]]) -> None:
+def _validate(gaps: Sequence[float], clean_gaps: Sequence[float], controls: Mapping[str, Sequence[float]]) -> None:
     if not len(gaps):
-        raise ValueError("no gap to judge")
+        raise ValueError("no gap to conclude from")
     for name, values in {"the trigger": gaps, "the clean twins": clean_gaps, **controls}.items():
         if len(values) not in (0, len(gaps)) or (name in controls and not len(values)):
             raise ValueError(f"{name}: {len(values)} gaps for {len(gaps)} seeds")
@@ -72,8 +74,8 @@ def _require(gaps: Sequence[float], clean_gaps: Sequence[float], controls: Mappi
             raise ValueError(f"{name}: a gap is not finite: {list(values)}")
 
 
-def _weaknesses(gaps: Sequence[float], gap: Interval) -> list[str]:
-    found = [] if len(gaps) >= SEEDS else [f"{len(gaps)} seed(s) of at least {SEEDS}"]
+def _weaknesses(gaps: Sequence[float], gap: MeanInterval) -> list[str]:
+    found = [] if len(gaps) >= MIN_SEEDS else [f"{len(gaps)} seed(s) of at least {MIN_SEEDS}"]
     return found if gap.low > 0 else [*found, f"the gap's interval [{gap.low:.3g}, {gap.high:.3g}] is not above 0"]
 
 

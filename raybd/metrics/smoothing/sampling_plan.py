@@ -1,4 +1,4 @@
-"""How much is drawn for W: a plan is points x variants x sigmas x draws forward passes."""
+"""Sampling plans of smoothness: points x variants x sigmas x draws forward passes."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,20 @@ VARIANTS = (CLEAN, TRIGGERED, *PATTERNS, *ADVERSARIAL, *TWIN, TARGET_CLASS)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Points, sigmas (pixels of [0, 1]), the numbers of draws at which is looked, and variants."""
+class SamplingPlan:
+    """Points, sigmas (pixels of [0, 1]), numbers of draws at which drawing may stop (interim looks), and variants."""
 
     points: int
     sigmas: tuple[float, ...]
-    looks: tuple[int, ...]  # after all but the last, unanimous points are left alone
+    looks: tuple[int, ...]  # after all but the last, no more is drawn for unanimous points
     variants: tuple[str, ...]
 
 
 GRID = (0.05, 0.1, 0.25, 0.5)
 PLANS = {
-    "cheap": Plan(200, (0.1, 0.5), (32, 64), (CLEAN, TRIGGERED)),
-    "standard": Plan(500, GRID, (256,), (CLEAN, TRIGGERED, *PATTERNS, TWIN_CLEAN, TWIN_TRIGGERED, TARGET_CLASS)),
-    "exhaustive": Plan(1000, GRID, (1000,), VARIANTS),
+    "cheap": SamplingPlan(200, (0.1, 0.5), (32, 64), (CLEAN, TRIGGERED)),
+    "standard": SamplingPlan(
+        500, GRID, (256,), (CLEAN, TRIGGERED, *PATTERNS, TWIN_CLEAN, TWIN_TRIGGERED, TARGET_CLASS)
+    ),
+    "exhaustive": SamplingPlan(1000, GRID, (1000,), VARIANTS),
 }
