@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.table import aligned
+from analysis.text_table import align_columns
 from raybd.errors import InputError
 
 KEYS = ("seed", "gamma", "c")
@@ -70,7 +70,7 @@ def compared(table: pd.DataFrame, path: Path) -> str:
     tests = float(both["count/clean"].iloc[0])
     lines = [["column", "rows", "equal", "largest difference"]]
     lines += [_line(both, name, ours, tests) for name, ours in COLUMNS.items() if ours in both]
-    return f"{head}\n{aligned(lines)}"
+    return f"{head}\n{align_columns(lines)}"
 
 
 def _keyed(rows: pd.DataFrame, c: str) -> pd.DataFrame:

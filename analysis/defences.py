@@ -1,4 +1,4 @@
-"""Defences side by side: attack x defence, over seeds, from the runs of a sweep."""
+"""Tables of defences: attack x defence, over seeds, from the runs of a sweep."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis.table import aligned, attack_names, spread
+from analysis.attacks import attack_names
+from analysis.text_table import align_columns, format_mean_std
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,48 +15,55 @@ if TYPE_CHECKING:
 ACC, ASR, RA = "metrics.accuracy/clean", "metrics.attack_success", "metrics.accuracy/robust"
 
 
-def compared(
+def compare_defences(
     runs: pd.DataFrame, defences: Mapping[str, Mapping[str, object]], attacks: Iterable[str] | None = None
 ) -> pd.DataFrame:
     """The finished trials of the named `defences` (name -> their settings, as params say them), one row each.
 
     Columns: defence, attack, poison_rate, seed, ACC, ASR, RA in [0, 1]; DER and RIR against the undefended trial of
     the same attack, rate and seed; seconds; and precision and recall of what the defence flagged as poison.
-    DER = ((ASR_0 - ASR)_+ - (ACC_0 - ACC)_+ + 1) / 2, RIR likewise with what RA has gained: BackdoorBench's, with
-    its sign as published and not as in its code. 1/2 where nothing changes, more where the defence does good.
+    DER is the `effectiveness` of the fall of ASR, RIR that of the rise of RA.
     """
     done = runs[runs["status"] == "FINISHED"].copy()
     done["attack"] = attack_names(done)
     parts = []
     for name, settings in defences.items():
-        same = np.ones(len(done), bool)
+        matches = np.ones(len(done), bool)
         for key, value in settings.items():
             column = done.get(f"params.defence.{key}")
-            same &= (column == str(value)).to_numpy() if column is not None else False
-        part = done[same]
+            matches &= (column == str(value)).to_numpy() if column is not None else False
+        part = done[matches]
         columns = {"attack": part["attack"], "poison_rate": part["params.poison_rate"].astype(float)}
         columns |= {"seed": part["params.seed"].astype(int), "ACC": part[ACC], "ASR": part[ASR], "RA": part[RA]}
         columns |= {"seconds": part["metrics.seconds/trial"]}
-        for said in ("precision", "recall"):
-            columns[said] = part.get(f"metrics.defence/{said}", pd.Series(np.nan, part.index))
+        for score in ("precision", "recall"):
+            columns[score] = part.get(f"metrics.defence/{score}", pd.Series(np.nan, part.index))
         parts.append(pd.DataFrame({"defence": name} | columns))
     table = pd.concat(parts, ignore_index=True)
     table = table if attacks is None else table[table["attack"].isin([*attacks, "none"])]
-    return _with_der(table)
+    return _with_effectiveness(table)
 
 
-def _with_der(table: pd.DataFrame) -> pd.DataFrame:
+def effectiveness(gain: "pd.Series[float]", accuracy_loss: "pd.Series[float]") -> "pd.Series[float]":
+    """BackdoorBench's effectiveness of a defence, (max(0, gain) - max(0, accuracy loss) + 1) / 2, in [0, 1].
+
+    With the sign as published and not as in its code: 1/2 where nothing changes, more where the defence does good.
+    """
+    return (gain.clip(lower=0) - accuracy_loss.clip(lower=0) + 1) / 2
+
+
+def _with_effectiveness(table: pd.DataFrame) -> pd.DataFrame:
     cell = ["attack", "poison_rate", "seed"]
-    bare = table[table["defence"] == "none"].drop_duplicates(cell)[[*cell, "ACC", "ASR", "RA"]]
-    table = table.merge(bare, on=cell, how="left", suffixes=("", "_0"))
-    lost = (table["ACC_0"] - table["ACC"]).clip(lower=0)
-    table["DER"] = ((table["ASR_0"] - table["ASR"]).clip(lower=0) - lost + 1) / 2
-    table["RIR"] = ((table["RA"] - table["RA_0"]).clip(lower=0) - lost + 1) / 2
+    undefended = table[table["defence"] == "none"].drop_duplicates(cell)[[*cell, "ACC", "ASR", "RA"]]
+    table = table.merge(undefended, on=cell, how="left", suffixes=("", "_0"))
+    loss = table["ACC_0"] - table["ACC"]
+    table["DER"] = effectiveness(table["ASR_0"] - table["ASR"], loss)
+    table["RIR"] = effectiveness(table["RA"] - table["RA_0"], loss)
     return table.drop(columns=["ACC_0", "ASR_0", "RA_0"])
 
 
-def ranking(table: pd.DataFrame, access: Mapping[str, str]) -> str:
-    """`compared` as text, a line a defence, best mean DER first: what it needs and costs, and ACC / ASR by attack.
+def defence_ranking(table: pd.DataFrame, access: Mapping[str, str]) -> str:
+    """Table of `compare_defences`, a line a defence, best mean DER first: what it needs and costs, ACC / ASR by attack.
 
     All in %, means over attacks and seeds; the deviation by attack is over seeds. The clean twins' accuracy stands
     under "no poison": what the defence costs where there is nothing to defend against.
@@ -69,10 +77,14 @@ def ranking(table: pd.DataFrame, access: Mapping[str, str]) -> str:
         part, clean = (half[half["defence"] == name] for half in (poisoned, table[table["poison_rate"] == 0]))
         cells = [part[(part["attack"] == a) & (part["poison_rate"] == r)] for a, r in attacks]
         means = [_percent(part[column].mean()) for column in ("DER", "RIR", "precision", "recall")]
-        shares = [f"{spread(cell['ACC'])} / {spread(cell['ASR'])}" for cell in cells]
+        shares = [_shares(cell) for cell in cells]
         seconds = f"{part['seconds'].mean():.1f}"
-        lines.append([str(name), access.get(str(name), "-"), seconds, *means, spread(clean["ACC"]), *shares])
-    return aligned(lines)
+        lines.append([str(name), access.get(str(name), "-"), seconds, *means, format_mean_std(clean["ACC"]), *shares])
+    return align_columns(lines)
+
+
+def _shares(cell: pd.DataFrame) -> str:
+    return f"{format_mean_std(cell['ACC'].tolist())} / {format_mean_std(cell['ASR'].tolist())}"
 
 
 def _percent(value: float) -> str:
@@ -80,19 +92,24 @@ def _percent(value: float) -> str:
 
 
 def defence_table(table: pd.DataFrame, held_out: Sequence[str] = ()) -> str:
-    """`compared` as text: a line an attack and rate, ACC / ASR of each defence in % (mean ± deviation over seeds)."""
+    """Table of `compare_defences`, a line an attack and rate: ACC / ASR of each defence in %, mean ± deviation."""
     names = list(dict.fromkeys(table["defence"]))
     lines = [["attack", "rate", "seeds", *names]]
     for (attack, rate), cell in table.groupby(["attack", "poison_rate"], sort=False):
-        said = [cell[cell["defence"] == name] for name in names]
+        parts = [cell[cell["defence"] == name] for name in names]
         mark = " *" if attack in held_out else ""
-        seeds = str(max(len(one) for one in said))
+        seeds = str(max(len(part) for part in parts))
         lines.append(
-            [f"{attack}{mark}", f"{rate:g}", seeds, *(f"{spread(c['ACC'])} / {spread(c['ASR'])}" for c in said)]
+            [
+                f"{attack}{mark}",
+                f"{rate:g}",
+                seeds,
+                *(f"{format_mean_std(c['ACC'])} / {format_mean_std(c['ASR'])}" for c in parts),
+            ]
         )
     worst = [_worst(table[table["defence"] == name]) for name in names]
     lines += [["worst", "", "", *worst]]
-    text = aligned(lines)
+    text = align_columns(lines)
     return text + ("\n* never seen by the search" if held_out else "")
 
 

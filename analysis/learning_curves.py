@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.table import aligned, spread
+from analysis.text_table import align_columns, format_mean_std
 from raybd.utils.curves import crossing, log_area, log_slope
 
 Floats = NDArray[np.float64]
@@ -96,7 +96,7 @@ def region_table(found: Sequence[Region]) -> str:
         seeds = str(next(iter(mine.values())).seeds)
         said = [f"{r.width:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in (mine[limit] for limit in limits)]
         lines.append([str(data), str(attack), str(model), _gamma(gamma), f"{rate:g}", seeds, *said])
-    return aligned(lines) if found else ""
+    return align_columns(lines) if found else ""
 
 
 def beta_cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -135,11 +135,11 @@ def beta_table(cells: pd.DataFrame) -> str:
     for setting, cell in cells.groupby(["data", "attack", "model", "poison_rate", "setting"]):
         numbers = [_reached(cell[name]) if name == "beta50" else _spread(cell[name]) for name in names]
         lines.append([*(f"{v:g}" if isinstance(v, float) else str(v) for v in setting), str(len(cell)), *numbers])
-    return aligned(lines)
+    return align_columns(lines)
 
 
 def _spread(values: "pd.Series[float]") -> str:
-    return spread(values.tolist(), scale=1, digits=3)
+    return format_mean_std(values.tolist(), scale=1, digits=3)
 
 
 def _reached(values: "pd.Series[float]") -> str:

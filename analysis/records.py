@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.values import MISSING, Value, distinct, parse, plain, position
+from analysis.values import MISSING, Value, distinct, index_of, parse, to_python
 from raybd.errors import InputError
 
 REQUIRED = ("attack.name", "poison_rate", "seed", "clean_accuracy", "attack_success")
@@ -121,8 +121,8 @@ def _latest(rows: pd.DataFrame, codes: pd.DataFrame) -> pd.Index:
     source = codes.get("source", 0)
     again = ranked.assign(source=source).duplicated(["source", "key"], keep="last")
     ranked = ranked[~(ranked["key"].notna() & again)]
-    same = codes.loc[ranked.index].assign(seed=ranked["seed"]).duplicated(keep="last")
-    return ranked[~same].sort_values(["seed", "run_id"]).index
+    repeated = codes.loc[ranked.index].assign(seed=ranked["seed"]).duplicated(keep="last")
+    return ranked[~repeated].sort_values(["seed", "run_id"]).index
 
 
 def _parsed(column: pd.Series) -> pd.Series:
@@ -131,6 +131,6 @@ def _parsed(column: pd.Series) -> pd.Series:
 
 
 def _positions(column: pd.Series, values: list[Value]) -> list[int]:
-    plain_values = [plain(value) for value in column]
-    known = {value: position(value, values) for value in set(plain_values)}
+    plain_values = [to_python(value) for value in column]
+    known = {value: index_of(value, values) for value in set(plain_values)}
     return [MISSING if (at := known[value]) is None else at for value in plain_values]

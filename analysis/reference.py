@@ -36,7 +36,7 @@ def best_twins(trials: Trials) -> dict[Value, float]:
     return found
 
 
-def accuracies(trials: Trials, policy: Policy) -> tuple[NDArray[np.float64], str]:
+def reference_accuracies(trials: Trials, policy: Policy) -> tuple[NDArray[np.float64], str]:
     """The reference accuracy of every trial, NaN where there is none, and why it would be missing.
 
     best: the best clean twins of the same source and data. twin: the clean twin of the same setting and seed,

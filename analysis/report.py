@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from analysis import records, svg
-from analysis.boundary import boundary
+from analysis.boundary import boundary_table
 from analysis.plots import panels, subtitle
 from analysis.prediction import prediction_table
 from analysis.region_map import DefendedRegionMap
 from analysis.runs import notable
 from analysis.signatures import signature_table
-from analysis.values import Value, distinct, plain, written
+from analysis.values import Value, distinct, format_value, to_python
 from raybd.errors import InputError
 
 STYLE = """
@@ -58,7 +58,7 @@ def report(runs: pd.DataFrame, name: str) -> str:
 
 
 def _head(found: DefendedRegionMap, runs: pd.DataFrame, name: str) -> str:
-    facts = [escape(line) for line in subtitle(found, panels(found)[0][0])]
+    facts = [escape(line) for line in subtitle(found.table, panels(found.table)[0][0])]
     statuses = pd.Series([cell.verdict.status for cell in found.cells if cell.poisoned]).value_counts()
     counts = ", ".join(f"{number} {status}" for status, number in statuses.items())
     said = {label: distinct(runs[tag]) for label, tag in VERSIONS.items() if tag in runs}
@@ -70,10 +70,9 @@ def _head(found: DefendedRegionMap, runs: pd.DataFrame, name: str) -> str:
 
 def _maps(found: DefendedRegionMap) -> str:
     drawn = []
-    for row in panels(found):
-        for plane in row:
-            named = ", ".join(f"{axis}={written(value)}" for axis, value in plane.fixed.items())
-            drawn.append(f"<figure><figcaption>{escape(named)}</figcaption>{svg.grid(plane)}</figure>")
+    for row in panels(found.table):
+        for panel in row:
+            drawn.append(f"<figure><figcaption>{escape(panel.title)}</figcaption>{svg.grid(panel)}</figure>")
     note = "ASR: attack success; ACC: clean accuracy; hold the pointer over a cell for its intervals and its reason."
     return f"<h2>The map</h2><p>{svg.legend()}</p><p>{note}</p>{''.join(drawn)}"
 
@@ -81,15 +80,15 @@ def _maps(found: DefendedRegionMap) -> str:
 def _boundaries(found: DefendedRegionMap) -> str:
     parts = []
     for value in distinct(cell.setting["attack.name"] for cell in found.cells if cell.poisoned):
-        measured = boundary(found, "poison_rate", {"attack.name": value}, False)
-        between = boundary(found, "poison_rate", {"attack.name": value}, True)
+        setting = {"attack.name": value}
+        measured, between = (boundary_table(found.table, "poison_rate", setting, surface) for surface in (False, True))
         numbers = ["largest defended", "low", "high"]
         table = measured.drop(columns="reason").assign(**{f"{n} (surface)": between[n] for n in numbers})
         settings = [str(n) for n in measured][: -len(numbers) - 2]
-        labels = [", ".join(f"{n}={written(row[n])}" for n in settings) or "all" for row in _records(measured)]
+        labels = [", ".join(f"{n}={format_value(row[n])}" for n in settings) or "all" for row in _records(measured)]
         best = between.where(between["high"].notna(), measured)[["low", "largest defended", "high"]]
         drawn = [(label, *row) for label, row in zip(labels, best.astype(float).to_numpy().tolist(), strict=True)]
-        heading = f"<h3>{escape(written(value))}</h3>"
+        heading = f"<h3>{escape(format_value(value))}</h3>"
         parts.append(f"{heading}{svg.intervals(drawn, 'poison rate')}{_table(_records(table))}")
     note = (
         "The largest defended poison rate of each setting. Up to low everything is defended, from high on all is "
@@ -137,7 +136,7 @@ def _runs(found: DefendedRegionMap, runs: pd.DataFrame) -> str:
 def _settings(run_id: str, row: dict[str, object]) -> str:
     kept = [(n.removeprefix("params."), v) for n, v in row.items() if n.startswith("params.")]
     kept += [(label, row.get(column)) for label, column in VERSIONS.items()]
-    lines = "\n".join(f"{name} = {value}" for name, value in sorted(kept) if plain(value) is not None)
+    lines = "\n".join(f"{name} = {value}" for name, value in sorted(kept) if to_python(value) is not None)
     return f"<details><summary><code>{escape(run_id)}</code></summary><pre>{escape(lines)}</pre></details>"
 
 
@@ -154,5 +153,5 @@ def _table(rows: Sequence[dict[str, Value]]) -> str:
 
 
 def _shown(value: Value) -> str:
-    value = plain(value)
-    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else written(value)
+    value = to_python(value)
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else format_value(value)

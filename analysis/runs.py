@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import records
-from analysis.axes import Names
 from analysis.cells import Cell
+from analysis.parameter_names import ParameterNames
 from analysis.region_map import DefendedRegionMap
-from analysis.values import distinct, plain
+from analysis.values import distinct, to_python
 from raybd.errors import InputError
 
 LOOK = 3  # runs of each kind
@@ -24,7 +24,7 @@ def run_table(runs: pd.DataFrame, name: str = "") -> pd.DataFrame:
     if runs.empty:
         raise InputError(f"no trial is logged in {name!r}")
     frame = records.canonical(runs)
-    names = Names(records.read(frame))
+    names = ParameterNames(records.read(frame))
     table = frame[["run_id", "status", "seed"]].assign(**{names.short[n]: frame[n] for n in names.shown})
     rates = {"clean accuracy": frame["clean_accuracy"], "attack success": frame["attack_success"]}
     errors = frame["error"].fillna("") if "error" in frame else ""
@@ -69,4 +69,4 @@ def _spread(cell: Cell) -> float:
 def _ordered(column: pd.Series) -> pd.Series:
     """Numbers by size and words by the alphabet, also where a column holds both."""
     place = {value: i for i, value in enumerate(distinct(column))}
-    return pd.Series([place.get(plain(value), len(place)) for value in column], index=column.index)
+    return pd.Series([place.get(to_python(value), len(place)) for value in column], index=column.index)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.table import aligned, setting_names, spread
+from analysis.attacks import setting_names
+from analysis.text_table import align_columns, format_mean_std
 
 SEED = "params.seed"
 GAP = "metrics.smoothness/gap"
@@ -43,7 +44,7 @@ def signature_table(runs: pd.DataFrame) -> str:
     for attack, rate in means.reset_index(SEED, drop=True).index.unique():
         cell = means.loc[(attack, rate)]
         lines.append([str(attack), f"{rate:g}", str(len(cell)), *(_number(cell, *pair) for pair in pairs.values())])
-    return aligned(lines)
+    return align_columns(lines)
 
 
 def smoothing_table(runs: pd.DataFrame, judge: Judge) -> str:
@@ -65,7 +66,7 @@ def smoothing_table(runs: pd.DataFrame, judge: Judge) -> str:
             clean = twins.loc[key] if key in twins.index else _at_no_poison(gaps, key)
             numbers = _judged(own, clean.reindex(own.index), beside, judge)
             lines.append([str(key[0]), f"{key[1]:g}", sigma, *numbers])
-    return aligned(lines) if len(lines) > 1 else ""
+    return align_columns(lines) if len(lines) > 1 else ""
 
 
 def sigmas_of(runs: pd.DataFrame) -> list[str]:
@@ -96,7 +97,7 @@ def excess(runs: pd.DataFrame, prefix: str) -> "pd.Series[float]":
 
 
 def _number(cell: pd.DataFrame, name: str, null: str | None) -> str:
-    own = spread(cell[name].tolist(), 1, 2)
+    own = format_mean_std(cell[name].tolist(), 1, 2)
     return own if null is None else f"{own} ({cell[null].mean():.2f})"
 
 

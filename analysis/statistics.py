@@ -1,4 +1,4 @@
-"""How sure a few seeds and a few thousand test images make us.
+"""Intervals of rates from a few seeds and a few thousand test images.
 
 Sources: Wilson, JASA 22 (1927) 209; Brown, Cai & DasGupta, Statistical Science 16 (2001) 101 (Jeffreys).
 """
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from analysis.verdict import NOTHING, Estimate
+from analysis.verdict import UNMEASURED, Estimate
 from raybd.utils.statistics import t_interval
 
 Floats = NDArray[np.float64]
@@ -57,7 +57,7 @@ def estimate(rates: Floats, counts: Floats) -> Estimate:
     """
     counts, rates = counts[~np.isnan(rates)], rates[~np.isnan(rates)]
     if len(rates) == 0:
-        return NOTHING
+        return UNMEASURED
     value = float(rates.mean())
     if np.isnan(counts).any() or (counts <= 0).any():
         low, high = t_interval(rates, LEVEL)

@@ -3,16 +3,13 @@
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-from analysis.plots import INK, LOOKS
-from analysis.values import written
+from analysis.slices import MapSlice
+from analysis.style import GREY, INK, STYLES
+from analysis.values import format_value
 from analysis.verdict import Status, Verdict
 
-if TYPE_CHECKING:
-    from analysis.slices import MapSlice
-
-WIDE, HIGH, LEFT, BELOW = 96, 52, 74, 40  # a cell, and the margins for its labels
+WIDTH, HEIGHT, LEFT, BOTTOM = 96, 52, 74, 40  # a cell, and the margins for its labels
 SMALL = 'font-size="11"'
 Row = tuple[str, float, float, float]  # label, low, value, high
 
@@ -27,8 +24,8 @@ def patterns() -> str:
     }
     drawn = [
         f'<pattern id="{status}" width="8" height="8" patternUnits="userSpaceOnUse"><rect width="8" height="8" '
-        f'fill="{look.face}"/>{marks[status].format(line=look.line)}</pattern>'
-        for status, look in LOOKS.items()
+        f'fill="{style.face}"/>{marks[status].format(line=style.line)}</pattern>'
+        for status, style in STYLES.items()
     ]
     return f'<svg width="0" height="0" aria-hidden="true"><defs>{"".join(drawn)}</defs></svg>'
 
@@ -36,29 +33,31 @@ def patterns() -> str:
 def legend() -> str:
     """Each status with its hatch."""
     items = [
-        f'<rect x="{150 * i}" y="1" width="26" height="18" fill="url(#{s})" stroke="#8b9099"/>'
+        f'<rect x="{150 * i}" y="1" width="26" height="18" fill="url(#{s})" stroke="{GREY}"/>'
         f'<text x="{150 * i + 34}" y="15" font-size="13" fill="{INK}">{s}</text>'
-        for i, s in enumerate(LOOKS)
+        for i, s in enumerate(STYLES)
     ]
     return f'<svg role="img" aria-label="legend" width="600" height="20">{"".join(items)}</svg>'
 
 
-def grid(plane: "MapSlice") -> str:
+def grid(map_slice: MapSlice) -> str:
     """A slice as a grid, y upwards; in each cell attack success and clean accuracy."""
-    rows, columns = len(plane.y), len(plane.x)
-    width, height = LEFT + WIDE * columns + 8, HIGH * rows + BELOW + 8
+    rows, columns = len(map_slice.y), len(map_slice.x)
+    width, height = LEFT + WIDTH * columns + 8, HEIGHT * rows + BOTTOM + 8
     marks = []
-    for i, row in enumerate(plane.verdicts):
-        top = 4 + HIGH * (rows - 1 - i)
-        marks.append(_text(LEFT - 8, top + HIGH / 2 + 4, written(plane.y[i]), "end"))
-        marks += [_cell(LEFT + WIDE * j, top, verdict) for j, verdict in enumerate(row)]
-    foot = 4 + HIGH * rows
-    marks += [_text(LEFT + WIDE * (j + 0.5), foot + 15, written(x), "middle") for j, x in enumerate(plane.x)]
-    marks.append(_text(LEFT + WIDE * columns / 2, foot + 32, plane.x_name, "middle"))
-    middle = 4 + HIGH * rows / 2
+    for i, row in enumerate(map_slice.verdicts):
+        top = 4 + HEIGHT * (rows - 1 - i)
+        marks.append(_text(LEFT - 8, top + HEIGHT / 2 + 4, format_value(map_slice.y[i]), "end"))
+        marks += [_cell(LEFT + WIDTH * j, top, verdict) for j, verdict in enumerate(row)]
+    foot = 4 + HEIGHT * rows
+    marks += [_text(LEFT + WIDTH * (j + 0.5), foot + 15, format_value(x), "middle") for j, x in enumerate(map_slice.x)]
+    marks.append(_text(LEFT + WIDTH * columns / 2, foot + 32, map_slice.x_name, "middle"))
+    middle = 4 + HEIGHT * rows / 2
     turned = f'transform="rotate(-90 12 {middle:.0f})"'
-    marks.append(f'<text x="12" y="{middle:.0f}" {turned} text-anchor="middle" {SMALL}>{escape(plane.y_name)}</text>')
-    label = escape(f"verdicts over {plane.x_name} and {plane.y_name}", quote=True)
+    marks.append(
+        f'<text x="12" y="{middle:.0f}" {turned} text-anchor="middle" {SMALL}>{escape(map_slice.y_name)}</text>'
+    )
+    label = escape(f"verdicts over {map_slice.x_name} and {map_slice.y_name}", quote=True)
     return f'<svg role="img" aria-label="{label}" width="{width}" height="{height}" fill="{INK}">{"".join(marks)}</svg>'
 
 
@@ -78,33 +77,36 @@ def intervals(rows: Sequence[Row], name: str) -> str:
         y = 14 + 22 * i
         first = x(start) if math.isfinite(start) and start > 0 else left
         last = x(end) if math.isfinite(end) else left + width
-        said = escape(f"{label}: largest defended {_number(value)}, from {_number(start)} to {_number(end)}")
-        bar = f'<line x1="{first:.1f}" x2="{last:.1f}" y1="{y}" y2="{y}" stroke="#8b9099" stroke-width="6"/>'
+        title = escape(f"{label}: largest defended {_number(value)}, from {_number(start)} to {_number(end)}")
+        bar = f'<line x1="{first:.1f}" x2="{last:.1f}" y1="{y}" y2="{y}" stroke="{GREY}" stroke-width="6"/>'
         dot = f'<circle cx="{x(value):.1f}" cy="{y}" r="5"/>' if math.isfinite(value) and value > 0 else ""
         arrow = f'<path d="M{last:.0f} {y - 6} l8 6 l-8 6 z"/>' if math.isinf(end) else ""
-        marks.append(f"<g><title>{said}</title>{_text(left - 10, y + 4, label, 'end')}{bar}{dot}{arrow}</g>")
+        marks.append(f"<g><title>{title}</title>{_text(left - 10, y + 4, label, 'end')}{bar}{dot}{arrow}</g>")
     foot = 22 * len(rows) + 18
     ticks = [10**e * k for e in range(math.floor(low), math.ceil(high) + 1) for k in (1, 2, 5)]
-    marks += [_text(x(t), foot, written(t), "middle") for t in ticks if low <= math.log10(t) <= high]
+    marks += [_text(x(t), foot, format_value(t), "middle") for t in ticks if low <= math.log10(t) <= high]
     label = escape(f"largest defended {name}, with its interval", quote=True)
     size = f'width="{left + width + 24}" height="{foot + 8}"'
     return f'<svg role="img" aria-label="{label}" {size} fill="{INK}">{"".join(marks)}</svg>'
 
 
 def _cell(x: float, y: float, verdict: Verdict) -> str:
-    look, status = LOOKS[verdict.status], verdict.status
+    style, status = STYLES[verdict.status], verdict.status
     lines = ["not", "measured"] if status == "unmeasured" else [_share("ASR", verdict), _share("ACC", verdict)]
+    middle = f'x="{x + WIDTH / 2}" text-anchor="middle"'
     words = "".join(
-        f'<text x="{x + WIDE / 2}" y="{y + 22 + 14 * k}" text-anchor="middle" {SMALL} fill="{look.text}">{line}</text>'
+        f'<text {middle} y="{y + 22 + 14 * k}" {SMALL} fill="{style.text}">{line}</text>'
         for k, line in enumerate(lines)
     )
-    box = f'width="{WIDE}" height="{HIGH}" fill="url(#{status})" stroke="#fff" stroke-width="2"'
-    behind = f'<rect x="{x + 14}" y="{y + 9}" width="{WIDE - 28}" height="34" fill="{look.face}"/>'
-    return f'<g class="cell"><title>{_words(verdict, status)}</title><rect x="{x}" y="{y}" {box}/>{behind}{words}</g>'
+    box = f'width="{WIDTH}" height="{HEIGHT}" fill="url(#{status})" stroke="#fff" stroke-width="2"'
+    behind = f'<rect x="{x + 14}" y="{y + 9}" width="{WIDTH - 28}" height="34" fill="{style.face}"/>'
+    return (
+        f'<g class="cell"><title>{_describe(verdict, status)}</title><rect x="{x}" y="{y}" {box}/>{behind}{words}</g>'
+    )
 
 
-def _words(verdict: Verdict, status: Status) -> str:
-    where = ", ".join(f"{name}={written(value)}" for name, value in verdict.setting.items())
+def _describe(verdict: Verdict, status: Status) -> str:
+    where = ", ".join(f"{name}={format_value(value)}" for name, value in verdict.setting.items())
     rates = f"attack success {verdict.attack_success}, clean accuracy {verdict.clean_accuracy}, {verdict.seeds} seeds; "
     return escape(f"{status} at {where}: {'' if status == 'unmeasured' else rates}{verdict.reason}")
 

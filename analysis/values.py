@@ -15,20 +15,20 @@ TOLERANCE = 1e-9  # two numbers this near, relative to the larger, are one value
 def parse(text: object) -> Value:
     """The number, truth value or tuple that a logged parameter denotes, else the word; "None" is missing."""
     if not isinstance(text, str):
-        return plain(text)
+        return to_python(text)
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-    return text if isinstance(value, str | bytes | dict | set | complex) else plain(value)
+    return text if isinstance(value, str | bytes | dict | set | complex) else to_python(value)
 
 
-def plain(value: object) -> Value:
+def to_python(value: object) -> Value:
     """`value` without NumPy's types; NaN and pandas' NA are None, lists are tuples, other containers text."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, list | tuple):
-        return tuple(plain(v) for v in value)
+        return tuple(to_python(v) for v in value)
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None
     if isinstance(value, float) and math.isnan(value):
@@ -41,7 +41,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def scale(values: Sequence[Value]) -> Literal["log", "linear", "category"]:
+def axis_scale(values: Sequence[Value]) -> Literal["log", "linear", "category"]:
     """How an axis with these `values` is laid out: numbers that span a decade or more by their logarithm."""
     numbers = [v for v in values if isinstance(v, int | float) and is_number(v)]
     if not numbers or len(numbers) < len(values):
@@ -51,7 +51,7 @@ def scale(values: Sequence[Value]) -> Literal["log", "linear", "category"]:
     return "log" if spans else "linear"
 
 
-def same(a: Value, b: Value) -> bool:
+def equal_values(a: Value, b: Value) -> bool:
     """Equal, or numbers within the tolerance."""
     if isinstance(a, int | float) and isinstance(b, int | float):
         return isinstance(a, bool) == isinstance(b, bool) and math.isclose(a, b, rel_tol=TOLERANCE)
@@ -60,19 +60,19 @@ def same(a: Value, b: Value) -> bool:
 
 def distinct(values: Iterable[Value]) -> list[Value]:
     """Each value once, None left out: numbers in rising order, then the rest by their text."""
-    ordered = sorted({plain(v) for v in values} - {None}, key=_order)
-    return [v for i, v in enumerate(ordered) if i == 0 or not same(ordered[i - 1], v)]
+    ordered = sorted({to_python(v) for v in values} - {None}, key=_order)
+    return [v for i, v in enumerate(ordered) if i == 0 or not equal_values(ordered[i - 1], v)]
 
 
-def position(value: Value, among: Sequence[Value]) -> int | None:
+def index_of(value: Value, among: Sequence[Value]) -> int | None:
     """Where `value` stands `among` values, MISSING for None, and None where it is not there."""
-    value = plain(value)
+    value = to_python(value)
     if value is None:
         return MISSING
-    return next((i for i, other in enumerate(among) if same(value, other)), None)
+    return next((i for i, other in enumerate(among) if equal_values(value, other)), None)
 
 
-def nearest(value: Value, among: Sequence[Value]) -> list[Value]:
+def neighbours(value: Value, among: Sequence[Value]) -> list[Value]:
     """The measured neighbours of a number, one on either side; all of `among` for what has no scale."""
     numbers = [v for v in among if isinstance(v, int | float) and is_number(v)]
     if not isinstance(value, int | float) or not is_number(value) or not numbers:
@@ -81,7 +81,7 @@ def nearest(value: Value, among: Sequence[Value]) -> list[Value]:
     return [*below[-1:], *above[:1]]
 
 
-def written(value: Value) -> str:
+def format_value(value: Value) -> str:
     """`value` as a person would type it."""
     return f"{value:g}" if isinstance(value, int | float) and is_number(value) else str(value)
 

@@ -1,4 +1,4 @@
-"""What the map says about a setting."""
+"""Verdicts: whether the backdoor takes hold at a setting, with the evidence."""
 
 import math
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analysis.values import Value, written
+from analysis.values import Value, format_value
 
 Status = Literal["defended", "undefended", "uncertain", "unmeasured"]
 STATUSES: tuple[Status, ...] = ("defended", "undefended", "uncertain", "unmeasured")
@@ -27,27 +27,31 @@ class Estimate:
             return "not measured"
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
 
+    def row(self, name: str) -> dict[str, float]:
+        """Value and ends as columns `name`, `name`_low and `name`_high of a table."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
-NOTHING = Estimate(math.nan, 0.0, 1.0)  # what is known of a rate that was not measured
+
+UNMEASURED = Estimate(math.nan, 0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether the backdoor is held off at a setting, and what that rests on."""
+    """Whether the backdoor takes hold at a setting: the status, its reason, the rates and the trials behind them."""
 
-    setting: Mapping[str, Value]  # by the names the axes go by
+    setting: Mapping[str, Value]  # by short names
     status: Status
     reason: str
     probability: float = math.nan  # that a new seed is defended; NaN if nothing is known
-    clean_accuracy: Estimate = NOTHING
-    attack_success: Estimate = NOTHING
+    clean_accuracy: Estimate = UNMEASURED
+    attack_success: Estimate = UNMEASURED
     seeds: int = 0  # finished; of several cells, in the one that has fewest
     evidence: tuple[str, ...] = ()  # run ids, nearest first
     failures: tuple[str, ...] = ()  # "run id: error" of the trials that failed there
     interpolated: bool = False  # read off a surface through measured cells, not measured
 
     def __str__(self) -> str:
-        where = ", ".join(f"{name}={written(value)}" for name, value in self.setting.items())
+        where = ", ".join(f"{name}={format_value(value)}" for name, value in self.setting.items())
         if self.status == "unmeasured":
             failed = [f"  failed          {failure}" for failure in self.failures]
             return "\n".join([f"unmeasured at {where or 'any setting'}", f"  why             {self.reason}", *failed])
@@ -59,24 +63,17 @@ class Verdict:
                 f"  attack success  {self.attack_success}",
                 f"  probability     {chance} that a new seed is defended",
                 f"  why             {self.reason}",
-                f"  evidence        {_few(self.evidence)}",
+                f"  evidence        {_list_runs(self.evidence)}",
             ]
         )
 
     def row(self) -> dict[str, Any]:
-        """Its numbers, for a line of a table."""
-        numbers: dict[str, Any] = {
-            "status": self.status,
-            "probability": self.probability,
-            "seeds": self.seeds,
-        }
-        for name in ("clean_accuracy", "attack_success"):
-            rate: Estimate = getattr(self, name)
-            numbers |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
-        return numbers
+        """Status, probability, seeds and both rates as a row of a table."""
+        row: dict[str, Any] = {"status": self.status, "probability": self.probability, "seeds": self.seeds}
+        return row | self.clean_accuracy.row("clean_accuracy") | self.attack_success.row("attack_success")
 
-    def plain(self) -> dict[str, Any]:
-        """All of it but the setting, for JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """All fields but the setting, for JSON."""
         more = {name: getattr(self, name) for name in ("reason", "evidence", "failures", "interpolated")}
         return self.row() | more
 
@@ -110,11 +107,11 @@ def pooled(verdicts: Sequence[Verdict], setting: Mapping[str, Value], free: Mapp
 def _hull(estimates: Sequence[Estimate]) -> Estimate:
     known = [e for e in estimates if not math.isnan(e.value)]
     if not known:
-        return NOTHING
+        return UNMEASURED
     mean = float(np.mean([e.value for e in known]))
     return Estimate(mean, min(e.low for e in known), max(e.high for e in known))
 
 
-def _few(runs: Sequence[str], most: int = 5) -> str:
+def _list_runs(runs: Sequence[str], most: int = 5) -> str:
     more = f" and {len(runs) - most} more" if len(runs) > most else ""
     return f"{len(runs)} trials: {', '.join(runs[:most])}{more}"

@@ -62,7 +62,7 @@ def ask_map(
         json: Print JSON.
     """
     from analysis import DefendedRegionMap
-    from analysis.table import summary
+    from analysis.summary import summary
 
     asked = _settings(setting)
     if asked and action == "show":
@@ -73,8 +73,8 @@ def ask_map(
     if action == "show":
         _print(found.to_frame().to_dict("records") if json else summary(found))
         return 0
-    verdict = found.answer(found.names.settings(asked), interpolate)
-    _print({"setting": dict(verdict.setting)} | verdict.plain() if json else str(verdict))
+    verdict = found.table.answer(found.table.names.full_setting(asked), interpolate)
+    _print({"setting": dict(verdict.setting)} | verdict.to_dict() if json else str(verdict))
     return 0
 
 
@@ -87,11 +87,11 @@ def list_runs(name: Name, tracking_uri: str | None = None, json: bool = False) -
         json: Print JSON.
     """
     from analysis.runs import run_table
-    from analysis.table import framed
+    from analysis.text_table import format_frame
     from raybd.tracking import load_runs
 
     table = run_table(load_runs(name, tracking_uri), name)
-    _print(table.to_dict("records") if json else framed(table))
+    _print(table.to_dict("records") if json else format_frame(table))
     return 0
 
 

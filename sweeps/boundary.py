@@ -21,11 +21,12 @@ import numpy as np
 import pandas as pd
 
 from analysis import DefendedRegionMap, records
-from analysis.active_search import Grid, Site, propose
-from analysis.lines import Lines, lines
+from analysis.active_search import fit_surrogates, propose
+from analysis.grid_boundary import GridBoundary, grid_boundary
 from analysis.plots import plot_map
 from analysis.report import write_report
-from analysis.table import framed
+from analysis.search_grid import Candidate, Grid
+from analysis.text_table import format_frame
 from raybd.attacks import NoAttack
 from raybd.command_line import command
 from raybd.command_line.options import SweepOptions
@@ -115,8 +116,8 @@ class Hunt:
         return self.options.most_seeds or 2 * self.options.seeds
 
     @cached_property
-    def _at(self) -> dict[Site, TrialConfig]:
-        return {self.grid.site(trial.params): trial for trial in self.trials if trial.poison_rate}
+    def _at(self) -> dict[Candidate, TrialConfig]:
+        return {self.grid.candidate(trial.params): trial for trial in self.trials if trial.poison_rate}
 
     def problems(self) -> list[str]:
         """Why there is nothing to search, or too little to search with."""
@@ -132,32 +133,32 @@ class Hunt:
         ends = {name: (v[0], v[-1]) for name, v in self.grid.axes.items() if name != "poison_rate"}
         clean = [trial for trial in self.trials if not trial.poison_rate]
         corners = [t for t in clean if all(t.params[name] in pair for name, pair in ends.items())]
-        return corners + self.seeds_of(self.grid.design(), {})
+        return corners + self.seeds_of(self.grid.initial_design(), {})
 
-    def seeds_of(self, sites: Sequence[Site], asked: Mapping[Site, int]) -> list[TrialConfig]:
+    def seeds_of(self, sites: Sequence[Candidate], asked: Mapping[Candidate, int]) -> list[TrialConfig]:
         """The next seeds of each site."""
         number = self.options.seeds
         starts = {site: asked.get(site, 0) for site in sites}
         return [replace(self._at[s], seed=seed) for s, start in starts.items() for seed in range(start, start + number)]
 
-    def patches(self, runs: pd.DataFrame) -> tuple[DefendedRegionMap, Lines | None]:
+    def boundary(self, runs: pd.DataFrame) -> tuple[DefendedRegionMap, GridBoundary | None]:
         """The map of `runs`, and the boundary on it, if there are surfaces yet."""
         found = DefendedRegionMap.from_frame(records.canonical(runs))
-        patches = self.grid.patches(found.cells, found.rule)
-        return found, lines(self.grid, patches, self.options.along) if patches else None
+        surrogates = fit_surrogates(self.grid, found.cells, found.rule)
+        return found, grid_boundary(self.grid, surrogates, self.options.along) if surrogates else None
 
 
 def search(options: BoundaryOptions, plan: driver.Plan) -> list[TrialConfig]:
     """Rounds until the budget is spent, the band is narrow or every cell is sure; all trials that it asked for."""
     known, data = prepare(options.every_trial(), options.data_root, lower="all" in options.attacks)
     hunt = Hunt(options, known)
-    asked = dict.fromkeys(hunt.grid.design(), options.seeds)
+    asked = dict.fromkeys(hunt.grid.initial_design(), options.seeds)
     chosen, new, rounds, why = list[TrialConfig](), hunt.first(), list[dict[str, Any]](), ""
     while new:
         chosen += new
         runs = _measure(options, replace(plan, data=data), new, chosen)
-        found, boundary = hunt.patches(runs)
-        rounds.append({"trials": len(chosen), "widest": boundary.widest if boundary else None})
+        found, boundary = hunt.boundary(runs)
+        rounds.append({"trials": len(chosen), "widest": boundary.widest_band if boundary else None})
         why = _enough(hunt, chosen, boundary)
         room = min(options.batch, (hunt.budget - len(chosen)) // options.seeds)
         sites = [] if why else _next(hunt, found, asked, room)
@@ -180,16 +181,16 @@ def _measure(
     return runs[runs["tags.raybd.key"].isin([trial.key for trial in chosen])]
 
 
-def _next(hunt: Hunt, found: DefendedRegionMap, asked: Mapping[Site, int], batch: int) -> list[Site]:
-    number = {"seeds": hunt.options.seeds, "most_seeds": hunt.most_seeds}
+def _next(hunt: Hunt, found: DefendedRegionMap, asked: Mapping[Candidate, int], batch: int) -> list[Candidate]:
+    number = {"seeds": hunt.options.seeds, "max_seeds": hunt.most_seeds}
     return propose(hunt.grid, found.cells, asked, found.rule, batch=batch, **number)
 
 
-def _enough(hunt: Hunt, chosen: Sequence[TrialConfig], boundary: Lines | None) -> str:
+def _enough(hunt: Hunt, chosen: Sequence[TrialConfig], boundary: GridBoundary | None) -> str:
     """Why the search is at its end; empty if it is not."""
     narrow = hunt.options.stop_decades
-    whole = boundary is not None and {tuple(s[n] for n in hunt.grid.names) for s in boundary.settings}
-    if boundary is not None and len(whole or ()) == len(hunt.grid.groups) and boundary.widest <= narrow:
+    whole = boundary is not None and {tuple(s[n] for n in hunt.grid.group_names) for s in boundary.settings}
+    if boundary is not None and len(whole or ()) == len(hunt.grid.groups) and boundary.widest_band <= narrow:
         return f"the band is nowhere wider than {narrow:g} decades"
     spent = hunt.budget - len(chosen) < hunt.options.seeds
     return f"the budget of {hunt.budget} trials is spent" if spent else ""
@@ -217,23 +218,27 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     said, runs = json.loads((folder / FILE).read_text()), load_runs(name, tracking_uri)
     grid = Grid(said["settings"])
     found, own = _boundary(runs, grid, said["chosen"], said["along"])
-    table, text = own.table(), [*(_told(one) for one in said["rounds"]), f"The search ended: {said['end']}."]
+    table, text = own.to_frame(), [*(_told(one) for one in said["rounds"]), f"The search ended: {said['end']}."]
     if set(said["grid"]) <= set(runs["tags.raybd.key"]):
         _, whole = _boundary(runs, grid, said["grid"], said["along"])
         away = own.distances(whole)
-        table = table.join(whole.table()[["largest defended", "low", "high"]].add_suffix(" (grid)")).assign(apart=away)
+        table = table.join(whole.to_frame()[["largest defended", "low", "high"]].add_suffix(" (grid)")).assign(
+            apart=away
+        )
         text.append(_compared(said, away))
     pictures = [folder / "map.png", folder / "boundary.csv", folder / FILE]
     plot_map(found).savefig(pictures[0])
     table.to_csv(pictures[1], index=False)
     title = f"The boundary along {said['along']}: band and apart in decades, inf: not reached"
     report = write_report(name, folder / "report.html", tracking_uri)
-    return "\n".join([*text, "", title, framed(table.round(4)), "", f"Report: {report}"]), [*pictures, report]
+    return "\n".join([*text, "", title, format_frame(table.round(4)), "", f"Report: {report}"]), [*pictures, report]
 
 
-def _boundary(runs: pd.DataFrame, grid: Grid, keys: Sequence[str], along: str) -> tuple[DefendedRegionMap, Lines]:
+def _boundary(
+    runs: pd.DataFrame, grid: Grid, keys: Sequence[str], along: str
+) -> tuple[DefendedRegionMap, GridBoundary]:
     found = DefendedRegionMap.from_frame(records.canonical(runs[runs["tags.raybd.key"].isin(keys)]))
-    return found, lines(grid, grid.patches(found.cells, found.rule), along)
+    return found, grid_boundary(grid, fit_surrogates(grid, found.cells, found.rule), along)
 
 
 def _compared(said: Mapping[str, Any], away: "np.ndarray[Any, np.dtype[np.float64]]") -> str:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.defences import compared, defence_figure, ranking
+from analysis.defences import compare_defences, defence_figure, defence_ranking
 from raybd.attacks import NoAttack
 from raybd.command_line.command import main
 from raybd.command_line.options import SweepOptions
@@ -45,10 +45,10 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     """A line a defence, the picture of attack x defence, and all trials as CSV."""
     runs = load_runs(name, tracking_uri)
     met = [text for text in DEFENCES if (runs["params.defence.name"] == text).any()]
-    table = compared(runs, {text: {"name": text} for text in met})
+    table = compare_defences(runs, {text: {"name": text} for text in met})
     table.to_csv(folder / "defences.csv", index=False)
     defence_figure(table).savefig(folder / "defences.png")
-    text = ranking(table, {text: DEFENCES[text].access for text in met})
+    text = defence_ranking(table, {text: DEFENCES[text].access for text in met})
     (folder / "defences.txt").write_text(text + "\n")
     return text, [folder / part for part in ("defences.csv", "defences.png", "defences.txt")]
 

@@ -50,7 +50,7 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     from analysis.plots import plot_map
     from analysis.report import write_report
     from analysis.signatures import gaps_of, sigmas_of, signature_table, smoothing_table
-    from analysis.table import summary
+    from analysis.summary import summary
     from raybd.metrics.smoothing.conclusion import judge_smoothing
     from raybd.metrics.smoothing.figures import draw_gaps
     from raybd.tracking import load_runs

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.attacks import setting_names
 from analysis.signatures import gaps_of, sigmas_of, smoothing_table
-from analysis.table import setting_names
 from raybd.command_line.command import main
 from raybd.command_line.options import SweepOptions
 from raybd.metrics.smoothing.conclusion import judge_smoothing

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.defences import compared, defence_figure, defence_table
-from analysis.table import aligned
+from analysis.defences import compare_defences, defence_figure, defence_table
+from analysis.text_table import align_columns
 from raybd.command_line.command import main
 from raybd.command_line.runner import place
 from raybd.command_line.search_options import SearchOptions
@@ -148,7 +148,7 @@ def _note(options: SearchOptions, found: Defence, folder: Path) -> None:
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
     """The Pareto front, the winner, and every defence against every attack."""
     said = json.loads((folder / "search.json").read_text())
-    table = compared(load_runs(name, tracking_uri), said["defences"])
+    table = compare_defences(load_runs(name, tracking_uri), said["defences"])
     table.to_csv(folder / "defences.csv", index=False)
     defence_figure(table, said["held_out"]).savefig(folder / "defences.png")
     pictures = [folder / "defences.png", *sorted(folder.glob("pareto*.png")), *sorted(folder.glob("importances_*.png"))]
@@ -165,7 +165,7 @@ def _front(said: Mapping[str, Any]) -> str:
             goals = [f"{one['values'][goal]:.4f}" for goal in said["goals"]]
             lines.append([f"{one['number']}{mark}", *goals, f"{one['seconds']:.0f}", settings])
     tried, failed = len(said["candidates"]), sum("error" in one for one in said["candidates"])
-    return aligned(lines) + f"\n{tried} candidates, {failed} failed; the study: {said['storage']}"
+    return align_columns(lines) + f"\n{tried} candidates, {failed} failed; the study: {said['storage']}"
 
 
 def _short(value: object) -> str:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
-from analysis.active_search import Grid, Site, propose
-from analysis.cells import Cell, Rule
-from analysis.lines import Lines, lines
+from analysis.active_search import fit_surrogates, propose
+from analysis.cells import Cell, DecisionRule
+from analysis.grid_boundary import GridBoundary, grid_boundary
+from analysis.search_grid import Candidate, Grid
 from analysis.verdict import Verdict
 
-RULE, FLOOR, IMAGES = Rule(), 0.95, 360
+RULE, FLOOR, IMAGES = DecisionRule(), 0.95, 360
 DECAYS = np.geomspace(0.005, 0.1, 9).tolist()
 RATES = np.geomspace(0.001, 0.1, 33).tolist()
 
@@ -41,13 +42,13 @@ class Planted:
         more = np.log10(place.get("train.weight_decay", 0.01)) + 2
         return float(self.at + self.tilt * more + self.bend * more**2)
 
-    def cell(self, site: Site, seeds: int) -> Cell:
-        place = dict(zip(self.grid.axes, site.place, strict=True))
-        rng = np.random.default_rng([self.draw, *(round(1e6 * v) for v in site.place)])
+    def cell(self, candidate: Candidate, seeds: int) -> Cell:
+        place = dict(zip(self.grid.axes, candidate.values, strict=True))
+        rng = np.random.default_rng([self.draw, *(round(1e6 * v) for v in candidate.values)])
         middle = logit(RULE.max_attack_success) + self.steep * (np.log10(place["poison_rate"]) - self.edge(place))
         chances = expit(np.array([[middle], [logit(0.975)]]) + [[self.spread], [0.1]] * rng.standard_normal((2, seeds)))
         success, accuracy = rng.binomial(IMAGES, chances) / IMAGES
-        held = (success <= RULE.max_attack_success) & (accuracy >= FLOOR)
+        defended = (success <= RULE.max_attack_success) & (accuracy >= FLOOR)
         setting = {"attack.name": "badnets"} | place
         return Cell(
             setting=setting,
@@ -56,40 +57,40 @@ class Planted:
             attack_success=tuple(success.tolist()),
             clean_count=(float(IMAGES),) * seeds,
             triggered_count=(float(IMAGES),) * seeds,
-            floor=FLOOR,
-            held=tuple(held.tolist()),
+            min_accuracy=FLOOR,
+            seed_defended=tuple(defended.tolist()),
             failures=0,
             verdict=Verdict(setting=setting, status="uncertain", reason=""),
         )
 
-    def measured(self, asked: dict[Site, int]) -> list[Cell]:
-        return [self.cell(site, seeds) for site, seeds in asked.items()]
+    def measured(self, asked: dict[Candidate, int]) -> list[Cell]:
+        return [self.cell(candidate, seeds) for candidate, seeds in asked.items()]
 
-    def lines(self, asked: dict[Site, int]) -> Lines:
-        return lines(self.grid, self.grid.patches(self.measured(asked), RULE), "poison_rate")
+    def boundary(self, asked: dict[Candidate, int]) -> GridBoundary:
+        return grid_boundary(self.grid, fit_surrogates(self.grid, self.measured(asked), RULE), "poison_rate")
 
-    def error(self, asked: dict[Site, int]) -> float:
+    def error(self, asked: dict[Candidate, int]) -> float:
         """Decades between the boundary found and the planted one: the mean over lines."""
-        found = self.lines(asked)
+        found = self.boundary(asked)
         edges = [self.edge({k: float(str(v)) for k, v in s.items() if k in self.grid.axes}) for s in found.settings]
         truth = np.log10(found.values)[None] <= np.array(edges)[:, None]
-        return float((found.defended ^ truth).mean() * found.length)
+        return float((found.defended ^ truth).mean() * found.decades)
 
 
-def searched(planted: Planted, trials: int, batch: int, seeds: int = 3) -> dict[Site, int]:
+def searched(planted: Planted, trials: int, batch: int, seeds: int = 3) -> dict[Candidate, int]:
     """What a search has asked for when its trials are spent."""
-    asked = dict.fromkeys(planted.grid.design(), seeds)
+    asked = dict.fromkeys(planted.grid.initial_design(), seeds)
     while (left := trials - sum(asked.values())) >= seeds:
-        sites = propose(
+        candidates = propose(
             planted.grid,
             planted.measured(asked),
             asked,
             RULE,
             batch=min(batch, left // seeds),
             seeds=seeds,
-            most_seeds=2 * seeds,
+            max_seeds=2 * seeds,
         )
-        if not sites:
+        if not candidates:
             break
-        asked |= {site: asked.get(site, 0) + seeds for site in sites}
+        asked |= {candidate: asked.get(candidate, 0) + seeds for candidate in candidates}
     return asked

@@ -7,13 +7,15 @@ import pytest
 from scipy.special import logit
 from sklearn.gaussian_process import GaussianProcessRegressor
 
-from analysis.active_search import Belief, Grid, Site, propose
+from analysis.active_search import Posterior, fit_surrogates, propose
 from analysis.cells import Cell
-from analysis.lines import lines
+from analysis.grid_boundary import grid_boundary
+from analysis.search_grid import Candidate, Grid
 from raybd.errors import InputError
 from tests.planted import DECAYS, FLOOR, RATES, RULE, Planted, one_axis, searched, two_axes
 
 DRAWS = 50
+Asked = dict[Candidate, int]  # seeds of each
 
 
 def drawn(grid: Grid, draw: int) -> Planted:
@@ -23,7 +25,7 @@ def drawn(grid: Grid, draw: int) -> Planted:
 
 
 @pytest.fixture(scope="module", params=["one axis", "two axes"])
-def found(request: pytest.FixtureRequest) -> tuple[list[Planted], list[dict[Site, int]]]:
+def found(request: pytest.FixtureRequest) -> tuple[list[Planted], list[Asked]]:
     """Searches over planted boundaries with a quarter of the grid's trials."""
     grid, batch = (one_axis(), 2) if request.param == "one axis" else (two_axes(), 4)
     truths = [drawn(grid, draw) for draw in range(DRAWS)]
@@ -31,7 +33,7 @@ def found(request: pytest.FixtureRequest) -> tuple[list[Planted], list[dict[Site
 
 
 def test_a_quarter_of_the_grid_finds_the_planted_boundary(
-    found: tuple[list[Planted], list[dict[Site, int]]],
+    found: tuple[list[Planted], list[Asked]],
 ) -> None:
     truths, asked = found
     assert all(sum(one.values()) <= 3 * len(truths[0].grid.costs) / 4 for one in asked)
@@ -41,12 +43,12 @@ def test_a_quarter_of_the_grid_finds_the_planted_boundary(
 
 
 def test_as_many_cells_taken_at_random_find_it_less_well(
-    found: tuple[list[Planted], list[dict[Site, int]]],
+    found: tuple[list[Planted], list[Asked]],
 ) -> None:
     truths, asked = found
     rng, by_chance = np.random.default_rng(0), []
     for truth in truths:
-        first, sites = truth.grid.design(), list(truth.grid.costs)
+        first, sites = truth.grid.initial_design(), list(truth.grid.costs)
         rest = [site for site in sites if site not in first]
         number = len(sites) // 4 - len(first)
         more = [rest[i] for i in rng.permutation(len(rest))[:number].tolist()]
@@ -56,61 +58,66 @@ def test_as_many_cells_taken_at_random_find_it_less_well(
     assert np.mean(errors) < np.mean(by_chance)
 
 
-def belief(truth: Planted, asked: dict[Site, int], sites: list[Site], costs: np.ndarray | None = None) -> Belief:
-    [patch] = truth.grid.patches(truth.measured(asked), RULE).values()
-    points = truth.grid.coordinates(site.place for site in sites)
-    return Belief(patch, points, np.ones(len(sites)) if costs is None else costs, 3)
+def posterior(truth: Planted, asked: Asked, sites: list[Candidate], costs: np.ndarray | None = None) -> Posterior:
+    [surrogate] = fit_surrogates(truth.grid, truth.measured(asked), RULE).values()
+    points = truth.grid.coordinates(site.values for site in sites)
+    return Posterior(surrogate, points, np.ones(len(sites)) if costs is None else costs, 3)
 
 
 def test_straddle_is_how_far_a_band_reaches_over_its_threshold() -> None:
     truth = drawn(two_axes(), 3)
-    asked, sites = dict.fromkeys(truth.grid.design(), 3), list(truth.grid.costs)
-    [patch] = truth.grid.patches(truth.measured(asked), RULE).values()
-    success, accuracy = patch.bands(truth.grid.coordinates(site.place for site in sites))
-    over = [np.minimum(logit(b[2]) - logit(t), logit(t) - logit(b[1])) for b, t in ((success, 0.1), (accuracy, FLOOR))]
-    lost = (success[1] > 0.1) | (accuracy[2] < FLOOR)
+    asked, sites = dict.fromkeys(truth.grid.initial_design(), 3), list(truth.grid.costs)
+    [surrogate] = fit_surrogates(truth.grid, truth.measured(asked), RULE).values()
+    bands = surrogate.bands(truth.grid.coordinates(site.values for site in sites))
+    over = [
+        np.minimum(logit(b[2]) - logit(t), logit(t) - logit(b[1]))
+        for b, t in ((bands.success, 0.1), (bands.accuracy, FLOOR))
+    ]
+    lost = (bands.success[1] > 0.1) | (bands.accuracy[2] < FLOOR)
     expected = np.where(lost, -np.inf, np.maximum(*over))
-    one = belief(truth, asked, sites)
+    one = posterior(truth, asked, sites)
     assert one.straddle() == pytest.approx(expected, abs=1e-6)
     assert lost.any()
     assert (expected > 0).any()
-    assert (one.scores() == np.maximum(expected, 0)).sum() >= lost.sum()
+    assert (one.acquisition() == np.maximum(expected, 0)).sum() >= lost.sum()
 
 
 def test_expecting_a_cell_is_conditioning_on_its_mean() -> None:
     """Against scikit-learn, fitted again with the believed value among the rest, the kernel left as it was."""
     truth = drawn(two_axes(), 5)
-    asked, sites = dict.fromkeys(truth.grid.design(), 3), list(truth.grid.costs)[::5]
-    [patch] = truth.grid.patches(truth.measured(asked), RULE).values()
-    one = belief(truth, asked, sites)
-    one.expect(4)
-    points = truth.grid.coordinates(site.place for site in sites)
-    for which, (surface, logits) in enumerate(zip(patch.surfaces, (patch.success, patch.accuracy), strict=True)):
+    asked, sites = dict.fromkeys(truth.grid.initial_design(), 3), list(truth.grid.costs)[::5]
+    [surrogate] = fit_surrogates(truth.grid, truth.measured(asked), RULE).values()
+    one = posterior(truth, asked, sites)
+    one.condition(4)
+    points = truth.grid.coordinates(site.values for site in sites)
+    for which, (process, logits) in enumerate(
+        zip(surrogate.processes, (surrogate.success, surrogate.accuracy), strict=True)
+    ):
         unit, mean = logits.mean.std(), logits.mean.mean()
-        believed = surface.predict(points[[4]])[0]
-        x = np.vstack([surface.points, surface.scaled(points[[4]])])
+        believed = process.predict(points[[4]])[0]
+        x = np.vstack([process.points, process.scaled(points[[4]])])
         y = (np.append(logits.mean, believed) - mean) / unit
         noise = np.append(logits.noise, logits.spread**2 / 3) / unit**2
-        again = GaussianProcessRegressor(surface._fitted.kernel_, alpha=noise, optimizer=None).fit(x, y)
-        found, covariance = again.predict(surface.scaled(points), return_cov=True)
+        again = GaussianProcessRegressor(process.kernel, alpha=noise, optimizer=None).fit(x, y)
+        found, covariance = again.predict(process.scaled(points), return_cov=True)
         assert one.covariance[which] == pytest.approx(unit**2 * covariance, abs=1e-8)
-        assert mean + unit * found == pytest.approx(surface.predict(points)[0], abs=1e-6)
+        assert mean + unit * found == pytest.approx(process.predict(points)[0], abs=1e-6)
 
 
 def test_a_batch_is_spread_and_each_is_the_least_sure_when_it_is_chosen() -> None:
     truth = drawn(two_axes(), 5)
-    asked, sites = dict.fromkeys(truth.grid.design(), 3), list(truth.grid.costs)
+    asked, sites = dict.fromkeys(truth.grid.initial_design(), 3), list(truth.grid.costs)
     cells = truth.measured(asked)
-    batch = propose(truth.grid, cells, asked, RULE, batch=4, seeds=3, most_seeds=3)
+    batch = propose(truth.grid, cells, asked, RULE, batch=4, seeds=3, max_seeds=3)
     free = [site for site in sites if site not in asked]
-    one, expected = belief(truth, asked, free), []
+    one, expected = posterior(truth, asked, free), []
     for _ in range(4):
         scores = one.straddle()
         scores[expected] = -np.inf
         expected.append(int(scores.argmax()))
-        one.expect(expected[-1])
+        one.condition(expected[-1])
     assert batch == [free[i] for i in expected]
-    at_once = np.argsort(-belief(truth, asked, free).straddle(), kind="stable")[:4]
+    at_once = np.argsort(-posterior(truth, asked, free).straddle(), kind="stable")[:4]
     assert sorted(at_once.tolist()) != sorted(expected)  # the four least sure lie side by side
 
 
@@ -119,7 +126,7 @@ def test_the_order_of_what_was_measured_does_not_matter() -> None:
     asked = searched(truth, 36, 4)
     cells = truth.measured(asked)
     orders = [cells, cells[::-1], sorted(cells, key=lambda c: c.attack_success)]
-    kept = {"batch": 3, "seeds": 3, "most_seeds": 6}
+    kept = {"batch": 3, "seeds": 3, "max_seeds": 6}
     batches = [propose(truth.grid, order, asked, RULE, **kept) for order in orders]
     assert batches[0]
     assert batches[0] == batches[1] == batches[2]
@@ -128,34 +135,36 @@ def test_the_order_of_what_was_measured_does_not_matter() -> None:
 def test_what_costs_half_is_taken_before_what_is_as_unsure() -> None:
     settings = [{"attack.name": "a", "poison_rate": r, "model.width": w} for w in (0.5, 1.0) for r in RATES]
     grid = Grid(settings)
-    assert {cost / site.place[list(grid.axes).index("model.width")] for site, cost in grid.costs.items()} == {1.0}
+    assert {cost / site.values[list(grid.axes).index("model.width")] for site, cost in grid.costs.items()} == {1.0}
     longer = Grid([setting | {"train.epochs": e} for setting in settings for e in (10, 20)])
     assert sorted(set(longer.costs.values())) == [5.0, 10.0, 20.0]
     truth = drawn(two_axes(), 3)
     sites = list(truth.grid.costs)
     costs = np.linspace(1, 2, len(sites))
-    asked = dict.fromkeys(truth.grid.design(), 3)
-    assert belief(truth, asked, sites, costs).scores() == pytest.approx(belief(truth, asked, sites).scores() / costs)
+    asked = dict.fromkeys(truth.grid.initial_design(), 3)
+    assert posterior(truth, asked, sites, costs).acquisition() == pytest.approx(
+        posterior(truth, asked, sites).acquisition() / costs
+    )
 
 
 def test_seeds_that_disagree_get_more_and_those_that_failed_do_not() -> None:
     truth = replace(drawn(one_axis(), 1), spread=1.5)
     asked = dict.fromkeys(truth.grid.costs, 3)  # all of the grid: only seeds can be added
     cells = truth.measured(asked)
-    mixed = {truth.grid.site(c.setting) for c in cells if 0 < c.defended < 3}
-    more = propose(truth.grid, cells, asked, RULE, batch=33, seeds=3, most_seeds=6)
+    mixed = {truth.grid.candidate(c.setting) for c in cells if 0 < c.n_defended < 3}
+    more = propose(truth.grid, cells, asked, RULE, batch=33, seeds=3, max_seeds=6)
     assert more
     assert set(more) <= mixed
-    assert propose(truth.grid, cells, asked, RULE, batch=33, seeds=3, most_seeds=5) == []
-    failed = [c for c in cells if truth.grid.site(c.setting) not in more]
-    assert not set(propose(truth.grid, failed, asked, RULE, batch=33, seeds=3, most_seeds=6)) & set(more)
+    assert propose(truth.grid, cells, asked, RULE, batch=33, seeds=3, max_seeds=5) == []
+    failed = [c for c in cells if truth.grid.candidate(c.setting) not in more]
+    assert not set(propose(truth.grid, failed, asked, RULE, batch=33, seeds=3, max_seeds=6)) & set(more)
 
 
 def test_a_group_whose_trials_all_fail_does_not_take_the_others_place_or_run_for_ever() -> None:
     both = Grid([s | {"attack.name": name} for s in two_axes().settings() for name in ("badnets", "broken")])
     truth = replace(drawn(two_axes(), 2), grid=both)
     assert both.groups == [("badnets",), ("broken",)]
-    asked, rounds = dict.fromkeys(both.design(), 3), 0
+    asked, rounds = dict.fromkeys(both.initial_design(), 3), 0
     while sites := propose(
         both,
         [truth.cell(site, n) for site, n in asked.items() if site.group == ("badnets",)],
@@ -163,65 +172,67 @@ def test_a_group_whose_trials_all_fail_does_not_take_the_others_place_or_run_for
         RULE,
         batch=6,
         seeds=3,
-        most_seeds=6,
+        max_seeds=6,
     ):
         assert [site.group for site in sites].count(("broken",)) <= 1
         asked |= {site: asked.get(site, 0) + 3 for site in sites}
         rounds += 1
     assert rounds <= 81
     assert max(n for site, n in asked.items() if site.group == ("broken",)) == 3
-    assert len(both.patches(truth.measured(dict.fromkeys(both.design()[:5], 3)), RULE)) == 1
+    assert len(fit_surrogates(both, truth.measured(dict.fromkeys(both.initial_design()[:5], 3)), RULE)) == 1
 
 
 def test_a_group_is_named_by_what_tells_it_from_the_others() -> None:
     attacks = [{"attack.name": "badnets", "attack.size": 3}, {"attack.name": "blended", "attack.alpha": 0.2}]
     plain = Grid([attack | {"poison_rate": rate} for attack in attacks for rate in RATES])
-    assert (plain.names, plain.groups) == (["attack.name"], [("badnets",), ("blended",)])
+    assert (plain.group_names, plain.groups) == (["attack.name"], [("badnets",), ("blended",)])
     sizes = Grid([attacks[0] | {"poison_rate": rate, "attack.size": size} for size in (2, 3) for rate in RATES])
-    assert (sizes.names, sizes.groups) == (["attack.size"], [(2,), (3,)])
+    assert (sizes.group_names, sizes.groups) == (["attack.size"], [(2,), (3,)])
     assert list(sizes.axes) == ["poison_rate"]
     again = Grid(sizes.settings())
-    assert (again.groups, again.design()) == (sizes.groups, sizes.design())
+    assert (again.groups, again.initial_design()) == (sizes.groups, sizes.initial_design())
 
 
 def test_the_first_cells_are_the_corners_and_the_middle() -> None:
-    places = [site.place for site in two_axes().design()]
+    places = [site.values for site in two_axes().initial_design()]
     assert set(places[:4]) == {(r, d) for r in (RATES[0], RATES[-1]) for d in (DECAYS[0], DECAYS[-1])}
     assert places[4:] == [(RATES[16], DECAYS[4])]
 
 
 def test_lines_against_the_edge_they_were_planted_with() -> None:
     truth = Planted(two_axes(), at=-2.0, tilt=0.5, spread=0.05)
-    exact = truth.lines(dict.fromkeys(truth.grid.costs, 3))
-    table = exact.table()
+    exact = truth.boundary(dict.fromkeys(truth.grid.costs, 3))
+    table = exact.to_frame()
     edges = -2 + 0.5 * (np.log10(DECAYS) + 2)
     assert np.log10(table["largest defended"].to_numpy()) == pytest.approx(edges, abs=0.06)
     assert (table["low"] <= table["largest defended"]).all()
     assert (table["high"] > table["largest defended"]).all()
     widths = np.log10(table["high"] / table["low"])
     assert table["band"].to_numpy() == pytest.approx(widths.to_numpy(), abs=0.03)
-    assert exact.widest == table["band"].max()
+    assert exact.widest_band == table["band"].max()
 
 
 def test_boundaries_a_known_shift_apart() -> None:
     one, other = (Planted(two_axes(), at=at, spread=0.05) for at in (-2.0, -1.7))
-    here, there = (truth.lines(dict.fromkeys(truth.grid.costs, 3)) for truth in (one, other))
+    here, there = (truth.boundary(dict.fromkeys(truth.grid.costs, 3)) for truth in (one, other))
     assert here.distances(there) == pytest.approx(np.full(9, 0.3), abs=0.1)
     assert here.distances(there) == pytest.approx(there.distances(here))
     assert here.distances(here).max() == 0
     with pytest.raises(InputError, match="different lines"):
         here.distances(
-            lines(
+            grid_boundary(
                 one_axis(),
-                one_axis().patches(drawn(one_axis(), 1).measured(dict.fromkeys(one_axis().costs, 3)), RULE),
+                fit_surrogates(one_axis(), drawn(one_axis(), 1).measured(dict.fromkeys(one_axis().costs, 3)), RULE),
                 "poison_rate",
             )
         )
 
 
 def test_a_boundary_that_is_no_boundary() -> None:
-    everything = Planted(one_axis(), at=3.0, spread=0.05).lines(dict.fromkeys(one_axis().costs, 3)).table().iloc[0]
-    nothing = Planted(one_axis(), at=-6.0, spread=0.05).lines(dict.fromkeys(one_axis().costs, 3)).table().iloc[0]
+    everything = (
+        Planted(one_axis(), at=3.0, spread=0.05).boundary(dict.fromkeys(one_axis().costs, 3)).to_frame().iloc[0]
+    )
+    nothing = Planted(one_axis(), at=-6.0, spread=0.05).boundary(dict.fromkeys(one_axis().costs, 3)).to_frame().iloc[0]
     assert everything.tolist() == pytest.approx([0.1, 0.1, np.inf, 0.0])
     assert nothing.tolist() == pytest.approx([np.nan, np.nan, 0.001, 0.0], nan_ok=True)
 
@@ -231,12 +242,16 @@ def test_what_cannot_be_searched_is_said() -> None:
         Grid([{"attack.name": "badnets"}, {"attack.name": "blended"}])
     truth = drawn(one_axis(), 1)
     with pytest.raises(InputError, match=r"width is no axis .* \(such are: poison_rate\)"):
-        lines(truth.grid, truth.grid.patches(truth.measured(dict.fromkeys(truth.grid.costs, 3)), RULE), "width")
+        grid_boundary(
+            truth.grid, fit_surrogates(truth.grid, truth.measured(dict.fromkeys(truth.grid.costs, 3)), RULE), "width"
+        )
     with pytest.raises(InputError, match="no surface"):
-        lines(truth.grid, {}, "poison_rate")
+        grid_boundary(truth.grid, {}, "poison_rate")
 
 
 def test_a_cell_without_a_reference_gives_no_surface() -> None:
     truth = drawn(one_axis(), 1)
-    cells: list[Cell] = [replace(cell, floor=np.nan) for cell in truth.measured(dict.fromkeys(truth.grid.costs, 3))]
-    assert truth.grid.patches(cells, RULE) == {}
+    cells: list[Cell] = [
+        replace(cell, min_accuracy=np.nan) for cell in truth.measured(dict.fromkeys(truth.grid.costs, 3))
+    ]
+    assert fit_surrogates(truth.grid, cells, RULE) == {}

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.defences import compared, defence_figure, defence_table, ranking
-from analysis.table import setting_names
+from analysis.attacks import setting_names
+from analysis.defences import compare_defences, defence_figure, defence_ranking, defence_table
 
 
 def run(defence: str, attack: str, seed: int, acc: float, asr: float, kappa: object = None) -> dict[str, object]:
@@ -39,7 +39,7 @@ NAMED = {"none": {"name": "none"}, "mine": {"name": "vibe", "kappa": 10.0}}
 
 
 def test_der_against_the_undefended_trial_of_the_same_seed() -> None:
-    table = compared(RUNS, NAMED)
+    table = compare_defences(RUNS, NAMED)
     mine = table[table["defence"] == "mine"].set_index(["attack", "seed"])["DER"]
     assert mine["badnets", 0] == pytest.approx((0.9 - 0.05 + 1) / 2)
     assert mine["badnets", 1] == pytest.approx(0.5)  # neither gained on the attack nor lost accuracy
@@ -48,15 +48,16 @@ def test_der_against_the_undefended_trial_of_the_same_seed() -> None:
 
 
 def test_only_the_settings_that_were_asked_for_and_only_finished_trials() -> None:
-    table = compared(RUNS, NAMED)
+    table = compare_defences(RUNS, NAMED)
     assert len(table) == 6
-    assert compared(RUNS.sample(frac=1, random_state=0), NAMED)["DER"].sum() == pytest.approx(table["DER"].sum())
-    assert len(compared(RUNS, {"other": {"name": "vibe", "kappa": 3.0}})) == 1
-    assert compared(RUNS, {"absent": {"name": "abl"}}).empty
+    shuffled = compare_defences(RUNS.sample(frac=1, random_state=0), NAMED)
+    assert shuffled["DER"].sum() == pytest.approx(table["DER"].sum())
+    assert len(compare_defences(RUNS, {"other": {"name": "vibe", "kappa": 3.0}})) == 1
+    assert compare_defences(RUNS, {"absent": {"name": "abl"}}).empty
 
 
 def test_the_table_in_words() -> None:
-    text = defence_table(compared(RUNS, NAMED), held_out=["sig"])
+    text = defence_table(compare_defences(RUNS, NAMED), held_out=["sig"])
     lines = text.splitlines()
     assert lines[0].split() == ["attack", "rate", "seeds", "none", "mine"]
     assert "85.0 ± 7.1 / 60.0 ± 56.6" in lines[1]
@@ -66,7 +67,7 @@ def test_the_table_in_words() -> None:
 
 
 def test_the_figure_has_a_number_in_each_measured_cell() -> None:
-    figure = defence_figure(compared(RUNS, NAMED))
+    figure = defence_figure(compare_defences(RUNS, NAMED))
     numbers = [float(text.get_text()) for text in figure.axes[0].texts]
     assert np.allclose(sorted(numbers), [0.0, 20.0, 50.0, 60.0])
 
@@ -77,7 +78,7 @@ def test_signatures_of_a_defended_network_are_a_line_of_their_own() -> None:
 
 
 def test_the_ranking_puts_the_best_first_and_says_what_it_needs() -> None:
-    lines = ranking(compared(RUNS, NAMED), {"mine": "training set"}).splitlines()
+    lines = defence_ranking(compare_defences(RUNS, NAMED), {"mine": "training set"}).splitlines()
     assert lines[0].split()[:5] == ["defence", "needs", "seconds", "DER", "RIR"]
     assert lines[1].startswith("mine")
     assert "training set" in lines[1]

@@ -87,8 +87,8 @@ def test_thresholds_can_be_set():
     with pytest.raises(InputError) as error:
         verdict([0.3], max_accuracy_loss=-1, max_attack_success=10)
     assert error.value.problems == [
-        "max_accuracy_loss must be in [0, 1], not -1",
-        "max_attack_success must be in [0, 1], not 10",
+        "max_accuracy_loss must be in [0, 1], got -1",
+        "max_attack_success must be in [0, 1], got 10",
     ]
 
 

@@ -62,7 +62,7 @@ def test_the_report_is_written(capsys, tmp_path):
         (["query", "atack=badnets"], "unknown axis: atack (known: attack, poison_rate, width; did you mean attack?)"),
         (["query", "badnets"], "a setting is AXIS=VALUE, not badnets"),
         (["show", "attack=badnets"], "show takes no setting"),
-        (["show", "--max-attack-success", "2"], "max_attack_success must be in [0, 1], not 2.0"),
+        (["show", "--max-attack-success", "2"], "max_attack_success must be in [0, 1], got 2"),
     ],
 )
 def test_bad_questions(capsys, args, says):

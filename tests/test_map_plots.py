@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from analysis import DefendedRegionMap
-from analysis.plots import LOOKS, plot_map
+from analysis.plots import plot_map
+from analysis.style import STYLES
 from raybd.errors import InputError
 
 DECAYS, RATES = (0.001, 0.01, 0.1), (0.0, 0.05)
@@ -75,7 +76,7 @@ def drawn(ax):
 
 
 def expected():
-    looks = {(x, y): LOOKS[status] for y, row in enumerate(STATUSES) for x, status in enumerate(row)}
+    looks = {(x, y): STYLES[status] for y, row in enumerate(STATUSES) for x, status in enumerate(row)}
     return {(x, y): (TEXTS[y][x], look.face, look.hatch) for (x, y), look in looks.items()}
 
 
@@ -86,7 +87,7 @@ def test_a_drawn_slice_shows_each_cell_where_it_belongs(plane):
     assert [t.get_text() for t in ax.get_yticklabels()] == ["0", "0.05"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("weight_decay", "poison_rate")
     assert ax.get_ylim()[0] < ax.get_ylim()[1]  # the poison rate rises upwards
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == list(LOOKS)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == list(STYLES)
 
 
 def test_a_slice_draws_into_the_axes_it_is_given(plane):
@@ -95,14 +96,14 @@ def test_a_slice_draws_into_the_axes_it_is_given(plane):
 
 
 def test_statuses_differ_without_colour():
-    assert len({look.hatch for look in LOOKS.values()}) == len(LOOKS) == 4
+    assert len({look.hatch for look in STYLES.values()}) == len(STYLES) == 4
 
     def light(colour):
         red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
         linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (red, green, blue)]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    for look in LOOKS.values():  # WCAG 2.1: at least 4.5 between text and ground
+    for look in STYLES.values():  # WCAG 2.1: at least 4.5 between text and ground
         bright, dark = sorted([light(look.face), light(look.text)], reverse=True)
         assert (bright + 0.05) / (dark + 0.05) >= 4.5
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from analysis import DefendedRegionMap
-from analysis.boundary import measured_edge
-from analysis.compare import effectiveness
+from analysis.boundary import measured_boundary
+from analysis.defences import effectiveness
 from raybd.errors import InputError
 
 BASE = {"attack.name": "badnets", "poison_rate": 0.1, "clean_accuracy": 0.9, "attack_success": 0.02}
@@ -53,7 +53,7 @@ def rates(width, *successes, **more):
 )
 def test_an_edge_among_measured_values(statuses, value, low, high, holes):
     words = {"d": "defended", "u": "undefended", "?": "uncertain"}
-    edge = measured_edge([i + 1.0 for i in range(len(statuses))], [words[s] for s in statuses])
+    edge = measured_boundary([i + 1.0 for i in range(len(statuses))], [words[s] for s in statuses])
     assert (edge.value, edge.low, edge.high) == pytest.approx((value, low, high), nan_ok=True)
     assert edge.holes == holes
 
@@ -88,13 +88,13 @@ def test_resistance_is_the_largest_rate_with_a_defended_setting():
         rates(1, 0.9, attack__name="blend"),
     )
     asked = found.resistance("badnets")
-    assert (asked.rate, asked.edge.low, asked.edge.high) == (0.02, 0.02, 0.03)
+    assert (asked.rate, asked.boundary.low, asked.boundary.high) == (0.02, 0.02, 0.03)
     assert asked.settings == [{"width": 2}]
     assert str(asked) == "badnets: defended up to 0.02, undefended from 0.03\n  at width=2"
     blend = found.resistance("blend")
     assert math.isnan(blend.rate)
-    assert blend.edge.reason == "no value from 0.01 to 0.01 is defended"
-    assert "attack=wanet was not measured" in found.resistance("wanet").edge.reason
+    assert blend.boundary.reason == "no value from 0.01 to 0.01 is defended"
+    assert "attack=wanet was not measured" in found.resistance("wanet").boundary.reason
 
 
 def test_resistance_of_one_network():
@@ -174,10 +174,10 @@ def test_settings_of_a_defence_must_be_told_apart():
 
 
 def test_effectiveness_at_its_ends():
-    assert effectiveness((0.9, 1.0), (0.9, 0.0)) == 1.0
-    assert effectiveness((0.9, 0.5), (0.9, 0.5)) == 0.5
-    assert effectiveness((1.0, 0.0), (0.0, 1.0)) == 0.0  # accuracy gone; success that rose counts as no fall
-    assert effectiveness((0.8, 1.0), (0.9, 0.0)) == 1.0  # nor does accuracy that rose
+    fall_of_success = pd.Series([1.0, 0.0, -1.0, 1.0])
+    fall_of_accuracy = pd.Series([0.0, 0.0, 1.0, -0.1])
+    # the third: accuracy gone; success that rose counts as no fall. The fourth: nor does accuracy that rose
+    assert effectiveness(fall_of_success, fall_of_accuracy).tolist() == [1.0, 0.5, 0.0, 1.0]
 
 
 def test_a_hole_inside_the_region_is_not_interpolated_over():

@@ -48,8 +48,8 @@ def test_thresholds_are_checked_together():
     with pytest.raises(InputError) as error:
         region_map(three(), max_attack_success=1.5, seed_spread=-1, reference="twins")
     assert error.value.problems == [
-        "max_attack_success must be in [0, 1], not 1.5",
-        "seed_spread must be in [0, 1], not -1",
+        "max_attack_success must be in [0, 1], got 1.5",
+        "seed_spread must be in [0, 1], got -1",
         "unknown reference: twins (known: best, twin, undefended; did you mean twin?)",
     ]
 
@@ -193,7 +193,7 @@ def curve(model, loss, success):
 def test_published_learning_curves_by_their_means(model, loss, success, inside):
     found = curve(model, loss, success)
     best = {"svm": 0.9816, "logistic": 0.9852, "ridge": 0.9824}[model]
-    assert found.cells[0].floor == pytest.approx(best - loss)
+    assert found.cells[0].min_accuracy == pytest.approx(best - loss)
     table = found.to_frame()
     within = table[(table["clean_accuracy"] >= best - loss) & (table["attack_success"] <= success)]
     assert within["C"].tolist() == inside

@@ -7,8 +7,9 @@ from scipy.spatial import Delaunay
 from scipy.special import expit, logit
 
 from analysis import DefendedRegionMap
+from analysis.gaussian_process import GaussianProcess
+from analysis.hull import hull_interval, in_hull
 from analysis.logits import logits_of
-from analysis.surface import Surface, extent, inside
 
 Z = 1.6448536269514722
 RNG = np.random.default_rng(3)
@@ -36,16 +37,16 @@ def by_hand(points, values, noise, queries, fitted):
 
 
 def test_the_surface_is_the_conditional_normal():
-    surface, queries = Surface(POINTS, VALUES, NOISE), RNG.uniform(-1, 2, (5, 2))
+    surface, queries = GaussianProcess(POINTS, VALUES, NOISE), RNG.uniform(-1, 2, (5, 2))
     mean, deviation = surface.predict(queries)
-    expected = by_hand(POINTS, VALUES, NOISE, queries, surface._fitted.kernel_)
+    expected = by_hand(POINTS, VALUES, NOISE, queries, surface.kernel)
     assert mean == pytest.approx(expected[0], abs=1e-8)
     assert deviation == pytest.approx(expected[1], rel=1e-5)  # sqrt of a difference of large numbers
 
 
 def test_units_of_axes_and_values_do_not_matter():
-    one = Surface(POINTS, VALUES, NOISE)
-    other = Surface(POINTS * [10, 0.1] + 5, 3 * VALUES - 7, 9 * NOISE)
+    one = GaussianProcess(POINTS, VALUES, NOISE)
+    other = GaussianProcess(POINTS * [10, 0.1] + 5, 3 * VALUES - 7, 9 * NOISE)
     queries = RNG.uniform(-1, 2, (5, 2))
     (a, b), (c, d) = one.predict(queries), other.predict(queries * [10, 0.1] + 5)
     assert c == pytest.approx(3 * a - 7, abs=1e-3)
@@ -53,9 +54,9 @@ def test_units_of_axes_and_values_do_not_matter():
 
 
 def test_leaving_one_out_equals_doing_without_it():
-    surface = Surface(POINTS, VALUES, NOISE)
+    surface = GaussianProcess(POINTS, VALUES, NOISE)
     mean, deviation = surface.leave_one_out()
-    height, *lengths = np.exp(surface._fitted.kernel_.theta)
+    height, *lengths = np.exp(surface.kernel.theta)
     unit = VALUES.std()
     x = surface.points
     for i in range(len(VALUES)):
@@ -72,17 +73,17 @@ def test_leaving_one_out_equals_doing_without_it():
 def test_the_hull_is_that_of_delaunay(d):
     points, queries = RNG.uniform(0, 1, (10 * d, d)), RNG.uniform(0, 1, (60, d))
     expected = Delaunay(points).find_simplex(queries) >= 0
-    assert [inside(points, q) for q in queries] == expected.tolist()
+    assert [in_hull(points, q) for q in queries] == expected.tolist()
     assert 5 < expected.sum() < 55
 
 
 def test_a_flat_hull_and_its_ends():
     line = np.array([[0.0, 0.0], [1.0, 1.0], [0.5, 0.5]])
-    assert inside(line, np.array([0.25, 0.25]))
-    assert not inside(line, np.array([0.25, 0.3]))
+    assert in_hull(line, np.array([0.25, 0.25]))
+    assert not in_hull(line, np.array([0.25, 0.3]))
     triangle = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    assert extent(triangle, np.array([0.9, 0.25]), 0) == pytest.approx((0, 0.75), abs=1e-6)
-    assert extent(triangle, np.array([0.0, 1.1]), 0) is None
+    assert hull_interval(triangle, np.array([0.9, 0.25]), 0) == pytest.approx((0, 0.75), abs=1e-6)
+    assert hull_interval(triangle, np.array([0.0, 1.1]), 0) is None
 
 
 def test_logits_and_their_noise_by_hand():

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from analysis import DefendedRegionMap
-from analysis.table import summary
+from analysis.summary import summary
 
 
 def rows(success, accuracy=0.9, seeds=3, **parameters):

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
+from analysis.attacks import attack_names, attack_table
 from analysis.signatures import gaps_of, signature_table, smoothing_table
-from analysis.table import attack_names, attack_table
 from raybd.metrics.smoothing.conclusion import judge_smoothing
 
 

@@ -1,4 +1,4 @@
-"""What the parameters are called, and which of them are axes of the map."""
+"""Full and short names of parameters, and which parameters are axes of the map."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,10 +11,15 @@ from raybd.errors import InputError
 from raybd.plugins import unknown
 
 
-class Names:
-    """Full names of parameters (train.weight_decay) and the short ones they go by (weight_decay).
+class ParameterNames:
+    """Full names of parameters (train.weight_decay) and their short names (weight_decay).
 
     The short name is the last part, or X for a plugin's `X.name`, where no other parameter has the same.
+
+    Attributes:
+        short: every full name with its short one.
+        varying: the axes of the map, by full name.
+        shown: the axes, and always the attack and the poison rate.
     """
 
     def __init__(self, trials: Trials) -> None:
@@ -23,28 +28,32 @@ class Names:
         self.shown = [n for n in self.short if n in ("attack.name", "poison_rate") or n in self.varying]
         self._full = {short: name for name, short in self.short.items()}
 
-    def full(self, given: Iterable[str]) -> list[str]:
+    def full_names(self, names: Iterable[str]) -> list[str]:
         """The full names of parameters given by their short or full names.
 
         Raises:
             InputError: names that no parameter has.
         """
-        given = list(given)
-        if bad := unknown("axis", [n for n in given if n not in self.short], self._full):
+        names = list(names)
+        if bad := unknown("axis", [n for n in names if n not in self.short], self._full):
             raise InputError(bad)
-        return [name if name in self.short else self._full[name] for name in given]
+        return [name if name in self.short else self._full[name] for name in names]
 
-    def settings(self, given: Mapping[str, Value]) -> dict[str, Value]:
-        """`given` by full names; a parameter may be given once."""
-        names = self.full(given)
+    def full_setting(self, setting: Mapping[str, Value]) -> dict[str, Value]:
+        """`setting` by full names; a parameter may be given once."""
+        names = self.full_names(setting)
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise InputError(f"given twice, by its short and its full name: {', '.join(twice)}")
-        return dict(zip(names, given.values(), strict=True))
+        return dict(zip(names, setting.values(), strict=True))
 
-    def settings_of(self, name: str) -> list[str]:
+    def short_setting(self, setting: Mapping[str, Value]) -> dict[str, Value]:
+        """`setting`, given by full names, by short ones."""
+        return {self.short[name]: value for name, value in setting.items()}
+
+    def plugin_settings(self, name: str) -> list[str]:
         """The settings of the plugin that the parameter `name` chooses; none if it chooses no plugin."""
-        above = name.removesuffix("name")
-        return [n for n in self.short if name.endswith(".name") and n.startswith(above) and n != name]
+        prefix = name.removesuffix("name")
+        return [n for n in self.short if name.endswith(".name") and n.startswith(prefix) and n != name]
 
 
 def _short_names(parameters: list[str]) -> dict[str, str]:
@@ -55,13 +64,13 @@ def _short_names(parameters: list[str]) -> dict[str, str]:
 
 def _varies(name: str, codes: pd.DataFrame) -> bool:
     """Whether trials differ in it other than by the plugin it is a setting of, or the data it comes from."""
-    owners = ["data"] if name == "fingerprint" else [f"{above}.name" for above in _above(name)]
+    owners = ["data"] if name == "fingerprint" else [f"{parent}.name" for parent in _parents(name)]
     plugins = [owner for owner in owners if owner in codes and owner != name]
     if plugins:
         return bool((codes.groupby(plugins)[name].nunique() > 1).any())
     return bool(codes[name].nunique() > 1)
 
 
-def _above(name: str) -> list[str]:
+def _parents(name: str) -> list[str]:
     parts = name.split(".")
     return [".".join(parts[:i]) for i in range(1, len(parts))]

@@ -1,0 +1,111 @@
+"""The cells of a map with the names and scales of their parameters: what every question about the map reads."""
+
+from collections.abc import Mapping, Sequence
+
+from analysis.cell_index import CellIndex
+from analysis.cells import Cell, DecisionRule, build_cells
+from analysis.interpolation import interpolate_verdict
+from analysis.parameter_names import ParameterNames
+from analysis.records import Trials
+from analysis.reference import best_twins
+from analysis.surrogate import NoSurrogateError, Surrogate, fit_surrogate, select_cells
+from analysis.values import Value, axis_scale
+from analysis.verdict import Verdict, pooled
+from raybd.errors import InputError
+
+SOURCE = "source"  # the axis whose values are never mixed
+
+
+class CellTable:
+    """Every setting that has a trial; settings are given and found by full names of parameters.
+
+    Attributes:
+        cells: one a setting.
+        rule: the thresholds.
+        reference: accuracy of the best clean twins of each data set.
+        names: full and short names of the parameters, and which of them vary.
+        scales: of each axis by its full name: log, linear or category.
+    """
+
+    def __init__(self, trials: Trials, rule: DecisionRule) -> None:
+        self.rule, self.reference = rule, best_twins(trials)
+        self.names = ParameterNames(trials)
+        self.cells = tuple(build_cells(trials, {n: self.names.short[n] for n in self.names.shown}, rule))
+        self.scales = {name: _scale(name, trials.values[name]) for name in self.names.varying}
+        self._values = trials.values
+        self._index = CellIndex(self.cells, trials.values, self.names.short)
+        self._surrogates: dict[tuple[int, ...], Surrogate] = {}
+
+    @property
+    def axes(self) -> dict[str, list[Value]]:
+        """The measured values of each axis, in order, by short names."""
+        return {self.names.short[name]: self._values[name] for name in self.names.varying}
+
+    def measured(self, parameter: str) -> list[Value]:
+        """The measured values of a parameter, in order; none if there is no such parameter."""
+        return self._values.get(parameter, [])
+
+    def find(self, setting: Mapping[str, Value]) -> list[Cell]:
+        """The cells at the values of `setting`."""
+        return self._index.find(setting)
+
+    def find_poisoned(self, setting: Mapping[str, Value]) -> list[Cell]:
+        """The cells at the values of `setting` that an attack was made on."""
+        return [cell for cell in self.find(setting) if cell.poisoned]
+
+    def answer(self, setting: Mapping[str, Value], interpolate: bool = False) -> Verdict:
+        """The verdict at a setting; over every value of an axis that is left out, the conservative one."""
+        cells = self.find(setting)
+        if not cells:
+            return self._interpolate(setting) if interpolate else self._unmeasured(setting)
+        self.check_one_source(cells)
+        return self.pooled(cells, setting)
+
+    def pooled(self, cells: Sequence[Cell], setting: Mapping[str, Value]) -> Verdict:
+        """The conservative verdict on several cells at `setting`; of a single one its own."""
+        if len(cells) == 1:
+            return cells[0].verdict
+        counts = {self.names.short[n]: len({cell.setting[n] for cell in cells}) for n in self.names.varying}
+        free = {name: count for name, count in counts.items() if count > 1}
+        return pooled([cell.verdict for cell in cells], self.names.short_setting(setting), free)
+
+    def surrogate(self, setting: Mapping[str, Value]) -> Surrogate:
+        """The surrogate through the cells that differ from `setting` in numeric axes only.
+
+        Raises:
+            NoSurrogateError: there is none, and why.
+        """
+        cells, axes = select_cells(self._beside(setting), setting, self.scales, self.names.short)
+        key = tuple(map(id, cells))
+        if key not in self._surrogates:
+            self._surrogates[key] = fit_surrogate(cells, axes, self.rule)
+        return self._surrogates[key]
+
+    def check_one_source(self, cells: Sequence[Cell]) -> None:
+        """Raise an InputError if `cells` come from several sources."""
+        if SOURCE in self._values and len(sources := {cell.setting[SOURCE] for cell in cells}) > 1:
+            listed = ", ".join(sorted(map(str, sources)))
+            raise InputError(f"several sources answer, which are never mixed: say source= one of {listed}")
+
+    def _unmeasured(self, setting: Mapping[str, Value], why: str = "") -> Verdict:
+        reasons = [self._index.explain_missing(setting), why]
+        reason = "; ".join(filter(None, reasons))
+        return Verdict(setting=self.names.short_setting(setting), status="unmeasured", reason=reason)
+
+    def _interpolate(self, setting: Mapping[str, Value]) -> Verdict:
+        try:
+            surrogate = self.surrogate(setting)
+        except NoSurrogateError as error:
+            return self._unmeasured(setting, str(error))
+        if not surrogate.contains(setting):
+            return self._unmeasured(setting, "outside the hull of what was measured, and never extrapolated")
+        return interpolate_verdict(surrogate, setting, self.names.short_setting(setting), self._beside(setting))
+
+    def _beside(self, setting: Mapping[str, Value]) -> list[Cell]:
+        """The cells that match `setting` in all but its numbers."""
+        return self.find({n: v for n, v in setting.items() if self.scales.get(n, "category") == "category"})
+
+
+def _scale(name: str, values: Sequence[Value]) -> str:
+    scale = axis_scale(values)
+    return "log" if name == "poison_rate" and scale == "linear" else scale

@@ -1,0 +1,116 @@
+"""The boundary on every line of a grid along one axis, by surrogates: where it is, how wide its band."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.search_grid import Grid, Group
+from analysis.surrogate import Surrogate
+from raybd.errors import InputError
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+STEPS = 101  # points of a line
+COLUMNS = ("largest defended", "low", "high", "band")
+
+
+@dataclass(frozen=True)
+class GridBoundary:
+    """Where surrogates are defended along one axis, on a line for each setting of the others."""
+
+    along: str
+    settings: list[dict[str, object]]  # of the other axes and of the group, one a line
+    values: Floats  # (s,) of the axis
+    defended: Flags  # (l, s) by the surrogates' means
+    surely_defended: Flags  # (l, s) by their 90 % bands
+    surely_undefended: Flags  # (l, s) likewise
+
+    @property
+    def decades(self) -> float:
+        """Length of a line."""
+        return float(np.log10(self.values[-1] / self.values[0]))
+
+    @property
+    def band_widths(self) -> Floats:
+        """(l,) decades of each line where the verdict is not sure."""
+        widths: Floats = (~self.surely_defended & ~self.surely_undefended).mean(1) * self.decades
+        return widths
+
+    @property
+    def widest_band(self) -> float:
+        """Decades."""
+        return float(self.band_widths.max())
+
+    def distances(self, other: "GridBoundary") -> Floats:
+        """(l,) decades of each line that the one calls defended and the other does not, by their means.
+
+        Where either has one boundary, as is usual, this is how far these are apart; a boundary beyond the end of a line
+        counts as at its end.
+
+        Raises:
+            InputError: they are not the same lines.
+        """
+        if self.settings != other.settings or not np.allclose(self.values, other.values):
+            raise InputError("boundaries on different lines cannot be compared")
+        distances: Floats = (self.defended ^ other.defended).mean(1) * self.decades
+        return distances
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a line: its largest defended value, all defended up to low, undefended from high, band in decades.
+
+        NaN: none; infinite: not reached.
+        """
+        rows = []
+        for i, setting in enumerate(self.settings):
+            last = self.values[self.defended[i]]
+            numbers = (
+                float(last[-1]) if len(last) else float("nan"),
+                _end_of_first_run(self.values, self.surely_defended[i]),
+                _start_of_last_run(self.values, self.surely_undefended[i]),
+                self.band_widths[i],
+            )
+            rows.append(setting | dict(zip(COLUMNS, numbers, strict=True)))
+        return pd.DataFrame(rows)
+
+
+def grid_boundary(grid: Grid, surrogates: Mapping[Group, Surrogate], along: str) -> GridBoundary:
+    """The boundary along an axis (by its full name) in every group that has a surrogate.
+
+    Raises:
+        InputError: the axis is none of the grid's, has no decades, or no group has a surrogate.
+    """
+    if along not in grid.axes or grid.axes[along][0] <= 0:
+        usable = ", ".join(name for name, values in grid.axes.items() if values[0] > 0) or "none"
+        raise InputError(f"{along} is no axis of two values above 0 here (such are: {usable})")
+    if not surrogates:
+        raise InputError("no surface: too few cells have finished with two seeds, or no clean twin has")
+    values = np.geomspace(grid.axes[along][0], grid.axes[along][-1], STEPS)
+    others = {name: known for name, known in grid.axes.items() if name != along}
+    lines = [dict(zip(others, place, strict=True)) for place in product(*others.values())]
+    points = grid.coordinates([line.get(name, v) for name in grid.axes] for line in lines for v in values.tolist())
+    bands = [surrogate.bands(points) for surrogate in surrogates.values()]
+    shape = (len(surrogates) * len(lines), STEPS)
+    return GridBoundary(
+        along=along,
+        settings=[dict(zip(grid.group_names, group, strict=True)) | line for group in surrogates for line in lines],
+        values=values,
+        defended=np.concatenate([b.defended for b in bands]).reshape(shape),
+        surely_defended=np.concatenate([b.surely_defended for b in bands]).reshape(shape),
+        surely_undefended=np.concatenate([b.surely_undefended for b in bands]).reshape(shape),
+    )
+
+
+def _end_of_first_run(values: Floats, flags: Flags) -> float:
+    """The last value of the run of flags from the start; NaN if there is none."""
+    run = int(np.argmin(flags)) if not flags.all() else len(flags)
+    return float(values[run - 1]) if run else float("nan")
+
+
+def _start_of_last_run(values: Floats, flags: Flags) -> float:
+    """The first value of the run of flags to the end; infinite if there is none."""
+    run = int(np.argmin(flags[::-1])) if not flags.all() else len(flags)
+    return float(values[len(flags) - run]) if run else float("inf")

@@ -1,0 +1,201 @@
+"""Surrogates of a map: Gaussian processes through the logits of measured cells, with their 90 % bands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+from scipy.stats import norm
+
+from analysis.cells import Cell, DecisionRule
+from analysis.gaussian_process import GaussianProcess
+from analysis.hull import TOLERANCE, hull_interval, in_hull
+from analysis.logits import Logits, cell_logits
+from analysis.statistics import Z
+from analysis.values import Value, distinct, equal_values, format_value, is_number
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+EXTRA = 2  # cells needed above the number of axes
+
+
+class NoSurrogateError(ValueError):
+    """There is nothing to interpolate; the message says why."""
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Both rates at m points, each (3, m): the mean, and the low and high end of the 90 % band."""
+
+    success: Floats
+    accuracy: Floats
+    max_attack_success: float
+    min_accuracy: float
+
+    @property
+    def defended(self) -> Flags:
+        """(m,) where both means are within the thresholds."""
+        within: Flags = (self.success[0] <= self.max_attack_success) & (self.accuracy[0] >= self.min_accuracy)
+        return within
+
+    @property
+    def surely_defended(self) -> Flags:
+        """(m,) where both bands are within the thresholds."""
+        within: Flags = (self.success[2] <= self.max_attack_success) & (self.accuracy[1] >= self.min_accuracy)
+        return within
+
+    @property
+    def surely_undefended(self) -> Flags:
+        """(m,) where one band is beyond its threshold."""
+        beyond: Flags = (self.success[1] > self.max_attack_success) | (self.accuracy[2] < self.min_accuracy)
+        return beyond
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """Measured cells that differ in numeric axes only, and the Gaussian processes through their two rates."""
+
+    cells: Sequence[Cell]
+    axes: Mapping[str, str]  # full name of each numeric axis that varies here -> log or linear
+    rule: DecisionRule
+    success: Logits
+    accuracy: Logits
+
+    @cached_property
+    def min_accuracy(self) -> float:
+        """The least clean accuracy allowed; the same for all cells."""
+        return self.cells[0].min_accuracy
+
+    @cached_property
+    def points(self) -> Floats:
+        """(n, d) coordinates of the cells."""
+        return np.array([self.coordinates(cell.setting) for cell in self.cells])
+
+    @cached_property
+    def processes(self) -> tuple[GaussianProcess, GaussianProcess]:
+        """Of attack success and of clean accuracy, in logits."""
+        both = (self.success, self.accuracy)
+        success, accuracy = (GaussianProcess(self.points, logits.mean, logits.noise) for logits in both)
+        return success, accuracy
+
+    @cached_property
+    def errors(self) -> tuple[float, float]:
+        """Mean absolute leave-one-out errors of attack success and clean accuracy."""
+        predicted = [expit(process.leave_one_out()[0]) for process in self.processes]
+        rates = [expit(logits.mean) for logits in (self.success, self.accuracy)]
+        success, accuracy = (float(np.abs(p - r).mean()) for p, r in zip(predicted, rates, strict=True))
+        return success, accuracy
+
+    def coordinates(self, setting: Mapping[str, Value]) -> list[float]:
+        """(d,) a setting on the axes' scales."""
+        values = {name: float(str(setting[name])) for name in self.axes}
+        return [float(np.log10(v)) if self.axes[name] == "log" else v for name, v in values.items()]
+
+    def contains(self, setting: Mapping[str, Value]) -> bool:
+        """Whether a setting is within the hull of the cells."""
+        process = self.processes[0]
+        return in_hull(process.points, process.scaled(np.array(self.coordinates(setting))))
+
+    def line(self, setting: Mapping[str, Value], axis: str, steps: int) -> Floats:
+        """(steps, d) points through a setting along an axis, from end to end of the hull; none if it misses it."""
+        process, column = self.processes[0], list(self.axes).index(axis)
+        start = np.array(self.coordinates(setting))
+        ends = hull_interval(process.points, process.scaled(start), column)
+        if ends is None:
+            return np.empty((0, len(start)))
+        points = np.tile(start, (steps, 1))
+        points[:, column] = process.low[column] + process.span[column] * np.linspace(*ends, steps)
+        return points
+
+    def bands(self, points: Floats) -> Bands:
+        """Both rates at `points` (m, d) with their 90 % bands."""
+        predicted = [process.predict(points) for process in self.processes]
+        success, accuracy = (expit(np.stack([m, m - Z * d, m + Z * d])) for m, d in predicted)
+        return Bands(success, accuracy, self.rule.max_attack_success, self.min_accuracy)
+
+    def probability(self, point: Floats) -> float:
+        """That a new seed at `point` (1, d) is defended, its success and its accuracy taken as independent."""
+        (success, success_sd), (accuracy, accuracy_sd) = (process.predict(point) for process in self.processes)
+        margins = logit(self.rule.max_attack_success) - success, accuracy - logit(np.clip(self.min_accuracy, 0, 1))
+        widths = np.hypot(success_sd, self.success.spread), np.hypot(accuracy_sd, self.accuracy.spread)
+        return float((norm.cdf(margins[0] / widths[0]) * norm.cdf(margins[1] / widths[1]))[0])
+
+    def nearest(self, point: Floats) -> list[Cell]:
+        """The cells by their distance from `point` (d,), in widths of the axes."""
+        process = self.processes[0]
+        distances = ((process.points - process.scaled(point)) ** 2).sum(1)
+        return [self.cells[i] for i in np.argsort(distances, kind="stable").tolist()]
+
+    def corners(self, point: Floats, cells: Sequence[Cell]) -> list[Cell]:
+        """Of `cells` those at the corners of the box of measured values that holds `point` (d,)."""
+        boxes = []
+        for own, coordinate in zip(self.points.T, point, strict=True):
+            slack = TOLERANCE * np.ptp(own)
+            boxes.append({own[own <= coordinate + slack].max(), own[own >= coordinate - slack].min()})
+        on_scale = [c for c in cells if all(_on_scale(c.setting[n], scale) for n, scale in self.axes.items())]
+        return [c for c in on_scale if all(x in box for x, box in zip(self.coordinates(c.setting), boxes, strict=True))]
+
+    def contradicts(self, cell: Cell) -> bool:
+        """Whether the means are on the other side of the thresholds than a measured cell, or it has no trial."""
+        if cell.verdict.status in ("uncertain", "unmeasured"):
+            return cell.verdict.status == "unmeasured"
+        within = self.bands(np.array([self.coordinates(cell.setting)])).defended[0]
+        return bool(within) != (cell.verdict.status == "defended")
+
+
+def select_cells(
+    cells: Sequence[Cell], setting: Mapping[str, Value], scales: Mapping[str, str], short: Mapping[str, str]
+) -> tuple[list[Cell], dict[str, str]]:
+    """The cells to interpolate at `setting` from, and the numeric axes in which they differ, with their scales.
+
+    Args:
+        cells: those that match `setting` in everything but the numeric axes.
+        setting: the point, by full names.
+        scales: of each axis by its full name: log, linear or category.
+        short: the short names of axes.
+
+    Raises:
+        NoSurrogateError: an axis is left open, a number has no place on its scale, or the cells are too few.
+    """
+    usable = [c for c in cells if c.seeds and c.poisoned and not np.isnan(c.attack_success).any()]
+    values = {name: distinct({cell.setting[name] for cell in usable}) for name in scales}
+    numeric = {name: scale for name, scale in scales.items() if scale != "category"}
+    usable = [c for c in usable if all(_on_scale(c.setting[n], scale) for n, scale in numeric.items())]
+    if open_axes := [n for n, known in values.items() if n not in setting and len(known) > 1]:
+        listed = ", ".join(f"{short[n]} ({', '.join(map(format_value, values[n]))})" for n in open_axes)
+        raise NoSurrogateError(f"to interpolate, say which {listed}")
+    axes = {n: scale for n, scale in numeric.items() if len({c.setting[n] for c in usable}) > 1}
+    for name in numeric.keys() & setting.keys():
+        _check_value(short[name], setting[name], [] if name in axes else values[name], scales[name])
+    if not axes or len(usable) < len(axes) + EXTRA:
+        raise NoSurrogateError(f"{len(usable)} measured cells are too few to interpolate over {len(axes)} axes")
+    return usable, axes
+
+
+def fit_surrogate(cells: Sequence[Cell], axes: Mapping[str, str], rule: DecisionRule) -> Surrogate:
+    """The surrogate through `cells`.
+
+    Raises:
+        NoSurrogateError: they are measured by different references, or nothing tells how far seeds spread.
+    """
+    if len({str(c.min_accuracy) for c in cells}) > 1:
+        raise NoSurrogateError("to interpolate, one reference accuracy must hold for all cells: use reference='best'")
+    success, accuracy = cell_logits(cells)
+    if success is None or accuracy is None:
+        raise NoSurrogateError("no cell has two seeds: nothing tells how far they spread, so there is no band")
+    return Surrogate(cells, axes, rule, success, accuracy)
+
+
+def _on_scale(value: Value, scale: str) -> bool:
+    return isinstance(value, int | float) and is_number(value) and (scale == "linear" or value > 0)
+
+
+def _check_value(name: str, value: Value, allowed: Sequence[Value], scale: str) -> None:
+    """Raise if `value` has no place on its scale or is none of those allowed, where any are named."""
+    if not _on_scale(value, scale):
+        raise NoSurrogateError(f"{name}={format_value(value)} has no place on its {scale} scale")
+    if allowed and not any(equal_values(value, v) for v in allowed):
+        listed = ", ".join(map(format_value, allowed))
+        raise NoSurrogateError(f"{name}={format_value(value)}: only {listed} was measured here")
