@@ -5,7 +5,8 @@ from typing import Any
 
 from joblib import cpu_count
 
-from raybd.command_line.estimate import clock, seconds
+from raybd.command_line.estimate import seconds
+from raybd.execution.progress import clock
 from raybd.command_line.options import SweepOptions
 from raybd.errors import NoDataError
 from raybd.trials.config import TrialConfig

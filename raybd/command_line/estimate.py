@@ -68,10 +68,3 @@ def _image_seconds(config: TrialConfig, data: Data) -> float:
         times.append(time.perf_counter() - start)
     torch.set_num_threads(before)
     return min(times) / size
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:05 or 2:03:04."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

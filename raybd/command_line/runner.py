@@ -1,8 +1,8 @@
-"""A sweep from its checked options to its summary: where trials run, and what is kept and said of them."""
+"""A sweep from its checked options to its summary."""
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,21 @@ import torch
 
 from raybd.command_line.options import SweepOptions
 from raybd.errors import public
-from raybd.execution import driver, memory
-from raybd.execution.attempt import Setup
-from raybd.execution.progress import SweepResult
+from raybd.execution import memory
+from raybd.execution.executor import Executor
+from raybd.execution.plan import SweepPlan, resume
+from raybd.execution.proposers import Proposer
 from raybd.execution.resources import Resources
+from raybd.execution.result import SweepResult
+from raybd.execution.sweep import local_executor, ray_executor, run_sweep
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import SweepFolder
 from raybd.trials.validate import prepare
 from raybd.utils.locks import heartbeat_thread
 
 Summary = Callable[[str, str, Path], tuple[str, list[Path]]]  # (name, tracking URI, folder) -> (text, pictures)
-Search = Callable[[Any, driver.Plan], list[TrialConfig]]  # (options, a plan of no trials) -> trials of what it found
+Run = Callable[[SweepPlan, Proposer], SweepResult]
+Search = Callable[[Any, SweepPlan, Run], list[TrialConfig]]  # (options, a plan of no trials, run) -> trials to add
 
 
 def sweep(
@@ -37,43 +41,62 @@ def sweep(
     folder = SweepFolder.of(options.results, options.name)
     with folder.locked():
         if search is not None:
-            found = _searched(options, driver.settle(folder, [], data, options.tracking_uri), search)
+            found = _searched(options, resume(folder, [], data, options.tracking_uri), search)
             more = prepare(found, options.data_root)[0] if found else []
             known = list({config.key: config for config in [*known, *more]}.values())
-        return _run_and_sum_up(options, driver.settle(folder, known, data, options.tracking_uri), summarise)
+        return _run_and_sum_up(options, resume(folder, known, data, options.tracking_uri), summarise)
 
 
-def _searched(options: SweepOptions, plan: driver.Plan, search: Search) -> list[TrialConfig]:
-    """The trials that the search adds; while it goes on, the sweep's own run says that its driver lives."""
+def _searched(options: SweepOptions, plan: SweepPlan, search: Search) -> list[TrialConfig]:
+    """The trials that the search adds; while it goes on, the sweep's own run says that its driver lives.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; run again, it goes on.
+    """
+
+    def run(trials: SweepPlan, proposer: Proposer) -> SweepResult:
+        result = run_sweep(trials, executor_for(options, trials), proposer)
+        if result.interrupted:
+            raise KeyboardInterrupt
+        return result
+
     _begin(options, plan, None)
     with heartbeat_thread(plan.store.heartbeat):
-        return search(options, plan)
+        return search(options, plan, run)
 
 
-def _begin(options: SweepOptions, plan: driver.Plan, keys: Sequence[str] | None) -> None:
+def _begin(options: SweepOptions, plan: SweepPlan, keys: Sequence[str] | None) -> None:
     try:
         plan.store.begin(_kept(options), keys)
     except Exception as error:  # noqa: BLE001 - the trials' own records do not need it
         print(public(f"the sweep's own run cannot be opened: {type(error).__name__}"), file=sys.stderr)
 
 
-def _run_and_sum_up(options: SweepOptions, plan: driver.Plan, summarise: Summary) -> int:
+def _run_and_sum_up(options: SweepOptions, plan: SweepPlan, summarise: Summary) -> int:
     print(f"{options.name}: {plan.known} trials are done, {len(plan.todo)} to run", flush=True)
     _begin(options, plan, plan.keys)
     with heartbeat_thread(plan.store.heartbeat):
-        result = run(options, plan)
+        result = _run(options, plan)
     _sum_up(options, plan, result, summarise)
     return result.exit_status
 
 
-def place(options: SweepOptions, plan: driver.Plan) -> tuple[Setup, Resources | None]:
-    """Where the options want trials to run: what they share, and what each holds on Ray; None: in this process."""
+def _run(options: SweepOptions, plan: SweepPlan) -> SweepResult:
+    if not plan.todo:
+        return SweepResult(plan.name, plan.known, [], 0, 0.0, 1, [])
+    return run_sweep(plan, executor_for(options, plan))
+
+
+def executor_for(options: SweepOptions, plan: SweepPlan) -> Executor:
+    """Where the options want the trials of `plan` to run.
+
+    Raises:
+        InputError: there is no such place, or the trials do not fit.
+    """
     if options.inline:
-        threads, device, workers = _here(options)
-        return Setup(plan.name, plan.folder, plan.store.address, threads, device, workers=workers), None
+        return local_executor(plan, *_here(options))
     resources = Resources(options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent)
-    setup, resources, cores = driver.join_ray(plan, resources, options.address, options.stall_seconds)
-    return setup, replace(resources, at_once=resources.at_once or max(1, int(cores / resources.cpus)))
+    return ray_executor(plan, resources, options.address, options.stall_seconds)
 
 
 def _here(options: SweepOptions) -> tuple[int, str, int]:
@@ -83,17 +106,7 @@ def _here(options: SweepOptions) -> tuple[int, str, int]:
     return max(1, int(options.cpus_per_trial)), "cuda" if gpu else "cpu", workers
 
 
-def run(options: SweepOptions, plan: driver.Plan) -> SweepResult:
-    """Run what the plan has left to do, where the options want it."""
-    if not plan.todo:
-        return SweepResult(plan.name, plan.known, [], 0, 0.0, 1, [])
-    if options.inline:
-        return driver.run_inline(plan, *_here(options))
-    resources = Resources(options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent)
-    return driver.run_on_ray(plan, resources, options.address, options.stall_seconds)
-
-
-def _sum_up(options: SweepOptions, plan: driver.Plan, result: SweepResult, summarise: Summary) -> None:
+def _sum_up(options: SweepOptions, plan: SweepPlan, result: SweepResult, summarise: Summary) -> None:
     uri, text = plan.store.address.uri, ""
     pictures: list[Path] = []
     try:
@@ -109,7 +122,7 @@ def _sum_up(options: SweepOptions, plan: driver.Plan, result: SweepResult, summa
     print(f"\n{_next(plan.name, uri, options.tracking_uri is not None)}")
 
 
-def _close(options: SweepOptions, plan: driver.Plan, result: SweepResult, text: str, pictures: list[Path]) -> None:
+def _close(options: SweepOptions, plan: SweepPlan, result: SweepResult, text: str, pictures: list[Path]) -> None:
     numbers = {"trials": float(plan.known + len(result.outcomes)), "failed": float(len(result.failures))}
     if result.outcomes:
         numbers |= {"seconds/sweep": result.seconds, "busy": result.busy}

@@ -39,9 +39,24 @@ def peak() -> float:
 def give_back() -> None:
     """Return to the system what the last trial no longer needs: freed memory in pieces is otherwise kept, and grows."""
     gc.collect()
-    gc.freeze()  # what has survived a trial stays: looking through all of PyTorch each time takes half a second
     with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc has no such function
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def freeze() -> None:
+    """Let the garbage collector pass over all that lives now: looking through PyTorch each time takes half a second.
+
+    For workers alone: in a user's own process it would keep the user's objects alive.
+    """
+    gc.freeze()
+
+
+def ran_out(error: Exception | None) -> bool:
+    """Whether `error` says that memory ran out, on a GPU or here."""
+    import torch  # here: a driver that only plans needs none
+
+    cpu = "can't allocate memory"  # of PyTorch's allocator, a RuntimeError like any other
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or cpu in str(error or "")
 
 
 def without_gpu_compiler() -> None:

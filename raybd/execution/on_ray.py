@@ -1,174 +1,266 @@
-"""The file that starts Ray: a list of trials to Ray Tune, outcomes back."""
+"""The executor on Ray Tune: one Tune run hands out the keys of a queue's trials and brings their outcomes back."""
 
 import contextlib
 import gc
-import logging
+import json
 import os
 import shutil
 import time
 import uuid
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import ray
 import torch
-from joblib import cpu_count
 from ray import tune
 from ray.exceptions import OutOfMemoryError
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import ConcurrencyLimiter, Searcher
 
-import raybd
-from raybd.errors import InputError
-from raybd.execution.attempt import Outcome, Setup, run_attempt
-from raybd.execution.memory import without_gpu_compiler
+from raybd.execution import memory
+from raybd.execution.attempt import finished_on_disk, run_attempt
+from raybd.execution.executor import ATTEMPTS, Ending, Executor, RunTrial
+from raybd.execution.object_store import pack_configs, pack_data, unpack_config, unpack_data
+from raybd.execution.outcome import Outcome
 from raybd.execution.progress import Progress
+from raybd.execution.proposers import Signal
+from raybd.execution.queue import TrialQueue
 from raybd.execution.resources import Resources
+from raybd.execution.setup import TrialSetup
 from raybd.execution.watchdog import HUNG, watchdog
-from raybd.execution.worker_environment import WORKER_ENVIRONMENT
 from raybd.trials.config import TrialConfig
-from raybd.trials.records import FAILED, FINISHED, SweepFolder
-from raybd.types import Data, Images
-from raybd.utils.environment import COMMIT, environment
+from raybd.trials.records import FAILED
+from raybd.types import Data
 
-logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that died is told in the sweep's own summary
-OUT_OF_MEMORY = "a node ran low on memory, and Ray's memory monitor ended trials there"
-STORE_BYTES = 1_000_000_000  # shared memory for data sets on a local Ray, and no less than twice the data
-
-
-def connect(address: str | None, data_bytes: int) -> int:
-    """Join the Ray at `address` or one that runs on this machine, else start one as large as the machine; its CPUs."""
-    if ray.is_initialized():
-        return int(ray.cluster_resources().get("CPU", 1))
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address != "local":
-        try:
-            # every node runs this very code, and knows its commit
-            variables = WORKER_ENVIRONMENT | {COMMIT: environment()["commit"]}
-            package = {"py_modules": [str(Path(raybd.__file__).parent)], "env_vars": variables}
-            ray.init(address=address or "auto", runtime_env=package, **quiet)
-            return int(ray.cluster_resources().get("CPU", 1))
-        except ConnectionError:
-            if address or os.environ.get("RAY_ADDRESS"):
-                raise
-    ray.init(
-        address="local",
-        num_cpus=cpu_count(),  # fewer than the machine has where a container or a scheduler says so
-        include_dashboard=False,
-        object_store_memory=max(STORE_BYTES, 2 * data_bytes),
-        **quiet,
-    )
-    _keep_token_private()
-    return int(cpu_count())
+MAX_RESTARTS = 3  # of Tune in a row without one more trial ended
+KEYS_PER_RUN = 5000  # of one Tune run, whose driver grows by 44 kB a trial
+SCORE = "score"  # Tune wants a metric in every report; nothing is decided by it
 
 
-def _keep_token_private() -> None:
-    """Who reads Ray's token may run code as this user, and Ray writes it as readable as any file."""
-    with contextlib.suppress(OSError):  # there is none, or not ours to change
-        (Path.home() / ".ray" / "auth_token").chmod(0o600)
+class RayExecutor(Executor):
+    """Runs trials on the Ray that is connected. Tune that breaks down is started again over what is left."""
+
+    def __init__(
+        self,
+        setup: TrialSetup,
+        data: Mapping[str, Data],
+        resources: Resources,
+        cores: int,
+        function: RunTrial = run_attempt,
+    ) -> None:
+        super().__init__(function, setup, data)
+        self.resources, self.cores, self.cpus = resources, cores, resources.cpus
+
+    def run(self, queue: TrialQueue, progress: Progress) -> Ending:
+        """As every executor; Ctrl-C ends the Tune run, and what was in flight is left."""
+        shared = {name: pack_data(one) for name, one in self.data.items()}
+        errors, failures = list[str](), 0
+        while failures < MAX_RESTARTS:
+            before = queue.progress
+            run = _TuneRun(self, queue, progress, shared)
+            error = run.fit()
+            if error is None and (queue.in_flight or not run.exhausted):
+                return Ending(errors, interrupted=True)  # without an error Tune ends early on Ctrl-C alone
+            if error is None and queue.done:
+                return Ending(errors)
+            if error is not None:
+                errors.append(_told(error))
+                self._recover(queue, run, error)
+                failures = 0 if queue.progress > before else failures + 1
+        return Ending(errors)
+
+    def _recover(self, queue: TrialQueue, run: "_TuneRun", error: Exception) -> None:
+        """Sort what was in flight when Tune broke down: finished after all, short of memory, or to be run again."""
+        for key in list(queue.in_flight):
+            if outcome := finished_on_disk(self.setup.folder.trial(key), self.setup):
+                queue.tell(outcome)
+        if isinstance(error.__cause__, OutOfMemoryError):
+            queue.interrupted_by_memory([key for key in run.running if key in queue.in_flight])
+        queue.put_back()
 
 
-def check(resources: Resources, local_store: bool) -> None:
-    """Refuse what the connected Ray can never give: Tune would wait for it without a word.
+class _TuneRun:
+    """One run of Tune over at most KEYS_PER_RUN trials of a queue."""
 
-    Raises:
-        InputError: no node has what a trial holds, or workers elsewhere cannot reach a store that is a file here.
-    """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    sizes = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in nodes]
-    problems = []
-    if not any(cpu >= resources.cpus and gpu >= (resources.gpus or 0) for cpu, gpu in sizes):
-        there = ", ".join(f"{cpu:g} CPUs and {gpu:g} GPUs" for cpu, gpu in sizes)
-        problems.append(
-            f"a trial with {resources.cpus:g} CPUs and {resources.gpus:g} GPUs fits no node (there: {there})"
+    def __init__(
+        self, executor: RayExecutor, queue: TrialQueue, progress: Progress, shared: dict[str, dict[str, Any]]
+    ) -> None:
+        self.executor, self.queue, self.progress = executor, queue, progress
+        self.listed = {config.key for config in queue.listed[:KEYS_PER_RUN]}
+        configs = pack_configs(queue.listed[:KEYS_PER_RUN])
+        self.trainable = tune.with_resources(
+            tune.with_parameters(
+                _trial, configs=configs, shared=shared, setup=executor.setup, function=executor.function
+            ),
+            {"cpu": executor.resources.cpus, "gpu": executor.resources.gpus or 0.0},
         )
-    if local_store and len({node["NodeManagerAddress"] for node in nodes}) > 1:
-        problems.append("a tracking store that is a file cannot be reached from other machines: use an MLflow server")
-    if problems:
-        raise InputError(problems)
+        self.folder = executor.setup.folder.path / "tune"
+        self.exhausted = False  # the queue, or this run's number of keys
+        self.given = 0  # keys
+        self.running: set[str] = set()  # keys of trials that have begun and not ended
+        self.reported: dict[str, Outcome] = {}  # by key, of the attempt under way
+        self.earlier: dict[str, str] = {}  # by key, the error of the attempt before
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its search algorithm and callbacks for a restart that raybd does not use."""
+        return {}
+
+    def fit(self) -> Exception | None:
+        """Run; the error that Tune itself broke down with, if it did."""
+        searcher: Searcher = _KeySearcher(self)
+        if (at_once := self.executor.resources.at_once) is not None:
+            searcher = ConcurrencyLimiter(searcher, at_once)
+        tuner = tune.Tuner(
+            self.trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=_StartInOrder(),  # type: ignore[no-untyped-call]
+                num_samples=KEYS_PER_RUN + 1,  # the searcher ends it
+                reuse_actors=True,
+                trial_dirname_creator=_trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+                storage_path=str(self.folder),
+                failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
+                callbacks=[_Outcomes(self)],
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        except Exception as error:  # noqa: BLE001 - Tune raises what it meets: OutOfMemoryError, EOFError, OSError, ...
+            return error
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)  # every trial has its own folder
+        return None
+
+    def next(self) -> dict[str, Any] | str | None:
+        """The next point for Tune: a key, with its config where workers do not have it yet."""
+        if self.given == KEYS_PER_RUN:
+            self.exhausted = True
+            return Searcher.FINISHED
+        proposal = self.queue.next()
+        if isinstance(proposal, TrialConfig):
+            self.given += 1
+            point = {"key": proposal.key}
+            return point if proposal.key in self.listed else point | {"config": json.dumps(proposal.to_dict())}
+        self.exhausted = proposal is Signal.DONE
+        return Searcher.FINISHED if self.exhausted else None
+
+    def begin(self, key: str) -> None:
+        """An attempt at a trial begins."""
+        if outcome := self.reported.pop(key, None):
+            self.earlier[key] = outcome.error
+        self.running.add(key)
+        self.progress.show()
+
+    def end(self, key: str, died: str) -> None:
+        """The last attempt at a trial has ended; `died` tells how, where it reported nothing."""
+        config = self.queue.in_flight[key]
+        outcome = self.reported.pop(key, None)
+        if outcome is None:
+            outcome = Outcome(key, config.label, FAILED, error=died, sent=False, died=True)
+        self.running.discard(key)
+        self.queue.tell(replace(outcome, earlier=self.earlier.pop(key, "")))
+        self.progress.show()
+
+    def why(self, trial: Any) -> str:
+        """Why a worker that reported nothing has died: its crash report, or what Ray knows."""
+        with contextlib.suppress(OSError, IndexError):  # no file, or an empty one where the disk was full
+            report = self.executor.setup.folder.trial(trial.config["key"]).crash_report
+            return report.read_text().splitlines()[0]
+        with contextlib.suppress(OSError, IndexError, TypeError):  # or no name of one
+            said = Path(trial.error_file).read_text().strip().splitlines()
+            return f"its worker died: {said[-1].split('Some common causes')[0].strip()[:300]}"
+        return "its worker died"
 
 
-def gpus() -> float:
-    """GPUs of the Ray that is connected."""
-    return float(ray.cluster_resources().get("GPU", 0))
+class _KeySearcher(Searcher):
+    """Tune's search algorithm: the keys of a queue. Outcomes come by the callback, which hears of every attempt."""
+
+    def __init__(self, run: _TuneRun) -> None:
+        super().__init__(metric=SCORE, mode="max")
+        self.run = run
+
+    def suggest(self, trial_id: str) -> Any:
+        """A point, None to be asked again, or FINISHED."""
+        return self.run.next()
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing to do."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: trials have records of their own."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was saved."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """As `save`."""
 
 
-@dataclass(frozen=True)
-class Round:
-    """What became of a list of trials that were tried once."""
+class _StartInOrder(FIFOScheduler):
+    """First in, first out. FIFOScheduler itself looks through all trials there ever were at each step."""
 
-    seen: dict[str, Outcome]  # by key, of those that ended
-    trouble: str = ""  # why Tune gave up, if it did
-    suspects: frozenset[str] = frozenset()  # keys of those that ran when it did because memory was short
-
-
-def run_round(
-    configs: Sequence[TrialConfig],
-    data: dict[str, Data],
-    setup: Setup,
-    resources: Resources,
-    progress: Progress,
-) -> Round:
-    """Try every config once.
-
-    A trial that kills its worker is a failed outcome. Tune itself ends on some faults (its memory monitor, a full
-    disk): what had ended by then is returned, the rest is the caller's to start again.
-    """
-    watcher = _Watcher(progress, setup.folder)
-    shared = {name: pack(one) for name, one in data.items()}
-    trainable = tune.with_resources(
-        tune.with_parameters(_trial, shared=shared, setup=setup), {"cpu": resources.cpus, "gpu": resources.gpus or 0.0}
-    )
-    state = setup.folder.path / "tune"
-    tuner = tune.Tuner(
-        trainable,
-        param_space={"point": tune.grid_search([config.to_dict() for config in configs])},
-        tune_config=tune.TuneConfig(
-            reuse_actors=True,
-            max_concurrent_trials=resources.at_once,
-            trial_name_creator=_key,
-            trial_dirname_creator=_key,
-        ),
-        run_config=tune.RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
-            storage_path=str(state),
-            callbacks=[watcher],
-            verbose=0,
-        ),
-    )
-    error = give_up(tuner.fit)
-    shutil.rmtree(state, ignore_errors=True)  # every trial has its own folder: Tune's state is of no more use
-    if isinstance(error and error.__cause__, OutOfMemoryError):
-        return Round(watcher.seen, OUT_OF_MEMORY, frozenset(watcher.running))
-    return Round(watcher.seen, said(error) if error else "")
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None: Tune then starts what is pending, in order."""
+        return
 
 
-def give_up(fit: Callable[[], Any]) -> Exception | None:
-    """Call `fit` of a Tuner; what Tune gave up with, if it did."""
-    try:
-        fit()
-    except Exception as error:  # noqa: BLE001 - Tune raises what it meets: OutOfMemoryError, EOFError, OSError, ...
-        return error
-    return None
+class _Outcomes(tune.Callback):
+    """What Tune says of each attempt, to the run."""
+
+    def __init__(self, run: _TuneRun) -> None:
+        self.run = run
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.run.begin(trial.config["key"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "outcome" in result:
+            self.run.reported[trial.config["key"]] = Outcome.from_json(result["outcome"])
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        key = trial.config["key"]
+        if key not in self.run.reported:
+            self.run.earlier[key] = self.run.why(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.run.end(trial.config["key"], "it ended without a report")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.run.end(trial.config["key"], self.run.why(trial))
 
 
-def said(error: Exception) -> str:
-    """A line about a Tune that gave up."""
-    return f"Ray Tune gave up: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-
-
-def _trial(point: dict[str, Any], shared: dict[str, dict[str, Any]], setup: Setup) -> None:
-    """In a worker: one trial, one report."""
-    config = TrialConfig.from_dict(point["point"])
+def _trial(
+    point: dict[str, Any],
+    configs: dict[str, Any],
+    shared: dict[str, dict[str, Any]],
+    setup: TrialSetup,
+    function: RunTrial,
+) -> None:
+    """In a worker: one attempt, one report. What another attempt may mend is raised, for Tune to try again."""
+    key = point["key"]
+    given = point.get("config")
+    config = TrialConfig.from_dict(json.loads(given)) if given else unpack_config(configs, key)
     if setup.device == "cpu":
-        without_gpu_compiler()
-    with watchdog(setup.stall_seconds, setup.folder.trial(config.key).crash_report) as heartbeat:
-        outcome = run_attempt(config, unpack(shared[config.data]), setup, heartbeat)
+        memory.without_gpu_compiler()
+    with watchdog(setup.stall_seconds, setup.folder.trial(key).crash_report) as heartbeat:
+        outcome = function(config, unpack_data(shared[config.data]), setup, heartbeat)
+    memory.freeze()
     if setup.device == "cuda":
         clear_gpu(outcome.error)
-    tune.report({name: getattr(outcome, name) for name in Outcome.__dataclass_fields__})
+    tune.report({SCORE: 0.0, "outcome": outcome.to_json()})
+    if outcome.retryable:
+        raise TrialFailedError(outcome.error)
+
+
+class TrialFailedError(RuntimeError):
+    """A trial failed, and another attempt may not."""
 
 
 def clear_gpu(error: str) -> None:
@@ -179,64 +271,12 @@ def clear_gpu(error: str) -> None:
     torch.cuda.empty_cache()
 
 
-def _key(trial: Any) -> str:
-    return TrialConfig.from_dict(trial.config["point"]).key
+def _told(error: Exception) -> str:
+    """A line about a Tune that broke down."""
+    if isinstance(error.__cause__, OutOfMemoryError):
+        return "a node ran low on memory, and Ray's memory monitor ended trials there"
+    return f"Ray Tune broke down: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
 
 
-class _Watcher(tune.Callback):
-    """Collects outcomes on the driver as they come: what it has survives a Tune that gives up."""
-
-    def __init__(self, progress: Progress, folder: SweepFolder) -> None:
-        self.progress, self.folder = progress, folder
-        self.seen: dict[str, Outcome] = {}
-        self.running: set[str] = set()
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.running.add(_key(trial))
-        self.progress.started()
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        fields = {name: trial.last_result.get(name) for name in Outcome.__dataclass_fields__}
-        if fields["key"] is not None:
-            self._take(Outcome(**fields))
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        config = TrialConfig.from_dict(trial.config["point"])
-        self._take(Outcome(config.key, config.label, FAILED, error=self._why(trial), sent=False, died=True))
-
-    def _why(self, trial: Any) -> str:
-        """What a worker that could not report left behind, or what Ray knows of its end."""
-        with contextlib.suppress(OSError, IndexError):  # no file, or no word in it where the disk was full
-            return self.folder.trial(_key(trial)).crash_report.read_text().splitlines()[0]
-        with contextlib.suppress(OSError, IndexError, TypeError):  # or no name of one
-            said = Path(trial.error_file).read_text().strip().splitlines()
-            return f"its worker died: {said[-1].split('Some common causes')[0].strip()[:300]}"
-        return "its worker died"
-
-    def _take(self, outcome: Outcome) -> None:
-        self.seen[outcome.key] = outcome
-        self.running.discard(outcome.key)
-        self.progress.ended(outcome.status == FINISHED)
-
-
-def pack(data: Data) -> dict[str, Any]:
-    """`data` with its tensors as arrays: Ray shares those between processes without a copy."""
-    halves = {"train": data.train, "test": data.test}
-    arrays = {name: (half.x.numpy(), half.y.numpy()) for name, half in halves.items()}
-    return {"data": replace(data, train=_EMPTY, test=_EMPTY), "arrays": arrays}
-
-
-def unpack(packed: dict[str, Any]) -> Data:
-    """The data that `pack` packed."""
-    halves = {name: Images(_tensor(x), _tensor(y)) for name, (x, y) in packed["arrays"].items()}
-    data: Data = replace(packed["data"], **halves)
-    return data
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the array is read-only, and nobody writes to it
-        return torch.from_numpy(array)
-
-
-_EMPTY = Images(torch.empty((0, 1, 1, 1), dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+def _trial_id(trial: Any) -> str:
+    return str(trial.trial_id)

@@ -1,14 +1,14 @@
-"""Optuna searching a defence's settings: one candidate is judged by several attacks and seeds.
+"""A search for a defence's settings by Optuna: a candidate is evaluated on several attacks and seeds.
 
-Each of a candidate's cases is a trial with records of its own, so that a search that
-is started again repeats none that has finished; the study lies in a database that optuna-dashboard can open.
+Each of a candidate's cases is a trial with records of its own, so a search that is started again repeats none that
+has finished; the study lies in a database that optuna-dashboard can open.
 """
 
 import math
-import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -18,17 +18,10 @@ from optuna.trial import TrialState
 
 from raybd.defences import DEFENCES, Defence
 from raybd.errors import InputError
-from raybd.execution import driver
-from raybd.execution.attempt import Setup, run_attempt
-from raybd.execution.progress import Progress
-from raybd.execution.resources import Resources
+from raybd.execution.outcome import Outcome
+from raybd.execution.proposers import Proposal, Proposer, Signal
 from raybd.plugins import build, spec
 from raybd.trials.config import TrialConfig
-from raybd.trials.records import FINISHED
-from raybd.types import Data
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.simplefilter("ignore", ExperimentalWarning)  # of drawings, and of the sampler for settings that depend
 
 Space = Callable[[optuna.Trial], dict[str, Any]]  # a trial of Optuna to settings; of a module that can be imported
 Judge = Callable[[Sequence[TrialConfig], Sequence[Mapping[str, float]]], dict[str, float]]  # cases, their metrics
@@ -38,8 +31,8 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=8),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
-PRUNERS = {"none": math.inf, "worst_case": 0.5}  # a candidate ends at the first case with an ASR above this
-ABANDONED = "abandoned"  # attribute of a trial whose search died: its settings were put in line again
+PRUNERS = {"none": math.inf, "worst_case": 0.5}  # a candidate ends at the first case with an attack success above
+ABANDONED = "abandoned"  # attribute of an Optuna trial whose search died: its settings were enqueued again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +58,7 @@ class Search:
 
 
 def open_study(search: Search) -> optuna.Study:
-    """The study of `search`, made if need be; settings that a dead search was busy with are put in line again.
+    """The study of `search`, made if need be; settings that a killed search was evaluating are enqueued again.
 
     Raises:
         InputError: its storage cannot be opened, or holds a study with other goals.
@@ -74,7 +67,10 @@ def open_study(search: Search) -> optuna.Study:
     directions = [ways[mode] for mode in search.goals.values()]
     try:
         study = optuna.create_study(
-            study_name=search.name, storage=storage(search.storage), directions=directions, load_if_exists=True
+            study_name=search.name,
+            storage=optuna.storages.RDBStorage(search.storage),
+            directions=directions,
+            load_if_exists=True,
         )
     except Exception as error:
         raise InputError(f"the storage {search.storage} of the search cannot be used: {error}") from error
@@ -94,91 +90,115 @@ def left(search: Search, study: optuna.Study) -> int:
     return max(0, search.trials - len(ended) + again)
 
 
-def judge(
-    search: Search, settings: Mapping[str, Any], data: Mapping[str, Data], setup: Setup, heartbeat: Callable[[], None]
-) -> dict[str, Any]:
-    """What a candidate's cases say of it; a case that fails gives no numbers, and its error."""
-    start, seen = time.monotonic(), list[Mapping[str, float]]()
-    said: dict[str, Any] = {"settings": dict(settings)}
-    try:
-        cases = [replace(case, defence=search.defence(settings)) for case in search.cases]
-        for case in cases:
-            seen.append(_measured(case, data[case.data], setup, heartbeat))
-            if seen[-1]["attack_success"] > PRUNERS[search.pruner]:
-                said["cut_short"] = len(seen)
-                break
-        said |= search.judge(cases, seen)
-    except Exception as error:  # noqa: BLE001 - a candidate that cannot be tried is a fact about the space
-        said["error"] = f"{type(error).__name__}: {error}"[:500]
-    return said | {"seconds": time.monotonic() - start}
-
-
-def _measured(case: TrialConfig, data: Data, setup: Setup, heartbeat: Callable[[], None]) -> Mapping[str, float]:
-    outcome = run_attempt(
-        case, data, setup, heartbeat
-    )  # nothing where it has finished; of two that are the same, one waits
-    if outcome.status != FINISHED:
-        raise RuntimeError(f"{case.label}: {outcome.error}")
-    record = setup.folder.trial(case.key).read()
-    return record.metrics if record else {}
-
-
-def tell(study: optuna.Study, trial: optuna.Trial, said: Mapping[str, Any], goals: Iterable[str]) -> None:
-    """End `trial` with everything that its candidate said: as failed, where a goal has no number.
+def tell(study: optuna.Study, trial: optuna.Trial, found: Mapping[str, Any], goals: Iterable[str]) -> None:
+    """End `trial` with everything `found` of its candidate: as failed, where a goal has no number.
 
     Of a NaN Optuna only warns and leaves the trial running for ever, and samplers keep away from it.
     """
-    for name, value in said.items():
+    for name, value in found.items():
         trial.set_user_attr(name, value)
-    values = [said.get(goal, math.nan) for goal in goals]
+    values = [found.get(goal, math.nan) for goal in goals]
     if all(math.isfinite(value) for value in values):
         study.tell(trial, values)
     else:
         study.tell(trial, state=TrialState.FAIL)
 
 
-def run(search: Search, plan: driver.Plan, setup: Setup, resources: Resources | None) -> optuna.Study:
-    """Try candidates until there are as many as asked for, on Ray, or in this process without `resources`.
-
-    A Tune that gives up is started again, as long as candidates still end.
-
-    Raises:
-        KeyboardInterrupt: the search was interrupted; it goes on when it is run again.
-    """
-    study, idle = open_study(search), 0
-    print(
-        f"search: {search.trials - left(search, study)} candidates are done, {left(search, study)} to try", flush=True
-    )
-    while (count := left(search, study)) and idle < driver.GIVE_UPS:
-        if resources is None:
-            _inline(search, study, plan, setup, count)
-        else:
-            from raybd.execution import search_on_ray  # imported late: who runs inline needs no Ray
-
-            gave_up = search_on_ray.run(search, study, plan, setup, resources, count)
-            if left(search, study) and not gave_up:  # else Tune ends early on Ctrl-C only, which it keeps to itself
-                raise KeyboardInterrupt
-        idle = idle + 1 if left(search, study) == count else 0
-    return study
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Inside, Optuna tells neither of every trial nor that parts of it are experimental."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
 
 
-def sampler(search: Search, study: optuna.Study) -> optuna.samplers.BaseSampler:
-    """The sampler that `search` names; a search that goes on must not draw once more what it began with."""
-    return SAMPLERS[search.sampler](search.seed + len(study.trials))
+@dataclass
+class Candidate:
+    """Settings under evaluation: an Optuna trial, its cases, and the metrics of those that have ended."""
+
+    trial: optuna.Trial
+    settings: dict[str, Any]
+    cases: list[TrialConfig]
+    metrics: list[Mapping[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    running: bool = False  # whether its next case is
+
+    @property
+    def case(self) -> TrialConfig:
+        """The next case, or the one that runs."""
+        return self.cases[len(self.metrics)]
 
 
-def storage(url: str) -> optuna.storages.BaseStorage:
-    """The database at an SQLAlchemy `url`."""
-    return optuna.storages.RDBStorage(url)
+class OptunaProposer(Proposer):
+    """Optuna's candidates as trials: the cases of one run one after another, those of several side by side."""
 
+    needs_metrics = True
 
-def _inline(search: Search, study: optuna.Study, plan: driver.Plan, setup: Setup, count: int) -> None:
-    progress = Progress(count)
-    study.sampler = sampler(search, study)
-    for _ in range(count):
-        trial = study.ask()
-        settings = search.space(trial)
-        progress.started()
-        said = judge(search, settings, plan.data, setup, lambda: None)
-        tell(study, trial, said, search.goals)
-        progress.ended("error" not in said)
+    def __init__(self, search: Search, study: optuna.Study) -> None:
+        self.search, self.study = search, study
+        self.study.sampler = SAMPLERS[search.sampler](search.seed + len(study.trials))  # or it would draw as before
+        self.to_start = left(search, study)
+        self.candidates: list[Candidate] = []  # under evaluation
+
+    def next(self) -> Proposal:
+        """The next case of a candidate that waits for one, else the first case of a new candidate."""
+        waiting = next((c for c in self.candidates if not c.running), None) or self._new()
+        if waiting is None:
+            return Signal.WAIT if self.candidates else Signal.DONE
+        waiting.running = True
+        return waiting.case
+
+    def tell(self, outcome: Outcome) -> None:
+        """Take the metrics of a case for every candidate that it belongs to; end candidates that need no more."""
+        for candidate in [c for c in self.candidates if c.running and c.case.key == outcome.key]:
+            candidate.running = False
+            candidate.seconds += outcome.seconds
+            if outcome.finished:
+                self._take(candidate, outcome.metrics)
+            else:
+                self._end(candidate, error=f"{outcome.label}: {outcome.error}")
+
+    @property
+    def remaining(self) -> int:
+        """Cases to come, as far as no candidate is cut short."""
+        begun = sum(len(c.cases) - len(c.metrics) - c.running for c in self.candidates)
+        return begun + self.to_start * len(self.search.cases)
+
+    def _new(self) -> Candidate | None:
+        """A new candidate; those whose settings are not allowed have failed."""
+        while self.to_start:
+            self.to_start -= 1
+            trial = self.study.ask()
+            candidate = Candidate(trial, self.search.space(trial), [])
+            try:
+                defence = self.search.defence(candidate.settings)
+                candidate.cases = [replace(case, defence=defence) for case in self.search.cases]
+            except InputError as error:
+                self._end(candidate, error=f"{type(error).__name__}: {error}")
+                continue
+            if found := [problem for case in candidate.cases for problem in case.problems()]:
+                self._end(candidate, error="; ".join(dict.fromkeys(found)))
+                continue
+            self.candidates.append(candidate)
+            return candidate
+        return None
+
+    def _take(self, candidate: Candidate, metrics: Mapping[str, float]) -> None:
+        candidate.metrics.append(metrics)
+        if metrics["attack_success"] > PRUNERS[self.search.pruner]:
+            self._end(candidate, cut_short=len(candidate.metrics))
+        elif len(candidate.metrics) == len(candidate.cases):
+            self._end(candidate)
+
+    def _end(self, candidate: Candidate, **found: Any) -> None:
+        if candidate in self.candidates:
+            self.candidates.remove(candidate)
+        found |= {"settings": candidate.settings, "seconds": candidate.seconds}
+        if "error" not in found:
+            found |= self.search.judge(candidate.cases, candidate.metrics)
+        tell(self.study, candidate.trial, found, self.search.goals)

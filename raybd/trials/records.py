@@ -46,6 +46,11 @@ class Record:
     traceback: str = ""
 
     @property
+    def finished(self) -> bool:
+        """Whether the trial ended well."""
+        return self.status == FINISHED
+
+    @property
     def text(self) -> str:
         """What a run shows at first glance in the UI, in Markdown."""
         if self.status != FINISHED:

@@ -1,0 +1,52 @@
+"""The executor that runs trials in this process, one after another."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from raybd.execution import memory
+from raybd.execution.attempt import run_attempt
+from raybd.execution.executor import ATTEMPTS, Ending, Executor, RunTrial
+from raybd.execution.outcome import Outcome
+from raybd.execution.progress import Progress
+from raybd.execution.proposers import Signal
+from raybd.execution.queue import TrialQueue
+from raybd.execution.setup import TrialSetup
+from raybd.trials.config import TrialConfig
+from raybd.types import Data
+
+
+class LocalExecutor(Executor):
+    """Runs trials here, with the same records as on Ray."""
+
+    def __init__(self, setup: TrialSetup, data: Mapping[str, Data], function: RunTrial = run_attempt) -> None:
+        super().__init__(function, setup, data)
+        self.cores, self.cpus = setup.threads, float(setup.threads)
+
+    def run(self, queue: TrialQueue, progress: Progress) -> Ending:
+        """As every executor; Ctrl-C ends it between two steps of a trial."""
+        threads = torch.get_num_threads()
+        memory.keep_between_steps()
+        try:
+            while isinstance(config := queue.next(), TrialConfig):
+                progress.show()
+                queue.tell(self._run(config))
+                progress.show()
+            assert config is Signal.DONE, "a proposer waits although nothing is in flight"
+        except KeyboardInterrupt:
+            return Ending(interrupted=True)
+        finally:
+            torch.set_num_threads(threads)
+        return Ending()
+
+    def _run(self, config: TrialConfig) -> Outcome:
+        outcome, earlier = self._attempt(config), ""
+        for _ in range(1, ATTEMPTS):
+            if outcome.retryable:
+                earlier = outcome.error
+                outcome = self._attempt(config)
+        return replace(outcome, earlier=earlier) if earlier else outcome
+
+    def _attempt(self, config: TrialConfig) -> Outcome:
+        return self.function(config, self.data[config.data], self.setup, lambda: None)

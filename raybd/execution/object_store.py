@@ -1,0 +1,53 @@
+"""What trials share, as arrays: Ray keeps those in shared memory and gives them to its workers without a copy."""
+
+import json
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from raybd.trials.config import TrialConfig
+from raybd.types import Data, Images
+
+_EMPTY = Images(torch.empty((0, 1, 1, 1), dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+
+
+def pack_data(data: Data) -> dict[str, Any]:
+    """`data` with its tensors as arrays."""
+    halves = {"train": data.train, "test": data.test}
+    arrays = {name: (half.x.numpy(), half.y.numpy()) for name, half in halves.items()}
+    return {"data": replace(data, train=_EMPTY, test=_EMPTY), "arrays": arrays}
+
+
+def unpack_data(packed: dict[str, Any]) -> Data:
+    """The data that `pack_data` packed."""
+    halves = {name: Images(_tensor(x), _tensor(y)) for name, (x, y) in packed["arrays"].items()}
+    data: Data = replace(packed["data"], **halves)
+    return data
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the array is read-only, and nobody writes to it
+        return torch.from_numpy(array)
+
+
+def pack_configs(configs: Iterable[TrialConfig]) -> dict[str, np.ndarray]:
+    """Configs by their keys: the sorted keys (N,), the end of each one's JSON (N,), and all JSON in a row (bytes,)."""
+    texts = {config.key.encode(): json.dumps(config.to_dict()).encode() for config in configs}
+    keys = sorted(texts)
+    return {
+        "keys": np.array(keys, dtype="S16"),
+        "ends": np.cumsum([len(texts[key]) for key in keys], dtype=np.int64),
+        "text": np.frombuffer(b"".join(texts[key] for key in keys), dtype=np.uint8),
+    }
+
+
+def unpack_config(packed: dict[str, np.ndarray], key: str) -> TrialConfig:
+    """The config with this key."""
+    place = int(np.searchsorted(packed["keys"], key.encode()))
+    start = int(packed["ends"][place - 1]) if place else 0
+    return TrialConfig.from_dict(json.loads(packed["text"][start : int(packed["ends"][place])].tobytes()))

@@ -1,0 +1,125 @@
+"""A sweep: trials from a proposer through an executor, to a result."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+from raybd.errors import InputError
+from raybd.execution.executor import Executor
+from raybd.execution.outcome import Outcome
+from raybd.execution.plan import SweepPlan, plan_sweep
+from raybd.execution.progress import Progress
+from raybd.execution.proposers import ListProposer, Proposer
+from raybd.execution.queue import TrialQueue
+from raybd.execution.record import record_death
+from raybd.execution.resources import Resources
+from raybd.execution.result import SweepResult
+from raybd.execution.setup import TrialSetup
+from raybd.tracking.sqlite import path_of
+from raybd.tracking.uploads import send_all
+from raybd.trials.config import TrialConfig
+
+
+def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = None) -> SweepResult:
+    """Run the trials of `proposer` (none: those that `plan` has to do) and sum up how it ended."""
+    start, source = monotonic(), proposer or ListProposer(plan.todo)
+    before = replace(plan.finished, metrics=source.needs_metrics)
+    executor.setup = replace(executor.setup, return_metrics=source.needs_metrics)
+
+    def ended(config: TrialConfig, outcome: Outcome) -> None:
+        if outcome.died:
+            record_death(config, executor.setup, outcome.error)
+
+    queue = TrialQueue(source, before, ended)
+    ending = executor.run(queue, Progress(queue))
+    errors, outcomes = list(ending.errors), list(queue.outcomes.values())
+    if any(not outcome.sent for outcome in outcomes):
+        errors += _send_again(plan)
+    return SweepResult(
+        name=plan.name,
+        known=plan.known + queue.skipped,
+        outcomes=[replace(o, sent=o.sent or not _waits(plan, o)) for o in outcomes],
+        left=queue.left,
+        seconds=monotonic() - start,
+        cores=executor.cores,
+        errors=errors,
+        interrupted=ending.interrupted,
+        cpus=executor.cpus,
+    )
+
+
+def _waits(plan: SweepPlan, outcome: Outcome) -> bool:
+    """Whether an outcome that was not sent still waits on some disk: of a worker that died there may be no record."""
+    folder = plan.folder.trial(outcome.key)
+    return not folder.sent(plan.store.address.name)["done"] and not (outcome.died and folder.read() is None)
+
+
+def _send_again(plan: SweepPlan) -> list[str]:
+    try:
+        send_all(plan.folder, plan.store.address)
+    except Exception as error:  # noqa: BLE001 - the trials are on disk, and the summary says so
+        return [f"the tracking store is still away: {type(error).__name__}"]
+    return []
+
+
+def local_executor(plan: SweepPlan, threads: int = 1, device: str = "cpu", workers: int = 1) -> Executor:
+    """An executor in this process."""
+    from raybd.execution.local import LocalExecutor
+
+    setup = TrialSetup(plan.name, plan.folder, plan.store.address, threads, device, workers=workers)
+    return LocalExecutor(setup, plan.data)
+
+
+def ray_executor(
+    plan: SweepPlan, resources: Resources, address: str | None = None, stall_seconds: float = 3600.0
+) -> Executor:
+    """An executor on the Ray at `address`, or on one that runs here, or on a new one.
+
+    Raises:
+        InputError: no node has what a trial holds, a trial cannot use it, or workers elsewhere cannot reach the store.
+    """
+    from raybd.execution import on_ray, ray_cluster  # imported late: who runs in this process needs no Ray
+
+    useless = [problem for config in plan.todo for problem in config.team_problems(resources.workers)]
+    if found := resources.problems() + list(dict.fromkeys(useless)):
+        raise InputError(found)
+    cores = ray_cluster.connect(address, sum(data.train.x.numel() + data.test.x.numel() for data in plan.data.values()))
+    if resources.gpus is None:
+        resources = replace(resources, gpus=min(1.0, ray_cluster.gpus()))
+    ray_cluster.check(resources, path_of(plan.store.address.uri) is not None)
+    setup = TrialSetup(
+        plan.name,
+        plan.folder,
+        plan.store.address,
+        threads=max(1, int(resources.cpus)),
+        device="cuda" if resources.gpus else "cpu",
+        stall_seconds=stall_seconds,
+        workers=resources.workers,
+    )
+    at_once = resources.at_once or max(1, int(cores / resources.cpus))
+    return on_ray.RayExecutor(setup, plan.data, replace(resources, at_once=at_once), cores)
+
+
+def sweep(
+    configs: Sequence[TrialConfig],
+    name: str = "sweep",
+    *,
+    inline: bool = True,
+    resources: Resources | None = None,
+    results: str | Path = "results",
+    tracking_uri: str | None = None,
+    data_root: str | Path | None = None,
+    address: str | None = None,
+) -> SweepResult:
+    """Run the trials `configs` as the sweep `name`: in this process, or on Ray where `inline` is False.
+
+    What the tracking store has finished is not run again; the records are those of every sweep.
+
+    Raises:
+        InputError: a config, the data, the results folder, the tracking store or the resources are not usable.
+    """
+    plan = plan_sweep(name, configs, results, tracking_uri, data_root)
+    with plan.folder.locked():
+        executor = local_executor(plan) if inline else ray_executor(plan, resources or Resources(), address)
+        return run_sweep(plan, executor)
