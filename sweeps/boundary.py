@@ -3,15 +3,14 @@
 python sweeps/boundary.py                  digits: a quarter of the grid's trials, then the whole grid, to compare
 python sweeps/boundary.py --no-compare     the search alone
 
-Rounds, and no Tune `Searcher`: a searcher is asked for one trial at a time, as slots fall free, and hears of one trial.
-Here a round's cells are chosen together, each for all its seeds, from a map of all that has finished; and the driver
-already skips what is known, tries again what died, and runs without Ray just as well. A search replays itself from its
-first cells: what it asks for and the tracking store has finished costs nothing, so it resumes.
+A round's cells are chosen together, each for all its seeds, from a map of all that has ended. The search begins at the
+same cells each time, and what it asks for and the tracking store has finished costs nothing: so it resumes.
 """
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,9 +29,11 @@ from analysis.text_table import format_frame
 from raybd.attacks import NoAttack
 from raybd.command_line import command
 from raybd.command_line.options import SweepOptions
-from raybd.command_line.runner import run
+from raybd.command_line.runner import Run
 from raybd.errors import InputError
-from raybd.execution import driver
+from raybd.execution.outcome import Outcome
+from raybd.execution.plan import SweepPlan
+from raybd.execution.proposers import Proposal, Proposer, Signal
 from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
 from raybd.trials.validate import prepare
@@ -80,10 +81,10 @@ class BoundaryOptions(SweepOptions):
 
     def configs(self) -> list[TrialConfig]:
         """What is run for sure: the first cells with their clean twins, or with `compare` the whole grid."""
-        hunt = Hunt(self, self.every_trial())
-        if problems := hunt.problems():
+        search = BoundarySearch(self, self.every_trial())
+        if problems := search.problems():
             raise InputError(problems)
-        return hunt.trials if self.compare else hunt.first()
+        return search.trials if self.compare else search.first_trials()
 
     def every_trial(self) -> list[TrialConfig]:
         """The whole grid, with its clean twins, which no attack has a part in."""
@@ -94,8 +95,8 @@ class BoundaryOptions(SweepOptions):
 
 
 @dataclass(frozen=True)
-class Hunt:
-    """A search: the grid's trials, and what of them to run when."""
+class BoundarySearch:
+    """The grid's trials, and which of them to run next."""
 
     options: BoundaryOptions
     trials: list[TrialConfig]  # of the whole grid
@@ -124,21 +125,21 @@ class Hunt:
         grid, along = self.grid, self.options.along
         usable = [name for name, values in grid.axes.items() if values[0] > 0]
         found = [] if along in usable else [f"--along {along}: no axis of two values above 0 ({', '.join(usable)})"]
-        if (first := len(self.first())) > self.budget:
+        if (first := len(self.first_trials())) > self.budget:
             found.append(f"--budget {self.budget} is less than the {first} trials of the first cells and clean twins")
         return found
 
-    def first(self) -> list[TrialConfig]:
+    def first_trials(self) -> list[TrialConfig]:
         """Clean twins at the corners of the other axes, for the reference, and the first cells."""
         ends = {name: (v[0], v[-1]) for name, v in self.grid.axes.items() if name != "poison_rate"}
         clean = [trial for trial in self.trials if not trial.poison_rate]
         corners = [t for t in clean if all(t.params[name] in pair for name, pair in ends.items())]
         return corners + self.seeds_of(self.grid.initial_design(), {})
 
-    def seeds_of(self, sites: Sequence[Candidate], asked: Mapping[Candidate, int]) -> list[TrialConfig]:
-        """The next seeds of each site."""
+    def seeds_of(self, candidates: Sequence[Candidate], asked: Mapping[Candidate, int]) -> list[TrialConfig]:
+        """The next seeds of each candidate."""
         number = self.options.seeds
-        starts = {site: asked.get(site, 0) for site in sites}
+        starts = {candidate: asked.get(candidate, 0) for candidate in candidates}
         return [replace(self._at[s], seed=seed) for s, start in starts.items() for seed in range(start, start + number)]
 
     def boundary(self, runs: pd.DataFrame) -> tuple[DefendedRegionMap, GridBoundary | None]:
@@ -148,52 +149,82 @@ class Hunt:
         return found, grid_boundary(self.grid, surrogates, self.options.along) if surrogates else None
 
 
-def search(options: BoundaryOptions, plan: driver.Plan) -> list[TrialConfig]:
-    """Rounds until the budget is spent, the band is narrow or every cell is sure; all trials that it asked for."""
+class BoundaryProposer(Proposer):
+    """Rounds of cells whose verdict is least sure, each cell for all its seeds, chosen from a map of what has ended.
+
+    It ends when the budget is spent, the boundary's band is narrow, or every cell is measured or sure.
+    """
+
+    def __init__(self, search: BoundarySearch, load: Callable[[], pd.DataFrame]) -> None:
+        """`load` reads the runs of the sweep."""
+        self.search, self.load = search, load
+        self.seeds_asked = dict.fromkeys(search.grid.initial_design(), search.options.seeds)
+        self.chosen = list(search.first_trials())
+        self.todo, self.running = deque(self.chosen), set[str]()
+        self.rounds: list[dict[str, Any]] = []
+        self.reason = ""  # for the end, once it has come
+
+    def next(self) -> Proposal:
+        """The next trial of this round; after its last outcome, of the next."""
+        if not (self.todo or self.running or self.reason):
+            self._next_round()
+        if not self.todo:
+            return Signal.WAIT if self.running else Signal.DONE
+        self.running.add(self.todo[0].key)
+        return self.todo.popleft()
+
+    def tell(self, outcome: Outcome) -> None:
+        """One less to wait for: its numbers are read from the tracking store."""
+        self.running.discard(outcome.key)
+
+    @property
+    def remaining(self) -> int:
+        """The trials of this round that are still to be proposed."""
+        return len(self.todo)
+
+    @property
+    def listed(self) -> Sequence[TrialConfig]:
+        """As `remaining`."""
+        return tuple(self.todo)
+
+    def _next_round(self) -> None:
+        search, runs = self.search, self.load()
+        found, boundary = search.boundary(runs[runs["tags.raybd.key"].isin([t.key for t in self.chosen])])
+        self.rounds.append({"trials": len(self.chosen), "widest": boundary.widest_band if boundary else None})
+        self.reason = _enough(search, self.chosen, boundary)
+        candidates = [] if self.reason else self._candidates(found)
+        self.reason = self.reason or ("" if candidates else "every cell of the grid is measured or sure")
+        told = f"round {len(self.rounds)}: {_told(self.rounds[-1])}"
+        print(f"{told}{', ' * bool(self.reason)}{self.reason}", flush=True)
+        new = search.seeds_of(candidates, self.seeds_asked)
+        self.seeds_asked |= {c: self.seeds_asked.get(c, 0) + search.options.seeds for c in candidates}
+        self.chosen += new
+        self.todo.extend(new)
+
+    def _candidates(self, found: DefendedRegionMap) -> list[Candidate]:
+        options, search = self.search.options, self.search
+        room = min(options.batch, (search.budget - len(self.chosen)) // options.seeds)
+        number = {"seeds": options.seeds, "max_seeds": search.most_seeds}
+        return propose(search.grid, found.cells, self.seeds_asked, found.rule, batch=room, **number)
+
+
+def search(options: BoundaryOptions, plan: SweepPlan, run: Run) -> list[TrialConfig]:
+    """The active search; all trials that it asked for."""
     known, data = prepare(options.every_trial(), options.data_root, lower="all" in options.attacks)
-    hunt = Hunt(options, known)
-    asked = dict.fromkeys(hunt.grid.initial_design(), options.seeds)
-    chosen, new, rounds, why = list[TrialConfig](), hunt.first(), list[dict[str, Any]](), ""
-    while new:
-        chosen += new
-        runs = _measure(options, replace(plan, data=data), new, chosen)
-        found, boundary = hunt.boundary(runs)
-        rounds.append({"trials": len(chosen), "widest": boundary.widest_band if boundary else None})
-        why = _enough(hunt, chosen, boundary)
-        room = min(options.batch, (hunt.budget - len(chosen)) // options.seeds)
-        sites = [] if why else _next(hunt, found, asked, room)
-        why = why or ("" if sites else "every cell of the grid is measured or sure")
-        print(f"round {len(rounds)}: {_told(rounds[-1])}{', ' * bool(why)}{why}", flush=True)
-        new = hunt.seeds_of(sites, asked)
-        asked |= {site: asked.get(site, 0) + options.seeds for site in sites}
-    _note(plan.folder.path, hunt, chosen, rounds, why)
-    return chosen
+    proposer = BoundaryProposer(BoundarySearch(options, known), lambda: load_runs(plan.name, plan.store.address.uri))
+    run(replace(plan, data=data), proposer)
+    _note(plan.folder.path, proposer)
+    return proposer.chosen
 
 
-def _measure(
-    options: BoundaryOptions, plan: driver.Plan, new: list[TrialConfig], chosen: list[TrialConfig]
-) -> pd.DataFrame:
-    """Run what of `new` has not finished; the runs of all that were chosen so far."""
-    todo = driver.settle(plan.folder, new, plan.data, options.tracking_uri)
-    if run(options, todo).interrupted:
-        raise SystemExit(130)
-    runs = load_runs(plan.name, plan.store.address.uri)
-    return runs[runs["tags.raybd.key"].isin([trial.key for trial in chosen])]
-
-
-def _next(hunt: Hunt, found: DefendedRegionMap, asked: Mapping[Candidate, int], batch: int) -> list[Candidate]:
-    number = {"seeds": hunt.options.seeds, "max_seeds": hunt.most_seeds}
-    return propose(hunt.grid, found.cells, asked, found.rule, batch=batch, **number)
-
-
-def _enough(hunt: Hunt, chosen: Sequence[TrialConfig], boundary: GridBoundary | None) -> str:
+def _enough(search: BoundarySearch, chosen: Sequence[TrialConfig], boundary: GridBoundary | None) -> str:
     """Why the search is at its end; empty if it is not."""
-    narrow = hunt.options.stop_decades
-    whole = boundary is not None and {tuple(s[n] for n in hunt.grid.group_names) for s in boundary.settings}
-    if boundary is not None and len(whole or ()) == len(hunt.grid.groups) and boundary.widest_band <= narrow:
+    narrow = search.options.stop_decades
+    whole = boundary is not None and {tuple(s[n] for n in search.grid.group_names) for s in boundary.settings}
+    if boundary is not None and len(whole or ()) == len(search.grid.groups) and boundary.widest_band <= narrow:
         return f"the band is nowhere wider than {narrow:g} decades"
-    spent = hunt.budget - len(chosen) < hunt.options.seeds
-    return f"the budget of {hunt.budget} trials is spent" if spent else ""
+    spent = search.budget - len(chosen) < search.options.seeds
+    return f"the budget of {search.budget} trials is spent" if spent else ""
 
 
 def _told(one: Mapping[str, Any]) -> str:
@@ -201,16 +232,17 @@ def _told(one: Mapping[str, Any]) -> str:
     return f"{one['trials']} trials, {band}"
 
 
-def _note(folder: Path, hunt: Hunt, chosen: Sequence[TrialConfig], rounds: list[dict[str, Any]], why: str) -> None:
-    said = {
-        "along": hunt.options.along,
-        "end": why,
-        "rounds": rounds,
-        "chosen": [trial.key for trial in chosen],
-        "grid": [trial.key for trial in hunt.trials],
-        "settings": hunt.grid.settings(),
+def _note(folder: Path, proposer: BoundaryProposer) -> None:
+    search = proposer.search
+    kept = {
+        "along": search.options.along,
+        "end": proposer.reason,
+        "rounds": proposer.rounds,
+        "chosen": [trial.key for trial in proposer.chosen],
+        "grid": [trial.key for trial in search.trials],
+        "settings": search.grid.settings(),
     }
-    (folder / FILE).write_text(json.dumps(said, indent=1))
+    (folder / FILE).write_text(json.dumps(kept, indent=1))
 
 
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:

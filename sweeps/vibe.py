@@ -17,11 +17,11 @@ import numpy as np
 from analysis.defences import compare_defences, defence_figure, defence_table
 from analysis.text_table import align_columns
 from raybd.command_line.command import main
-from raybd.command_line.runner import place
+from raybd.command_line.runner import Run
 from raybd.command_line.search_options import SearchOptions
 from raybd.defences import DEFENCES, Defence
-from raybd.execution import driver
-from raybd.execution.search import Search, run
+from raybd.execution.plan import SweepPlan
+from raybd.execution.search import OptunaProposer, Search, left, open_study, quiet_optuna
 from raybd.execution.search_report import winner, write
 from raybd.plugins import parse, spec
 from raybd.tracking import load_runs
@@ -110,7 +110,7 @@ def _worst(cases: Sequence[TrialConfig], values: Sequence[float]) -> float:
     return max(_mean(group) for group in groups.values())
 
 
-def search(options: SearchOptions, plan: driver.Plan) -> list[TrialConfig]:
+def search(options: SearchOptions, plan: SweepPlan, run: Run) -> list[TrialConfig]:
     """Find the winner; its trials against every attack."""
     cases, data = prepare(options.cases(), options.data_root)
     wanted = Search(
@@ -126,10 +126,14 @@ def search(options: SearchOptions, plan: driver.Plan) -> list[TrialConfig]:
         sampler=options.sampler,
         pruner=options.pruner,
     )
-    plan = replace(plan, data=data)
-    study = run(wanted, plan, *place(options, plan))
-    chosen = winner(study, MAX_ATTACK_SUCCESS)
-    write(study, wanted, chosen, plan.folder.path)
+    with quiet_optuna():
+        study = open_study(wanted)
+        to_try = left(wanted, study)
+        print(f"search: {wanted.trials - to_try} candidates are done, {to_try} to try", flush=True)
+        if to_try:
+            run(replace(plan, data=data), OptunaProposer(wanted, study))
+        chosen = winner(study, MAX_ATTACK_SUCCESS)
+        write(study, wanted, chosen, plan.folder.path)
     found = wanted.defence(chosen.user_attrs["settings"]) if chosen else wanted.base
     _note(options, found, plan.folder.path)
     return [replace(trial, defence=found) for trial in options.configs() if trial.defence == wanted.base]

@@ -13,13 +13,13 @@ from scipy.special import expit
 from raybd.command_line import command
 from raybd.command_line.options import SweepOptions
 from raybd.errors import InputError
-from raybd.execution import driver
+from raybd.execution.outcome import Outcome
+from raybd.execution.proposers import Signal
 from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
-from raybd.trials.records import SweepFolder
+from raybd.trials.records import FINISHED
 from raybd.trials.validate import prepare
-from sweeps import boundary
-from sweeps.boundary import FILE, PRESETS, BoundaryOptions, Hunt, search, summarise
+from sweeps.boundary import FILE, PRESETS, BoundaryOptions, BoundaryProposer, BoundarySearch, search, summarise
 
 SMALL = replace(
     PRESETS["quick"],
@@ -54,36 +54,44 @@ def planted_runs(trials: Sequence[TrialConfig], fails: Sequence[float] = ()) -> 
 class Played:
     """The search with planted trials in place of trainings: what it asked for, round by round."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, fails: Sequence[float] = ()) -> None:
-        self.folder, self.fails = folder, fails
+    def __init__(self, fails: Sequence[float] = ()) -> None:
+        self.fails = fails
         self.rounds: list[list[str]] = []
-        monkeypatch.setattr(boundary, "_measure", self._measure)
-
-    def _measure(self, _o: object, _p: object, new: list[TrialConfig], chosen: list[TrialConfig]) -> pd.DataFrame:
-        self.rounds.append([trial.key for trial in new])
-        return planted_runs(chosen, self.fails).sample(frac=1, random_state=len(self.rounds))
+        self.reason = ""
 
     def __call__(self, options: BoundaryOptions) -> list[TrialConfig]:
-        plan = driver.Plan("b", [], [], {}, SweepFolder.of(self.folder, "b"), None)  # type: ignore[arg-type]
-        plan.folder.path.mkdir(parents=True, exist_ok=True)
-        return search(options, plan)
+        asked: list[TrialConfig] = []
+        known = prepare(options.every_trial())[0]
 
-    @property
-    def said(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads((self.folder / "b" / FILE).read_text())
-        return found
+        def load() -> pd.DataFrame:
+            return planted_runs(asked, self.fails).sample(frac=1, random_state=len(self.rounds))
+
+        proposer = BoundaryProposer(BoundarySearch(options, known), load)
+        while (proposal := proposer.next()) is not Signal.DONE:
+            new = [proposal]
+            while isinstance(more := proposer.next(), TrialConfig):
+                new.append(more)
+            assert more is Signal.WAIT  # for the whole round
+            trials = [trial for trial in new if isinstance(trial, TrialConfig)]
+            asked += trials
+            self.rounds.append([trial.key for trial in trials])
+            for trial in trials:
+                proposer.tell(Outcome(trial.key, trial.label, FINISHED))
+        self.reason = proposer.reason
+        assert proposer.chosen == asked
+        return asked
 
 
-def test_the_rounds_keep_to_the_budget_and_find_the_edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    play = Played(monkeypatch, tmp_path)
+def test_the_rounds_keep_to_the_budget_and_find_the_edge() -> None:
+    play = Played()
     options = replace(SMALL, attacks=("badnets", "blended"), stop_decades=0.01, budget=84)
     chosen = play(options)
     assert len(chosen) == len({trial.key for trial in chosen}) <= 84
     assert [t.key for t in chosen] == [key for keys in play.rounds for key in keys]
     assert len(play.rounds[0]) == 2 * 3 + 2 * 5 * 3
     assert all(len(keys) <= 9 for keys in play.rounds[1:])
-    hunt = Hunt(options, prepare(options.every_trial())[0])
-    _, found = hunt.patches(planted_runs(chosen))
+    active = BoundarySearch(options, prepare(options.every_trial())[0])
+    _, found = active.boundary(planted_runs(chosen))
     assert found is not None
     table = found.table()
     edge = table["train.weight_decay"] * np.where(table["attack.name"] == "badnets", 0.5, 1.0)
@@ -93,37 +101,37 @@ def test_the_rounds_keep_to_the_budget_and_find_the_edge(tmp_path: Path, monkeyp
     assert off.max() <= 0.25
 
 
-def test_the_same_search_again_asks_for_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_search_again_asks_for_the_same() -> None:
     """It replays itself, whatever order its runs came in: that is what resuming rests on."""
-    options, once = replace(SMALL, stop_decades=0.01), Played(monkeypatch, tmp_path)
+    options, once = replace(SMALL, stop_decades=0.01), Played()
     first = once(options)
-    again = Played(monkeypatch, tmp_path)
+    again = Played()
     assert [t.key for t in again(options)] == [t.key for t in first]
     assert again.rounds == once.rounds
-    longer = Played(monkeypatch, tmp_path)
+    longer = Played()
     longer(replace(options, budget=len(first) + 9))
     assert longer.rounds[: len(once.rounds) - 1] == once.rounds[:-1]
 
 
-def test_a_wide_stop_ends_at_once_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    play = Played(monkeypatch, tmp_path)
+def test_a_wide_stop_ends_at_once_and_says_why() -> None:
+    play = Played()
     play(replace(SMALL, stop_decades=5.0))
     assert len(play.rounds) == 1
-    assert play.said["end"] == "the band is nowhere wider than 5 decades"
-    spent = Played(monkeypatch, tmp_path)
+    assert play.reason == "the band is nowhere wider than 5 decades"
+    spent = Played()
     assert len(spent(replace(SMALL, stop_decades=1e-6, budget=24))) == 24  # one cell fits, not the three of a batch
-    assert spent.said["end"] == "the budget of 24 trials is spent"
+    assert spent.reason == "the budget of 24 trials is spent"
 
 
 @pytest.mark.parametrize("fails", [(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08), (0.01,), (0.08,)])
-def test_failing_trials_do_not_loop(fails: Sequence[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    play = Played(monkeypatch, tmp_path, fails)
+def test_failing_trials_do_not_loop(fails: Sequence[float]) -> None:
+    play = Played(fails)
     options = replace(SMALL, stop_decades=1e-6, budget=60)
     chosen = play(options)
     assert len(chosen) <= 60
     failed = [t for t in chosen if t.poison_rate in fails]
     assert {t.seed for t in failed} <= {0, 1, 2}  # none is asked for again
-    assert play.said["end"]
+    assert play.reason
 
 
 def test_real_trials_resume_and_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,7 +195,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 def test_the_default_is_a_quarter_of_its_grid() -> None:
     options = PRESETS["quick"]
     grid = replace(options, compare=True).configs()
-    hunt = Hunt(options, grid)
-    assert (len(grid), hunt.budget) == (2 * 6 * 5 * 2 * 3 + 6 * 2 * 3, 99)
+    active = BoundarySearch(options, grid)
+    assert (len(grid), active.budget) == (2 * 6 * 5 * 2 * 3 + 6 * 2 * 3, 99)
     assert len(replace(options, compare=False).configs()) < 99
     assert isinstance(options, SweepOptions)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from raybd.execution.driver import Plan, plan, run_on_ray
+from raybd.execution.plan import SweepPlan, plan_sweep
 from raybd.execution.resources import Resources
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
+from tests.sweeping import run_on_ray
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(name="tests.misbehaving:slow"))
 
@@ -32,9 +33,9 @@ def cluster() -> Iterator[Any]:
     made.shutdown()
 
 
-def made(folder: Path, count: int) -> Plan:
+def made(folder: Path, count: int) -> SweepPlan:
     configs = [replace(CONFIG, seed=seed) for seed in range(count)]
-    return plan("c", configs, folder / "results", f"sqlite:///{folder}/mlflow.db")
+    return plan_sweep("c", configs, folder / "results", f"sqlite:///{folder}/mlflow.db")
 
 
 def test_a_node_dies_and_every_trial_is_there_once(tmp_path: Path, cluster: Any) -> None:

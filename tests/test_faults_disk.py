@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from raybd.execution.attempt import Setup, run_attempt
-from raybd.execution.driver import Plan, plan, run_inline
+from raybd.execution.attempt import run_attempt
+from raybd.execution.plan import SweepPlan, plan_sweep
+from raybd.execution.setup import TrialSetup
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.records import FINISHED
 from raybd.trials.run import run_trial
+from tests.sweeping import run_inline
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(name="tests.misbehaving:healthy"))
 
@@ -33,8 +35,8 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", where], check=True)
 
 
-def made(configs: list[TrialConfig], results: Path, store: Path) -> Plan:
-    return plan("s", configs, results, f"sqlite:///{store}/m.db")
+def made(configs: list[TrialConfig], results: Path, store: Path) -> SweepPlan:
+    return plan_sweep("s", configs, results, f"sqlite:///{store}/m.db")
 
 
 def test_a_full_results_disk(tmp_path: Path, tiny: Path) -> None:
@@ -73,7 +75,7 @@ def flip(path: Path) -> None:
 def test_a_damaged_checkpoint(harm: Callable[[Path], None], tmp_path: Path) -> None:
     """The training begins anew, ends with the same numbers, and the run and the summary say so."""
     a = made([CONFIG], tmp_path / "r", tmp_path)
-    setup, folder = Setup("s", a.folder, a.store.address, checkpoint_seconds=0.0), a.folder.trial(a.todo[0].key)
+    setup, folder = TrialSetup("s", a.folder, a.store.address, checkpoint_seconds=0.0), a.folder.trial(a.todo[0].key)
 
     def die() -> None:
         if len(folder.history()) == 2:
@@ -114,6 +116,6 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_trial(
 ) -> None:
     a = made([CONFIG], tmp_path / "r", tmp_path)
     monkeypatch.setattr("raybd.training.checkpoint.write_atomically", lambda path, write: write(Path("/dev/full")))
-    setup = Setup("s", a.folder, a.store.address, checkpoint_seconds=0.0)
+    setup = TrialSetup("s", a.folder, a.store.address, checkpoint_seconds=0.0)
     assert run_attempt(a.todo[0], a.data["digits"], setup).status == FINISHED
     assert "checkpoint.pt cannot be written" in caplog.text

@@ -17,14 +17,18 @@ import sqlalchemy
 from raybd.cli import main as raybd
 from raybd.command_line.command import main
 from raybd.errors import InputError
-from raybd.execution import attempt, driver
-from raybd.execution.driver import plan, run_inline
+from raybd.execution import attempt
+from raybd.execution.plan import plan_sweep
+from raybd.execution.proposers import ListProposer, Signal
+from raybd.execution.queue import TrialQueue
+from raybd.execution.setup import TrialSetup
 from raybd.tracking import load_runs, sqlite
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
-from raybd.trials.records import FINISHED
+from raybd.trials.records import FINISHED, SweepFolder
 from sweeps.ib import PRESETS, summarise
 from tests.conftest import free_port
+from tests.sweeping import run_inline
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=2), model=ModelConfig(name="tests.misbehaving:healthy"))
 SMALL = "--epochs 2 --widths 0.25 --weight-decays 5e-4 --poison-rates 0.1 --seeds 3 --attacks badnets --inline".split()
@@ -108,7 +112,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_database_that_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a moment: it is waited for. For longer than anybody waits: the trial stays on disk, and is sent later."""
-    a = plan("s", [CONFIG, replace(CONFIG, seed=1)], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
+    a = plan_sweep("s", [CONFIG, replace(CONFIG, seed=1)], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
     holder = sqlite3.connect(tmp_path / "m.db", check_same_thread=False)
     holder.execute("BEGIN IMMEDIATE")
     threading.Timer(1.5, holder.rollback).start()
@@ -121,10 +125,10 @@ def test_a_database_that_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [(o.status, o.sent) for o in second.outcomes] == [(FINISHED, False)]
     assert "1 trials wait on disk for the tracking store" in second.text
     with pytest.raises(InputError, match="the tracking store"):
-        plan("s", [CONFIG], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
+        plan_sweep("s", [CONFIG], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
     holder.rollback()
     holder.close()
-    again = plan("s", [CONFIG, replace(CONFIG, seed=1)], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
+    again = plan_sweep("s", [CONFIG, replace(CONFIG, seed=1)], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
     assert (again.known, again.todo) == (2, [])
     assert list(load_runs("s", a.store.address.uri)["status"]) == ["FINISHED"] * 2
 
@@ -133,7 +137,7 @@ def test_a_clock_that_is_set_back_an_hour_in_mid_trial(tmp_path: Path, monkeypat
     """Durations do not come from it, no run ends before it began, and the summary of the later round is shown."""
     real, behind = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: real() - behind[0])
-    a = plan("s", [CONFIG], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
+    a = plan_sweep("s", [CONFIG], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
     a.store.begin({}, ["k"])
     a.store.end("FINISHED", {"trials": 1.0}, "", [])
     train = attempt.run_trial
@@ -163,7 +167,7 @@ def test_a_trial_that_failed_first_counts_once_on_the_map_and_in_the_summary(
 
     monkeypatch.setenv("RAYBD_TEST_FLAGS", str(tmp_path))
     config = replace(CONFIG, model=ModelConfig(name="tests.misbehaving:raises_once"))
-    a = driver.plan("s", [config], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
+    a = plan_sweep("s", [config], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
     result = run_inline(a)
     assert (len(result.outcomes), result.exit_status) == (1, 0)
     assert "1 trials finished, 0 were finished before" in result.text
@@ -183,10 +187,10 @@ def emptied(folder: Path) -> None:
 
 def test_a_store_that_is_made_anew_gets_what_is_on_disk_and_nothing_runs_again(tmp_path: Path) -> None:
     uri, configs = f"sqlite:///{tmp_path}/mlflow.db", [replace(CONFIG, seed=seed) for seed in (0, 1)]
-    run_inline(plan("s", configs, tmp_path / "r", uri))
+    run_inline(plan_sweep("s", configs, tmp_path / "r", uri))
     before = load_runs("s", uri)
     emptied(tmp_path)
-    again = plan("s", configs, tmp_path / "r", uri)
+    again = plan_sweep("s", configs, tmp_path / "r", uri)
     assert (again.todo, again.known) == ([], 2)
     after = load_runs("s", uri)
     assert set(before["run_id"]).isdisjoint(after["run_id"])
@@ -199,11 +203,11 @@ def test_a_store_that_is_made_anew_gets_what_is_on_disk_and_nothing_runs_again(t
 def test_a_worker_that_finished_a_trial_long_ago_brings_it_to_the_store(tmp_path: Path) -> None:
     """Its disk is its own: the driver cannot see that the store lacks what lies there."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    run_inline(plan("s", [CONFIG], tmp_path / "worker", uri))
+    run_inline(plan_sweep("s", [CONFIG], tmp_path / "worker", uri))
     emptied(tmp_path)
-    driving = plan("s", [CONFIG], tmp_path / "driver", uri)
+    driving = plan_sweep("s", [CONFIG], tmp_path / "driver", uri)
     [config] = driving.todo
-    setup = attempt.Setup("s", driver.SweepFolder.of(tmp_path / "worker", "s"), driving.store.address)
+    setup = TrialSetup("s", SweepFolder.of(tmp_path / "worker", "s"), driving.store.address)
     for _ in range(2):
         outcome = attempt.run_attempt(config, driving.data["digits"], setup)
         assert (outcome.status, outcome.sent) == (FINISHED, True)
@@ -212,14 +216,14 @@ def test_a_worker_that_finished_a_trial_long_ago_brings_it_to_the_store(tmp_path
 
 def test_a_run_that_somebody_deletes_is_run_again(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    run_inline(a := plan("s", [CONFIG], tmp_path / "r", uri))
+    run_inline(a := plan_sweep("s", [CONFIG], tmp_path / "r", uri))
     [first] = load_runs("s", uri)["run_id"]
     a.store.client.delete_run(first)
-    setup = attempt.Setup("s", a.folder, a.store.address)
+    setup = TrialSetup("s", a.folder, a.store.address)
     attempt.run_attempt(a.todo[0], a.data["digits"], setup)  # by a worker on whose disk it lies
     [second] = load_runs("s", uri)["run_id"]
     a.store.client.delete_run(second)
-    again = plan("s", [CONFIG], tmp_path / "r", uri)
+    again = plan_sweep("s", [CONFIG], tmp_path / "r", uri)
     assert len(again.todo) == 1
     assert run_inline(again).exit_status == 0
     assert [first, second] != list(load_runs("s", uri)["run_id"]) != []
@@ -227,10 +231,14 @@ def test_a_run_that_somebody_deletes_is_run_again(tmp_path: Path) -> None:
 
 def test_a_trial_whose_end_only_the_store_knows_has_finished(tmp_path: Path) -> None:
     """Its worker's machine went off after it had sent everything, before it could tell Tune; its disk went with it."""
-    from raybd.execution.on_ray import Round
-
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    rounds = driver._Rounds(a := plan("s", [CONFIG, replace(CONFIG, seed=1)], tmp_path / "driver", uri))
-    run_inline(plan("s", [CONFIG], tmp_path / "worker", uri))
-    rounds.take(a.todo, Round({}, "the node is gone", frozenset()), False)
-    assert [config.seed for config in rounds.todo] == [1]
+    a = plan_sweep("s", [CONFIG, replace(CONFIG, seed=1)], tmp_path / "driver", uri)
+    queue = TrialQueue(ListProposer(a.todo), a.finished)
+    assert [getattr(queue.next(), "seed", None) for _ in range(2)] == [0, 1]
+    run_inline(plan_sweep("s", [CONFIG], tmp_path / "worker", uri))
+    queue.put_back()
+    again = queue.next()
+    assert isinstance(again, TrialConfig)
+    assert again.seed == 1
+    assert queue.outcomes[a.todo[0].key].finished
+    assert queue.next() is Signal.WAIT

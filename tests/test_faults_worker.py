@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from raybd.execution import driver, on_ray
-from raybd.execution.attempt import Outcome, Setup, record_death, run_attempt
-from raybd.execution.driver import Plan, plan, run_inline, run_on_ray
-from raybd.execution.progress import SweepResult
+from raybd.execution.attempt import run_attempt
+from raybd.execution.plan import SweepPlan, plan_sweep
+from raybd.execution.record import record_death
 from raybd.execution.resources import Resources
+from raybd.execution.result import SweepResult
+from raybd.execution.setup import TrialSetup
 from raybd.execution.watchdog import HUNG, watchdog
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
-from raybd.trials.records import FAILED, FINISHED
+from raybd.trials.records import FINISHED
+from tests.sweeping import run_inline, run_on_ray
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
 ONE = Resources(cpus=1, gpus=0)
@@ -37,12 +39,12 @@ def own(function: str, seed: int = 0) -> TrialConfig:
     return replace(CONFIG, model=ModelConfig(name=f"tests.misbehaving:{function}"), seed=seed)
 
 
-def swept(configs: list[TrialConfig], folder: Path, stall_seconds: float = 3600.0) -> tuple[Plan, SweepResult]:
-    a = plan("s", configs, folder / "results", f"sqlite:///{folder}/mlflow.db")
+def swept(configs: list[TrialConfig], folder: Path, stall_seconds: float = 3600.0) -> tuple[SweepPlan, SweepResult]:
+    a = plan_sweep("s", configs, folder / "results", f"sqlite:///{folder}/mlflow.db")
     return a, run_on_ray(a, ONE, "local", stall_seconds)
 
 
-def keys(a: Plan, *functions: str) -> list[str]:
+def keys(a: SweepPlan, *functions: str) -> list[str]:
     return sorted(config.key for config in a.todo if config.model.name.rpartition(":")[2] in functions)
 
 
@@ -78,17 +80,17 @@ def test_killed_failing_and_hung_trials_in_one_sweep(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["hangs_before_training", "hangs", "hangs_at_a_measure"])
 def test_a_hang_is_ended_wherever_it_is(place: str, tmp_path: Path) -> None:
     """In a child of this process, which the watchdog may end."""
-    a = plan("s", [own(place)], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
+    a = plan_sweep("s", [own(place)], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
     [config], folder = a.todo, a.folder.trial(a.todo[0].key)
     if not (child := os.fork()):
         with watchdog(3, folder.crash_report) as heartbeat:
-            run_attempt(config, a.data["digits"], Setup("s", a.folder, a.store.address), heartbeat)
+            run_attempt(config, a.data["digits"], TrialSetup("s", a.folder, a.store.address), heartbeat)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == HUNG
     said = folder.crash_report.read_text()
     assert said.startswith("hung: no sign of life for 3 s\n")
     assert "tests/misbehaving.py" in said
-    record_death(config, Setup("s", a.folder, a.store.address), said.splitlines()[0])
+    record_death(config, TrialSetup("s", a.folder, a.store.address), said.splitlines()[0])
     runs = load_runs("s", a.store.address.uri)
     assert list(runs["status"]) == ["FAILED"]
     kept = Path(a.store.client.download_artifacts(runs["run_id"][0], "traceback.txt")).read_text()
@@ -98,8 +100,8 @@ def test_a_hang_is_ended_wherever_it_is(place: str, tmp_path: Path) -> None:
 def test_an_attempt_that_is_still_at_work_is_waited_for_and_its_trial_not_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a = plan("s", [own("slow")], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
-    [config], setup = a.todo, Setup("s", a.folder, a.store.address)
+    a = plan_sweep("s", [own("slow")], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
+    [config], setup = a.todo, TrialSetup("s", a.folder, a.store.address)
     folder, beats = a.folder.trial(config.key), list[int]()
     if not (child := os.fork()):
         run_attempt(config, a.data["digits"], setup)
@@ -115,36 +117,11 @@ def test_an_attempt_that_is_still_at_work_is_waited_for_and_its_trial_not_run_ag
 
 
 def test_a_loss_that_is_no_number_is_not_tried_again(tmp_path: Path) -> None:
-    a = plan("s", [own("becomes_nan")], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
+    a = plan_sweep("s", [own("becomes_nan")], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
     result = run_inline(a)
     assert "FAILED" in result.text
     assert "DivergedError: the training loss is nan in epoch 2 of 3" in result.text
     assert list(load_runs("s", a.store.address.uri)["status"]) == ["FAILED"]
-
-
-def test_who_ran_when_memory_was_short_waits_and_then_runs_alone(tmp_path: Path) -> None:
-    """Rounds by hand: trials a to d; memory runs out beside a and b, then beside b alone."""
-    a = plan("s", [replace(CONFIG, seed=seed) for seed in range(4)], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
-    rounds, seeds = driver._Rounds(a), {config.key: config.seed for config in a.todo}
-    key = {seed: name for name, seed in seeds.items()}
-
-    def taken(ended: list[int], short: list[int]) -> tuple[list[int], bool]:
-        asked, alone = rounds.next()
-        seen = {key[seed]: Outcome(key[seed], "", FINISHED) for seed in ended}
-        trouble = "a node ran low on memory" if short else ""
-        rounds.take(asked, on_ray.Round(seen, trouble, frozenset(key[seed] for seed in short)), alone)
-        return [config.seed for config in asked], alone
-
-    assert taken([], [0, 1]) == ([0, 1, 2, 3], False)
-    assert taken([2, 3], []) == ([2, 3], False)
-    assert taken([0], [1]) == ([0, 1], True)
-    assert (rounds.todo, rounds.idle, rounds.interrupted) == ([], 0, False)
-    assert {seed: rounds.outcomes[key[seed]].status for seed in range(4)} == {
-        0: FINISHED,
-        1: FAILED,
-        2: FINISHED,
-        3: FINISHED,
-    }
 
 
 def test_a_trial_that_exceeds_the_memory_fails_alone(tmp_path: Path) -> None:

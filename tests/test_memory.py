@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from raybd.execution import memory
-from raybd.execution.attempt import Outcome
-from raybd.execution.progress import SweepResult
+from raybd.execution.outcome import Outcome
+from raybd.execution.result import SweepResult
 from raybd.trials.records import FINISHED
 
 MIB = 2**20

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from raybd.execution.driver import Plan, plan
 
 from raybd.attacks import WaNet
 from raybd.command_line import command
@@ -15,7 +16,6 @@ from raybd.command_line.options import SweepOptions
 from raybd.defences import DEFENCES, Defence, Oracle
 from raybd.errors import InputError
 from raybd.execution.attempt import Setup, run_attempt
-from raybd.execution.driver import Plan, plan
 from raybd.execution.progress import Progress
 from raybd.execution.resources import Resources
 from raybd.plugins import parse

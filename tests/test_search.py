@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,19 @@ from raybd.command_line.search_options import SearchOptions
 from raybd.defences import DEFENCES
 from raybd.defences.vibe import Vibe
 from raybd.errors import InputError
-from raybd.execution import attempt, driver, search_on_ray
+from raybd.execution import attempt
 from raybd.execution import search as searching
-from raybd.execution.attempt import Setup
+from raybd.execution.outcome import Outcome
+from raybd.execution.plan import SweepPlan, resume
+from raybd.execution.proposers import Proposal, Signal
+from raybd.execution.queue import TrialQueue
 from raybd.execution.resources import Resources
-from raybd.execution.search import Search, judge, left, open_study, run, tell
+from raybd.execution.search import OptunaProposer, Search, left, open_study, tell
 from raybd.execution.search_report import winner, write
+from raybd.execution.sweep import local_executor, ray_executor, run_sweep
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
-from raybd.trials.records import SweepFolder
+from raybd.trials.records import FAILED, FINISHED, SweepFolder
 from raybd.trials.validate import prepare
 from sweeps import vibe
 
@@ -57,11 +60,18 @@ def wanted(tmp_path: Path) -> Search:
     )
 
 
-def place(tmp_path: Path, wanted: Search) -> tuple[driver.Plan, Setup, Search]:
+def place(tmp_path: Path, wanted: Search) -> tuple[SweepPlan, Search]:
     cases, data = prepare(wanted.cases)
     folder = SweepFolder.of(tmp_path / "results", "s")
-    plan = driver.settle(folder, [], data, f"sqlite:///{tmp_path / 'runs.db'}")
-    return plan, Setup("s", folder, plan.store.address), replace(wanted, cases=cases)
+    return resume(folder, [], data, f"sqlite:///{tmp_path / 'runs.db'}"), replace(wanted, cases=cases)
+
+
+def run(search: Search, plan: SweepPlan) -> optuna.Study:
+    study = open_study(search)
+    result = run_sweep(plan, local_executor(plan), OptunaProposer(search, study))
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return study
 
 
 def records(folder: SweepFolder) -> list[Path]:
@@ -71,23 +81,24 @@ def records(folder: SweepFolder) -> list[Path]:
 def test_a_search_that_dies_half_way_loses_no_finished_trial(
     tmp_path: Path, wanted: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, setup, search = place(tmp_path, wanted)
+    plan, search = place(tmp_path, wanted)
     ran: list[str] = []
-    real, training = searching.run_attempt, attempt.run_trial
+    real, dying = attempt.run_trial, True
 
-    def dying(case: TrialConfig, *rest: Any) -> Any:
-        if len(ran) == 3:
+    def training(config: TrialConfig, *rest: Any) -> Any:
+        if dying and len(ran) == 3:
             raise KeyboardInterrupt  # in the second candidate, whose first case has finished
-        return real(case, *rest)
+        ran.append(config.key)
+        return real(config, *rest)
 
-    monkeypatch.setattr(attempt, "run_trial", lambda *all: ran.append(all[0].key) or training(*all))
-    monkeypatch.setattr(searching, "run_attempt", dying)
+    monkeypatch.setattr(attempt, "run_trial", training)
     with pytest.raises(KeyboardInterrupt):
-        run(search, plan, setup, None)
-    before = {path: path.stat().st_mtime_ns for path in records(setup.folder)}
+        run(search, plan)
+    before = {path: path.stat().st_mtime_ns for path in records(plan.folder)}
     assert len(before) == 3
-    monkeypatch.setattr(searching, "run_attempt", real)
-    study = run(search, plan, setup, None)
+    dying = False
+    again, _ = place(tmp_path, wanted)
+    study = run(search, again)
     states = [trial.state for trial in study.trials]
     assert (states.count(TrialState.COMPLETE), states.count(TrialState.RUNNING)) == (3, 0)
     assert len(ran) == len(set(ran)) == 6  # three candidates of two cases, each once
@@ -99,53 +110,83 @@ def test_a_search_that_dies_half_way_loses_no_finished_trial(
     assert study.trials[0].params == {"kappa": 10.0}
 
 
-def test_ctrl_c_ends_a_search_on_ray_and_what_would_follow_it(
-    tmp_path: Path, wanted: Search, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Tune returns from it as from a success, with candidates left; where Tune gave up it is started again."""
-
-    plan, setup, search = place(tmp_path, wanted)
-    calls: list[bool] = []
-    for gave_up, starts in ((False, 1), (True, driver.GIVE_UPS)):
-        calls.clear()
-        monkeypatch.setattr(search_on_ray, "run", lambda *_, gave_up=gave_up: calls.append(gave_up) or gave_up)
-        with nullcontext() if gave_up else pytest.raises(KeyboardInterrupt):
-            run(search, plan, setup, Resources())
-        assert len(calls) == starts
-
-
-def test_a_search_on_ray_says_what_one_in_this_process_says(tmp_path: Path, wanted: Search) -> None:
-    plan, setup, search = place(tmp_path, replace(wanted, trials=1))
-    ours = run(search, plan, setup, None)
-    other = replace(search, storage=f"sqlite:///{tmp_path / 'other.db'}")
-    elsewhere = replace(setup, folder=SweepFolder.of(tmp_path / "results", "t"))
-    from raybd.execution import on_ray
-
-    on_ray.connect("local", 0)
-    theirs = run(other, replace(plan, folder=elsewhere.folder), elsewhere, Resources(at_once=1, gpus=0.0))
-    assert theirs.trials[0].values == ours.trials[0].values
-    assert theirs.trials[0].user_attrs["settings"] == {"kappa": 10.0}
+def test_a_search_on_ray_finds_what_one_in_this_process_finds(tmp_path: Path, wanted: Search) -> None:
+    plan, search = place(tmp_path, replace(wanted, trials=1))
+    ours = run(search, plan)
+    (tmp_path / "other").mkdir()
+    elsewhere, other = place(tmp_path / "other", replace(search, storage=f"sqlite:///{tmp_path / 'other.db'}"))
+    study = open_study(other)
+    executor = ray_executor(elsewhere, Resources(at_once=1, gpus=0.0), "local")
+    result = run_sweep(elsewhere, executor, OptunaProposer(other, study))
+    assert (len(result.outcomes), result.exit_status) == (2, 0)
+    assert study.trials[0].values == ours.trials[0].values
+    assert study.trials[0].user_attrs["settings"] == {"kappa": 10.0}
     assert len(records(elsewhere.folder)) == 2
 
 
-def test_what_cannot_be_tried_has_failed_and_is_told_why(tmp_path: Path, wanted: Search) -> None:
-    plan, setup, search = place(tmp_path, replace(wanted, space=lambda trial: {"kappa": -1.0}, trials=2))
-    study = run(search, plan, setup, None)
+def test_what_cannot_be_tried_has_failed_with_its_reason(tmp_path: Path, wanted: Search) -> None:
+    plan, search = place(tmp_path, replace(wanted, space=lambda trial: {"kappa": -1.0}, trials=2))
+    study = run(search, plan)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
-    assert "kappa must be at least 0" in study.trials[0].user_attrs["error"]
+    assert "kappa must be " in study.trials[0].user_attrs["error"]
     assert winner(study, 0.1) is None
     write(study, search, None, tmp_path)
     assert json.loads((tmp_path / "search.json").read_text())["winner"] is None
 
 
-def test_a_candidate_that_lets_an_attack_through_is_cut_short(tmp_path: Path, wanted: Search) -> None:
-    plan, setup, search = place(tmp_path, replace(wanted, pruner="worst_case"))
-    limits = {"none": math.inf, "worst_case": -1.0}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(searching, "PRUNERS", limits)
-        said = judge(search, {"kappa": 7.0}, plan.data, setup, lambda: None)
-    assert said["cut_short"] == 1
-    assert len(records(setup.folder)) == 1
+# --- the proposer alone ----------------------------------------------------------------------------------------------
+
+
+def metrics(config: Proposal, success: float) -> Outcome:
+    assert isinstance(config, TrialConfig)
+    numbers = {"accuracy/clean": 0.9, "attack_success": success}
+    return Outcome(config.key, config.label, FINISHED, 2.0, metrics=numbers)
+
+
+def test_cases_of_a_candidate_follow_one_another_and_candidates_run_side_by_side(wanted: Search) -> None:
+    proposer = OptunaProposer(wanted, study := open_study(wanted))
+    assert proposer.remaining == 3 * 2
+    first, second = proposer.next(), proposer.next()
+    assert isinstance(first, TrialConfig)
+    assert isinstance(second, TrialConfig)
+    assert (first.seed, second.seed) == (0, 0)
+    assert first.defence != second.defence
+    proposer.tell(metrics(first, 0.1))
+    third = proposer.next()
+    assert isinstance(third, TrialConfig)
+    assert (third.seed, third.defence) == (1, first.defence)
+    proposer.tell(metrics(third, 0.3))
+    assert study.trials[0].values == [0.9, 0.3]
+    assert study.trials[0].user_attrs["seconds"] == 4.0
+
+
+def test_a_candidate_that_lets_an_attack_through_is_cut_short(wanted: Search) -> None:
+    proposer = OptunaProposer(replace(wanted, pruner="worst_case", trials=1), study := open_study(wanted))
+    proposer.tell(metrics(proposer.next(), 0.6))
+    assert proposer.next() is Signal.DONE
+    assert study.trials[0].user_attrs["cut_short"] == 1
+
+
+def test_a_case_that_failed_ends_its_candidate_as_failed(wanted: Search) -> None:
+    proposer = OptunaProposer(replace(wanted, trials=1), study := open_study(wanted))
+    case = proposer.next()
+    assert isinstance(case, TrialConfig)
+    proposer.tell(Outcome(case.key, "the case", FAILED, error="it broke"))
+    assert proposer.next() is Signal.DONE
+    assert study.trials[0].state is TrialState.FAIL
+    assert study.trials[0].user_attrs["error"] == "the case: it broke"
+
+
+def test_two_candidates_with_the_same_settings_share_their_trials(wanted: Search) -> None:
+    same = replace(wanted, space=lambda trial: {"kappa": 7.0}, trials=2)
+    queue = TrialQueue(OptunaProposer(same, study := open_study(same)))
+    ran = []
+    while isinstance(config := queue.next(), TrialConfig):
+        assert queue.next() is Signal.WAIT  # the other candidate's case is the same trial
+        ran.append(config.seed)
+        queue.tell(metrics(config, 0.1))
+    assert ran == [0, 1]
+    assert [trial.values for trial in study.trials] == [[0.9, 0.1]] * 2
 
 
 def study_of(*values: tuple[float, float] | None, cut: Sequence[int] = ()) -> optuna.Study:

@@ -13,11 +13,15 @@ from mlflow import MlflowClient
 
 from raybd.attacks import BadNets, Blended
 from raybd.errors import InputError
-from raybd.execution import driver
-from raybd.execution.attempt import Outcome
-from raybd.execution.driver import plan, run_inline, run_on_ray
-from raybd.execution.progress import Progress, SweepResult, clock
+from raybd.execution.attempt import run_attempt
+from raybd.execution.outcome import Outcome
+from raybd.execution.plan import SweepPlan, plan_sweep
+from raybd.execution.progress import Progress, clock
+from raybd.execution.proposers import ListProposer
+from raybd.execution.queue import TrialQueue
 from raybd.execution.resources import Resources
+from raybd.execution.result import SweepResult
+from raybd.execution.setup import TrialSetup
 from raybd.metrics.mutual_information import MutualInformation
 from raybd.tracking import load_runs
 from raybd.training import TrainConfig
@@ -25,6 +29,7 @@ from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.records import FAILED, FINISHED, SweepFolder
 from raybd.trials.validate import prepare
 from raybd.types import Data
+from tests.sweeping import run_inline, run_on_ray
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
 ONE = Resources(cpus=1, gpus=0)
@@ -45,15 +50,15 @@ def local_ray(flags: Path) -> Iterator[None]:
     ray.shutdown()
 
 
-def made(configs: list[TrialConfig], folder: Path, name: str = "s") -> driver.Plan:
-    return plan(name, configs, folder / "results", f"sqlite:///{folder}/mlflow.db")
+def made(configs: list[TrialConfig], folder: Path, name: str = "s") -> SweepPlan:
+    return plan_sweep(name, configs, folder / "results", f"sqlite:///{folder}/mlflow.db")
 
 
 def own(function: str, seed: int = 0) -> TrialConfig:
     return replace(CONFIG, model=ModelConfig(name=f"tests.misbehaving:{function}"), seed=seed)
 
 
-def children(a: driver.Plan) -> list[dict[str, str]]:
+def children(a: SweepPlan) -> list[dict[str, str]]:
     runs = load_runs(a.name, a.store.address.uri)
     return [{"key": r["tags.raybd.key"], "status": r["status"]} for _, r in runs.iterrows()]
 
@@ -154,7 +159,7 @@ def test_a_store_that_goes_away_loses_no_trial(tmp_path: Path, monkeypatch: pyte
         def refuse(uri: str) -> None:
             raise ConnectionError("no route to the store")
 
-        away.setattr("raybd.tracking.connect", refuse)
+        away.setattr("raybd.tracking.uploads.connect", refuse)
         result = run_inline(a)
     assert result.exit_status == 1
     assert [o.sent for o in result.outcomes] == [False, False]
@@ -174,7 +179,7 @@ def test_a_store_that_goes_away_loses_no_trial(tmp_path: Path, monkeypatch: pyte
 def test_planning_sends_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a = made([CONFIG], tmp_path)
     with monkeypatch.context() as away:
-        away.setattr("raybd.tracking.connect", lambda uri: 1 / 0)
+        away.setattr("raybd.tracking.uploads.connect", lambda uri: 1 / 0)
         run_inline(a)
     again = made([CONFIG], tmp_path)
     assert (again.known, again.todo) == (1, [])
@@ -183,9 +188,9 @@ def test_planning_sends_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_store_that_goes_away_in_mid_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half the epochs are sent, then the store is gone, then it is back: every epoch is there once."""
     monkeypatch.setattr("raybd.tracking.uploads.FLUSH_SECONDS", 0.0)
-    from raybd import tracking
+    from raybd.tracking import uploads
 
-    a, real, calls = made([CONFIG], tmp_path), tracking.connect, []
+    a, real, calls = made([CONFIG], tmp_path), uploads.connect, []
 
     def flaky(uri: str) -> MlflowClient:
         calls.append(uri)
@@ -194,7 +199,7 @@ def test_a_store_that_goes_away_in_mid_trial(tmp_path: Path, monkeypatch: pytest
         return real(uri)
 
     with monkeypatch.context() as away:
-        away.setattr("raybd.tracking.connect", flaky)
+        away.setattr("raybd.tracking.uploads.connect", flaky)
         result = run_inline(a)
     assert len(calls) >= 3
     assert result.outcomes[0].status == FINISHED
@@ -205,66 +210,9 @@ def test_a_store_that_goes_away_in_mid_trial(tmp_path: Path, monkeypatch: pytest
     assert [m.step for m in history] == [1, 2, 3]
 
 
-# --- rounds, on made-up outcomes -------------------------------------------------------------------------------------
-
-
-def rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: list[tuple[dict[int, str], str]]) -> SweepResult:
-    """A sweep of three trials whose rounds end as `said`: {seed: status}, and why Tune gave up."""
-    from raybd.execution import on_ray
-
-    a = made([replace(CONFIG, seed=seed) for seed in range(3)], tmp_path)
-    asked: list[list[int]] = []
-
-    def fake(configs: list[TrialConfig], *_: object) -> on_ray.Round:
-        asked.append([c.seed for c in configs])
-        ends, trouble = said[len(asked) - 1]
-        seen = {
-            c.key: Outcome(
-                c.key, c.label, FINISHED if ends[c.seed] == "ok" else FAILED, 1.0, permanent=ends[c.seed] == "no"
-            )
-            for c in configs
-            if c.seed in ends
-        }
-        return on_ray.Round(seen, trouble)
-
-    monkeypatch.setattr(on_ray, "connect", lambda *_: 2)
-    monkeypatch.setattr(on_ray, "check", lambda *_: None)
-    monkeypatch.setattr(on_ray, "run_round", fake)
-    result = run_on_ray(a, ONE)
-    rounds.asked = asked  # type: ignore[attr-defined]
-    return result
-
-
-def test_tune_gives_up_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = [({0: "ok"}, "Ray Tune gave up: OutOfMemoryError"), ({1: "ok", 2: "ok"}, "")]
-    result = rounds(monkeypatch, tmp_path, said)
-    assert rounds.asked == [[0, 1, 2], [1, 2]]  # type: ignore[attr-defined]
-    assert (result.exit_status, result.left) == (0, 0)
-    assert "OutOfMemoryError" in result.text
-
-
-def test_tune_that_gives_up_at_once_is_not_started_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = rounds(monkeypatch, tmp_path, [({}, "disk full")] * 10)
-    assert len(rounds.asked) == 3  # type: ignore[attr-defined]
-    assert (result.exit_status, result.left) == (1, 3)
-    assert "3 trials are left" in result.text
-
-
-def test_failures_get_two_tries_and_hopeless_ones_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = [({0: "ok", 1: "fail", 2: "no"}, ""), ({1: "fail"}, "")]
-    result = rounds(monkeypatch, tmp_path, said)
-    assert rounds.asked == [[0, 1, 2], [1]]  # type: ignore[attr-defined]
-    assert (len(result.failures), result.exit_status) == (2, 1)
-
-
-def test_an_early_end_without_trouble_is_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = rounds(monkeypatch, tmp_path, [({0: "ok"}, "")])
-    assert (result.exit_status, result.left, result.interrupted) == (130, 2, True)
-
-
 def test_busy_share_by_hand() -> None:
     outcomes = [Outcome("a", "a", FINISHED, 3.0), Outcome("b", "b", FINISHED, 5.0)]
-    result = SweepResult("s", 0, outcomes, 0, seconds=5.0, cores=2, trouble=[])
+    result = SweepResult("s", 0, outcomes, 0, seconds=5.0, cores=2, errors=[])
     assert result.busy == pytest.approx(8 / 10)
     assert "80% of their seconds inside trials" in result.text
     assert replace(result, cpus=0.5).busy == pytest.approx(4 / 10)
@@ -272,13 +220,14 @@ def test_busy_share_by_hand() -> None:
 
 
 def test_progress_counts() -> None:
-    out = io.StringIO()
-    progress = Progress(3, out)
-    for ok in (True, False):
-        progress.started()
-        progress.ended(ok)
-    progress.started()
-    assert progress.line.startswith("done 1  running 1  failed 1  left 0  0:00")
+    queue = TrialQueue(ListProposer([replace(CONFIG, seed=seed) for seed in range(4)]))
+    progress = Progress(queue, io.StringIO())
+    for status in (FINISHED, FAILED):
+        config = queue.next()
+        assert isinstance(config, TrialConfig)
+        queue.tell(Outcome(config.key, "", status))
+    queue.next()
+    assert progress.line.startswith("done 1  running 1  failed 1  left 1  0:00")
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(5, "0:05"), (65.4, "1:05"), (3600, "1:00:00")])
@@ -312,9 +261,9 @@ def test_two_drivers_at_once_are_one_too_many(tmp_path: Path, capsys: pytest.Cap
 def test_each_store_has_a_trial_once(tmp_path: Path) -> None:
     """Store A, then B, then A again: what one has is sent to the other, and never twice."""
     here, there = (f"sqlite:///{tmp_path}/{name}.db" for name in "ab")
-    run_inline(plan("s", [CONFIG], tmp_path / "r", here))
+    run_inline(plan_sweep("s", [CONFIG], tmp_path / "r", here))
     for uri in (there, here, there, here):
-        assert plan("s", [CONFIG], tmp_path / "r", uri).todo == []
+        assert plan_sweep("s", [CONFIG], tmp_path / "r", uri).todo == []
         assert len(load_runs("s", uri)) == 1
 
 
@@ -335,12 +284,11 @@ def test_resources_that_no_node_has_are_refused(tmp_path: Path, local_ray: None)
 
 def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     """The second attempt begins after the last saved epoch; its journal and its arrays have every epoch once."""
-    from raybd.execution.attempt import Setup, run_attempt
 
     looking = MutualInformation(samples=32, passes=4, classes=1)
     noisy = replace(CONFIG, model=replace(CONFIG.model, noise=0.4), metrics=(looking,))
     a = made([replace(noisy, train=TrainConfig(epochs=6))], tmp_path)
-    setup = Setup("s", a.folder, a.store.address, checkpoint_seconds=0.0)
+    setup = TrialSetup("s", a.folder, a.store.address, checkpoint_seconds=0.0)
     data, folder = a.data["digits"], a.folder.trial(a.todo[0].key)
 
     def die() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 from joblib import cpu_count
 
 from raybd.command_line.estimate import seconds
-from raybd.execution.progress import clock
 from raybd.command_line.options import SweepOptions
 from raybd.errors import NoDataError
+from raybd.execution.progress import clock
 from raybd.trials.config import TrialConfig
 from raybd.trials.validate import prepare
 

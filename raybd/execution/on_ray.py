@@ -60,9 +60,9 @@ class RayExecutor(Executor):
             before = queue.progress
             run = _TuneRun(self, queue, progress, shared)
             error = run.fit()
-            if error is None and (queue.in_flight or not run.exhausted):
+            if error is None and (queue.in_flight or not (run.done or run.full)):
                 return Ending(errors, interrupted=True)  # without an error Tune ends early on Ctrl-C alone
-            if error is None and queue.done:
+            if error is None and run.done:
                 return Ending(errors)
             if error is not None:
                 errors.append(_told(error))
@@ -96,8 +96,8 @@ class _TuneRun:
             {"cpu": executor.resources.cpus, "gpu": executor.resources.gpus or 0.0},
         )
         self.folder = executor.setup.folder.path / "tune"
-        self.exhausted = False  # the queue, or this run's number of keys
         self.given = 0  # keys
+        self.done = False  # whether the queue is
         self.running: set[str] = set()  # keys of trials that have begun and not ended
         self.reported: dict[str, Outcome] = {}  # by key, of the attempt under way
         self.earlier: dict[str, str] = {}  # by key, the error of the attempt before
@@ -136,18 +136,22 @@ class _TuneRun:
             shutil.rmtree(self.folder, ignore_errors=True)  # every trial has its own folder
         return None
 
+    @property
+    def full(self) -> bool:
+        """Whether this run has had its number of keys."""
+        return self.given == KEYS_PER_RUN
+
     def next(self) -> dict[str, Any] | str | None:
         """The next point for Tune: a key, with its config where workers do not have it yet."""
-        if self.given == KEYS_PER_RUN:
-            self.exhausted = True
+        if self.full:
             return Searcher.FINISHED
         proposal = self.queue.next()
         if isinstance(proposal, TrialConfig):
             self.given += 1
             point = {"key": proposal.key}
             return point if proposal.key in self.listed else point | {"config": json.dumps(proposal.to_dict())}
-        self.exhausted = proposal is Signal.DONE
-        return Searcher.FINISHED if self.exhausted else None
+        self.done = proposal is Signal.DONE
+        return Searcher.FINISHED if self.done else None
 
     def begin(self, key: str) -> None:
         """An attempt at a trial begins."""

@@ -96,11 +96,6 @@ class TrialQueue:
         return len(self.in_flight) + len(self._again) + len(self._alone) + self.proposer.remaining
 
     @property
-    def done(self) -> bool:
-        """Whether nothing is left, as far as the proposer knows."""
-        return not self.left and self.proposer.next() is Signal.DONE
-
-    @property
     def progress(self) -> int:
         """A number that grows whenever an executor gets anywhere, even if only to learn who takes too much memory."""
         return len(self.outcomes) + len(self._alone)

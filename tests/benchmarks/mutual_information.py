@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raybd.data import load
 from raybd.metrics.information.channel import known_channel, whitened_channel
 from raybd.metrics.information.critics import Critics, Pairs, Training, fit
-from raybd.metrics.information.paper import TY, XT, Critic, PoisonSpec, sampled_infonce, step
+from raybd.metrics.information.paper import TY, XT, Critic, PaperSettings, sampled_infonce, step
 from raybd.metrics.information.passes import noisy, silent
 from raybd.metrics.information.plugin import coordinates, plug_in, plug_in_scores
 from raybd.models import Classifier, build_model
@@ -19,7 +19,7 @@ from tests.benchmarks.timing import Row, Side, interleave, rate, require
 
 GROUPS, N, PASSES, FRESH = 6, 64, 32, 4  # as MutualInformation has them by default
 STEPS = 60  # of the critics, timed
-PAPER: list[tuple[str, PoisonSpec, int, int]] = [
+PAPER: list[tuple[str, PaperSettings, int, int]] = [
     ("I(X;T)", XT, 512, 3072),
     ("I(T;Y)", TY, 10, 512),
 ]  # ResNet-18, CIFAR-10
@@ -79,7 +79,7 @@ def _stacked(model: Classifier, x: Tensor) -> Row:
     return _steps(f"c: {GROUPS} critics stacked, batch {train_config.batch}", stacked, looped, STEPS)
 
 
-def _factored(name: str, recipe: PoisonSpec, u_size: int, v_size: int) -> list[Row]:
+def _factored(name: str, recipe: PaperSettings, u_size: int, v_size: int) -> list[Row]:
     """A step of the authors' critic with its first layer factored against B * K concatenated vectors."""
     torch.manual_seed(0)
     u, v, critic = torch.randn(recipe.batch, u_size), torch.rand(recipe.batch, v_size), Critic(u_size, v_size)

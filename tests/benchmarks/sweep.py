@@ -18,14 +18,16 @@ from unittest.mock import patch
 
 from mlflow.entities import Metric, Param, RunTag
 
-from raybd.execution.driver import plan, run_inline, run_on_ray
-from raybd.execution.progress import Progress, SweepResult
+from raybd.execution.plan import plan_sweep
+from raybd.execution.progress import Progress
 from raybd.execution.resources import Resources
+from raybd.execution.result import SweepResult
 from raybd.tracking.store import Store
 from raybd.tracking.uploads import TrialRun
 from raybd.training import TrainConfig
 from raybd.trials.config import TrialConfig
 from tests.benchmarks.timing import Row, require
+from tests.sweeping import run_inline, run_on_ray
 
 TRIALS, EPOCHS = 200, 50  # trials of about two seconds on a quiet core
 STORED = 10_000  # runs that are in the store already
@@ -43,7 +45,7 @@ def _on_ray(trials: int) -> list[Row]:
     """A sweep of digits on a local Ray with every core, as `sweeps/ib.py` would start it."""
     configs = [TrialConfig(train=TrainConfig(epochs=EPOCHS), seed=seed) for seed in range(trials)]
     with tempfile.TemporaryDirectory() as folder, _memory() as resident:
-        todo = plan("benchmark", configs, Path(folder) / "results", f"sqlite:///{folder}/mlflow.db")
+        todo = plan_sweep("benchmark", configs, Path(folder) / "results", f"sqlite:///{folder}/mlflow.db")
         result = run_on_ray(todo, Resources(), "local")
     require(len(result.outcomes) == trials and not result.failures, f"{trials} trials: {result.text}")
     each = sum(outcome.seconds for outcome in result.outcomes) / trials
@@ -91,10 +93,12 @@ def _share(runs: int) -> Row:
     configs = [TrialConfig(train=TrainConfig(epochs=EPOCHS), seed=seed) for seed in range(LOGGED)]
     spent: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        run_inline(plan("first", configs[:1], Path(folder) / "results", f"sqlite:///{folder}/first.db"))  # imports
+        run_inline(
+            plan_sweep("first", configs[:1], Path(folder) / "results", f"sqlite:///{folder}/first.db")
+        )  # imports
         uri = f"sqlite:///{folder}/mlflow.db"
         fill(Store.open("benchmark", uri), runs)
-        todo = plan("benchmark", configs, Path(folder) / "results", uri)
+        todo = plan_sweep("benchmark", configs, Path(folder) / "results", uri)
         with _clocked(spent):
             result: SweepResult = run_inline(todo)
     require(not result.failures, result.text)

@@ -13,8 +13,9 @@ from unittest.mock import patch
 
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.execution import attempt as execute_module
-from raybd.execution.attempt import Setup, run_attempt
-from raybd.execution.driver import Plan, plan
+from raybd.execution.attempt import run_attempt
+from raybd.execution.plan import SweepPlan, plan_sweep
+from raybd.execution.setup import TrialSetup
 from raybd.tracking.uploads import TrialRun
 from raybd.training import loop as training_module
 from raybd.trials import artifacts
@@ -41,7 +42,7 @@ def trial() -> list[Row]:
     """Clock seconds of a trial with records and a SQLite store, and of its parts; another seed each time."""
     with tempfile.TemporaryDirectory() as folder:
         configs = [TrialConfig(seed=seed) for seed in range(REPETITIONS + 1)]
-        sweep = plan("benchmark", configs, Path(folder) / "results", f"sqlite:///{folder}/mlflow.db")
+        sweep = plan_sweep("benchmark", configs, Path(folder) / "results", f"sqlite:///{folder}/mlflow.db")
         first, *timed = [_timed(config, sweep) for config in sweep.todo]
     whole = statistics.median(seconds["all"] for seconds in timed)
     rows = [_row(f"trial digits: {part}", [seconds[part] for seconds in timed], whole) for part in PARTS]
@@ -58,8 +59,8 @@ def _row(name: str, seconds: list[float], whole: float) -> Row:
     return Row(name, middle, None, len(seconds), f"s, {middle / whole:.1%} of a trial")
 
 
-def _timed(config: TrialConfig, sweep: Plan) -> Counter[str]:
-    setup = Setup(sweep.name, sweep.folder, sweep.store.address)
+def _timed(config: TrialConfig, sweep: SweepPlan) -> Counter[str]:
+    setup = TrialSetup(sweep.name, sweep.folder, sweep.store.address)
     with _clocks() as seconds:
         start = time.perf_counter()
         outcome = run_attempt(config, sweep.data[config.data], setup)
