@@ -66,8 +66,8 @@ def boundary_table(table: CellTable, along: str, fixed: Mapping[str, Value], int
     rows = []
     for values, cells in group_cells(table.find_poisoned(fixed), others).items():
         setting = dict(zip(others, values, strict=True))
-        found = _interpolate(table, along, {**fixed, **setting}) if interpolate else _measure(cells, along)
-        rows.append(table.names.short_setting(setting) | found.row())
+        result = _interpolate(table, along, {**fixed, **setting}) if interpolate else _measure(cells, along)
+        rows.append(table.names.short_setting(setting) | result.row())
     columns = [*(table.names.short[n] for n in others), *Boundary(value=0, low=0, high=0).row()]
     return pd.DataFrame(rows, columns=columns)
 
@@ -83,11 +83,11 @@ def resistance(table: CellTable, attack: Value, fixed: Mapping[str, Value]) -> R
         return Resistance(attack=attack, boundary=_unknown(table.answer(fixed).reason), settings=[])
     rates = distinct(cell.setting["poison_rate"] for cell in cells)
     by_rate = [[c for c in cells if c.setting["poison_rate"] == rate] for rate in rates]
-    found = measured_boundary([float(str(rate)) for rate in rates], [_most_defended(here) for here in by_rate])
-    largest = next((here for rate, here in zip(rates, by_rate, strict=True) if rate == found.value), [])
+    result = measured_boundary([float(str(rate)) for rate in rates], [_most_defended(here) for here in by_rate])
+    largest = next((here for rate, here in zip(rates, by_rate, strict=True) if rate == result.value), [])
     free = [n for n in table.names.varying if n != "poison_rate" and n not in fixed]
     settings = [{n: c.setting[n] for n in free} for c in largest if c.verdict.status == "defended"]
-    return Resistance(attack=attack, boundary=found, settings=[table.names.short_setting(s) for s in settings])
+    return Resistance(attack=attack, boundary=result, settings=[table.names.short_setting(s) for s in settings])
 
 
 def measured_boundary(values: Sequence[float], statuses: Sequence[str]) -> Boundary:
@@ -97,13 +97,13 @@ def measured_boundary(values: Sequence[float], statuses: Sequence[str]) -> Bound
     defended = [status == "defended" for status in statuses]
     last = max((i for i, good in enumerate(defended) if good), default=-1)
     first_gap = next((i for i, good in enumerate(defended) if not good), len(defended))
-    found = Boundary(
+    result = Boundary(
         value=values[last] if last >= 0 else np.nan,
         low=values[first_gap - 1] if first_gap else np.nan,
         high=next((v for i, v in enumerate(values) if all(s == "undefended" for s in statuses[i:])), np.inf),
         holes=tuple(v for v, good in zip(values[: last + 1], defended, strict=False) if not good),
     )
-    return replace(found, reason=_describe(found, values))
+    return replace(result, reason=_describe(result, values))
 
 
 def _measure(cells: Sequence[Cell], along: str) -> Boundary:
@@ -139,14 +139,14 @@ def _surrogate_boundary(surrogate: Surrogate, along: str, setting: Mapping[str, 
     bands = surrogate.bands(points)
     coordinates = points[:, list(surrogate.axes).index(along)]
     values = 10**coordinates if surrogate.axes[along] == "log" else coordinates
-    found = Boundary(
+    result = Boundary(
         value=_largest(values, bands.defended),
         low=_largest(values, bands.surely_defended),
         high=_undefended_from(values, bands.surely_undefended),
         holes=_hole_starts(values, bands.defended),
     )
     missed = f"the cells left out in turn are missed by {100 * surrogate.errors[0]:.1f} points of attack success"
-    return replace(found, reason=f"{_describe(found, values.tolist())}, on a surface; {missed}")
+    return replace(result, reason=f"{_describe(result, values.tolist())}, on a surface; {missed}")
 
 
 def _largest(values: Floats, flags: Flags) -> float:
@@ -171,11 +171,11 @@ def _unknown(reason: str) -> Boundary:
     return Boundary(value=np.nan, low=np.nan, high=np.nan, reason=reason)
 
 
-def _describe(found: Boundary, values: Sequence[float]) -> str:
-    if np.isnan(found.value):
+def _describe(result: Boundary, values: Sequence[float]) -> str:
+    if np.isnan(result.value):
         return f"no value from {format_value(values[0])} to {format_value(values[-1])} is defended"
-    parts = [f"defended up to {format_value(found.value)}"]
-    parts += [f"with holes at {', '.join(map(format_value, found.holes))}"] * bool(found.holes)
-    parts += ["the largest measured"] * bool(np.isinf(found.high) and found.value == values[-1])
-    parts += [f"undefended from {format_value(found.high)}"] * bool(np.isfinite(found.high))
+    parts = [f"defended up to {format_value(result.value)}"]
+    parts += [f"with holes at {', '.join(map(format_value, result.holes))}"] * bool(result.holes)
+    parts += ["the largest measured"] * bool(np.isinf(result.high) and result.value == values[-1])
+    parts += [f"undefended from {format_value(result.high)}"] * bool(np.isfinite(result.high))
     return ", ".join(parts)

@@ -42,20 +42,20 @@ def read_published(path: Path) -> tuple[str, str, pd.DataFrame]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is no table: {error}") from error
     missing = [name for name in (*KEYS, "trigger_size", *COLUMNS) if name not in rows]
-    found = [f"{path} has no column {', '.join(missing)}"] if missing else []
+    problems = [f"{path} has no column {', '.join(missing)}"] if missing else []
     if model is None or pair is None:
-        found.append(f"{path.name} does not tell its learner ({', '.join(LEARNERS)}) and its pair (as 7-1)")
-    if found or model is None or pair is None:
-        raise InputError(found)
+        problems.append(f"{path.name} does not tell its learner ({', '.join(LEARNERS)}) and its pair (as 7-1)")
+    if problems or model is None or pair is None:
+        raise InputError(problems)
     size = rows["trigger_size"].astype(str).str.extract(r"(\d+)", expand=False)
     return LEARNERS[model.group()], pair.group(1), rows.assign(size=size.astype(float))
 
 
-def compared(table: pd.DataFrame, path: Path) -> str:
+def compare_published(table: pd.DataFrame, path: Path) -> str:
     """One line a column of the authors' file: how many of its rows were run, are equal, and how far the rest is off.
 
-    `table` is that of `analysis.learning_curves.trials`. Accuracies are equal to 1e-9, and their largest difference is
-    told in test points; others are compared relatively. Rows that hold 9999 have no numbers on either side.
+    `table` is that of `analysis.learning_curves.trial_table`. Accuracies are equal to 1e-9, their largest difference is
+    in test points; others are compared relatively. Rows that hold 9999 have no numbers on either side.
     """
     model, pair, theirs = read_published(path)
     mine = table[
@@ -63,17 +63,18 @@ def compared(table: pd.DataFrame, path: Path) -> str:
         & table["data"].str.contains(f"[{pair.replace('-', ',')}", regex=False)
         & np.isclose(table["poison_rate"], RATE)
     ]
-    both = _keyed(theirs, "c").merge(_keyed(mine, "C"), on=["seed", "size", "_C", "_gamma"], suffixes=("", " ours"))
+    ours = _with_match_keys(mine, "C")
+    both = _with_match_keys(theirs, "c").merge(ours, on=["seed", "size", "_C", "_gamma"], suffixes=("", " ours"))
     head = f"{path.name}: {len(both)} of {len(theirs)} rows were run ({model}, {pair}, rate {RATE:g})"
     if both.empty:
         return head
     tests = float(both["count/clean"].iloc[0])
     lines = [["column", "rows", "equal", "largest difference"]]
-    lines += [_line(both, name, ours, tests) for name, ours in COLUMNS.items() if ours in both]
+    lines += [_line(both, name, own, tests) for name, own in COLUMNS.items() if own in both]
     return f"{head}\n{align_columns(lines)}"
 
 
-def _keyed(rows: pd.DataFrame, c: str) -> pd.DataFrame:
+def _with_match_keys(rows: pd.DataFrame, c: str) -> pd.DataFrame:
     """Rows with C and gamma rounded to the digits by which they are matched."""
     return rows.assign(
         **{
@@ -85,11 +86,11 @@ def _keyed(rows: pd.DataFrame, c: str) -> pd.DataFrame:
 
 def _line(both: pd.DataFrame, name: str, ours: str, tests: float) -> list[str]:
     known = (both[name] != ABSENT) & both[ours].notna()
-    theirs, found = both.loc[known, name].to_numpy(dtype=float), both.loc[known, ours].to_numpy(dtype=float)
-    apart = np.abs(found - theirs)
+    theirs, own = both.loc[known, name].to_numpy(dtype=float), both.loc[known, ours].to_numpy(dtype=float)
+    apart = np.abs(own - theirs)
     if name in ACCURACIES:
         count = tests if name != "clfp_acc_tr" else 1500
-        return [name, str(len(found)), str(int((apart < 1e-9).sum())), f"{apart.max() * count:.2g} points"]
+        return [name, str(len(own)), str(int((apart < 1e-9).sum())), f"{apart.max() * count:.2g} points"]
     relative = apart / np.maximum(np.abs(theirs), 1e-300)
     close = int((relative <= 1e-6).sum())
-    return [name, str(len(found)), str(close), f"{relative.max():.2g} relative (median {np.median(relative):.2g})"]
+    return [name, str(len(own)), str(close), f"{relative.max():.2g} relative (median {np.median(relative):.2g})"]

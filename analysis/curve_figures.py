@@ -1,4 +1,4 @@
-"""Figures of a learning-curve sweep: from the table of `analysis.learning_curves.trials` to matplotlib Figures."""
+"""Figures of a learning-curve sweep: from the table of `analysis.learning_curves.trial_table` to matplotlib Figures."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ PREFIX = {"B": "curve/B/beta_", "K": "curve/K/beta_", "rho": "curve/rho/beta_", 
 Floats = NDArray[np.float64]
 
 
-def every_figure(table: pd.DataFrame, found: Sequence[Region]) -> dict[str, Figure]:
+def draw_all(table: pd.DataFrame, regions: Sequence[Region]) -> dict[str, Figure]:
     """All figures that `table` has the numbers for, by name; one of each kind a data set, trigger and learner."""
     convex = table[table["C"].notna() & (table["poison_rate"] > 0)]
     figures: dict[str, Figure] = {}
@@ -24,20 +24,20 @@ def every_figure(table: pd.DataFrame, found: Sequence[Region]) -> dict[str, Figu
         for (data, attack), part in convex.groupby(["data", "attack"]):
             figures[f"slopes {data} {attack}"] = draw_slopes(part, f"{data}, {attack}")
             for model, cell in part.groupby("model"):
-                named, title = f"{data} {attack} {model}", f"{data}, {attack}, {model}"
-                figures[f"curves {named}"] = draw_losses(_one_gamma(cell), title)
-                figures[f"paths {named}"] = draw_paths(_one_gamma(cell), title)
+                cell_name, title = f"{data} {attack} {model}", f"{data}, {attack}, {model}"
+                figures[f"curves {cell_name}"] = draw_losses(_one_gamma(cell), title)
+                figures[f"paths {cell_name}"] = draw_paths(_one_gamma(cell), title)
                 if cell["gamma"].nunique() > 1:
-                    figures[f"heat {named}"] = draw_heat(cell, title)
-    for data, attack in dict.fromkeys((r.setting[0], r.setting[1]) for r in found):
-        mine = [r for r in found if r.setting[:2] == (data, attack)]
-        figures[f"regions {data} {attack}"] = draw_regions(mine, f"{data}, {attack}")
+                    figures[f"heat {cell_name}"] = draw_heat(cell, title)
+    for data, attack in dict.fromkeys((r.setting[0], r.setting[1]) for r in regions):
+        selected = [r for r in regions if r.setting[:2] == (data, attack)]
+        figures[f"regions {data} {attack}"] = draw_regions(selected, f"{data}, {attack}")
     return figures
 
 
 def draw_losses(table: pd.DataFrame, title: str) -> Figure:
     """B (full) and K (dashed) over beta: a panel for each C, a line for each poison rate, means over seeds."""
-    grid = _some(sorted(table["C"].unique()))
+    grid = _subsample(sorted(table["C"].unique()))
     figure = Figure(figsize=(3 * len(grid), 3), dpi=80, layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(grid), sharey=True))
     for axes, c in zip(panels, grid, strict=True):
@@ -72,7 +72,7 @@ def draw_paths(table: pd.DataFrame, title: str) -> Figure:
     figure = Figure(figsize=(5.5, 4), dpi=80, layout="constrained")
     axes = figure.subplots()
     highest = table[table["poison_rate"] == table["poison_rate"].max()]
-    for c in _some(sorted(highest["C"].unique())):
+    for c in _subsample(sorted(highest["C"].unique())):
         cell = highest[highest["C"] == c]
         (_, rho), (_, nu) = _over_beta(cell, "rho"), _over_beta(cell, "nu")
         success = cell["attack_success"].mean()
@@ -98,17 +98,17 @@ def draw_heat(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def draw_regions(found: Sequence[Region], title: str) -> Figure:
+def draw_regions(regions: Sequence[Region], title: str) -> Figure:
     """Width of the region in decades of C against the poison rate, with its band over seeds: a panel a limit."""
-    limits = sorted({region.limit for region in found})
+    limits = sorted({region.limit for region in regions})
     figure = Figure(figsize=(4.5 * len(limits), 3.4), dpi=80, layout="constrained")
     for axes, limit in zip(np.atleast_1d(figure.subplots(1, len(limits), sharey=True)), limits, strict=True):
-        for model, gamma in dict.fromkeys(region.setting[2:4] for region in found):
-            mine = [r for r in found if r.limit == limit and r.setting[2:4] == (model, gamma)]
-            rates = [float(str(region.setting[4])) for region in mine]
+        for model, gamma in dict.fromkeys(region.setting[2:4] for region in regions):
+            selected = [r for r in regions if r.limit == limit and r.setting[2:4] == (model, gamma)]
+            rates = [float(str(region.setting[4])) for region in selected]
             label = str(model) if gamma == NO_GAMMA else f"{model} gamma={gamma:g}"
-            axes.plot(rates, [region.width for region in mine], marker="o", markersize=4, label=label)
-            axes.fill_between(rates, [r.low for r in mine], [r.high for r in mine], alpha=0.15)
+            axes.plot(rates, [region.width for region in selected], marker="o", markersize=4, label=label)
+            axes.fill_between(rates, [r.low for r in selected], [r.high for r in selected], alpha=0.15)
         axes.set(xlabel="poison rate", title=f"attack success <= {limit:g}")
         axes.legend(fontsize="small")
     figure.axes[0].set_ylabel("region, decades of C")
@@ -116,11 +116,11 @@ def draw_regions(found: Sequence[Region], title: str) -> Figure:
     return figure
 
 
-def draw_epoch_curves(journals: Mapping[str, Sequence[Sequence[tuple[int, float]]]], title: str) -> Figure:
+def draw_epoch_curves(histories: Mapping[str, Sequence[Sequence[tuple[int, float]]]], title: str) -> Figure:
     """Attack success over epochs: for each label, its mean over trials, each a list of (epoch, share)."""
     figure = Figure(figsize=(6, 4), dpi=80, layout="constrained")
     axes = figure.subplots()
-    for number, (label, trials) in enumerate(journals.items()):
+    for number, (label, trials) in enumerate(histories.items()):
         common = sorted(set.intersection(*({epoch for epoch, _ in trial} for trial in trials)))
         values = np.array([[dict(trial)[epoch] for epoch in common] for trial in trials])
         axes.plot(common, values.mean(0), marker=MARKS[number % len(MARKS)], markersize=4, label=label)
@@ -150,7 +150,7 @@ def _one_gamma(table: pd.DataFrame) -> pd.DataFrame:
     return table.query("gamma == @gamma", local_dict={"gamma": gammas[len(gammas) // 2]})
 
 
-def _some(values: Sequence[float]) -> list[float]:
+def _subsample(values: Sequence[float]) -> list[float]:
     """At most PANELS of `values`, evenly chosen, the ends among them."""
     index = np.linspace(0, len(values) - 1, min(PANELS, len(values))).round().astype(int)
     return [values[i] for i in dict.fromkeys(index.tolist())]

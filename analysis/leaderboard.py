@@ -32,9 +32,9 @@ def read(path: str | Path) -> pd.DataFrame:
     Raises:
         InputError: the file cannot be read, lacks columns, or holds something that is no number.
     """
-    table = _named(path)
+    table = _read_columns(path)
     names, numbers = [n for n in COLUMNS if n not in RATES and n != "poison_rate"], [*RATES, "poison_rate"]
-    table[numbers] = _numbers(path, table[numbers])
+    table[numbers] = _to_numbers(path, table[numbers])
     table = table[table[["clean_accuracy", "attack_success"]].notna().all(axis=1)].reset_index(drop=True)
     table[names] = table[names].apply(lambda column: column.str.strip().str.lower())
     table["defence.name"] = table["defence.name"].where(~table["defence.name"].isin(UNDEFENDED), "none")
@@ -42,28 +42,28 @@ def read(path: str | Path) -> pd.DataFrame:
     rates = table[list(RATES)].where(~absent)
     table[list(RATES)] = rates / 100 if (rates > 1).any(axis=None) else rates
     where = table[names].agg(" ".join, axis=1) + " " + table["poison_rate"].astype(str)
-    found: pd.DataFrame = table.drop(columns="robust_accuracy").assign(
+    trials: pd.DataFrame = table.drop(columns="robust_accuracy").assign(
         source=SOURCE,
         seed=0,
         run_id=SOURCE + " " + where,
         status=absent.map({True: "FAILED", False: "FINISHED"}),
         error=absent.map({True: NO_NUMBER, False: None}),
     )
-    return found
+    return trials
 
 
-def _named(path: str | Path) -> pd.DataFrame:
+def _read_columns(path: str | Path) -> pd.DataFrame:
     try:
         raw = pd.read_csv(path, dtype=str)
     except (OSError, ValueError) as error:
         raise InputError(f"the leaderboard {path} cannot be read: {error}") from error
-    found = {ours: next((n for n in theirs if n in raw), None) for ours, theirs in COLUMNS.items()}
-    if missing := [" or ".join(COLUMNS[ours]) for ours, theirs in found.items() if theirs is None]:
+    columns = {ours: next((n for n in theirs if n in raw), None) for ours, theirs in COLUMNS.items()}
+    if missing := [" or ".join(COLUMNS[ours]) for ours, theirs in columns.items() if theirs is None]:
         raise InputError(f"{path} has no column {', '.join(missing)} (there: {', '.join(map(str, raw))})")
-    return pd.DataFrame({ours: raw[theirs] for ours, theirs in found.items() if theirs is not None})
+    return pd.DataFrame({ours: raw[theirs] for ours, theirs in columns.items() if theirs is not None})
 
 
-def _numbers(path: str | Path, text: pd.DataFrame) -> pd.DataFrame:
+def _to_numbers(path: str | Path, text: pd.DataFrame) -> pd.DataFrame:
     numbers: pd.DataFrame = text.apply(pd.to_numeric, errors="coerce")
     strange = (numbers.isna() & text.notna()).any()
     if strange.any():

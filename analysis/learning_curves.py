@@ -15,7 +15,12 @@ Width = Callable[..., float]  # raybd.convex.region.region_width, ...
 Band = Callable[..., tuple[float, float]]  # ... and region_width_band, which load torch
 SETTING = ("data", "attack", "model", "gamma", "poison_rate")  # what a region along C is of
 LIMITS = (0.1, 0.2)  # allowed attack success
-TOLD = ("params.model.name", "params.model.C", "params.model.gamma", "params.train.beta")  # in columns of their own
+OWN_COLUMNS = (
+    "params.model.name",
+    "params.model.C",
+    "params.model.gamma",
+    "params.train.beta",
+)  # in columns of their own
 NO_GAMMA = -1.0  # of a learner without one, as in the authors' tables
 
 
@@ -31,7 +36,7 @@ class Region:
     seeds: int
 
 
-def trials(runs: pd.DataFrame) -> pd.DataFrame:
+def trial_table(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a finished trial: its settings and every metric by its last name, convex learners and networks alike.
 
     `runs` as `raybd.tracking.load_runs` gives them. Columns: data, attack (with its size), size, model, C, gamma
@@ -65,20 +70,20 @@ def regions(table: pd.DataFrame, width: Width, band: Band, limits: Sequence[floa
 
     Only seeds that were measured at every C count. `width` and `band` are those of raybd/convex/region.py.
     """
-    found = []
+    result = []
     poisoned = table[table["C"].notna() & (table["poison_rate"] > 0)]
     for setting, cell in poisoned.groupby(list(SETTING)):
-        grid, clean, success, samples = shares(cell)
+        grid, clean, success, samples = rates_over_c(cell)
         if len(grid) < 2 or not len(clean):
             continue
         for limit in limits:
             options = {"max_attack_success": limit}
             middle = width(grid, clean.mean(0), success.mean(0), samples, **options)
-            found.append(Region(setting, limit, middle, *band(grid, clean, success, samples, **options), len(clean)))
-    return found
+            result.append(Region(setting, limit, middle, *band(grid, clean, success, samples, **options), len(clean)))
+    return result
 
 
-def shares(cell: pd.DataFrame) -> tuple[Floats, Floats, Floats, int]:
+def rates_over_c(cell: pd.DataFrame) -> tuple[Floats, Floats, Floats, int]:
     """The grid of C (S,), clean accuracy and attack success (seeds, S) of the seeds that have all, and test images."""
     tables = [cell.pivot_table(index="seed", columns="C", values=name) for name in ("accuracy/clean", "attack_success")]
     whole = [seed for seed in tables[0].index if all(t.loc[seed].notna().all() for t in tables)]
@@ -86,17 +91,17 @@ def shares(cell: pd.DataFrame) -> tuple[Floats, Floats, Floats, int]:
     return tables[0].columns.to_numpy(dtype=float), clean, success, int(cell["count/clean"].max())
 
 
-def region_table(found: Sequence[Region]) -> str:
+def region_table(regions: Sequence[Region]) -> str:
     """One line a learner and poison rate: decades of C, in brackets the 5 % and 95 % points over seeds; "" if none."""
-    limits = sorted({region.limit for region in found})
+    limits = sorted({region.limit for region in regions})
     lines = [["data", "trigger", "learner", "gamma", "rate", "seeds", *(f"ASR <= {limit:g}" for limit in limits)]]
-    for setting in dict.fromkeys(region.setting for region in found):
-        mine = {region.limit: region for region in found if region.setting == setting}
+    for setting in dict.fromkeys(region.setting for region in regions):
+        by_limit = {region.limit: region for region in regions if region.setting == setting}
         data, attack, model, gamma, rate = setting
-        seeds = str(next(iter(mine.values())).seeds)
-        said = [f"{r.width:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in (mine[limit] for limit in limits)]
-        lines.append([str(data), str(attack), str(model), _gamma(gamma), f"{rate:g}", seeds, *said])
-    return align_columns(lines) if found else ""
+        seeds = str(next(iter(by_limit.values())).seeds)
+        widths = [f"{r.width:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in (by_limit[limit] for limit in limits)]
+        lines.append([str(data), str(attack), str(model), _gamma(gamma), f"{rate:g}", seeds, *widths])
+    return align_columns(lines) if regions else ""
 
 
 def beta_cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -133,7 +138,7 @@ def beta_table(cells: pd.DataFrame) -> str:
     names = [n for n in ("beta50", "area", "secant", "theta", "log_slope") if n in cells]
     lines = [["data", "trigger", "model", "rate", "setting", "seeds", *names]]
     for setting, cell in cells.groupby(["data", "attack", "model", "poison_rate", "setting"]):
-        numbers = [_reached(cell[name]) if name == "beta50" else _spread(cell[name]) for name in names]
+        numbers = [_median_crossing(cell[name]) if name == "beta50" else _spread(cell[name]) for name in names]
         lines.append([*(f"{v:g}" if isinstance(v, float) else str(v) for v in setting), str(len(cell)), *numbers])
     return align_columns(lines)
 
@@ -142,7 +147,7 @@ def _spread(values: "pd.Series[float]") -> str:
     return format_mean_std(values.tolist(), scale=1, digits=3)
 
 
-def _reached(values: "pd.Series[float]") -> str:
+def _median_crossing(values: "pd.Series[float]") -> str:
     """The median over seeds, inf where half of them or more never get there, and how many those are."""
     never = int(np.isinf(values).sum())
     return f"{np.quantile(values, 0.5, method='higher'):.3g}" + (f" ({never} never)" if never else "")
@@ -150,11 +155,11 @@ def _reached(values: "pd.Series[float]") -> str:
 
 def _settings(runs: pd.DataFrame) -> "pd.Series[str]":
     """What tells networks apart besides their name and beta, for instance "width=0.5 weight_decay=0.05"."""
-    said = pd.Series("", runs.index)
+    text = pd.Series("", runs.index)
     for name in map(str, runs):
-        if name.startswith(("params.train.", "params.model.")) and name not in TOLD and runs[name].nunique() > 1:
-            said += (" " + name.rpartition(".")[2] + "=" + runs[name].astype(str)).where(runs[name].notna(), "")
-    return said.str.strip()
+        if name.startswith(("params.train.", "params.model.")) and name not in OWN_COLUMNS and runs[name].nunique() > 1:
+            text += (" " + name.rpartition(".")[2] + "=" + runs[name].astype(str)).where(runs[name].notna(), "")
+    return text.str.strip()
 
 
 def _numbers(runs: pd.DataFrame, name: str) -> "pd.Series[float]":

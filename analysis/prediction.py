@@ -1,13 +1,15 @@
-"""Does what a trial measures say where the attack gets through? Information and smoothing against the map."""
+"""How well measures of a trial (information, stealthiness, smoothing) predict where the attack gets through."""
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 from analysis.region_map import DefendedRegionMap
-from analysis.signatures import COLUMNS, GAP, excess, sigmas_of
+from analysis.signatures import COLUMNS, GAP, excess, smoothing_sigmas
+from raybd.utils.statistics import auroc
 
+Floats = NDArray[np.float64]
 DRAWS = 1000  # of the bootstrap
 HEAD = ["measure", "cells", "got through", "median there", "median elsewhere", "AUC", "low", "high", "rank correlation"]
 
@@ -19,7 +21,7 @@ def prediction_table(runs: pd.DataFrame, region_map: DefendedRegionMap) -> pd.Da
     value of the two, ties half (Mann & Whitney 1947), with a 90 % bootstrap over cells; the rank correlation is
     Spearman's, with attack success. Cells share seeds and data, so the intervals are rather too narrow.
     """
-    values = measures(runs).set_index(runs["run_id"])
+    values = _measures(runs).set_index(runs["run_id"])
     cells = [c for c in region_map.cells if c.poisoned and c.seeds]
     success = np.array([c.verdict.attack_success.value for c in cells])
     rows = []
@@ -28,48 +30,39 @@ def prediction_table(runs: pd.DataFrame, region_map: DefendedRegionMap) -> pd.Da
         known = ~np.isnan(means) & ~np.isnan(success)
         if known.any():
             through = success[known] > region_map.rule.max_attack_success
-            rows.append({"measure": str(name)} | _told(means[known], through, success[known]))
+            rows.append([str(name), *_association(means[known], through, success[known])])
     return pd.DataFrame(rows, columns=HEAD)
 
 
-def measures(runs: pd.DataFrame) -> pd.DataFrame:
-    """What was measured of each run, by the names people know."""
-    found: dict[str, pd.Series] = {}
-    for heading, kind in {"I(X;T) excess": "xt", "I(T;Y) excess": "ty"}.items():
-        found[heading] = excess(runs, f"mi/{kind}")
+def _measures(runs: pd.DataFrame) -> pd.DataFrame:
+    """The measures of each run, by their names in tables."""
+    columns = {"I(X;T) excess": excess(runs, "mi/xt"), "I(T;Y) excess": excess(runs, "mi/ty")}
     names = {"I(S;T)": "mi/st/backdoor"} | {heading: own for heading, (own, _) in COLUMNS.items()}
     names |= {
-        f"smoothing gap at sigma {s}": f"{GAP.removeprefix('metrics.')}/triggered/sigma_{s}" for s in sigmas_of(runs)
+        f"smoothing gap at sigma {s}": f"{GAP.removeprefix('metrics.')}/triggered/sigma_{s}"
+        for s in smoothing_sigmas(runs)
     }
-    found |= {heading: runs[f"metrics.{name}"] for heading, name in names.items() if f"metrics.{name}" in runs}
-    return pd.DataFrame(found, index=runs.index).dropna(axis=1, how="all")
+    columns |= {heading: runs[f"metrics.{name}"] for heading, name in names.items() if f"metrics.{name}" in runs}
+    return pd.DataFrame(columns, index=runs.index).dropna(axis=1, how="all")
 
 
-def auc(values: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """(R - n (n + 1) / 2) / (n m) of the rank sum R of the n positive among n + m `values`; NaN if n or m is 0."""
-    n, m = int(positive.sum()), int((~positive).sum())
-    if not n or not m:
-        return float("nan")
-    return float((rankdata(values)[positive].sum() - n * (n + 1) / 2) / (n * m))
-
-
-def _told(means: NDArray[np.float64], through: NDArray[np.bool_], success: NDArray[np.float64]) -> dict[str, object]:
-    rng, sides = np.random.default_rng(0), [np.flatnonzero(through), np.flatnonzero(~through)]
-    low = high = float("nan")
-    if all(len(side) for side in sides):
-        draws = [np.concatenate([rng.choice(side, len(side)) for side in sides]) for _ in range(DRAWS)]
-        low, high = np.quantile([auc(means[d], through[d]) for d in draws], [0.05, 0.95]).tolist()
+def _association(means: Floats, through: NDArray[np.bool_], success: Floats) -> list[object]:
+    """The other columns of a measure's row: of cells' means (n,), where the attack gets through, its success."""
+    there, elsewhere = means[through], means[~through]
+    known = len(there) > 0 and len(elsewhere) > 0
+    areas = [auroc(elsewhere, there), *_bootstrap(there, elsewhere)] if known else [float("nan")] * 3
     varied = np.ptp(means) > 0 and np.ptp(success) > 0
-    numbers = [
-        len(means),
-        int(through.sum()),
-        *(_median(means[side]) for side in sides),
-        auc(means, through),
-        low,
-        high,
-    ]
     rank = float(spearmanr(means, success).statistic) if varied else float("nan")
-    return dict(zip(HEAD[1:], [*numbers, rank], strict=True))
+    return [len(means), len(there), _median(there), _median(elsewhere), *areas, rank]
+
+
+def _bootstrap(there: Floats, elsewhere: Floats) -> tuple[float, float]:
+    """90 % bootstrap interval of the AUC, over the cells of both sides."""
+    rng = np.random.default_rng(0)
+    wins = (there[:, None] > elsewhere) + 0.5 * (there[:, None] == elsewhere)
+    draws = [[rng.choice(side, side) for side in wins.shape] for _ in range(DRAWS)]
+    low, high = np.quantile([wins[np.ix_(*draw)].mean() for draw in draws], [0.05, 0.95]).tolist()
+    return low, high
 
 
 def _median(values: NDArray[np.float64]) -> float:

@@ -1,4 +1,4 @@
-"""The trials behind a map: one row each, duplicates out, every parameter as a position among its values."""
+"""The trials behind a map: one row each, without duplicates, every parameter as a position among its values."""
 
 import warnings
 from collections.abc import Sequence
@@ -23,13 +23,7 @@ LOGGED = {  # a column of MLflow's -> ours; the other params.* are parameters
     "metrics.count/clean": "clean_count",
     "metrics.count/triggered": "triggered_count",
 }
-FAMILIES = (
-    "attack.name",
-    "poison_rate",
-    "train.",
-    "model.",
-    "attack.",
-)  # the order in which parameters are shown
+FAMILIES = ("attack.name", "poison_rate", "train.", "model.", "attack.")  # the order in which parameters are shown
 NO_METRICS = "finished without a clean accuracy or an attack success"
 
 
@@ -49,19 +43,16 @@ def load(experiment: str | Sequence[str], tracking_uri: str | None) -> pd.DataFr
     runs = tracking.load_runs(experiment, tracking_uri)
     if runs.empty:
         raise InputError(f"no trial is logged in {experiment!r}")
-    return canonical(runs)
+    return canonical_frame(runs)
 
 
-def canonical(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs, with columns as MLflow names them, as a canonical frame."""
+def canonical_frame(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs, with columns as MLflow names them, as the frame that `DefendedRegionMap` takes."""
     columns = {ours: runs[theirs] for theirs, ours in LOGGED.items() if theirs in runs}
     columns |= {
-        name.removeprefix("params."): _parsed(runs[name]) for name in map(str, runs) if name.startswith("params.")
+        name.removeprefix("params."): _parse_column(runs[name]) for name in map(str, runs) if name.startswith("params.")
     }
-    metrics = {
-        "clean_accuracy": float("nan"),
-        "attack_success": float("nan"),
-    }  # absent if no trial got so far
+    metrics = dict.fromkeys(("clean_accuracy", "attack_success"), float("nan"))  # absent if no trial got so far
     return pd.DataFrame(metrics | columns, index=runs.index)
 
 
@@ -73,17 +64,17 @@ def read(frame: pd.DataFrame) -> Trials:
     """
     if missing := [name for name in REQUIRED if name not in frame]:
         raise InputError(f"missing columns: {', '.join(missing)} (needed: {', '.join(REQUIRED)})")
-    frame = _placed(frame)
+    frame = _with_setting(frame)
     if frame.empty:
         raise InputError("no trial: the frame has no row that names its attack and its poison rate")
     values = {name: distinct(frame[name]) for name in _parameters(frame)}
-    codes = pd.DataFrame({name: _positions(frame[name], values[name]) for name in values})
+    codes = pd.DataFrame({name: _codes(frame[name], values[name]) for name in values})
     rows = _rows(frame)
     order = _latest(rows, codes)
     return Trials(rows.loc[order].reset_index(drop=True), codes.loc[order].reset_index(drop=True), values)
 
 
-def _placed(frame: pd.DataFrame) -> pd.DataFrame:
+def _with_setting(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that have a place in a map, numbered anew."""
     frame = frame.assign(run_id=frame["run_id"] if "run_id" in frame else frame.index.astype(str))
     known = frame["attack.name"].notna() & frame["poison_rate"].notna()
@@ -125,12 +116,12 @@ def _latest(rows: pd.DataFrame, codes: pd.DataFrame) -> pd.Index:
     return ranked[~repeated].sort_values(["seed", "run_id"]).index
 
 
-def _parsed(column: pd.Series) -> pd.Series:
+def _parse_column(column: pd.Series) -> pd.Series:
     meaning = {text: parse(text) for text in column.dropna().unique()}
     return pd.Series([meaning.get(text) for text in column], index=column.index, dtype=object)
 
 
-def _positions(column: pd.Series, values: list[Value]) -> list[int]:
+def _codes(column: pd.Series, values: list[Value]) -> list[int]:
     plain_values = [to_python(value) for value in column]
     known = {value: index_of(value, values) for value in set(plain_values)}
     return [MISSING if (at := known[value]) is None else at for value in plain_values]

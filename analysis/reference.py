@@ -27,13 +27,13 @@ def best_twins(trials: Trials) -> dict[Value, float]:
     A clean twin is a trial without poison and without defence; those of several attacks at one seed are one. The
     keys are data sets, or (source, data set) where there are several sources.
     """
-    by = _several(trials, ["source", "data"])
-    best = _best(trials, _clean(trials) & _undefended(trials), _own(trials), by)
-    found = {}
+    by = _present(trials, ["source", "data"])
+    best = _best(trials, _clean(trials) & _undefended(trials), _training_parameters(trials), by)
+    result = {}
     for at, accuracy in best.items():
-        names = _named(trials, dict(zip(by, at[1:], strict=True)))
-        found[(names["source"], names.get("data")) if "source" in names else names.get("data")] = accuracy
-    return found
+        names = _values_at(trials, dict(zip(by, at[1:], strict=True)))
+        result[(names["source"], names.get("data")) if "source" in names else names.get("data")] = accuracy
+    return result
 
 
 def reference_accuracies(trials: Trials, policy: Policy) -> tuple[NDArray[np.float64], str]:
@@ -45,14 +45,14 @@ def reference_accuracies(trials: Trials, policy: Policy) -> tuple[NDArray[np.flo
     """
     undefended = _undefended(trials)
     if policy == "twin":
-        return _twins(trials, _clean(trials) & undefended), NO_OWN_TWIN
+        return _twin_accuracies(trials, _clean(trials) & undefended), NO_OWN_TWIN
     if policy == "undefended":
-        by = _several(trials, ["source", "data", "model.name"])
+        by = _present(trials, ["source", "data", "model.name"])
         best = _best(trials, trials.rows["done"] & undefended, list(trials.values), by)
-        return _spread(trials, best, by), NO_UNDEFENDED
-    by = _several(trials, ["source", "data"])
-    best = _best(trials, _clean(trials) & undefended, _own(trials), by)
-    return _spread(trials, best, by), ONLY_DEFENDED if _clean(trials).any() else NO_TWIN
+        return _broadcast(trials, best, by), NO_UNDEFENDED
+    by = _present(trials, ["source", "data"])
+    best = _best(trials, _clean(trials) & undefended, _training_parameters(trials), by)
+    return _broadcast(trials, best, by), ONLY_DEFENDED if _clean(trials).any() else NO_TWIN
 
 
 def _clean(trials: Trials) -> "pd.Series[bool]":
@@ -65,12 +65,12 @@ def _undefended(trials: Trials) -> "pd.Series[bool]":
     return _is(trials, "defence.name", "none") | (trials.codes["defence.name"] == MISSING)
 
 
-def _own(trials: Trials) -> list[str]:
+def _training_parameters(trials: Trials) -> list[str]:
     """The parameters of a training that are not its poison's."""
     return [name for name in trials.values if name != "poison_rate" and not name.startswith("attack.")]
 
 
-def _several(trials: Trials, names: list[str]) -> list[str]:
+def _present(trials: Trials, names: list[str]) -> list[str]:
     return [name for name in names if name in trials.values]
 
 
@@ -85,19 +85,19 @@ def _best(
     return {tuple(at): float(value) for at, value in zip(best.index.to_frame().to_numpy(), best, strict=True)}
 
 
-def _spread(trials: Trials, best: Mapping[tuple[int, ...], float], by: list[str]) -> NDArray[np.float64]:
+def _broadcast(trials: Trials, best: Mapping[tuple[int, ...], float], by: list[str]) -> NDArray[np.float64]:
     keys = trials.codes[by].assign(all=0)[["all", *by]].to_numpy()
     return np.array([best.get(tuple(key), np.nan) for key in keys.tolist()])
 
 
-def _twins(trials: Trials, twins: "pd.Series[bool]") -> NDArray[np.float64]:
-    same = [name for name in _own(trials) if not name.startswith("defence.")]
+def _twin_accuracies(trials: Trials, twins: "pd.Series[bool]") -> NDArray[np.float64]:
+    same = [name for name in _training_parameters(trials) if not name.startswith("defence.")]
     table = trials.codes[same].assign(seed=trials.rows["seed"], accuracy=trials.rows["clean_accuracy"].where(twins))
-    found: NDArray[np.float64] = table.groupby([*same, "seed"])["accuracy"].transform("mean").to_numpy(float)
-    return found
+    result: NDArray[np.float64] = table.groupby([*same, "seed"])["accuracy"].transform("mean").to_numpy(float)
+    return result
 
 
-def _named(trials: Trials, at: Mapping[str, int]) -> dict[str, Value]:
+def _values_at(trials: Trials, at: Mapping[str, int]) -> dict[str, Value]:
     """The values at positions; the source only where there are several."""
     named = {name: None if i == MISSING else trials.values[name][i] for name, i in at.items()}
     return {n: v for n, v in named.items() if n != "source" or len(trials.values["source"]) > 1}

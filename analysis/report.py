@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis import records, svg
 from analysis.boundary import boundary_table
+from analysis.cell_table import CellTable
 from analysis.plots import panels, subtitle
 from analysis.prediction import prediction_table
 from analysis.region_map import DefendedRegionMap
@@ -50,46 +51,49 @@ def write_report(experiment: str | Sequence[str], path: str | Path, tracking_uri
 
 def report(runs: pd.DataFrame, name: str) -> str:
     """The page, of runs as `raybd.tracking.load_runs` gives them."""
-    found = DefendedRegionMap.from_frame(records.canonical(runs))
-    parts = [_head(found, runs, name), _maps(found), _boundaries(found), _signatures(found, runs), _runs(found, runs)]
+    region_map = DefendedRegionMap.from_frame(records.canonical_frame(runs))
+    table = region_map.table
+    parts = [_head(table, runs, name), _maps(table), _boundaries(table)]
+    parts += [_signatures(region_map, runs), _runs(region_map, runs)]
     head = f'<meta charset="utf-8"><title>{escape(name)}: where does the backdoor not take hold?</title>'
     body = f"{svg.patterns()}{''.join(parts)}"
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head><body>{body}</body></html>\n'
 
 
-def _head(found: DefendedRegionMap, runs: pd.DataFrame, name: str) -> str:
-    facts = [escape(line) for line in subtitle(found.table, panels(found.table)[0][0])]
-    statuses = pd.Series([cell.verdict.status for cell in found.cells if cell.poisoned]).value_counts()
+def _head(table: CellTable, runs: pd.DataFrame, name: str) -> str:
+    facts = [escape(line) for line in subtitle(table, panels(table)[0][0])]
+    statuses = pd.Series([cell.verdict.status for cell in table.cells if cell.poisoned]).value_counts()
     counts = ", ".join(f"{number} {status}" for status, number in statuses.items())
-    said = {label: distinct(runs[tag]) for label, tag in VERSIONS.items() if tag in runs}
-    versions = "; ".join(f"{label} {', '.join(map(str, values))}" for label, values in said.items() if values)
+    known = {label: distinct(runs[tag]) for label, tag in VERSIONS.items() if tag in runs}
+    versions = "; ".join(f"{label} {', '.join(map(str, values))}" for label, values in known.items() if values)
     lines = [*facts, f"cells with poison: {counts}", escape(versions), time.strftime("written %Y-%m-%d")]
     title = "<h1>Where does the backdoor not take hold?</h1>"
     return f"{title}<p>Sweep <b>{escape(name)}</b></p><ul>{''.join(f'<li>{line}</li>' for line in lines if line)}</ul>"
 
 
-def _maps(found: DefendedRegionMap) -> str:
-    drawn = []
-    for row in panels(found.table):
-        for panel in row:
-            drawn.append(f"<figure><figcaption>{escape(panel.title)}</figcaption>{svg.grid(panel)}</figure>")
+def _maps(table: CellTable) -> str:
+    drawn = [
+        f"<figure><figcaption>{escape(panel.title)}</figcaption>{svg.grid(panel)}</figure>"
+        for row in panels(table)
+        for panel in row
+    ]
     note = "ASR: attack success; ACC: clean accuracy; hold the pointer over a cell for its intervals and its reason."
     return f"<h2>The map</h2><p>{svg.legend()}</p><p>{note}</p>{''.join(drawn)}"
 
 
-def _boundaries(found: DefendedRegionMap) -> str:
+def _boundaries(table: CellTable) -> str:
     parts = []
-    for value in distinct(cell.setting["attack.name"] for cell in found.cells if cell.poisoned):
+    for value in distinct(cell.setting["attack.name"] for cell in table.cells if cell.poisoned):
         setting = {"attack.name": value}
-        measured, between = (boundary_table(found.table, "poison_rate", setting, surface) for surface in (False, True))
+        measured, between = (boundary_table(table, "poison_rate", setting, surface) for surface in (False, True))
         numbers = ["largest defended", "low", "high"]
-        table = measured.drop(columns="reason").assign(**{f"{n} (surface)": between[n] for n in numbers})
+        rows = measured.drop(columns="reason").assign(**{f"{n} (surface)": between[n] for n in numbers})
         settings = [str(n) for n in measured][: -len(numbers) - 2]
         labels = [", ".join(f"{n}={format_value(row[n])}" for n in settings) or "all" for row in _records(measured)]
         best = between.where(between["high"].notna(), measured)[["low", "largest defended", "high"]]
         drawn = [(label, *row) for label, row in zip(labels, best.astype(float).to_numpy().tolist(), strict=True)]
         heading = f"<h3>{escape(format_value(value))}</h3>"
-        parts.append(f"{heading}{svg.intervals(drawn, 'poison rate')}{_table(_records(table))}")
+        parts.append(f"{heading}{svg.intervals(drawn, 'poison rate')}{_table(_records(rows))}")
     note = (
         "The largest defended poison rate of each setting. Up to low everything is defended, from high on all is "
         "undefended (inf: not reached). Surface: read off a Gaussian process through the cells, with its 90 % band, "
@@ -98,17 +102,16 @@ def _boundaries(found: DefendedRegionMap) -> str:
     return f"<h2>Where the region ends</h2><p>{note}</p>{''.join(parts)}"
 
 
-def _signatures(found: DefendedRegionMap, runs: pd.DataFrame) -> str:
-    table = prediction_table(runs, found)
+def _signatures(region_map: DefendedRegionMap, runs: pd.DataFrame) -> str:
+    table = prediction_table(runs, region_map)
     heading = "<h2>Do signatures and smoothing tell where the attack gets through?</h2>"
     if table.empty:
         return f"{heading}<p>No measure of information or smoothing was logged.</p>"
-    said = [_claim(row) for row in _records(table)]
     note = (
         "AUC: the chance that a cell where the attack gets through has the larger value; 90 % bootstrap over cells, "
         "which share seeds and data: rather too narrow. An association within this sweep, and no more."
     )
-    claims = "".join(f"<li>{escape(line)}</li>" for line in said)
+    claims = "".join(f"<li>{escape(line)}</li>" for line in map(_claim, _records(table)))
     return f"{heading}<ul>{claims}</ul>{_table(_records(table))}<p>{note}</p><pre>{escape(signature_table(runs))}</pre>"
 
 
@@ -121,10 +124,10 @@ def _claim(row: dict[str, Value]) -> str:
     return f"{row['measure']}: not shown to tell where the attack gets through"
 
 
-def _runs(found: DefendedRegionMap, runs: pd.DataFrame) -> str:
+def _runs(region_map: DefendedRegionMap, runs: pd.DataFrame) -> str:
     by_id = {str(row["run_id"]): row for row in runs.to_dict("records")}
     rows, details = [], []
-    for run_id, why in notable(found):
+    for run_id, why in notable(region_map):
         row = by_id[run_id]
         short = [("run", run_id), ("why", why), ("seed", row.get("params.seed"))]
         rates = {"ASR": "metrics.attack_success", "ACC": "metrics.accuracy/clean"}
@@ -148,10 +151,10 @@ def _table(rows: Sequence[dict[str, Value]]) -> str:
     if not rows:
         return "<p>None.</p>"
     head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
-    lines = ["".join(f"<td>{escape(_shown(value))}</td>" for value in row.values()) for row in rows]
+    lines = ["".join(f"<td>{escape(_format(value))}</td>" for value in row.values()) for row in rows]
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
-def _shown(value: Value) -> str:
+def _format(value: Value) -> str:
     value = to_python(value)
     return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else format_value(value)

@@ -94,4 +94,4 @@ def _implied_by_plugin(name: str, settings: Sequence[Mapping[str, Value]]) -> bo
     values: dict[Value, set[Value]] = {}
     for one in settings:
         values.setdefault(to_python(one.get(owner)), set()).add(to_python(one.get(name)))
-    return name != owner and all(len(found) == 1 for found in values.values())
+    return name != owner and all(len(known) == 1 for known in values.values())

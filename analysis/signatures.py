@@ -1,4 +1,4 @@
-"""What a sweep's runs say of information, stealthiness and smoothing, as tables: means over seeds, with their nulls."""
+"""Tables of information, stealthiness and smoothing over the runs of a sweep: means over seeds, with their nulls."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -48,33 +48,33 @@ def signature_table(runs: pd.DataFrame) -> str:
 
 
 def smoothing_table(runs: pd.DataFrame, judge: Judge) -> str:
-    """One line an attack, poison rate and sigma: the gap W(clean) - W(triggered) in nats, and what `judge` says of it.
+    """One line an attack, poison rate and sigma: the gap W(clean) - W(triggered) in nats, and `judge`'s conclusion.
 
     The gap on clean twins is that of the twin of each trial where it was measured, else that of the runs at rate 0.
     "" where the runs hold no such numbers.
     """
     done = runs[runs["status"] == "FINISHED"]
     lines = [["attack", "rate", "sigma", "seeds", "gap (nats), 95 %", "on clean twins", "largest control", "verdict"]]
-    for sigma in sigmas_of(done):
+    for sigma in smoothing_sigmas(done):
         gaps = _by_seed(done, "triggered", sigma)
         twins = _by_seed(done, "twin_triggered", sigma)
-        controls = {name: found for name in CONTROLS if not (found := _by_seed(done, name, sigma)).empty}
+        controls = {name: gap for name in CONTROLS if not (gap := _by_seed(done, name, sigma)).empty}
         for key in gaps.index[gaps.index.get_level_values("rate") > 0]:
-            own = gaps.loc[key].dropna()
-            beside = {n: found.loc[key].reindex(own.index) for n, found in controls.items() if key in found.index}
-            beside = {name: values.tolist() for name, values in beside.items() if values.notna().all()}
-            clean = twins.loc[key] if key in twins.index else _at_no_poison(gaps, key)
-            numbers = _judged(own, clean.reindex(own.index), beside, judge)
-            lines.append([str(key[0]), f"{key[1]:g}", sigma, *numbers])
+            gap = gaps.loc[key].dropna()
+            same_seeds = {n: other.loc[key].reindex(gap.index) for n, other in controls.items() if key in other.index}
+            known = {name: values.tolist() for name, values in same_seeds.items() if values.notna().all()}
+            clean = twins.loc[key] if key in twins.index else _at_rate_zero(gaps, key)
+            columns = _conclusion_columns(gap, clean.reindex(gap.index), known, judge)
+            lines.append([str(key[0]), f"{key[1]:g}", sigma, *columns])
     return align_columns(lines) if len(lines) > 1 else ""
 
 
-def sigmas_of(runs: pd.DataFrame) -> list[str]:
+def smoothing_sigmas(runs: pd.DataFrame) -> list[str]:
     """The sigmas at which the gap of the trigger was measured, smallest first."""
-    return sorted((name.removeprefix(f"{GAP}/triggered/sigma_") for name in _measured(runs, "triggered")), key=float)
+    return sorted((name.removeprefix(f"{GAP}/triggered/sigma_") for name in _gap_columns(runs, "triggered")), key=float)
 
 
-def gaps_of(runs: pd.DataFrame, sigma: str) -> pd.DataFrame:
+def smoothing_gaps(runs: pd.DataFrame, sigma: str) -> pd.DataFrame:
     """The poisoned trials as `raybd.metrics.smoothing.figures.draw_gaps` takes them."""
     done = runs[(runs["status"] == "FINISHED") & (runs["params.poison_rate"].astype(float) > 0)]
     return pd.DataFrame(
@@ -101,7 +101,7 @@ def _number(cell: pd.DataFrame, name: str, null: str | None) -> str:
     return own if null is None else f"{own} ({cell[null].mean():.2f})"
 
 
-def _measured(runs: pd.DataFrame, variant: str) -> list[str]:
+def _gap_columns(runs: pd.DataFrame, variant: str) -> list[str]:
     return [str(name) for name in runs if str(name).startswith(f"{GAP}/{variant}/sigma_")]
 
 
@@ -115,16 +115,16 @@ def _by_seed(runs: pd.DataFrame, variant: str, sigma: str) -> pd.DataFrame:
     return runs[name].groupby([attack, rate, runs[SEED]]).mean().dropna().unstack(SEED)
 
 
-def _at_no_poison(gaps: pd.DataFrame, key: Any) -> "pd.Series[float]":
+def _at_rate_zero(gaps: pd.DataFrame, key: Any) -> "pd.Series[float]":
     return gaps.loc[(key[0], 0.0)] if (key[0], 0.0) in gaps.index else pd.Series(dtype=float)
 
 
-def _judged(
+def _conclusion_columns(
     gaps: "pd.Series[float]", twins: "pd.Series[float]", controls: dict[str, list[float]], judge: Judge
 ) -> list[str]:
     clean = twins.tolist() if twins.notna().all() else []
-    found = judge(gaps.tolist(), clean, controls)
-    interval = f"{found.gap.mean:.3f} [{found.gap.low:.3f}, {found.gap.high:.3f}]"
+    result = judge(gaps.tolist(), clean, controls)
+    interval = f"{result.gap.mean:.3f} [{result.gap.low:.3f}, {result.gap.high:.3f}]"
     largest = max(controls, key=lambda name: float(np.mean(controls[name])), default="")
-    beside = f"{largest} {np.mean(controls[largest]):.3f}" if largest else "-"
-    return [str(len(gaps)), interval, f"{np.mean(clean):.3f}" if clean else "-", beside, found.conclusion]
+    control = f"{largest} {np.mean(controls[largest]):.3f}" if largest else "-"
+    return [str(len(gaps)), interval, f"{np.mean(clean):.3f}" if clean else "-", control, result.conclusion]

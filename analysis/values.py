@@ -1,4 +1,4 @@
-"""Values of parameters: read from text, made comparable, sorted, found again, and written."""
+"""Values of parameters: parsed, compared within a tolerance, sorted, looked up and formatted."""
 
 import ast
 import math

@@ -144,7 +144,7 @@ class BoundarySearch:
 
     def boundary(self, runs: pd.DataFrame) -> tuple[DefendedRegionMap, GridBoundary | None]:
         """The map of `runs`, and the boundary on it, if there are surfaces yet."""
-        found = DefendedRegionMap.from_frame(records.canonical(runs))
+        found = DefendedRegionMap.from_frame(records.canonical_frame(runs))
         surrogates = fit_surrogates(self.grid, found.cells, found.rule)
         return found, grid_boundary(self.grid, surrogates, self.options.along) if surrogates else None
 
@@ -269,7 +269,7 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
 def _boundary(
     runs: pd.DataFrame, grid: Grid, keys: Sequence[str], along: str
 ) -> tuple[DefendedRegionMap, GridBoundary]:
-    found = DefendedRegionMap.from_frame(records.canonical(runs[runs["tags.raybd.key"].isin(keys)]))
+    found = DefendedRegionMap.from_frame(records.canonical_frame(runs[runs["tags.raybd.key"].isin(keys)]))
     return found, grid_boundary(grid, fit_surrogates(grid, found.cells, found.rule), along)
 
 

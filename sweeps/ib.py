@@ -49,7 +49,7 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     from analysis import DefendedRegionMap
     from analysis.plots import plot_map
     from analysis.report import write_report
-    from analysis.signatures import gaps_of, sigmas_of, signature_table, smoothing_table
+    from analysis.signatures import signature_table, smoothing_gaps, smoothing_sigmas, smoothing_table
     from analysis.summary import summary
     from raybd.metrics.smoothing.conclusion import judge_smoothing
     from raybd.metrics.smoothing.figures import draw_gaps
@@ -65,8 +65,8 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     if smoothing := smoothing_table(runs, judge_smoothing):
         tables.append(f"Smoothing\n{smoothing}")
         pictures.append(folder / "smoothing.png")
-        sigma = sigmas_of(runs)[-1]  # at the smallest, clean images mostly vote alike
-        draw_gaps(gaps_of(runs, sigma), f"{name}: smoothing at sigma {sigma}").savefig(pictures[1])
+        sigma = smoothing_sigmas(runs)[-1]  # at the smallest, clean images mostly vote alike
+        draw_gaps(smoothing_gaps(runs, sigma), f"{name}: smoothing at sigma {sigma}").savefig(pictures[1])
     report = write_report(name, folder / "report.html", tracking_uri)
     return "\n\n".join(tables) + f"\n\nThe map: {pictures[0]}\nThe report: {report}", [*pictures, report]
 

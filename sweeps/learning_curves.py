@@ -16,17 +16,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from raybd.trial_table.records import SweepFolder
 
-from analysis.curve_compare import compared
-from analysis.curve_figures import draw_epoch_curves, every_figure
-from analysis.learning_curves import beta_cells, beta_table, region_table, regions, trials
+from analysis.curve_compare import compare_published
+from analysis.curve_figures import draw_all, draw_epoch_curves
+from analysis.learning_curves import beta_cells, beta_table, region_table, regions, trial_table
 from raybd.command_line.command import main
 from raybd.command_line.curve_options import CurveOptions
 from raybd.command_line.options import read
 from raybd.convex.region import region_width, region_width_band
 from raybd.errors import InputError
 from raybd.tracking import load_runs
-from raybd.trials.records import SweepFolder
 
 BETAS = tuple(b / 100 for b in (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 19, 24, 29, 36, 44, 54, 66, 81, 99))
 PRESETS = {
@@ -50,44 +50,44 @@ PRESETS = {
 
 def summarise(name: str, tracking_uri: str, folder: Path, compare: Sequence[Path] = ()) -> tuple[str, list[Path]]:
     """Region widths, what networks' betas show, differences to the authors' files; all figures."""
-    table = trials(load_runs(name, tracking_uri))
-    found = regions(table, region_width, region_width_band)
+    table = trial_table(load_runs(name, tracking_uri))
+    areas = regions(table, region_width, region_width_band)
     cells = beta_table(beta_cells(table))
     parts = {
         "Region of clean accuracy within 0.02 of the best, by attack success, in decades of C [90 % over seeds]": (
-            region_table(found)
+            region_table(areas)
         ),
         "Networks over beta (weight of the poison), mean ± deviation over seeds": cells,
-        "Differences to the authors' files": "\n\n".join(compared(table, path) for path in compare),
+        "Differences to the authors' files": "\n\n".join(compare_published(table, path) for path in compare),
     }
     text = "\n\n".join(f"{title}\n{part}" for title, part in parts.items() if part)
     (folder / "learning_curves.txt").write_text(text + "\n")
-    figures = every_figure(table, found) | _epochs(table, folder)
-    return text + f"\n\nFigures: {folder / 'figures'}", [folder / "learning_curves.txt", *_saved(figures, folder)]
+    figures = draw_all(table, areas) | _epoch_figures(table, folder)
+    return text + f"\n\nFigures: {folder / 'figures'}", [folder / "learning_curves.txt", *_save(figures, folder)]
 
 
-def _epochs(table: pd.DataFrame, folder: Path) -> dict[str, Figure]:
-    """Attack success of networks over epochs, from the journals on this disk: one figure a data set."""
+def _epoch_figures(table: pd.DataFrame, folder: Path) -> dict[str, Figure]:
+    """Attack success of networks over epochs, from the histories on this disk: one figure a data set."""
     nets = table[table["C"].isna() & (table["poison_rate"] > 0) & (table["beta"] == 1)]
     figures = {}
     for data, part in nets.groupby("data"):
         lines: defaultdict[str, list[list[tuple[int, float]]]] = defaultdict(list)
         for _, row in part.iterrows():
             history = SweepFolder(folder).trial(row["key"]).history()
-            seen = [(e["epoch"], e["metrics"]["attack_success"]) for e in history if "attack_success" in e["metrics"]]
-            if seen:
-                lines[f"{row['attack']} p={row['poison_rate']:g} {row['setting']}"].append(seen)
+            curve = [(e["epoch"], e["metrics"]["attack_success"]) for e in history if "attack_success" in e["metrics"]]
+            if curve:
+                lines[f"{row['attack']} p={row['poison_rate']:g} {row['setting']}"].append(curve)
         if lines:
             figures[f"epochs {data}"] = draw_epoch_curves(lines, str(data))
     return figures
 
 
-def _saved(figures: dict[str, Figure], folder: Path) -> list[Path]:
+def _save(figures: dict[str, Figure], folder: Path) -> list[Path]:
     (folder / "figures").mkdir(exist_ok=True)
     paths = []
     for name, figure in figures.items():
-        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-        paths.append(folder / "figures" / f"{plain}.png")
+        file_name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        paths.append(folder / "figures" / f"{file_name}.png")
         figure.savefig(paths[-1])
     return paths
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.attacks import setting_names
-from analysis.signatures import gaps_of, sigmas_of, smoothing_table
+from analysis.signatures import smoothing_gaps, smoothing_sigmas, smoothing_table
 from raybd.command_line.command import main
 from raybd.command_line.options import SweepOptions
 from raybd.metrics.smoothing.conclusion import judge_smoothing
@@ -37,9 +37,9 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     """The verdict on each attack, the gap over all trials, and W over sigma for each attack at its highest rate."""
     runs = load_runs(name, tracking_uri)
     runs = runs[runs["status"] == "FINISHED"]
-    sigmas, pictures = sigmas_of(runs), []
+    sigmas, pictures = smoothing_sigmas(runs), []
     for sigma in sigmas:
-        if len(gaps := gaps_of(runs, sigma)):
+        if len(gaps := smoothing_gaps(runs, sigma)):
             pictures.append(folder / f"gap_{sigma}.png")
             draw_gaps(gaps, f"{name}: smoothing at sigma {sigma}").savefig(pictures[-1])
     highest = runs[runs["params.poison_rate"].astype(float) == runs["params.poison_rate"].astype(float).max()]

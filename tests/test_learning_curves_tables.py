@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from analysis.curve_compare import read_published
-from analysis.curve_figures import every_figure
-from analysis.learning_curves import beta_cells, beta_table, region_table, regions, shares, trials
+from analysis.curve_figures import draw_all
+from analysis.learning_curves import beta_cells, beta_table, rates_over_c, region_table, regions, trial_table
 from raybd.convex.region import region_width, region_width_band
 from raybd.errors import InputError
 from tests.test_convex_region import ATTACK, CLEAN, GRID, published
@@ -45,7 +45,7 @@ def published_runs(model: str, rate: str = "0.1") -> list[dict[str, object]]:
 
 def test_regions_of_the_published_rows() -> None:
     """Widths of the specification at rate 0.1 and attack success 0.2: 0.90, 0.66 and 0.48 decades."""
-    table = trials(runs([row for model in ("svm", "logistic", "ridge") for row in published_runs(model)]))
+    table = trial_table(runs([row for model in ("svm", "logistic", "ridge") for row in published_runs(model)]))
     found = regions(table, region_width, region_width_band, limits=(0.2,))
     assert {r.setting[2]: round(r.width, 2) for r in found} == {"svm": 0.90, "logistic": 0.66, "ridge": 0.48}
     assert all(r.low <= r.width <= r.high and r.seeds == 5 for r in found)
@@ -55,9 +55,9 @@ def test_regions_of_the_published_rows() -> None:
 def test_a_seed_that_lacks_a_c_does_not_count_and_failed_trials_never_do() -> None:
     rows = published_runs("svm")
     rows[3]["status"] = "FAILED"
-    cell = trials(runs(rows))
+    cell = trial_table(runs(rows))
     assert len(cell) == 49
-    grid, clean, attack, samples = shares(cell)
+    grid, clean, attack, samples = rates_over_c(cell)
     assert grid.tolist() == pytest.approx(GRID.tolist())
     assert clean == pytest.approx(published(CLEAN, "svm")[1:])
     assert attack == pytest.approx(published(ATTACK, "svm")[1:])
@@ -66,8 +66,8 @@ def test_a_seed_that_lacks_a_c_does_not_count_and_failed_trials_never_do() -> No
 
 def test_one_c_or_no_poison_is_no_region() -> None:
     rows = [row for row in published_runs("svm") if row["params.model.C"] == str(GRID[0])]
-    assert regions(trials(runs(rows)), region_width, region_width_band) == []
-    assert regions(trials(runs(published_runs("svm", "0.0"))), region_width, region_width_band) == []
+    assert regions(trial_table(runs(rows)), region_width, region_width_band) == []
+    assert regions(trial_table(runs(published_runs("svm", "0.0"))), region_width, region_width_band) == []
     assert region_table([]) == ""
 
 
@@ -89,7 +89,7 @@ def nets(seed: str, shape: dict[str, tuple[float, float]]) -> list[dict[str, obj
 def test_networks_over_beta() -> None:
     """ASR 0, 0.25, 0.75 at beta 0, 0.01, 1: a half at 0.1, mean over decades a half; B falls by 2 at beta 0.01."""
     shape = {"0.0": (0.0, 8.0), "1.0": (0.75, 1.0), "0.01": (0.25, 6.0)}
-    cells = beta_cells(trials(runs(nets("0", shape) + nets("1", dict.fromkeys(shape, (0.1, 8.0))))))
+    cells = beta_cells(trial_table(runs(nets("0", shape) + nets("1", dict.fromkeys(shape, (0.1, 8.0))))))
     first, second = (cells[cells["seed"] == seed].iloc[0] for seed in (0, 1))
     assert first["beta50"] == pytest.approx(0.1)
     assert first["area"] == pytest.approx(0.5)
@@ -101,7 +101,7 @@ def test_networks_over_beta() -> None:
     assert math.isnan(second["log_slope"])
     line = beta_table(cells).splitlines()[1]
     assert " 2      inf (1 never)  0.300 ± 0.283  " in line  # areas of 0.5 and 0.1
-    assert beta_table(beta_cells(trials(runs(nets("0", {"1.0": (0.75, 1.0)}))))) == ""
+    assert beta_table(beta_cells(trial_table(runs(nets("0", {"1.0": (0.75, 1.0)}))))) == ""
 
 
 def test_figures_of_all_kinds_are_drawn() -> None:
@@ -112,9 +112,9 @@ def test_figures_of_all_kinds_are_drawn() -> None:
                 curve = {f"metrics.curve/{n}/beta_{b}": 1 + b for n in ("B", "K", "rho", "nu") for b in (0, 0.1, 1)}
                 new = {"params.model.name": model, "params.model.gamma": gamma, "metrics.curve/slope": -1.0}
                 rows.append(row | curve | new)
-    table = trials(runs(rows))
+    table = trial_table(runs(rows))
     found = regions(table, region_width, region_width_band, limits=(0.1, 0.2))
-    named = every_figure(table, found)
+    named = draw_all(table, found)
     assert {name.split()[0] for name in named} == {"slopes", "curves", "paths", "heat", "regions"}
     assert len([name for name in named if name.startswith("curves")]) == 2
     panels = named["curves mnist[7,1] badnets 3 svm"].axes

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.prediction import auc, prediction_table
+from analysis.prediction import prediction_table
 from analysis.region_map import DefendedRegionMap
 from analysis.report import report, write_report
 from analysis.runs import notable, run_table
@@ -115,14 +115,14 @@ def test_it_names_runs_with_their_settings_and_versions():
     assert "model.width = 1\n" in text
     found = notable(DefendedRegionMap.from_frame(_canonical(runs(error="boom"))))
     assert found[0] == ("1-0.1-2", "the backdoor took at this low a rate")  # its highest seed
-    assert ("0.5-0.01-2", "held off at this high a rate: its worst seed") in found
+    assert ("0.5-0.01-2", "defended at this high a rate: its worst seed") in found
     assert [why for _, why in found if why.startswith("failed")] == ["failed: boom"] * 3
 
 
 def _canonical(frame):
-    from analysis.records import canonical
+    from analysis.records import canonical_frame
 
-    return canonical(frame)
+    return canonical_frame(frame)
 
 
 def test_the_boundary_is_drawn_with_open_ends():
@@ -135,14 +135,6 @@ def test_the_boundary_is_drawn_with_open_ends():
     ]
     assert (drawn.count("<circle"), drawn.count("<path")) == (2, 1)
     assert intervals([("a", np.nan, np.nan, np.inf)], "poison rate") == ""
-
-
-def test_auc_is_the_share_of_pairs():
-    values, positive = np.array([3.0, 1.0, 2.0, 2.0, 0.0]), np.array([True, False, True, False, False])
-    wins = [1, 1, 1, 1, 0.5, 1]  # 3 against 1, 2, 0; 2 against 1, 2, 0
-    assert auc(values, positive) == pytest.approx(sum(wins) / 6)
-    assert auc(-values, positive) == pytest.approx(1 - sum(wins) / 6)
-    assert np.isnan(auc(values, np.ones(5, bool)))
 
 
 def test_a_measure_that_tells_and_one_that_does_not():

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from analysis.attacks import attack_names, attack_table
-from analysis.signatures import gaps_of, signature_table, smoothing_table
+from analysis.signatures import signature_table, smoothing_gaps, smoothing_table
 from raybd.metrics.smoothing.conclusion import judge_smoothing
 
 
@@ -71,7 +71,7 @@ def test_smoothing_by_hand() -> None:
     assert "1.000 [0.804, 1.196]" in table
     assert "-0.500" in table
     assert "not shown" in table  # no control pattern is measured
-    assert len(gaps_of(runs, "0.5")) == 5
+    assert len(smoothing_gaps(runs, "0.5")) == 5
 
 
 def test_smoothing_is_shown_only_above_its_controls() -> None:
