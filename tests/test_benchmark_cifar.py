@@ -19,9 +19,11 @@ import torch
 
 from raybd.errors import InputError
 from raybd.training import Checkpoint
+from raybd.trials.base import TrialResult
 from raybd.trials.config import TrialConfig
-from raybd.trials.run import TrialResult, run_trial
+from raybd.trials.run import run_trial
 from raybd.trials.twins import twin_of
+from raybd.trials.validate import problems
 from raybd.types import Report
 from sweeps import ib
 from tests.benchmarks import cifar
@@ -201,7 +203,7 @@ def test_the_recipe_is_backdoorbench_s_and_the_measures_are_the_sweep_s(data: st
     assert (model.name, model.width, model.noise, config.metrics) == ("preact_resnet18", 1.0, 0.0, ())
     assert (at.rates, at.seeds) == ((0.0, 0.001, 0.005, 0.01, 0.05, 0.1), 2)
     measured = at.measured()
-    assert not measured.problems()
+    assert not problems(measured)
     assert ib.METRICS == cifar.MEASURES
     assert measured.metrics == replace(ib.PRESETS["paper"], data="digits").configs()[0].metrics
     assert ib.PRESETS["quick"].noise == measured.model.noise

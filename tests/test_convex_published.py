@@ -21,7 +21,8 @@ from raybd.errors import InputError
 from raybd.metrics.learning_curves import LearningCurves
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.convex import pose_problem
-from raybd.trials.run import check_trial, run_trial
+from raybd.trials.run import run_trial
+from raybd.trials.validate import check_trial
 from raybd.types import POISON, Data, Images
 from tests import test_convex_mnist as mnist
 

@@ -20,7 +20,8 @@ from raybd.metrics.smoothness import Smoothness
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.convex import pose_problem
-from raybd.trials.run import check_trial, run_trial
+from raybd.trials.run import run_trial
+from raybd.trials.validate import check_trial
 from raybd.types import POISON, Data, Images, Report
 
 PATCH = BadNets(size=2, pattern="per_class", labels="all_to_all")
@@ -164,9 +165,9 @@ def test_settings_that_say_nothing_are_no_parameters() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": ModelConfig(name="ridge", C=0)}, "ridge: C = 0 must be above 0"),
-        ({"model": ModelConfig(name="ridge", C=-1)}, "C = -1 must be above 0"),
-        ({"model": ModelConfig(name="ridge", C=float("inf"))}, "C = inf must be above 0 and finite"),
+        ({"model": ModelConfig(name="ridge", C=0)}, "model ridge: C must be above 0 and finite, got 0"),
+        ({"model": ModelConfig(name="ridge", C=-1)}, "C must be above 0 and finite, got -1"),
+        ({"model": ModelConfig(name="ridge", C=float("inf"))}, "C must be above 0 and finite, got inf"),
         ({"model": ModelConfig(name="ridge")}, "model ridge needs setting C"),
         ({"model": ModelConfig(name="svm_rbf", C=1)}, "svm_rbf needs setting gamma"),
         ({"model": ModelConfig(name="svm", C=1, gamma=2)}, "svm has no setting gamma"),
@@ -180,7 +181,7 @@ def test_settings_that_say_nothing_are_no_parameters() -> None:
         ({"probes": (1,)}, "no epochs to probe"),
         ({"poison_rate": 0.001}, "poisons nobody"),
         ({"attack": replace(PATCH, size=9)}, "does not fit images of 8x8"),
-        ({"recipe": "theirs"}, "unknown recipe: theirs"),
+        ({"recipe": "theirs"}, "recipe must be one of raybd, published, got 'theirs'"),
         ({"recipe": "published"}, "are too few"),
         ({"recipe": "published", "attack": BadNets()}, "recipe published has one trigger"),
         ({"recipe": "published", "model": ModelConfig()}, "recipe published is for convex learners"),

@@ -26,7 +26,8 @@ from raybd.models import build_model
 from raybd.seeds import derive
 from raybd.training import TrainConfig, fit, predict
 from raybd.trials.config import ModelConfig, TrialConfig
-from raybd.trials.run import check_trial, run_trial
+from raybd.trials.run import run_trial
+from raybd.trials.validate import check_trial, problems
 from raybd.types import Data
 
 HOW = TrainConfig(epochs=6)
@@ -189,9 +190,9 @@ def test_too_few_clean_images_are_refused_before_training(digits: Data) -> None:
     for name in NAMES:
         wanted = 0 if name == "clp" else 1
         for validation in (0.0, 0.04):
-            found = [p for p in trial(name, validation=validation).problems() if "clean images" in p]
+            found = [p for p in problems(trial(name, validation=validation)) if "clean images" in p]
             assert len(found) == wanted
-        assert trial(name, validation=0.05).problems() == []
+        assert problems(trial(name, validation=0.05)) == []
     with pytest.raises(InputError, match=r"defence nad needs clean images: validation must be at least 0\.05"):
         check_trial(trial("nad", validation=0.0), digits)
 

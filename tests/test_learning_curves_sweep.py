@@ -115,7 +115,7 @@ def test_compare_prints_differences_by_row(done: tuple[Path, str], capsys: pytes
         ("--pairs seven", "'seven' is no pair"),
         ("--pairs 7-12", "no class 12"),
         ("--pairs", "tell two classes apart: --pairs needs at least one"),
-        ("--Cs 0", "C = 0 must be above 0"),
+        ("--Cs 0", "C must be above 0 and finite, got 0"),
         ("--Cs", "--Cs needs a value"),
         ("--betas 0 3", "betas 3 are no weights"),
         ("--trigger-size 9", "does not fit images of 8x8"),

@@ -29,7 +29,7 @@ from raybd.execution.sweep import local_executor, ray_executor, run_sweep
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.records import FAILED, FINISHED, SweepFolder
-from raybd.trials.validate import prepare
+from raybd.trials.validate import prepare, problems
 from sweeps import vibe
 
 TINY = Vibe(pretrain_epochs=1, iterations=4, e_steps=1, tuned=False)
@@ -246,7 +246,7 @@ def test_a_defender_s_canary_is_an_attack_of_his_own() -> None:
     assert (theirs.attack.target, own.attack.target) == (3, 0)
     assert (theirs.share, own.share) == pytest.approx((0.05 / 0.06, 0.01 / 0.06))
     assert case.poison_rate == pytest.approx(0.06)
-    assert not case.problems()
+    assert not problems(case)
     seen = [{"accuracy/clean": 0.9, "accuracy/validation": 0.8, "attack_success": 0.5}]
     seen[0] |= {f"attack_success/{theirs.name}": 0.6, f"attack_success/{own.name}": 0.1}
     said = vibe.judge("canary", [case], seen)

@@ -12,6 +12,7 @@ from raybd.metrics.smoothing.conclusion import seed_interval
 from raybd.metrics.smoothing.figures import draw_gaps, draw_histograms, draw_levels
 from raybd.metrics.smoothness import Smoothness
 from raybd.trials.config import TrialConfig
+from raybd.trials.validate import data_problems
 from raybd.types import Data
 
 SIGMAS = (0.05, 0.1, 0.25)
@@ -77,6 +78,6 @@ def test_more_points_than_the_attack_counts_are_refused_before_training(digits: 
     tact = ATTACKS["tact"]()
     counted = int(tact.measured(digits.test.y).sum())
     wanted = TrialConfig(attack=tact, poison_rate=0.05, metrics=(Smoothness(points=counted + 1),))
-    assert any(f"counts {counted} test images" in problem for problem in wanted.data_problems(digits))
+    assert any(f"counts {counted} test images" in problem for problem in data_problems(wanted, digits))
     enough = TrialConfig(attack=tact, poison_rate=0.05, metrics=(Smoothness(points=counted),))
-    assert enough.data_problems(digits) == []
+    assert data_problems(enough, digits) == []

@@ -1,5 +1,6 @@
 """Poison weighted by beta: 0 is training without it, 1 as ever, and what lies between is the weighted objective."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -154,15 +155,18 @@ def test_the_clean_twin_knows_no_beta() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"train": replace(CONFIG.train, beta=1.5)}, "beta 1.5 is no weight of poison (allowed: 0 to 1)"),
-        ({"train": replace(CONFIG.train, beta=-0.1)}, "beta -0.1 is no weight"),
-        ({"train": replace(CONFIG.train, beta=float("nan"))}, "beta nan is no weight"),
+        ({"train": replace(CONFIG.train, beta=1.5)}, "beta must be in [0, 1], got 1.5"),
+        ({"train": replace(CONFIG.train, beta=-0.1)}, "beta must be in [0, 1], got -0.1"),
+        ({"train": replace(CONFIG.train, beta=float("nan"))}, "beta must be in [0, 1], got nan"),
         ({"train": replace(CONFIG.train, beta=0.5), "poison_rate": 0.0}, "at poison rate 0 beta weighs nothing"),
         ({"train": replace(CONFIG.train, beta=0.5), "defence": Oracle()}, "cannot have a defence"),
         ({"train": replace(CONFIG.train, beta=0.5), "attack": WaNet(each_epoch=True)}, "in every epoch"),
-        ({"train": replace(CONFIG.train, beta_mode="median")}, "unknown beta_mode: median"),
+        (
+            {"train": replace(CONFIG.train, beta_mode="median")},
+            "beta_mode must be one of sample, batchmean, got 'median'",
+        ),
     ],
 )
 def test_what_cannot_be_weighted(changes: dict[str, object], said: str, digits: Data) -> None:
-    with pytest.raises(InputError, match=said.replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(InputError, match=re.escape(said)):
         run_trial(replace(CONFIG, **changes), digits)  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ from raybd.errors import DivergedError, InputError
 from raybd.metrics.accuracy import accuracies, attack_success, class_accuracies, losses, per_sample
 from raybd.training import Checkpoint, TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
-from raybd.trials.run import check_trial, run_trial
+from raybd.trials.run import run_trial
+from raybd.trials.validate import check_trial
 from raybd.types import Data, Images, MetricContext, Report
 
 QUICK = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
@@ -188,7 +189,15 @@ def test_everything_wrong_is_said_at_once(digits: Data) -> None:
     with pytest.raises(InputError) as caught:
         check_trial(replace(config, train=TrainConfig(weight_decay=-1.0, epochs=0)), digits)
     said = str(caught.value)
-    for piece in ("99 pixels", "target 10", "poison rate 2", "smal_cnn", "small_cnn", "weight decay -1", "epochs 0"):
+    for piece in (
+        "99 pixels",
+        "target 10",
+        "poison_rate must be in [0, 1], got 2",
+        "smal_cnn",
+        "small_cnn",
+        "weight_decay must be at least 0 and finite, got -1",
+        "epochs must be at least 1, got 0",
+    ):
         assert piece in said
 
 
@@ -231,7 +240,7 @@ def test_whole_numbers_and_floats_are_one_setting() -> None:
 
 
 def test_initialisation_differs_between_seeds(digits: Data) -> None:
-    from raybd.trials.run import _model
+    from raybd.trials.network import _model
 
     weights = [_model(replace(QUICK, seed=seed), digits).state_dict()["head.weight"] for seed in (0, 1)]
     assert not torch.equal(*weights)

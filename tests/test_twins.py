@@ -14,6 +14,7 @@ from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.run import run_trial
 from raybd.trials.twins import twin_of
+from raybd.trials.validate import problems
 from raybd.types import Data, Report
 from raybd.utils.cache import load_tensors
 
@@ -118,7 +119,7 @@ def _save_always(self, state) -> None:  # type: ignore[no-untyped-def]
 
 def test_patience_and_twins_do_not_go_together() -> None:
     config = replace(QUICK, train=TrainConfig(patience=2), metrics=(METRICS["stealthiness"](),))
-    assert config.problems() == ["patience would part a trial from its clean twin, and stealthiness compare them"]
+    assert problems(config) == ["patience would part a trial from its clean twin, and stealthiness compare them"]
 
 
 def test_a_twin_that_diverges_says_that_it_is_the_twin(digits: Data, tmp_path: Path) -> None:

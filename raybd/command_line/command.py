@@ -9,6 +9,7 @@ from raybd.command_line.options import SweepOptions, read
 from raybd.errors import InputError
 from raybd.execution.resources import Resources
 from raybd.trials.config import TrialConfig
+from raybd.trials.kinds import kind_of
 
 if TYPE_CHECKING:
     from raybd.command_line.runner import Search, Summary
@@ -51,5 +52,6 @@ def _main(
 
 def _check_workers(options: SweepOptions, configs: Sequence[TrialConfig]) -> None:
     workers = Resources(gpus=options.gpus_per_trial).workers
-    if found := dict.fromkeys(problem for config in configs for problem in config.team_problems(workers)):
+    found = dict.fromkeys(problem for c in configs for problem in kind_of(c).worker_problems(c, workers))
+    if found:
         raise InputError(found)

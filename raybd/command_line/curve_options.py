@@ -99,8 +99,6 @@ class CurveOptions(SweepOptions):
         trials = self._convex(convex)
         for data, model in product(self._data(), [name for name in distinct(self.models) if name not in LEARNERS]):
             trials += replace(self, data=data, model=model)._networks()
-        if problems := dict.fromkeys(p for trial in trials for p in trial.problems()):
-            raise InputError(list(problems))
         return sorted(trials, key=lambda trial: trial.poison_rate)
 
     def _convex(self, names: Sequence[str]) -> list[TrialConfig]:

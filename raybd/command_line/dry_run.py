@@ -19,13 +19,14 @@ def show(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
     Raises:
         InputError: a trial could not run.
     """
-    print(f"all trials: {_shared(configs)}\n")
     try:
         known, data = prepare(configs, options.data_root, lower="all" in options.attacks)
     except NoDataError as error:
+        print(f"all trials: {_shared(configs)}\n")
         print("\n".join(f"{'-' * 16}  {config.label}" for config in configs))
         print(f"{len(configs)} trials; their keys and times are not known without the data: {error}")
         return 0
+    print(f"all trials: {_shared(configs)}\n")
     for config in known:
         print(f"{config.key}  {config.label}")
     here = 1 if options.inline else cpu_count()

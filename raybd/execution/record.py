@@ -10,9 +10,9 @@ import raybd
 from raybd.execution import memory
 from raybd.execution.setup import TrialSetup
 from raybd.tracking.uploads import TrialRun
+from raybd.trials.base import TrialResult
 from raybd.trials.config import KEY_FORMAT, TrialConfig
 from raybd.trials.records import FAILED, FINISHED, Record
-from raybd.trials.run import TrialResult
 from raybd.utils.environment import environment
 
 log = logging.getLogger(__name__)

@@ -22,6 +22,7 @@ from raybd.execution.outcome import Outcome
 from raybd.execution.proposers import Proposal, Proposer, Signal
 from raybd.plugins import build, spec
 from raybd.trials.config import TrialConfig
+from raybd.trials.validate import problems
 
 Space = Callable[[optuna.Trial], dict[str, Any]]  # a trial of Optuna to settings; of a module that can be imported
 Judge = Callable[[Sequence[TrialConfig], Sequence[Mapping[str, float]]], dict[str, float]]  # cases, their metrics
@@ -181,7 +182,7 @@ class OptunaProposer(Proposer):
             except InputError as error:
                 self._end(candidate, error=f"{type(error).__name__}: {error}")
                 continue
-            if found := [problem for case in candidate.cases for problem in case.problems()]:
+            if found := [problem for case in candidate.cases for problem in problems(case)]:
                 self._end(candidate, error="; ".join(dict.fromkeys(found)))
                 continue
             self.candidates.append(candidate)

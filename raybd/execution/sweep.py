@@ -19,6 +19,7 @@ from raybd.execution.setup import TrialSetup
 from raybd.tracking.sqlite import path_of
 from raybd.tracking.uploads import send_all
 from raybd.trials.config import TrialConfig
+from raybd.trials.kinds import kind_of
 
 
 def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = None) -> SweepResult:
@@ -81,7 +82,7 @@ def ray_executor(
     """
     from raybd.execution import on_ray, ray_cluster  # imported late: who runs in this process needs no Ray
 
-    useless = [problem for config in plan.todo for problem in config.team_problems(resources.workers)]
+    useless = [problem for c in plan.todo for problem in kind_of(c).worker_problems(c, resources.workers)]
     if found := resources.problems() + list(dict.fromkeys(useless)):
         raise InputError(found)
     cores = ray_cluster.connect(address, sum(data.train.x.numel() + data.test.x.numel() for data in plan.data.values()))

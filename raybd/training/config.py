@@ -1,31 +1,35 @@
 """TrainConfig: how a network is trained; and what one epoch of it reports."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
 
 from raybd.types import coerce_floats
+from raybd.utils.constraints import NonNegative, Positive, Share
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How a network is trained; every field changes what comes out."""
 
-    epochs: int = 20
-    batch_size: int = 64
+    epochs: Annotated[int, Ge(1)] = 20
+    batch_size: Annotated[int, Ge(2)] = 64
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.1  # the peak
-    momentum: float = 0.9  # of sgd
-    weight_decay: float = 5e-4  # on every parameter
+    learning_rate: Positive = 0.1  # the peak
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9  # of sgd
+    weight_decay: NonNegative = 5e-4  # on every parameter
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
-    label_smoothing: float = 0.0
-    crop: int = 0  # pixels of black padding before a random crop of each image
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    crop: Annotated[int, Ge(0)] = 0  # pixels of black padding before a random crop of each image
     flip: bool = False  # mirror each image with probability 1/2
-    beta: float = 1.0  # weight of each poisoned image's loss; 0: poison is left out
+    beta: Share = 1.0  # weight of each poisoned image's loss; 0: poison is left out
     beta_mode: Literal["sample", "batchmean"] = "sample"  # see raybd/training/weighting.py
-    patience: int = 0  # stop after so many epochs without a lower training loss; 0: never
+    patience: Annotated[int, Ge(0)] = 0  # stop after so many epochs without a lower training loss; 0: never
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on a GPU, fp32 on a CPU
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"  # no slower on a CPU, faster on a GPU
-    workers: int = field(default=1, metadata={"since": "0.2"})  # processes that share each batch, by data parallelism
+    # processes that share each batch, by data parallelism
+    workers: Annotated[int, Ge(1)] = field(default=1, metadata={"since": "0.2"})
     sync_batch_norm: bool = field(default=False, metadata={"since": "0.2"})  # over all workers; GPUs only
 
     def __post_init__(self) -> None:

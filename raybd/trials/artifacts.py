@@ -4,11 +4,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raybd.trials.base import TrialResult
 from raybd.trials.config import TrialConfig
+from raybd.trials.kinds import kind_of
 from raybd.trials.records import TrialFolder
-from raybd.trials.run import TrialResult
 from raybd.types import POISON, Report
-from raybd.utils.figures import draw_curves, draw_examples, draw_suspects
+from raybd.utils.figures import draw_examples, draw_suspects
 
 
 def keep_probe(folder: TrialFolder, report: Report) -> None:
@@ -40,8 +41,7 @@ def keep(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None:
         kept = {name: value.numpy() for name, value in arrays.items()}
         np.savez_compressed(folder.path / "arrays.npz", allow_pickle=False, **kept)
     draw_examples(result.clean, result.triggered, folder.path / "figures" / "examples.png")
-    if not config.model.convex:  # a learner that is solved has no training to draw
-        draw_curves(folder.history(), config.label, folder.path / "figures" / "training.png")
+    kind_of(config).draw(folder.history(), config.label, folder.path / "figures")
     if result.suspects is not None:
         seen = result.suspects
         poison = (seen.roles == POISON).tolist()

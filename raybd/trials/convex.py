@@ -4,8 +4,10 @@ With `recipe="published"` images, poison and patches are drawn, and models solve
 did; their patches are floats, so there the images in bytes are for people to look at.
 """
 
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,17 +15,98 @@ from torch import Tensor
 
 from raybd.attacks import BadNets
 from raybd.attacks.poisoning import PoisonSpec, digest
-from raybd.attacks.verification import verify_poisoning
 from raybd.convex.legacy import LegacyAccuracies, legacy_accuracies, trained
 from raybd.convex.module import ConvexModel, Decide, logits
 from raybd.convex.pairs import Pair, backdoor_task, mnist_pair, poison_indices, shortages
 from raybd.convex.task import Array, Task
 from raybd.convex.triggers import Labels, random_patches, stamp_patches
+from raybd.defences import NoDefence
 from raybd.errors import InputError
+from raybd.metrics import METRICS
+from raybd.metrics.base import History
+from raybd.plugins import name_of
+from raybd.training import TrainConfig
+from raybd.trials.base import TrialKind, TrialResult, TrialSession, measure, poisoned_sets, result_of
 from raybd.trials.config import TrialConfig
-from raybd.types import CLEAN, POISON, Data, Images, MetricContext, Poisoned
+from raybd.types import CLEAN, POISON, Data, Images, MetricContext, Poisoned, Report
 
 PUBLISHED = 1500  # training images of a published pair
+FITS = 10  # of a learner for its curve, about: some betas, two slopes
+
+
+class ConvexFit(TrialKind):
+    """The fit of a convex learner, which has no epochs: one report."""
+
+    overhead = 0.25
+
+    def problems(self, config: TrialConfig) -> list[str]:
+        """Settings that would change the key and nothing else; what a published recipe does not go with."""
+        return _network_settings(config) + (_published_problems(config) if config.recipe == "published" else [])
+
+    def worker_problems(self, config: TrialConfig, workers: int) -> list[str]:
+        """Any workers."""
+        name = config.model.name
+        found = f"model {name} has no training that {workers} GPUs could share: give its trials one, or a part of one"
+        return [found] if workers > 1 else []
+
+    def data_problems(self, config: TrialConfig, data: Data) -> list[str]:
+        """More classes than two."""
+        if len(data.classes) == 2:
+            return []
+        said = f"{data.name} has {len(data.classes)} (a pair is named as in digits[7,1])"
+        return [f"model {config.model.name} tells two classes apart, and {said}"]
+
+    def poison_problems(self, config: TrialConfig, data: Data) -> list[str]:
+        """Why the images, the poison or the patches of `config` cannot be had from `data`."""
+        if config.recipe == "published":
+            return _published_misfits(config, data)
+        return super().poison_problems(config, data)
+
+    def run(self, config: TrialConfig, data: Data, session: TrialSession, start: float) -> TrialResult:
+        """One report, of the learner as fitted."""
+        context, metrics = fit(config, pose_problem(config, data))
+        numbers, arrays = measure(config, replace(context, heartbeat=session.heartbeat))
+        metrics = numbers | metrics | {"seconds/trial": time.perf_counter() - start}
+        session.report(Report(1, metrics))
+        return result_of(context, metrics, arrays)
+
+    def cost_key(self, config: TrialConfig) -> tuple[object, ...]:
+        """Data, learner and recipe."""
+        return config.data, config.model.name, config.recipe
+
+    def unit_seconds(self, config: TrialConfig, data: Data) -> float:
+        """Seconds of one fit on the poisoned pair."""
+        task = pose_problem(config, data).task
+        start = time.perf_counter()
+        config.model.learner().path(task, [1.0])
+        return time.perf_counter() - start
+
+    def units(self, config: TrialConfig, data: Data) -> float:
+        """Fits: one, and those of the curve where there is poison."""
+        return 1 + FITS * (config.poison_rate > 0)
+
+    def draw(self, history: History, title: str, folder: Path) -> None:
+        """Nothing: there is no training."""
+
+
+def _network_settings(config: TrialConfig) -> list[str]:
+    name, usual = config.model.name, TrainConfig()
+    wrong = [f.name for f in fields(TrainConfig) if getattr(config.train, f.name) != getattr(usual, f.name)]
+    found = [f"model {name} is solved, not trained: leave train.{setting} alone" for setting in wrong]
+    found += [f"model {name} has no epochs to probe"] * bool(config.probes)
+    if not isinstance(config.defence, NoDefence):
+        found.append(f"model {name} has no training that a defence could take over")
+    metrics = [name_of(METRICS, metric) for metric in config.metrics]
+    looking = [metric for metric in metrics if metric not in ("accuracy", "learning_curves")]
+    return found + [f"metric {metric} measures networks, and {name} is none" for metric in looking]
+
+
+def _published_problems(config: TrialConfig) -> list[str]:
+    found = ["recipe published sets no validation images aside"] if config.validation else []
+    patches = BadNets(size=getattr(config.attack, "size", None), pattern="per_class", labels="all_to_all")
+    if config.attack == patches:
+        return found
+    return [*found, "recipe published has one trigger: badnets with pattern per_class, labels all_to_all, a size"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +138,8 @@ def pose_problem(config: TrialConfig, data: Data) -> ConvexProblem:
     return _last[key]
 
 
-def solve(config: TrialConfig, problem: ConvexProblem) -> tuple[MetricContext, dict[str, float]]:
-    """What the solved learner shows, and its losses (in its own unit) and accuracies beyond those of any trial."""
+def fit(config: TrialConfig, problem: ConvexProblem) -> tuple[MetricContext, dict[str, float]]:
+    """The fitted learner for metrics, and its losses (in its own unit) and accuracies beyond those of any trial."""
     learner, task = config.model.learner(), problem.task
     if config.recipe == "published":
         decide: Decide = trained(learner, task, 1.0).decide
@@ -74,14 +157,15 @@ def solve(config: TrialConfig, problem: ConvexProblem) -> tuple[MetricContext, d
         "loss/triggered": learner.loss(task.triggered_sign * decide(task.triggered_x)),
     }
     model = ConvexModel(learner, task, decide).eval()
-    return _evidence(config, problem, model), more | {name: float(values.mean()) for name, values in losses.items()}
+    metrics = more | {name: float(values.mean()) for name, values in losses.items()}
+    return _metric_context(config, problem, model), metrics
 
 
 def _published_numbers(found: LegacyAccuracies) -> dict[str, float]:
     return {"accuracy/clean_model": found.clean_model, "accuracy/train": found.training}
 
 
-def _evidence(config: TrialConfig, problem: ConvexProblem, model: ConvexModel) -> MetricContext:
+def _metric_context(config: TrialConfig, problem: ConvexProblem, model: ConvexModel) -> MetricContext:
     data, exact = problem.data, problem.task.triggered_x  # published patches are no bytes: the points say what they are
     stamped = exact if config.recipe == "published" else points(problem.triggered)
     held_out = data.validation
@@ -109,10 +193,8 @@ def _signs(y: Tensor) -> Array:
 
 
 def _own(config: TrialConfig, data: Data) -> ConvexProblem:
-    recipe, classes = PoisonSpec(config.attack, config.poison_rate, config.seed), len(data.classes)
-    poisoned = recipe.poison(data.train, classes)
-    poisoned = replace(poisoned, manifest=verify_poisoning(recipe, data.train, poisoned, classes))
-    triggered, measured = recipe.triggered(data.test, classes), recipe.measured(data.test.y)
+    poisoned, triggered = poisoned_sets(config, data)
+    measured = PoisonSpec(config.attack, config.poison_rate, config.seed).measured(data.test.y)
     aimed = triggered.take(measured)
     task = Task(
         train_x=points(poisoned.images),
@@ -126,10 +208,8 @@ def _own(config: TrialConfig, data: Data) -> ConvexProblem:
     return ConvexProblem(data, poisoned, triggered, measured, task, task)
 
 
-def problems(config: TrialConfig, data: Data) -> list[str]:
-    """Why the images, the poison or the patches of `config` cannot be had from `data`; empty if they can."""
-    if config.recipe != "published":
-        return PoisonSpec(config.attack, config.poison_rate, config.seed).check(data.train.y)
+def _published_misfits(config: TrialConfig, data: Data) -> list[str]:
+    """Colours, too few images of a class, a poison rate that draws none."""
     found = [] if data.train.shape[0] == 1 else [f"recipe published is for grey images, and {data.name} has colours"]
     found += shortages(data.train.y.numpy(), data.test.y.numpy(), (0, 1))
     try:

@@ -4,12 +4,86 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from raybd.attacks import describe
-from raybd.data import load
+from raybd.attacks import NoAttack, describe
+from raybd.attacks.poisoning import PoisonSpec
+from raybd.data import check_name, load, split_validation
+from raybd.defences import DEFENCES
 from raybd.errors import InputError
+from raybd.metrics import METRICS
+from raybd.plugins import name_of
 from raybd.trials.config import TrialConfig
-from raybd.trials.run import at_most, check_trial
+from raybd.trials.kinds import kind_of
 from raybd.types import Data
+from raybd.utils.constraints import violations
+
+
+def check_trial(config: TrialConfig, data: Data, workers: int = 1) -> None:
+    """Refuse a config that cannot run on `data`, or not with `workers`, with every reason at once.
+
+    Raises:
+        InputError: with the reasons.
+    """
+    found = problems(config) + kind_of(config).worker_problems(config, workers)
+    found += data_problems(config, data)
+    if found := found or _poison_problems(config, data):
+        raise InputError(found)
+
+
+def problems(config: TrialConfig) -> list[str]:
+    """Everything wrong with `config` that can be told without its data."""
+    found = check_name(config.data) + violations(config) + config.model.problems() + violations(config.train)
+    if isinstance(config.attack, NoAttack) and config.poison_rate:
+        found.append(f"attack none cannot poison: its rate must be 0, not {config.poison_rate:g}")
+    names = [name_of(METRICS, metric) for metric in config.metrics]
+    found += [f"metric {name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    return found + _clean_problems(config) + kind_of(config).problems(config)
+
+
+def data_problems(config: TrialConfig, data: Data) -> list[str]:
+    """Everything wrong with `config` on `data`, but for the poison rate."""
+    found = config.attack.check(data.train.shape, len(data.classes)) + kind_of(config).data_problems(config, data)
+    counted = sum(int(member.attack.measured(data.test.y).sum()) for member in config.attack.members())
+    found += [
+        f"{name_of(METRICS, metric)}: {metric.min_triggered} points are asked for, and the success of "
+        f"{describe(config.attack)} counts {counted} test images"
+        for metric in config.metrics
+        if metric.min_triggered > counted
+    ]
+    found += [problem for metric in config.metrics for problem in metric.problems(data, config.model.noise)]
+    if config.fingerprint not in ("", data.fingerprint):
+        found.append(f"the data is {data.fingerprint}, but the trial is about {config.fingerprint}")
+    return found
+
+
+def _poison_problems(config: TrialConfig, data: Data) -> list[str]:
+    return kind_of(config).poison_problems(config, without_validation(config, data))
+
+
+def _clean_problems(config: TrialConfig) -> list[str]:
+    """Why the defence would not get the clean images that it needs."""
+    wanted, given = config.defence.clean_share, config.validation
+    if config.defence.access != "clean images" or (given > 0 and given >= wanted):
+        return []
+    least = f"at least {wanted:g}, its share of clean images" if wanted else "above 0"
+    name = name_of(DEFENCES, config.defence)
+    return [f"defence {name} needs clean images: validation must be {least}, got {given:g}"]
+
+
+def without_validation(config: TrialConfig, data: Data) -> Data:
+    """`data` with the validation images of `config` taken out of the training set."""
+    if not config.validation:
+        return data
+    train, validation = split_validation(data.train, config.validation, config.seed)
+    return replace(data, train=train, validation=validation)
+
+
+def at_most(config: TrialConfig, data: Data) -> TrialConfig:
+    """`config` at its poison rate, or at the largest that its attack can have on `data`."""
+    y = without_validation(config, data).train.y
+    spec = PoisonSpec(config.attack, config.poison_rate, config.seed)
+    if config.poison_rate > 1 or not spec.check(y):
+        return config
+    return replace(config, poison_rate=min(config.poison_rate, spec.largest(y)))
 
 
 def prepare(
@@ -23,19 +97,17 @@ def prepare(
         NoDataError: a data set is not on this machine.
         InputError: with everything that is wrong with any of them; no trial could start.
     """
-    problems = [problem for config in configs for problem in config.problems()]
-    if problems or not configs:
-        raise InputError(list(dict.fromkeys(problems)) or "the sweep has no trials")
+    found = [problem for config in configs for problem in problems(config)]
+    if found or not configs:
+        raise InputError(list(dict.fromkeys(found)) or "the sweep has no trials")
     data = {name: load(name, data_root) for name in dict.fromkeys(config.data for config in configs)}
     known = [replace(config, fingerprint=data[config.data].fingerprint) for config in configs]
     known = _lowered(known, data) if lower else known
     for config in known:
-        try:
-            check_trial(config, data[config.data])
-        except InputError as error:
-            problems += error.problems
-    if problems:
-        raise InputError(list(dict.fromkeys(problems)))
+        one = data[config.data]
+        found += data_problems(config, one) or _poison_problems(config, one)
+    if found:
+        raise InputError(list(dict.fromkeys(found)))
     return list({config.key: config for config in known}.values()), data
 
 

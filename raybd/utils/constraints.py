@@ -1,4 +1,5 @@
-"""Ranges on the fields of configs: `Annotated[float, Interval(ge=0, lt=1)]` is checked by `violations`, once.
+"""Ranges and words of the fields of configs: `Annotated[float, Interval(ge=0, lt=1)]` and `Literal["a", "b"]`, checked
+by `violations`.
 
 The bounds are those of `annotated_types` (Ge, Gt, Le, Lt, Interval), as pydantic and others read them.
 """
@@ -8,7 +9,7 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
@@ -26,14 +27,21 @@ COMPARE: dict[type[Bound], tuple[Callable[[Any, Any], bool], str]] = {
 
 
 def violations(config: Any, prefix: str = "") -> list[str]:
-    """Every field of the dataclass `config` that is out of its range: its name after `prefix`, what is allowed, its
-    value. Fields that are None, or have no bounds, are left out; of a tuple each value is checked."""
+    """Every field of the dataclass `config` that is out of its range, or none of its Literal's words: its name after
+    `prefix`, what is allowed, its value. Fields that are None, or have no bounds, are left out; of a tuple each value
+    is checked."""
     cls: Any = type(config)
-    return [
-        f"{prefix}{name} must be {allowed}, got {value:g}"
+    found = [
+        f"{prefix}{name} must be {allowed}, got {_shown(value)}"
         for name, bounds, allowed in _bounded(cls)
         for value in _values(getattr(config, name))
         if not all(COMPARE[type(bound)][0](value, limit(bound)) for bound in bounds)
+    ]
+    return found + [
+        f"{prefix}{name} must be one of {', '.join(words)}, got {value!r}"
+        for name, words in _worded(cls)
+        for value in _values(getattr(config, name))
+        if isinstance(value, str) and value not in words
     ]
 
 
@@ -43,12 +51,33 @@ def _values(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 @cache  # a sweep asks ten thousands of times
 def _bounded(cls: Any) -> list[tuple[str, tuple[Bound, ...], str]]:
     """Name, bounds and their description of every field with bounds."""
     hints = get_type_hints(cls, include_extras=True)
     found = ((f.name, tuple(_bounds(hints[f.name]))) for f in fields(cls))
     return [(name, bounds, describe(bounds)) for name, bounds in found if bounds]
+
+
+@cache
+def _worded(cls: Any) -> list[tuple[str, tuple[str, ...]]]:
+    """Name and allowed words of every field that is a Literal, or may be one."""
+    hints = get_type_hints(cls)
+    found = ((f.name, tuple(_words(hints[f.name]))) for f in fields(cls))
+    return [(name, words) for name, words in found if words]
+
+
+def _words(hint: Any) -> Iterator[str]:
+    """The words of the Literals in an annotation."""
+    for inner in get_args(hint):
+        if get_origin(hint) is not Literal:
+            yield from _words(inner)
+        elif isinstance(inner, str):
+            yield inner
 
 
 def _bounds(hint: Any) -> Iterator[Bound]:

@@ -1,6 +1,6 @@
 """The pictures of a trial: what the trigger looks like, and how training went."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def draw_suspects(images: Images, suspicion: Sequence[float], poison: Sequence[b
     canvas.save(path)
 
 
-def draw_curves(history: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+def draw_curves(history: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Write a PNG: accuracies at the probes on the left, training loss of every epoch on the right."""
     figure, (left, right) = plots(title, 9, 3.2, 2)
     for label, (name, line, mark) in CURVES.items():

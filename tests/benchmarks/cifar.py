@@ -29,8 +29,9 @@ from raybd.data import load
 from raybd.metrics import METRICS
 from raybd.training import Checkpoint, TrainConfig
 from raybd.training.parallel import end_with_leader
+from raybd.trials.base import TrialResult
 from raybd.trials.config import ModelConfig, TrialConfig
-from raybd.trials.run import TrialResult, run_trial
+from raybd.trials.run import run_trial
 from raybd.types import Data
 from tests.benchmarks.timing import require
 

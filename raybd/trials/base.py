@@ -1,0 +1,147 @@
+"""What both kinds of trial share: what they are given, what they leave, and how their models are measured."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from raybd.attacks.poisoning import PoisonSpec
+from raybd.attacks.verification import verify_poisoning
+from raybd.defences.audit import Suspects
+from raybd.metrics import Accuracy
+from raybd.metrics.accuracy import per_sample
+from raybd.metrics.base import History
+from raybd.training import Checkpoint
+from raybd.trials.config import TrialConfig
+from raybd.types import Data, Images, MetricContext, Poisoned, Report
+
+EXAMPLES = 8  # images in the picture of the trigger
+
+
+@dataclass(frozen=True)
+class TrialSession:
+    """What a running trial reports to, resumes from, and shares with others."""
+
+    report: Callable[[Report], None] = lambda _: None  # called with the metrics of every epoch
+    checkpoint: Checkpoint | None = None
+    shared: Path | None = None  # folder of what other trials can use: clean twins, encoders of defences
+    heartbeat: Callable[[], None] = lambda: None  # called during long work
+    earlier: History = ()  # of the epochs before `checkpoint`
+    workers: int = 1  # that train the network together
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """Last metrics of a trial, its tables and arrays, and images that show the trigger."""
+
+    metrics: dict[str, float]
+    manifest: dict[str, Any]
+    table: dict[str, Tensor]  # one row a test image
+    roles: Tensor  # (N,) uint8, one a training image: CLEAN, POISON or COVER
+    clean: Images  # a few test images ...
+    triggered: Images  # ... and the same with the trigger
+    model: nn.Module
+    arrays: dict[str, Tensor] = field(default_factory=dict)  # what metrics keep, as name/epoch, and defences
+    suspects: Suspects | None = None  # of a defence that ranks the training images
+
+
+class TrialKind(ABC):
+    """The training of a network or the fit of a convex learner: how such a trial is checked, run, timed and drawn."""
+
+    overhead: ClassVar[float]  # seconds of a trial besides its units of work: pictures, records
+
+    @abstractmethod
+    def problems(self, config: TrialConfig) -> list[str]:
+        """Settings of `config` that do not go with this kind."""
+
+    @abstractmethod
+    def worker_problems(self, config: TrialConfig, workers: int) -> list[str]:
+        """Why `workers` cannot train together: one would work, and the others wait."""
+
+    @abstractmethod
+    def data_problems(self, config: TrialConfig, data: Data) -> list[str]:
+        """Why the model cannot be built for `data`."""
+
+    def poison_problems(self, config: TrialConfig, data: Data) -> list[str]:
+        """Why `data`, without validation images, cannot be poisoned as `config` asks."""
+        return PoisonSpec(config.attack, config.poison_rate, config.seed).check(data.train.y)
+
+    @abstractmethod
+    def run(self, config: TrialConfig, data: Data, session: TrialSession, start: float) -> TrialResult:
+        """Poison `data`, train or fit, measure. `start`: when the trial began, by `time.perf_counter`.
+
+        Raises:
+            PoisoningError: the poisoned set is not what was asked for.
+            DivergedError: training diverged.
+        """
+
+    @abstractmethod
+    def cost_key(self, config: TrialConfig) -> tuple[object, ...]:
+        """Equal for trials whose unit of work takes equally long."""
+
+    @abstractmethod
+    def unit_seconds(self, config: TrialConfig, data: Data) -> float:
+        """Seconds of one unit of work (an image trained on, a fit) in one thread, measured here."""
+
+    @abstractmethod
+    def units(self, config: TrialConfig, data: Data) -> float:
+        """Units of work in the trial."""
+
+    @abstractmethod
+    def draw(self, history: History, title: str, folder: Path) -> None:
+        """Draw how training went into `folder`."""
+
+
+def poisoned_sets(config: TrialConfig, data: Data) -> tuple[Poisoned, Images]:
+    """The training set as the attacker leaves it, with its manifest, and the triggered test images.
+
+    Raises:
+        PoisoningError: the poisoned set is not what was asked for.
+    """
+    spec, classes = PoisonSpec(config.attack, config.poison_rate, config.seed), len(data.classes)
+    poisoned = spec.poison(data.train, classes)
+    manifest = verify_poisoning(spec, data.train, poisoned, classes)
+    return replace(poisoned, manifest=manifest), spec.triggered(data.test, classes)
+
+
+def measure(config: TrialConfig, context: MetricContext) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Accuracy and the metrics of `config`: numbers, and arrays by name/epoch."""
+    numbers: dict[str, float] = {}
+    arrays: dict[str, Tensor] = {}
+    for metric in (Accuracy(), *config.metrics):
+        context.heartbeat()
+        if context.last or metric.every_probe:
+            for name, value in metric.measure(context).items():
+                if isinstance(value, Tensor):
+                    arrays[f"{name}/{context.epoch}"] = value.cpu()
+                else:
+                    numbers[name] = value
+    return numbers, arrays
+
+
+def result_of(
+    context: MetricContext, metrics: dict[str, float], arrays: dict[str, Tensor], suspects: Suspects | None = None
+) -> TrialResult:
+    """The result of a trial whose last measurement was of `context`."""
+    tests = len(context.data.test)
+    return TrialResult(
+        metrics=metrics,
+        manifest=context.poisoned.manifest,
+        table=per_sample(context),
+        roles=context.poisoned.roles,
+        clean=context.data.test.take(torch.arange(min(EXAMPLES, tests))),
+        triggered=_examples(context.triggered, tests, len(context.members)),
+        model=context.model,
+        arrays=arrays,
+        suspects=suspects,
+    )
+
+
+def _examples(triggered: Images, tests: int, members: int) -> Images:
+    """The first test images, with the trigger of each member in turn."""
+    index = torch.arange(min(EXAMPLES, tests))
+    return triggered.take(index + tests * (index % members))

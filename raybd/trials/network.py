@@ -1,0 +1,289 @@
+"""A trial that trains a network: poisoned, trained under the defence, measured at every probe."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raybd.attacks.poisoning import PoisonSpec
+from raybd.convex import LEARNERS
+from raybd.defences import DEFENCES, NoDefence, TrainingContext
+from raybd.defences.audit import audit, most_suspected
+from raybd.defences.base import SUSPICION
+from raybd.errors import DivergedError
+from raybd.metrics import METRICS
+from raybd.metrics.base import History
+from raybd.models import build_model, check_model
+from raybd.plugins import name_of
+from raybd.seeds import derive, forked_rng
+from raybd.training import Checkpoint, Epoch, TrainConfig, predict, probe_schedule
+from raybd.training.weighting import Flagged
+from raybd.trials.base import TrialKind, TrialResult, TrialSession, measure, poisoned_sets, result_of
+from raybd.trials.config import TrialConfig
+from raybd.trials.twins import Twin, clean_twin
+from raybd.types import POISON, Data, Images, MetricContext, Poisoned, Report
+from raybd.utils.figures import draw_curves
+
+STEP = 64  # images in the training step that is timed
+
+
+class NetworkTraining(TrialKind):
+    """The training of a network under a defence, measured at every probe."""
+
+    overhead = 0.4
+
+    def problems(self, config: TrialConfig) -> list[str]:
+        """Settings of convex fits; probes, a beta, workers or a twin that the training does not go with."""
+        found = [f"recipe published is for convex learners ({', '.join(LEARNERS)})"] * (config.recipe == "published")
+        found += _twin_problems(config) + _probe_problems(config) + _beta_problems(config)
+        return found + _data_parallel_problems(config.train)
+
+    def worker_problems(self, config: TrialConfig, workers: int) -> list[str]:
+        """A defence whose training cannot be shared."""
+        if workers == 1 or config.defence.parallel:
+            return []
+        defence = name_of(DEFENCES, config.defence)
+        return [f"defence {defence} has no training that {workers} GPUs could share: give its trials one, or a part"]
+
+    def data_problems(self, config: TrialConfig, data: Data) -> list[str]:
+        """A network or a defence that does not fit the images."""
+        model, shape, classes = config.model, data.train.shape, len(data.classes)
+        found = check_model(model.name, shape, classes, model.width, model.depth, model.noise)
+        return found + config.defence.problems(shape, classes)
+
+    def run(self, config: TrialConfig, data: Data, session: TrialSession, start: float) -> TrialResult:
+        """One report an epoch, the metrics at every probe."""
+        poisoned, triggered = poisoned_sets(config, data)
+        model = _model(config, data)
+        probes = set(config.probes or probe_schedule(config.train.epochs))
+        with tempfile.TemporaryDirectory() as folder:
+            context_of = partial(_training_context, config, data, session)
+            twin = _twin(config, context_of, probes, session, Path(folder))
+            context = context_of(model, poisoned, session.checkpoint)
+            replayed = twin.replay(model, probes, context.findings) if twin and not config.poison_rate else None
+            measurements = _Measurements(config, data, session, start, context, poisoned, triggered, twin)
+            for epoch in replayed or config.defence.train(context):
+                measurements.add(epoch, epoch.last or epoch.number in probes)
+        return measurements.result()
+
+    def cost_key(self, config: TrialConfig) -> tuple[object, ...]:
+        """Data, network and batch size."""
+        return config.data, config.model, config.train.batch_size
+
+    def unit_seconds(self, config: TrialConfig, data: Data) -> float:
+        """Seconds that a training step takes for each of its images: the fastest of three."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        model = _untrained(config, data)
+        size = min(STEP, config.train.batch_size, len(data.train))
+        x, y = data.train.x[:size].float() / 255, data.train.y[:size]
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            F.cross_entropy(model(x), y).backward()
+            times.append(time.perf_counter() - start)
+        torch.set_num_threads(before)
+        return min(times) / size
+
+    def units(self, config: TrialConfig, data: Data) -> float:
+        """Images in all epochs, and in two passes over the test set."""
+        return config.train.epochs * len(data.train) + 2 * len(data.test)
+
+    def draw(self, history: History, title: str, folder: Path) -> None:
+        """Losses and accuracies by epoch, as training.png."""
+        draw_curves(history, title, folder / "training.png")
+
+
+class _Measurements:
+    """The metrics of a training, added epoch by epoch."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        data: Data,
+        session: TrialSession,
+        start: float,
+        training: TrainingContext,
+        poisoned: Poisoned,
+        triggered: Images,
+        twin: Twin | None,
+    ) -> None:
+        self.config, self.data, self.session, self.start = config, data, session, start
+        self.training, self.poisoned, self.triggered, self.twin = training, poisoned, triggered, twin
+        self.history = list(session.earlier)
+        self.metrics: dict[str, float] = {}
+        self.arrays: dict[str, Tensor] = {}
+
+    def add(self, epoch: Epoch, probe: bool) -> None:
+        """Report `epoch`, measured if it is a probe."""
+        config = self.config
+        self.metrics = {"loss/train": epoch.loss, "seconds/trial": time.perf_counter() - self.start} | epoch.numbers
+        new: dict[str, Tensor] = {}
+        if probe:
+            new = self._measure(epoch)
+        if epoch.last:
+            self.metrics |= {k: v for metric in config.metrics for k, v in metric.conclude(self.history).items()}
+            self.metrics |= audit(self.training.findings, self.poisoned.roles)
+        self.session.report(Report(epoch.number, self.metrics, new))
+
+    def result(self) -> TrialResult:
+        """What was measured last, with all arrays and the findings of the defence."""
+        findings = self.training.findings
+        kept = {f"defence/{name}": found.cpu() for name, found in findings.items()}
+        suspects = most_suspected(self.poisoned, findings.get(SUSPICION))
+        return result_of(self.context, self.metrics, self.arrays | kept, suspects)
+
+    def _measure(self, epoch: Epoch) -> dict[str, Tensor]:
+        """Measure after `epoch`; the new arrays."""
+        model, twin = self.training.model, self.twin
+        context = _metric_context(self.config, model, self.data, self.poisoned, self.triggered, epoch, twin)
+        self.context = replace(context, heartbeat=self.session.heartbeat)
+        if epoch.last and context.clean_logits.argmax(1).unique().numel() == 1:
+            raise DivergedError(f"the network predicts one class for every test image after epoch {epoch.number}")
+        numbers, new = measure(self.config, self.context)
+        self.metrics |= numbers
+        self.arrays |= new
+        self.history.append({"epoch": epoch.number, "metrics": self.metrics})
+        return new
+
+
+def _twin_problems(config: TrialConfig) -> list[str]:
+    """A training that ends early, where a metric compares it with its clean twin."""
+    comparing = [name_of(METRICS, metric) for metric in config.metrics if metric.needs_twin]
+    if not (config.train.patience and comparing):
+        return []
+    return [f"patience would part a trial from its clean twin, and {', '.join(comparing)} compare them"]
+
+
+def _data_parallel_problems(train: TrainConfig) -> list[str]:
+    """Batches too small to share; batch norm over all of one worker."""
+    found = []
+    if train.batch_size < 2 * train.workers:  # batch norm cannot take a lone image
+        found.append(f"batch size {train.batch_size} is too small for {train.workers} workers: each needs 2 images")
+    if train.sync_batch_norm and train.workers == 1:
+        found.append("sync_batch_norm needs several workers")
+    return found
+
+
+def _probe_problems(config: TrialConfig) -> list[str]:
+    """Probes at epochs that the training does not have."""
+    last = config.train.epochs
+    return [f"probe epoch {p} is not among the epochs 1 to {last}" for p in config.probes if not 1 <= p <= last]
+
+
+def _beta_problems(config: TrialConfig) -> list[str]:
+    """Why poison cannot be weighted as the training asks for."""
+    if not config.train.weighted:
+        return []
+    found = []
+    if not 0 < config.poison_rate < 1:
+        found.append(f"at poison rate {config.poison_rate:g} beta weighs nothing: it must be 1, in mode sample")
+    if not isinstance(config.defence, NoDefence):
+        found.append("a training that weighs poison by beta cannot have a defence")
+    if any(member.attack.renewed() for member in config.attack.members()):
+        found.append("an attack that poisons other images in every epoch cannot be weighted by beta")
+    return found
+
+
+def _model(config: TrialConfig, data: Data) -> nn.Module:
+    """The untrained network that is deployed, from the trial's stream of initial weights."""
+    torch.manual_seed(derive(config.seed, "initialisation"))
+    return config.defence.network(_untrained(config, data)).to(data.train.x.device)
+
+
+def _untrained(config: TrialConfig, data: Data) -> nn.Module:
+    wanted = config.model
+    return build_model(
+        wanted.name,
+        data.train.shape,
+        len(data.classes),
+        data.mean,
+        data.std,
+        width=wanted.width,
+        depth=wanted.depth,
+        noise=wanted.noise,
+    )
+
+
+def _training_context(
+    config: TrialConfig,
+    data: Data,
+    session: TrialSession,
+    model: nn.Module | None = None,
+    poisoned: Poisoned | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> TrainingContext:
+    """What the defence is given; without `model` and `poisoned`, an untrained one and the clean training set."""
+    images = poisoned.images if poisoned else data.train
+    if poisoned and config.train.weighted:  # nobody else is told which is which
+        images = Flagged(images.x, images.y, poisoned.roles == POISON)
+    roles = poisoned.roles if poisoned else torch.zeros_like(data.train.y, dtype=torch.uint8)
+    return TrainingContext(
+        model=model or _model(config, data),
+        images=images,
+        classes=len(data.classes),
+        train_config=config.train,
+        seed=config.seed,
+        checkpoint=checkpoint,
+        trusted=data.validation if config.defence.access == "clean images" else None,
+        roles=roles if config.defence.access == "truth" else None,
+        cache_folder=session.shared and session.shared / "encoders",
+        heartbeat=session.heartbeat,
+        workers=session.workers,
+    )
+
+
+def _twin(
+    config: TrialConfig, context_of: Callable[[], TrainingContext], probes: set[int], session: TrialSession, own: Path
+) -> Twin | None:
+    """The clean twin, where a metric compares with it; and where the trial is one, for others to share."""
+    if any(metric.needs_twin for metric in config.metrics) or (session.shared and not config.poison_rate):
+        try:
+            return clean_twin(config, context_of, probes, (session.shared or own) / "twins", session.heartbeat)
+        except DivergedError as error:
+            raise DivergedError(f"the clean twin: {error}") from error
+    return None
+
+
+def _metric_context(
+    config: TrialConfig,
+    model: nn.Module,
+    data: Data,
+    poisoned: Poisoned,
+    triggered: Images,
+    epoch: Epoch,
+    twin: Twin | None,
+) -> MetricContext:
+    validation = data.validation
+    with forked_rng(config.seed, "prediction", epoch.number, device=data.test.x.device):
+        clean, stamped = (predict(model, images.x, config.train) for images in (data.test, triggered))
+        held_out = None if validation is None else predict(model, validation.x, config.train)
+    return MetricContext(
+        model=model.eval(),
+        data=data,
+        poisoned=poisoned,
+        triggered=triggered,
+        measured=PoisonSpec(config.attack, config.poison_rate, config.seed).measured(data.test.y),
+        clean_logits=clean,
+        triggered_logits=stamped,
+        validation_logits=held_out,
+        members=tuple(member.name for member in config.attack.members()),
+        seed=config.seed,
+        epoch=epoch.number,
+        last=epoch.last,
+        twin=_control(config, data, model, twin, epoch.number),
+    )
+
+
+def _control(config: TrialConfig, data: Data, model: nn.Module, twin: Twin | None, epoch: int) -> nn.Module | None:
+    """The clean twin's network: the trial's own where it is one."""
+    if twin is None or not config.poison_rate:
+        return model if twin else None
+    with torch.random.fork_rng():
+        return twin.load(_model(config, data), epoch)
