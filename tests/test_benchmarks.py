@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raybd.defences.vibe import transport
-from raybd.metrics.information import plugin
+from raybd.metrics.information import plug_in_estimator
 from raybd.metrics.smoothing import votes
 from raybd.tracking import load_runs
 from raybd.tracking.store import Store
@@ -58,8 +58,8 @@ def test_a_forward_pass_is_counted_as_by_hand() -> None:
     [
         (gpu, "prepare", "training"),
         (transport, "solve", "e_step"),
-        (votes, "tally", "smoothing"),
-        (plugin, "plug_in_scores", "information"),
+        (votes, "count_votes", "smoothing"),
+        (plug_in_estimator, "plug_in_scores", "information"),
     ],
 )
 def test_what_is_wrong_stops_the_script(module: Any, name: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raybd.execution.watchdog import HUNG, watchdog
 from raybd.metrics.detection import NeuralCleanse, NoiseVotes
-from raybd.metrics.information import audit
+from raybd.metrics.information import trained_critics
 from raybd.metrics.smoothing.votes import count_votes
 from raybd.metrics.smoothness import Smoothness
 from raybd.models import build_model
@@ -73,13 +73,13 @@ def test_long_metrics_call_their_heartbeat(metric: object, least: int, digits: D
 
 
 def test_the_authors_estimator_calls_its_heartbeat_at_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = {name: replace(getattr(audit, name), epochs=5, batch=16) for name in ("XT", "TY")}
-    for name, recipe in few.items():
-        monkeypatch.setattr(audit, name, recipe)
+    few = {name: replace(getattr(trained_critics, name), epochs=5, batch=16) for name in ("XT", "TY")}
+    for name, settings in few.items():
+        monkeypatch.setattr(trained_critics, name, settings)
     model, heartbeats = (
         build_model("small_cnn", (1, 8, 8), 4, (0.0,), (1.0,), width=0.25, noise=0.4).eval(),
         list[int](),
     )
     x = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8)
-    audit.as_published(model, x, {"g": torch.arange(64)}, 0, lambda: heartbeats.append(1))
+    trained_critics.published_estimates(model, x, {"g": torch.arange(64)}, 0, lambda: heartbeats.append(1))
     assert len(heartbeats) == 2 * (1 + 5 * few["XT"].batches(64))

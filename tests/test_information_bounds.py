@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from raybd.metrics.information.estimate import Estimate, infonce, leave_one_out, named
-from raybd.metrics.information.paper import TY, XT, PaperSettings, sampled_infonce
+from raybd.metrics.information.bounds import MIEstimate, infonce, leave_one_out, to_metrics
+from raybd.metrics.information.sampled_infonce import TY, XT, SampledInfoNCE, sampled_infonce_bound
 
 D = 20  # dimensions of both sides
 # (truth, rho, {N: (InfoNCE, its deviation between batches)}, leave-one-out at 512)
@@ -69,29 +69,29 @@ def test_a_perfect_critic_reaches_the_ceiling_and_no_more(n: int) -> None:
     assert float(infonce(100 * torch.eye(n)).mean()) == pytest.approx(math.log(n), abs=1e-4)
 
 
-@pytest.mark.parametrize(("recipe", "ceiling"), [(XT, 4.720), (TY, 5.235)])
-def test_ceiling_of_the_paper_s_estimator(recipe: PaperSettings, ceiling: float) -> None:
-    assert recipe.ceiling == pytest.approx(ceiling, abs=5e-4)
-    rng, batch = torch.Generator().manual_seed(0), recipe.batch
+@pytest.mark.parametrize(("settings", "ceiling"), [(XT, 4.720), (TY, 5.235)])
+def test_ceiling_of_the_paper_s_estimator(settings: SampledInfoNCE, ceiling: float) -> None:
+    assert settings.ceiling == pytest.approx(ceiling, abs=5e-4)
+    rng, batch = torch.Generator().manual_seed(0), settings.batch
     perfect = 100 * torch.eye(batch)
-    drawn = [torch.randint(batch, (batch, recipe.negatives), generator=rng) for _ in range(100)]
+    drawn = [torch.randint(batch, (batch, settings.negatives), generator=rng) for _ in range(100)]
     u = torch.zeros(batch, 1)
-    found = torch.stack([sampled_infonce(lambda _u, _v, index: perfect.gather(1, index), u, u, d) for d in drawn])
-    assert float(found.mean()) == pytest.approx(recipe.ceiling, abs=0.02)
-    assert ceiling < min(math.log(batch), math.log(recipe.negatives + 1))
+    found = torch.stack([sampled_infonce_bound(lambda _u, _v, index: perfect.gather(1, index), u, u, d) for d in drawn])
+    assert float(found.mean()) == pytest.approx(settings.ceiling, abs=0.02)
+    assert ceiling < min(math.log(batch), math.log(settings.negatives + 1))
 
 
 @pytest.mark.parametrize(
-    ("recipe", "steps"), [(XT, {4500: 6650, 5000: 7350, 9500: 13300}), (TY, {4500: 1250, 5000: 1500, 9500: 2500})]
+    ("settings", "steps"), [(XT, {4500: 6650, 5000: 7350, 9500: 13300}), (TY, {4500: 1250, 5000: 1500, 9500: 2500})]
 )
-def test_steps_of_the_paper_s_estimator(recipe: PaperSettings, steps: dict[int, int]) -> None:
-    assert {n: recipe.batches(n) * recipe.epochs for n in steps} == steps
+def test_steps_of_the_paper_s_estimator(settings: SampledInfoNCE, steps: dict[int, int]) -> None:
+    assert {n: settings.batches(n) * settings.epochs for n in steps} == steps
 
 
 @pytest.mark.parametrize(("batch", "negatives", "ceiling"), [(400, 128, 4.652), (1024, 128, 4.775), (200, 128, 4.468)])
 def test_other_ceilings_of_the_specification(batch: int, negatives: int, ceiling: float) -> None:
-    recipe = PaperSettings(batch=batch, negatives=negatives, epochs=1, learning_rate=1e-4)
-    assert recipe.ceiling == pytest.approx(ceiling, abs=5e-4)
+    settings = SampledInfoNCE(batch=batch, negatives=negatives, epochs=1, learning_rate=1e-4)
+    assert settings.ceiling == pytest.approx(ceiling, abs=5e-4)
 
 
 def test_leave_one_out_leaves_out_the_whole_source() -> None:
@@ -103,8 +103,8 @@ def test_leave_one_out_leaves_out_the_whole_source() -> None:
 
 
 def test_saturation_and_names() -> None:
-    near, far = (Estimate(v, v, 5.0, 0.1, 100, math.log(100)) for v in (4.4, 4.3))
+    near, far = (MIEstimate(v, v, 5.0, 0.1, 100, math.log(100)) for v in (4.4, 4.3))
     assert near.saturated
     assert not far.saturated
-    found = named({"xt/a": near}, "mi", ("upper", "saturated"))
+    found = to_metrics({"xt/a": near}, "mi", ("upper", "saturated"))
     assert found == {"mi/xt/a": 4.4, "mi/xt/a/upper": 5.0, "mi/xt/a/saturated": 1.0}

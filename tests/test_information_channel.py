@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybd.metrics.information.channel import gaussian_bound, known_channel, whitened_channel
-from raybd.metrics.information.estimate import Estimate
+from raybd.metrics.information.bounds import MIEstimate
+from raybd.metrics.information.gaussian_channel import channel_estimates, gaussian_bound, whitened_channel
 
 
 def head_of(classes: int = 10, features: int = 64, rank: int = 10, seed: int = 0) -> nn.Linear:
@@ -19,12 +19,12 @@ def head_of(classes: int = 10, features: int = 64, rank: int = 10, seed: int = 0
 
 
 @torch.no_grad()
-def estimate(t: Tensor, head: nn.Linear, noise: float, seed: int = 1) -> Estimate:
+def estimate(t: Tensor, head: nn.Linear, noise: float, seed: int = 1) -> MIEstimate:
     """Of one group from T (N, K, D)."""
     rng = torch.Generator().manual_seed(seed)
     y = head(t + noise * torch.randn(t.shape, generator=rng))
     sent, received = whitened_channel(t, y, head, noise)
-    return known_channel(sent[None], received[None])[0]
+    return channel_estimates(sent[None], received[None])[0]
 
 
 @torch.no_grad()

@@ -8,8 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raybd.metrics.information.critics import Critics, Pairs, Training, all_pairs, evaluate, fit, follows
-from raybd.metrics.information.paper import Critic, PaperSettings, paper_mode, sampled_infonce, step
+from raybd.metrics.information.critics import (
+    Critics,
+    CriticTraining,
+    Pairs,
+    agrees_with_cold_start,
+    all_pairs,
+    evaluate,
+    fit,
+)
+from raybd.metrics.information.sampled_infonce import (
+    Critic,
+    SampledInfoNCE,
+    sampled_infonce_bound,
+    sampled_infonce_estimate,
+    training_step,
+)
 
 NAMES = ["backdoor", "target_clean", "clean_1"]
 
@@ -37,9 +51,9 @@ def test_factored_is_naive() -> None:
     """Paper mode's loss and every gradient agree to 1e-5, relative, in float32."""
     torch.manual_seed(0)
     critic, u, v = Critic(16, 48), torch.randn(32, 16), torch.rand(32, 48)
-    other, drawn = copy.deepcopy(critic), torch.randint(32, (32, 64))
-    ours = sampled_infonce(critic, u, v, drawn)
-    theirs = sampled_infonce(lambda *args: naive(other, *args), u, v, drawn)
+    other, negatives = copy.deepcopy(critic), torch.randint(32, (32, 64))
+    ours = sampled_infonce_bound(critic, u, v, negatives)
+    theirs = sampled_infonce_bound(lambda *args: naive(other, *args), u, v, negatives)
     ours.backward()
     theirs.backward()
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
@@ -65,16 +79,16 @@ def test_all_pairs_is_every_pair() -> None:
 def test_pairs_belong_to_one_draw() -> None:
     numbers = torch.arange(2 * 3 * 4).view(2, 3, 4, 1)
     index, draw = torch.tensor([[2, 0], [1, 1]]), torch.tensor([[3, 1], [0, 2]])
-    u, v = Pairs(numbers, 100 + numbers).at(index, draw)
+    u, v = Pairs(numbers, 100 + numbers).batch(index, draw)
     assert u.flatten().tolist() == [11, 1, 16, 18]
     assert torch.equal(v, 100 + u)
-    _, still = Pairs(numbers, numbers[:, :, :1]).at(index, draw)
+    _, still = Pairs(numbers, numbers[:, :, :1]).batch(index, draw)
     assert still.flatten().tolist() == [8, 0, 16, 16]
 
 
 def test_stacked_is_looped() -> None:
     """Critics of three groups trained together are those trained one by one: 1e-4 after 40 steps."""
-    data, train_config = pairs(), Training(steps=40, batch=32)
+    data, train_config = pairs(), CriticTraining(steps=40, batch=32)
     together = Critics(data, NAMES, seed=0)
     estimates = fit(together, data, train_config)
     for g, name in enumerate(NAMES):
@@ -93,7 +107,7 @@ def test_training_approaches_the_truth_from_below() -> None:
     train, fresh = Pairs(data.u[:, :, :16], x), Pairs(data.u[:, :, 16:], x)
     critics = Critics(train, ["a"], seed=0)
     before = evaluate(critics, fresh)[0]
-    inside = fit(critics, train, Training(steps=200, batch=64)).mean()
+    inside = fit(critics, train, CriticTraining(steps=200, batch=64)).mean()
     after = evaluate(critics, fresh)[0]
     truth = 2 * math.log(4)
     assert before.lower < 0.1
@@ -117,15 +131,15 @@ def test_one_cached_draw_is_learnt_by_heart() -> None:
         Pairs(torch.randn(1, 900, 1, 64, generator=rng), torch.randn(1, 900, 1, 256, generator=rng)) for _ in range(2)
     )
     critics = Critics(cached, ["a"], seed=0)
-    inside = float(fit(critics, cached, Training(steps=200, batch=128, learning_rate=1e-3))[-5:].mean())
+    inside = float(fit(critics, cached, CriticTraining(steps=200, batch=128, learning_rate=1e-3))[-5:].mean())
     outside = evaluate(critics, others)[0].lower
     assert inside > 3
     assert outside < -1
 
 
 def test_hysteresis() -> None:
-    assert follows(1.0, 1.09)
-    assert not follows(1.0, 1.11)
+    assert agrees_with_cold_start(1.0, 1.09)
+    assert not agrees_with_cold_start(1.0, 1.11)
 
 
 def test_paper_mode_learns_below_its_ceiling() -> None:
@@ -136,19 +150,19 @@ def test_paper_mode_learns_below_its_ceiling() -> None:
         return x[index] + 0.3 * torch.randn(len(index), 6), x[index]
 
     state = torch.random.get_rng_state()
-    recipe = PaperSettings(batch=32, negatives=48, epochs=40, learning_rate=3e-3)
-    found = paper_mode(sample, 128, recipe, seed=0)
+    settings = SampledInfoNCE(batch=32, negatives=48, epochs=40, learning_rate=3e-3)
+    found = sampled_infonce_estimate(sample, 128, settings, seed=0)
     assert 1.0 < found.value < found.ceiling < math.log(32)
     assert not found.fresh
     torch.random.set_rng_state(state)
-    assert paper_mode(sample, 128, recipe, seed=0).value == found.value
+    assert sampled_infonce_estimate(sample, 128, settings, seed=0).value == found.value
 
 
 def test_a_step_returns_the_estimate_before_it() -> None:
     torch.manual_seed(0)
     critic, u, v = Critic(3, 4), torch.randn(8, 3), torch.randn(8, 4)
-    drawn = torch.randint(8, (8, 5))
-    before = sampled_infonce(critic, u, v, drawn).item()
+    negatives = torch.randint(8, (8, 5))
+    before = sampled_infonce_bound(critic, u, v, negatives).item()
     optimizer = torch.optim.AdamW(critic.parameters(), lr=0.01)
-    assert float(step(critic, optimizer, u, v, drawn)) == pytest.approx(before)
-    assert sampled_infonce(critic, u, v, drawn).item() > before
+    assert float(training_step(critic, optimizer, u, v, negatives)) == pytest.approx(before)
+    assert sampled_infonce_bound(critic, u, v, negatives).item() > before

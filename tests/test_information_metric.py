@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from raybd.attacks import BadNets
 from raybd.attacks.poisoning import PoisonSpec
-from raybd.metrics.information.audit import pairs_of
-from raybd.metrics.information.channel import known_channel, whitened_channel
-from raybd.metrics.information.groups import choose
-from raybd.metrics.information.history import gap
-from raybd.metrics.information.passes import noisy
-from raybd.metrics.information.plugin import coordinates, plug_in, plug_in_scores
+from raybd.metrics.information.gaussian_channel import channel_estimates, whitened_channel
+from raybd.metrics.information.groups import choose_groups
+from raybd.metrics.information.noisy_features import noisy_features
+from raybd.metrics.information.plug_in_estimator import plug_in_estimates, plug_in_scores, whitened_axes
+from raybd.metrics.information.stealth_scores import difference_in_differences
+from raybd.metrics.information.trained_critics import feature_pairs
 from raybd.metrics.mutual_information import MutualInformation
 from raybd.metrics.stealthiness import Stealthiness
 from raybd.models import Classifier, build_model
@@ -118,28 +118,28 @@ def test_the_map_is_of_the_groups(trial: Trial) -> None:
 
 def test_groups_are_what_they_are_called(trial: Trial) -> None:
     poisoned = trial.poisoned
-    groups = choose(poisoned, 48, 4, 0)
+    groups = choose_groups(poisoned, 48, 4, 0)
     roles, y = poisoned.roles[groups.index], poisoned.images.y[groups.index]
-    kinds = {name: (roles[rows] == POISON, y[rows]) for name, rows in groups.members.items()}
+    kinds = {name: (roles[rows] == POISON, y[rows]) for name, rows in groups.rows.items()}
     assert groups.target == 0
-    assert all(len(rows) == 48 for rows in groups.members.values())
+    assert all(len(rows) == 48 for rows in groups.rows.values())
     for name, share in (("backdoor", 1.0), ("target_clean", 0.0), ("target_mix", 0.5), ("target", 130 / 258)):
         poison, labels = kinds[name]
         assert (labels == 0).all()
         assert float(poison.float().mean()) == pytest.approx(share, abs=0.5 / 48)
     assert (kinds["clean_3"][1] == 3).all()
     assert torch.bincount(kinds["random"][1]).tolist() == [0, 12, 0, 12, 0, 12, 0, 12]
-    small = choose(poisoned, 40, 4, 0)
+    small = choose_groups(poisoned, 40, 4, 0)
     for name in ("backdoor", "clean_5"):
-        assert set(small.index[small.members[name]].tolist()) <= set(groups.index[groups.members[name]].tolist())
+        assert set(small.index[small.rows[name]].tolist()) <= set(groups.index[groups.rows[name]].tolist())
 
 
 def test_covers_belong_to_no_clean_group(trial: Trial) -> None:
     roles = trial.poisoned.roles.clone()
     roles[(trial.poisoned.images.y == 3).nonzero().squeeze(1)[:40]] = COVER
-    groups = choose(replace(trial.poisoned, roles=roles), 48, 4, 0)
-    assert (roles[groups.index[groups.members["clean_3"]]] == CLEAN).all()
-    assert groups.counts["clean_3"] == choose(trial.poisoned, 48, 4, 0).counts["clean_3"] - 40
+    groups = choose_groups(replace(trial.poisoned, roles=roles), 48, 4, 0)
+    assert (roles[groups.index[groups.rows["clean_3"]]] == CLEAN).all()
+    assert groups.counts["clean_3"] == choose_groups(trial.poisoned, 48, 4, 0).counts["clean_3"] - 40
 
 
 def test_the_control_is_the_twin_on_images_without_trigger(trial: Trial) -> None:
@@ -198,16 +198,16 @@ def test_refusals(digits: Data) -> None:
 @torch.no_grad()
 def test_data_processing(trial: Trial) -> None:
     """I(X;Y_pred) <= min(I(X;T), I(T;Y_pred)) in every group: lower bounds on the left, upper ones on the right."""
-    model, groups = cast("Classifier", trial.context.model), choose(trial.poisoned, 48, 4, 0)
+    model, groups = cast("Classifier", trial.context.model), choose_groups(trial.poisoned, 48, 4, 0)
     with forked_rng(0, "test", device=CPU):
-        t = noisy(model, trial.poisoned.images.x[groups.index], 36)
+        t = noisy_features(model, trial.poisoned.images.x[groups.index], 36)
         y = model.classify(t)
-    axes = coordinates(y[:, :32].unflatten(0, (-1, 48)))
+    axes = whitened_axes(y[:, :32].unflatten(0, (-1, 48)))
     z = (y @ axes.T)[groups.table]
-    left = [value.lower for value in plug_in(plug_in_scores(z[:, :, :32], z[:, :, 32:]))]
+    left = [value.lower for value in plug_in_estimates(plug_in_scores(z[:, :, :32], z[:, :, 32:]))]
     sent, received = (part[groups.table] for part in whitened_channel(t[:, 32:], y[:, 32:], model.head, model.noise))
-    right = [value.upper for value in known_channel(sent, received)]
-    image = [number(trial.found[f"mi/xt/{group}/upper"]) for group in groups.members]
+    right = [value.upper for value in channel_estimates(sent, received)]
+    image = [number(trial.found[f"mi/xt/{group}/upper"]) for group in groups.rows]
     assert len(left) == 9
     assert all(a <= min(b, c) for a, b, c in zip(left, right, image, strict=True))
     assert max(left) > 1
@@ -228,7 +228,7 @@ def test_s1_of_two_clean_networks_is_nothing(digits: Data) -> None:
         found = replace(QUICK, classes=9).measure(evidence(digits, flagged(digits, seed), model, twin, seed))
         numbers = {name: value for name, value in found.items() if isinstance(value, float)}
         for kind in hits:
-            value, error = gap(numbers, kind, "backdoor")
+            value, error = difference_in_differences(numbers, kind, "backdoor")
             hits[kind] += abs(value) <= 2 * error
     assert min(hits.values()) >= 9, hits
 
@@ -261,9 +261,9 @@ def test_a_random_flag_is_stealthy(digits: Data, trial: Trial) -> None:
 def test_pairs_to_train_on_and_fresh_ones(trial: Trial) -> None:
     model, table = cast("Classifier", trial.context.model), torch.tensor([[0, 2], [1, 3]])
     x = trial.data.train.x[:4]
-    t = noisy(model, x, 5)
+    t = noisy_features(model, x, 5)
     with forked_rng(0, "test", device=CPU):
-        train, fresh = pairs_of(model, x, t, table, 3)
+        train, fresh = feature_pairs(model, x, t, table, 3)
     with forked_rng(0, "test", device=CPU):
         y = model.classify(t)
     for found, part in ((train, slice(0, 3)), (fresh, slice(3, 5))):
@@ -274,8 +274,8 @@ def test_pairs_to_train_on_and_fresh_ones(trial: Trial) -> None:
 
 
 def test_trained_critics_follow_the_network(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raybd.metrics.information.audit.COLD", 12)
-    monkeypatch.setattr("raybd.metrics.information.audit.WARM", 3)
+    monkeypatch.setattr("raybd.metrics.information.trained_critics.COLD", 12)
+    monkeypatch.setattr("raybd.metrics.information.trained_critics.WARM", 3)
     metric = MutualInformation(samples=32, passes=4, classes=1, trained=True)
     model = copy.deepcopy(trial.context.model)
     first = metric.measure(replace(trial.context, model=model, last=False))

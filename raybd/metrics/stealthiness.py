@@ -1,6 +1,6 @@
 """Stealthiness in T, the pooled last block: can the backdoor be told from its target class, and does it keep meaning?
 
-Measured at the last epoch; what needs several epochs, S_dev and S1, is in `information/journal.py`.
+Measured at the last epoch; what needs several epochs, S_dev and S1, is in `information/stealth_scores.py`.
 """
 
 from dataclasses import dataclass
@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from raybd.metrics.base import History, Metric
-from raybd.metrics.information.decode import decodable
-from raybd.metrics.information.estimate import named
-from raybd.metrics.information.groups import FEWEST, target_of
-from raybd.metrics.information.history import stealth
-from raybd.metrics.information.passes import classifier, noisy
+from raybd.metrics.information.bounds import to_metrics
+from raybd.metrics.information.decoders import decoded_information
+from raybd.metrics.information.groups import MIN_IMAGES, target_label
+from raybd.metrics.information.noisy_features import noisy_features, require_classifier
 from raybd.metrics.information.silhouette import silhouettes
+from raybd.metrics.information.stealth_scores import stealth_scores
+from raybd.metrics.subset import random_subset
 from raybd.seeds import derive, forked_rng, stream
 from raybd.types import COVER, POISON, Data, MetricContext
 
-DECODERS = ("logistic", "stiff", "neighbours")
+DECODERS = ("logistic", "regularised_logistic", "neighbours")
 DRAWS = 4  # noise draws of an image, of which the first is decoded
 
 
@@ -42,19 +43,19 @@ class Stealthiness(Metric):
 
     def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """stealth/... as above; of an attack with several targets nothing but the count."""
-        roles, target = context.poisoned.roles, target_of(context.poisoned)
+        roles, target = context.poisoned.roles, target_label(context.poisoned)
         whole = (context.poisoned.images.y == (-1 if target is None else target)) & (roles != COVER)
         poison, clean = int((roles == POISON).sum()), int((whole & (roles != POISON)).sum())
         found: dict[str, float | Tensor] = {
             "stealth/count/backdoor": float(poison),
             "stealth/count/target_clean": clean,
         }
-        if target is None or min(poison, clean) < FEWEST or context.twin is None:
+        if target is None or min(poison, clean) < MIN_IMAGES or context.twin is None:
             return found
         with forked_rng(context.seed, "stealthiness", context.epoch, device=roles.device):
-            found |= self._decodability(context, context.twin, self._some(whole, context.seed))
-            found |= self._semantics(context, context.twin, self._some(roles == POISON, context.seed))
-            found |= self._silhouettes(context, context.twin, self._some(roles != COVER, context.seed))
+            found |= self._decodability(context, context.twin, self._subset(whole, context.seed))
+            found |= self._semantics(context, context.twin, self._subset(roles == POISON, context.seed))
+            found |= self._silhouettes(context, context.twin, self._subset(roles != COVER, context.seed))
         return found
 
     def problems(self, data: Data, noise: float) -> list[str]:
@@ -63,44 +64,46 @@ class Stealthiness(Metric):
 
     def conclude(self, history: History) -> dict[str, float]:
         """S_dev and S1, from the mutual information at all probes."""
-        return stealth(history)
+        return stealth_scores(history)
 
-    def _some(self, mask: Tensor, seed: int) -> Tensor:
+    def _subset(self, mask: Tensor, seed: int) -> Tensor:
         """At most `samples` of the images in `mask` (N,), as indices."""
-        index = mask.nonzero().squeeze(1)
-        order = torch.randperm(len(index), generator=stream(seed, "stealthiness"))[: self.samples]
-        return index[order.to(index.device)]
+        return random_subset(mask.nonzero().squeeze(1), self.samples, seed, "stealthiness")
 
     def _decodability(self, context: MetricContext, twin: nn.Module, index: Tensor) -> dict[str, float]:
         flag = (context.poisoned.roles[index] == POISON).long()
         clean = (context.data.train.y == context.poisoned.images.y[index[0]]).nonzero().squeeze(1)[: len(index)]
         chance = flag[torch.randperm(len(flag), generator=stream(context.seed, "flags")).to(flag.device)][: len(clean)]
-        seed = derive(context.seed, "folds")
-        parts = {
-            "decodability": decodable(
-                self._draws(context.model, context.poisoned.images.x[index]), flag, DECODERS, seed
-            ),
-            "decodability/null": decodable(self._draws(twin, context.data.train.x[clean]), chance, DECODERS, seed),
-        }
-        return named(parts, "stealth", ("error", "ceiling"))
+        own = _features(context.model, context.poisoned.images.x[index])
+        return _decoded("decodability", context, (own, flag), (_features(twin, context.data.train.x[clean]), chance))
 
     def _semantics(self, context: MetricContext, twin: nn.Module, index: Tensor) -> dict[str, float]:
-        true, seed = context.poisoned.true[index], derive(context.seed, "folds")
-        parts = {
-            "semantics": decodable(self._draws(context.model, context.poisoned.images.x[index]), true, DECODERS, seed),
-            "semantics/null": decodable(self._draws(twin, context.data.train.x[index]), true, DECODERS, seed),
-        }
-        return named(parts, "stealth", ("error", "ceiling"))
+        true = context.poisoned.true[index]
+        own = _features(context.model, context.poisoned.images.x[index])
+        return _decoded("semantics", context, (own, true), (_features(twin, context.data.train.x[index]), true))
 
     def _silhouettes(self, context: MetricContext, twin: nn.Module, index: Tensor) -> dict[str, float]:
         labels, flag = context.poisoned.images.y[index], context.poisoned.roles[index] == POISON
-        own = noisy(classifier(context.model), context.poisoned.images.x[index], DRAWS)
-        null = noisy(classifier(twin), context.data.train.x[index], DRAWS)
+        own = noisy_features(require_classifier(context.model), context.poisoned.images.x[index], DRAWS)
+        null = noisy_features(require_classifier(twin), context.data.train.x[index], DRAWS)
         found = {f"stealth/silhouette/{name}": value for name, value in silhouettes(own, labels, flag).items()}
         return found | {
             f"stealth/silhouette/{name}/null": value for name, value in silhouettes(null, labels, flag).items()
         }
 
-    def _draws(self, model: nn.Module, x: Tensor) -> Tensor:
-        """One draw of T (M, D) of the bytes `x`."""
-        return noisy(classifier(model), x, 1)[:, 0]
+
+def _decoded(
+    name: str, context: MetricContext, own: tuple[Tensor, Tensor], null: tuple[Tensor, Tensor]
+) -> dict[str, float]:
+    """Information that features tell of labels, of the network (`own`) and of the twin (`null`)."""
+    seed = derive(context.seed, "folds")
+    estimates = {
+        name: decoded_information(*own, DECODERS, seed),
+        f"{name}/null": decoded_information(*null, DECODERS, seed),
+    }
+    return to_metrics(estimates, "stealth", ("error", "ceiling"))
+
+
+def _features(model: nn.Module, x: Tensor) -> Tensor:
+    """One draw of T (M, D) of the bytes `x`."""
+    return noisy_features(require_classifier(model), x, 1)[:, 0]

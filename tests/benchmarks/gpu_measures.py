@@ -92,20 +92,23 @@ def _votes(at: "Bench", model: Classifier, images: Tensor) -> Tensor:
 @torch.no_grad()
 def information(at: "Bench") -> list[Row]:
     """Seconds of a probe of I(X;T) and I(T;Y_pred): noisy passes of six groups of images, and both estimators."""
-    from raybd.metrics.information.passes import noisy, silent
+    from raybd.metrics.information.noisy_features import noiseless_features, noisy_features
 
     model = at.network(NOISE).eval()
     x = at.images(GROUPS * at.sizes.group).x
     precise = deepcopy(model).cpu().double()
 
     def passes() -> tuple[Tensor, Tensor]:
-        return noisy(model, x, PASSES + FRESH), silent(model, x)
+        return noisy_features(model, x, PASSES + FRESH), noiseless_features(model, x)
 
-    drawn, quiet = passes()
+    drawn, noiseless = passes()
     exact = _silent(precise, x[:FEW])
-    apart = float((quiet[:FEW].cpu() - exact).norm() / exact.norm())
+    apart = float((noiseless[:FEW].cpu() - exact).norm() / exact.norm())
     require(apart < 0.01, f"features {apart:.1e} from float64's")
-    here, there = _estimates(model, drawn, quiet), _estimates(precise, drawn.cpu().double(), quiet.cpu().double())
+    here, there = (
+        _estimates(model, drawn, noiseless),
+        _estimates(precise, drawn.cpu().double(), noiseless.cpu().double()),
+    )
     worst = max(abs(a - b) for a, b in zip(here, there, strict=True))
     require(worst < 1e-2, f"estimates {worst:.1e} nats from float64's")
     seconds = at.seconds(lambda: _estimates(model, *passes()))
@@ -121,16 +124,16 @@ def _silent(precise: Classifier, x: Tensor) -> Tensor:
         return precise.features(precise.normalise(x.cpu().double() / 255))
 
 
-def _estimates(model: Classifier, drawn: Tensor, quiet: Tensor) -> list[float]:
-    """Both estimates of every group, in nats, from `drawn` (M, draws, D) and `quiet` (M, D)."""
-    from raybd.metrics.information.channel import known_channel, whitened_channel
-    from raybd.metrics.information.plugin import coordinates, plug_in, plug_in_scores
+def _estimates(model: Classifier, drawn: Tensor, noiseless: Tensor) -> list[float]:
+    """Both estimates of every group, in nats, from `drawn` (M, draws, D) and `noiseless` (M, D)."""
+    from raybd.metrics.information.gaussian_channel import channel_estimates, whitened_channel
+    from raybd.metrics.information.plug_in_estimator import plug_in_estimates, plug_in_scores, whitened_axes
 
     features = drawn.unflatten(0, (GROUPS, -1))
-    axes = coordinates(features[:, :, :PASSES])
+    axes = whitened_axes(features[:, :, :PASSES])
     draws, fresh = (features @ axes.T).split([PASSES, FRESH], 2)
-    scores = plug_in_scores(draws, fresh, (quiet @ axes.T).unflatten(0, (GROUPS, -1)))
+    scores = plug_in_scores(draws, fresh, (noiseless @ axes.T).unflatten(0, (GROUPS, -1)))
     received = features[:, :, PASSES:]
     logits = received @ model.head.weight.T + model.head.bias
-    channel = known_channel(*whitened_channel(received, logits, model.head, model.noise))
-    return [estimate.value for estimate in (*plug_in(scores), *channel)]
+    channel = channel_estimates(*whitened_channel(received, logits, model.head, model.noise))
+    return [estimate.value for estimate in (*plug_in_estimates(scores), *channel)]

@@ -9,17 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from raybd.data import load
-from raybd.metrics.information.channel import known_channel, whitened_channel
-from raybd.metrics.information.critics import Critics, Pairs, Training, fit
-from raybd.metrics.information.paper import TY, XT, Critic, PaperSettings, sampled_infonce, step
-from raybd.metrics.information.passes import noisy, silent
-from raybd.metrics.information.plugin import coordinates, plug_in, plug_in_scores
+from raybd.metrics.information.critics import Critics, CriticTraining, Pairs, fit
+from raybd.metrics.information.gaussian_channel import channel_estimates, whitened_channel
+from raybd.metrics.information.noisy_features import noiseless_features, noisy_features
+from raybd.metrics.information.plug_in_estimator import plug_in_estimates, plug_in_scores, whitened_axes
+from raybd.metrics.information.sampled_infonce import (
+    TY,
+    XT,
+    Critic,
+    SampledInfoNCE,
+    sampled_infonce_bound,
+    training_step,
+)
 from raybd.models import Classifier, build_model
 from tests.benchmarks.timing import Row, Side, interleave, rate, require
 
 GROUPS, N, PASSES, FRESH = 6, 64, 32, 4  # as MutualInformation has them by default
 STEPS = 60  # of the critics, timed
-PAPER: list[tuple[str, PaperSettings, int, int]] = [
+PAPER: list[tuple[str, SampledInfoNCE, int, int]] = [
     ("I(X;T)", XT, 512, 3072),
     ("I(T;Y)", TY, 10, 512),
 ]  # ResNet-18, CIFAR-10
@@ -38,19 +45,24 @@ def mutual_information() -> list[Row]:
 
 @torch.no_grad()
 def _untrained(model: Classifier, x: Tensor) -> list[Row]:
-    features, quiet = noisy(model, x, PASSES + FRESH).unflatten(0, (GROUPS, N)), silent(model, x)
+    features, noiseless = (
+        noisy_features(model, x, PASSES + FRESH).unflatten(0, (GROUPS, N)),
+        noiseless_features(model, x),
+    )
     logits = model.classify(features)
 
     def channel() -> object:
-        return known_channel(*whitened_channel(features[:, :, PASSES:], logits[:, :, PASSES:], model.head, model.noise))
+        return channel_estimates(
+            *whitened_channel(features[:, :, PASSES:], logits[:, :, PASSES:], model.head, model.noise)
+        )
 
     def plug() -> object:
-        axes = coordinates(features[:, :, :PASSES])
+        axes = whitened_axes(features[:, :, :PASSES])
         draws, fresh = (features @ axes.T).split([PASSES, FRESH], 2)
-        return plug_in(plug_in_scores(draws, fresh, (quiet @ axes.T).unflatten(0, (GROUPS, N))))
+        return plug_in_estimates(plug_in_scores(draws, fresh, (noiseless @ axes.T).unflatten(0, (GROUPS, N))))
 
     sides: dict[str, Side] = {
-        f"passes of digits, {GROUPS} groups of {N} images, {PASSES + FRESH} draws": lambda: noisy(
+        f"passes of digits, {GROUPS} groups of {N} images, {PASSES + FRESH} draws": lambda: noisy_features(
             model, x, PASSES + FRESH
         ),
         "a: I(T;Y_pred) by the known channel": torch.no_grad()(channel),
@@ -62,9 +74,9 @@ def _untrained(model: Classifier, x: Tensor) -> list[Row]:
 
 def _stacked(model: Classifier, x: Tensor) -> Row:
     """Critics of all groups in one batched network against one network and one optimiser a group."""
-    features = noisy(model, x, PASSES).unflatten(0, (GROUPS, N))
+    features = noisy_features(model, x, PASSES).unflatten(0, (GROUPS, N))
     pairs, names = Pairs(features, x.flatten(1).float().div(255).unflatten(0, (GROUPS, N))[:, :, None]), list("abcdef")
-    train_config = Training(steps=STEPS)
+    train_config = CriticTraining(steps=STEPS)
 
     def stacked() -> Tensor:
         return fit(Critics(pairs, names, 0), pairs, train_config)
@@ -79,21 +91,21 @@ def _stacked(model: Classifier, x: Tensor) -> Row:
     return _steps(f"c: {GROUPS} critics stacked, batch {train_config.batch}", stacked, looped, STEPS)
 
 
-def _factored(name: str, recipe: PaperSettings, u_size: int, v_size: int) -> list[Row]:
+def _factored(name: str, settings: SampledInfoNCE, u_size: int, v_size: int) -> list[Row]:
     """A step of the authors' critic with its first layer factored against B * K concatenated vectors."""
     torch.manual_seed(0)
-    u, v, critic = torch.randn(recipe.batch, u_size), torch.rand(recipe.batch, v_size), Critic(u_size, v_size)
-    drawn = torch.randint(recipe.batch, (recipe.batch, recipe.negatives))
+    u, v, critic = torch.randn(settings.batch, u_size), torch.rand(settings.batch, v_size), Critic(u_size, v_size)
+    negatives = torch.randint(settings.batch, (settings.batch, settings.negatives))
     other = copy.deepcopy(critic)
     optimizers = [
-        torch.optim.AdamW(c.parameters(), lr=recipe.learning_rate, weight_decay=1e-4) for c in (critic, other)
+        torch.optim.AdamW(c.parameters(), lr=settings.learning_rate, weight_decay=1e-4) for c in (critic, other)
     ]
 
     def factored() -> object:
-        return step(critic, optimizers[0], u, v, drawn)
+        return training_step(critic, optimizers[0], u, v, negatives)
 
     def plain() -> object:
-        estimate = sampled_infonce(_naive(other), u, v, drawn)
+        estimate = sampled_infonce_bound(_naive(other), u, v, negatives)
         optimizers[1].zero_grad(set_to_none=True)
         (-estimate).backward()
         nn.utils.clip_grad_norm_(other.parameters(), 5.0)
@@ -101,10 +113,10 @@ def _factored(name: str, recipe: PaperSettings, u_size: int, v_size: int) -> lis
         return estimate
 
     with torch.no_grad():
-        values = [sampled_infonce(side, u, v, drawn) for side in (critic, _naive(other))]
+        values = [sampled_infonce_bound(side, u, v, negatives) for side in (critic, _naive(other))]
     require(bool((values[0] - values[1]).abs() < 1e-4), f"factored and plain critics of {name}")
     row = _steps(f"d: paper mode, {name}, one critic", factored, plain, 1, repetitions=3)
-    steps = sum(recipe.batches(n) * recipe.epochs for n in SIZES)
+    steps = sum(settings.batches(n) * settings.epochs for n in SIZES)
     hours = Row(
         f"d: {name}, {steps:,} steps of 7 groups, without the network",
         steps / row.ours / 3600,

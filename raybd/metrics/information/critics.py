@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raybd.metrics.information.estimate import Estimate, infonce, standard_error
+from raybd.metrics.information.bounds import MIEstimate, infonce, standard_error
 from raybd.seeds import stream
 
 HIDDEN = 128
@@ -23,23 +23,23 @@ CHUNK = 2**22  # hidden numbers held at a time where all pairs of a group are sc
 
 @dataclass(frozen=True)
 class Pairs:
-    """Draws of (U, V) for G groups of N: `u` (G, N, R, U) and `v` (G, N, R, V) or, where it has no noise, (G, N, 1, V).
+    """Draws of pairs (U, V) for G groups of N: `u` (G, N, R, U) and `v` (G, N, R, V).
 
-    Draw r of u belongs to draw r of v.
+    Draw r of u belongs to draw r of v; a v without noise is (G, N, 1, V).
     """
 
     u: Tensor
     v: Tensor
 
-    def at(self, index: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, index: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
         """Pairs `index` (G, B), each in its own `draw` (G, B): (G, B, U) and (G, B, V)."""
         group = torch.arange(len(self.u), device=self.u.device)[:, None]
         return self.u[group, index, draw], self.v[group, index, draw % self.v.shape[2]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """How critics are trained: AdamW on InfoNCE over all pairs of a batch.
+class CriticTraining:
+    """Settings of the critics' training: AdamW on InfoNCE over all pairs of a batch.
 
     Small batches are worth their steps: of the 16 pairs of a step a critic learns no less than of 64, in a tenth of
     the time, and it is judged over all N whatever it learnt from.
@@ -52,7 +52,7 @@ class Training:
 
 
 class Critics:
-    """A critic for each of the groups `names`, and the scales of their inputs."""
+    """One critic network for each of the groups `names`, and the scales of their inputs."""
 
     def __init__(self, pairs: Pairs, names: Sequence[str], seed: int) -> None:
         self.names, self.seed = tuple(names), seed
@@ -62,7 +62,7 @@ class Critics:
         self.standardise(pairs)
 
     def standardise(self, pairs: Pairs) -> None:
-        """Bring `pairs` to mean 0 and deviation 1: trained critics, unlike the information, change with units."""
+        """Scale inputs as those of `pairs` to mean 0, deviation 1: trained critics, unlike information, have units."""
         self.scales = [_scale(part) for part in (pairs.u, pairs.v)]
 
     def __call__(self, u: Tensor, v: Tensor) -> Tensor:
@@ -79,31 +79,31 @@ def all_pairs(parameters: Sequence[Tensor], u: Tensor, v: Tensor) -> Tensor:
     return (second @ w3).view(first.shape[:3])
 
 
-def fit(critics: Critics, pairs: Pairs, training: Training) -> Tensor:
+def fit(critics: Critics, pairs: Pairs, training: CriticTraining) -> Tensor:
     """Train `critics` further, in place; returns the in-sample estimates of the last tenth of the steps, (S, G).
 
-    Every step takes each image once, in a draw of its own chance: one cached draw an image would be learnt by heart.
+    Every step takes each image once, in a random draw: one cached draw an image would be memorised.
     """
     critics.standardise(pairs)
     optimizer = torch.optim.AdamW(
         critics.parameters, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, training.steps, cycle_momentum=False)
-    chance = [_batches(pairs, training, stream(critics.seed, "batches", name)) for name in critics.names]
-    index, draw = (torch.stack(part, 1).to(pairs.u.device) for part in zip(*chance, strict=True))
-    context = []
+    drawn = [_batches(pairs, training, stream(critics.seed, "batches", name)) for name in critics.names]
+    index, draw = (torch.stack(part, 1).to(pairs.u.device) for part in zip(*drawn, strict=True))
+    history = []
     for step in range(training.steps):
-        estimates = infonce(critics(*pairs.at(index[step], draw[step]))).mean(1)
+        estimates = infonce(critics(*pairs.batch(index[step], draw[step]))).mean(1)
         optimizer.zero_grad(set_to_none=True)
         (-estimates.sum()).backward()
         optimizer.step()
         rates.step()
-        context.append(estimates.detach())
-    return torch.stack(context[-max(1, training.steps // 10) :])
+        history.append(estimates.detach())
+    return torch.stack(history[-max(1, training.steps // 10) :])
 
 
 @torch.no_grad()
-def evaluate(critics: Critics, pairs: Pairs, fresh: bool = True) -> list[Estimate]:
+def evaluate(critics: Critics, pairs: Pairs, fresh: bool = True) -> list[MIEstimate]:
     """InfoNCE of each group over all its N pairs, at most log N; `fresh` says whether the critics never saw them."""
     groups, n, draws = pairs.u.shape[:3]
     rows = max(1, CHUNK // (groups * n * HIDDEN))
@@ -114,7 +114,7 @@ def evaluate(critics: Critics, pairs: Pairs, fresh: bool = True) -> list[Estimat
     return [_estimate(group, fresh) for group in torch.stack(summands).mean(0)]
 
 
-def follows(warm: float, cold: float) -> bool:
+def agrees_with_cold_start(warm: float, cold: float) -> bool:
     """Whether a warm-started critic agrees with one trained from nothing, to 0.1 nats.
 
     Where it does not, the warm start lags behind the network, and a curve of it shows its lag as compression.
@@ -137,16 +137,16 @@ def _weights(u: int, v: int, rng: torch.Generator) -> list[Tensor]:
     return [(2 * x - 1) / math.sqrt(n) for x, n in zip(drawn, inputs, strict=True)]
 
 
-def _batches(pairs: Pairs, training: Training, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def _batches(pairs: Pairs, training: CriticTraining, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """For every step, which images without repetition and which draw of each: twice (steps, B)."""
     n, draws = pairs.u.shape[1:3]
     index = torch.rand(training.steps, n, generator=rng).argsort(1)[:, : training.batch]
     return index, torch.randint(draws, index.shape, generator=rng)
 
 
-def _estimate(summands: Tensor, fresh: bool) -> Estimate:
+def _estimate(summands: Tensor, fresh: bool) -> MIEstimate:
     ceiling = math.log(len(summands))
-    return Estimate(
+    return MIEstimate(
         value=float(summands.mean()),
         lower=float(summands.mean()),
         upper=math.inf,

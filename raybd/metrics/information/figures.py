@@ -1,4 +1,4 @@
-"""Pictures of a trial's information: the plane, the curves, and T itself; from its journal and arrays."""
+"""Figures of a trial's mutual information: the plane, the curves, and T itself; from its history and arrays."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from raybd.metrics.information.history import PHASES
+from raybd.metrics.information.stealth_scores import PHASES
 from raybd.utils.figures import plots
 
 History = Sequence[Mapping[str, Any]]

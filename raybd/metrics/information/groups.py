@@ -1,54 +1,54 @@
-"""Which images a measurement looks at: groups of one size, the same at every epoch and in the clean twin."""
+"""Groups of training images whose information is measured: of one size, the same at every epoch and in the twin."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from raybd.seeds import stream
+from raybd.metrics.subset import random_subset
 from raybd.types import CLEAN, POISON, Poisoned
 
-FEWEST = 32  # images: a smaller group is counted, and not measured
+MIN_IMAGES = 32  # images: a smaller group is counted, and not measured
 
 
 @dataclass(frozen=True)
-class Groups:
-    """Images to look at, and the groups that they make up."""
+class ImageGroups:
+    """The measured images, and the groups that they make up."""
 
     index: Tensor  # (M,) into the training set
     size: int  # N, images of every measured group; 0 if none can be measured
-    members: dict[str, Tensor]  # group: (N,) positions in `index`
+    rows: dict[str, Tensor]  # group: (N,) positions in `index`
     counts: dict[str, int]  # group: images that there are of it, whether it is measured or not
     target: int | None  # the attacker's label, where there is one
 
     @property
     def table(self) -> Tensor:
         """(G, N) positions in `index`, a row a measured group."""
-        return torch.stack(list(self.members.values()))
+        return torch.stack(list(self.rows.values()))
 
 
-def target_of(poisoned: Poisoned) -> int | None:
+def target_label(poisoned: Poisoned) -> int | None:
     """The label of all poisoned images; None where there are none, or they have several."""
     labels = poisoned.images.y[poisoned.roles == POISON].unique()
     return int(labels) if len(labels) == 1 else None
 
 
-def choose(poisoned: Poisoned, samples: int, classes: int, seed: int) -> Groups:
-    """At most `samples` images of each group, as many of each as the smallest that has `FEWEST` allows.
+def choose_groups(poisoned: Poisoned, samples: int, classes: int, seed: int) -> ImageGroups:
+    """At most `samples` images of each group, as many of each as the smallest that has `MIN_IMAGES` allows.
 
     backdoor; target_clean; `classes` clean ones, spread over all; and from the same images target (the whole class
     in its own proportions), target_mix (half backdoor, half clean) and random (equal parts of the clean classes).
     """
-    target = target_of(poisoned)
+    target = target_label(poisoned)
     pools = _pools(poisoned, target, classes)
     counts = {name: len(pool) for name, pool in pools.items()}
-    enough = {name: pool for name, pool in pools.items() if len(pool) >= FEWEST}
+    enough = {name: pool for name, pool in pools.items() if len(pool) >= MIN_IMAGES}
     size = min([samples, *(len(pool) for pool in enough.values())]) if enough else 0
-    taken = {name: _some(pool, size, seed, name) for name, pool in enough.items()}
+    taken = {name: random_subset(pool, size, seed, "information", name) for name, pool in enough.items()}
     starts = {name: position * size for position, name in enumerate(taken)}
-    members = {name: torch.arange(start, start + size) for name, start in starts.items()}
+    rows = {name: torch.arange(start, start + size) for name, start in starts.items()}
     index = torch.cat([*taken.values(), torch.empty(0, dtype=torch.int64)])
-    return Groups(index, size, members | _mixtures(members, counts, size), counts, target)
+    return ImageGroups(index, size, rows | _mixtures(rows, counts, size), counts, target)
 
 
 def _pools(poisoned: Poisoned, target: int | None, classes: int) -> dict[str, Tensor]:
@@ -64,17 +64,12 @@ def _pools(poisoned: Poisoned, target: int | None, classes: int) -> dict[str, Te
     return pools
 
 
-def _some(pool: Tensor, size: int, seed: int, name: str) -> Tensor:
-    """`size` of `pool`: those of a smaller size are among them."""
-    return pool[torch.randperm(len(pool), generator=stream(seed, "information", name))[:size]]
-
-
-def _mixtures(members: dict[str, Tensor], counts: dict[str, int], size: int) -> dict[str, Tensor]:
+def _mixtures(rows: dict[str, Tensor], counts: dict[str, int], size: int) -> dict[str, Tensor]:
     mixed = {}
-    if {"backdoor", "target_clean"} <= members.keys():
+    if {"backdoor", "target_clean"} <= rows.keys():
         share = counts["backdoor"] / (counts["backdoor"] + counts["target_clean"])
         for name, part in (("target", round(share * size)), ("target_mix", size // 2)):
-            mixed[name] = torch.cat([members["backdoor"][:part], members["target_clean"][: size - part]])
-    if clean := [rows for name, rows in members.items() if name.startswith("clean_")]:
+            mixed[name] = torch.cat([rows["backdoor"][:part], rows["target_clean"][: size - part]])
+    if clean := [rows for name, rows in rows.items() if name.startswith("clean_")]:
         mixed["random"] = torch.stack(clean, 1).flatten()[:size]
     return mixed

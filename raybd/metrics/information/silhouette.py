@@ -1,8 +1,8 @@
-"""How well classes and the backdoor cluster in T itself: not in a picture of it, which changes with every fit."""
+"""Silhouettes of the classes and of the backdoor in T itself, not in a projection that changes with every fit."""
 
 from torch import Tensor
 
-from raybd.metrics.information.plugin import whitening, within
+from raybd.metrics.information.plug_in_estimator import noise_covariance, whitening
 
 
 def silhouettes(draws: Tensor, labels: Tensor, flag: Tensor) -> dict[str, float]:
@@ -14,7 +14,7 @@ def silhouettes(draws: Tensor, labels: Tensor, flag: Tensor) -> dict[str, float]
     """
     from sklearn.metrics import silhouette_samples
 
-    t = (draws[:, 0].double() @ whitening(within(draws[None])).T).cpu().numpy()
+    t = (draws[:, 0].double() @ whitening(noise_covariance(draws[None])).T).cpu().numpy()
     labels, flag = labels.cpu(), flag.cpu()
     if not flag.any() or len(labels.unique()) < 2:
         return {}

@@ -1,4 +1,4 @@
-"""Trained critics beside the estimates that need none: what the paper's kind of estimator says of the same draws."""
+"""Estimates of mutual information by trained critics, beside those that need no training, on the same draws."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,36 +7,36 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from raybd.metrics.information.critics import Critics, Pairs, Training, evaluate, fit
-from raybd.metrics.information.estimate import Estimate
-from raybd.metrics.information.paper import TY, XT, PaperSettings, paper_mode
+from raybd.metrics.information.bounds import MIEstimate
+from raybd.metrics.information.critics import Critics, CriticTraining, Pairs, evaluate, fit
+from raybd.metrics.information.sampled_infonce import TY, XT, SampledInfoNCE, sampled_infonce_estimate
 from raybd.models import Classifier
 
 COLD, WARM = 600, 300  # steps of a critic that starts from nothing, and from the last probe's
 
 
 @dataclass
-class Followed:
-    """The critics of one network so far."""
+class CriticState:
+    """The critics of one network at its last probe, for warm starts."""
 
     critics: dict[str, Critics]
     probes: int = 0
 
 
-_followed: WeakKeyDictionary[nn.Module, Followed] = WeakKeyDictionary()
+_critic_states: WeakKeyDictionary[nn.Module, CriticState] = WeakKeyDictionary()
 
 
-def trained(
+def train_critics(
     model: nn.Module, pairs: dict[str, Pairs], fresh: dict[str, Pairs], names: list[str], seed: int, check: bool
-) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """Trained InfoNCE of the kinds in `pairs` (xt, ty), one critic a group, on draws `fresh` that it has not seen.
+) -> tuple[dict[str, MIEstimate], dict[str, MIEstimate]]:
+    """InfoNCE estimates of the kinds in `pairs` (xt, ty) by one trained critic a group, on unseen draws `fresh`.
 
     Critics go on from those that the same network had at its last probe; with `check`, and at its fourth, they are
     compared with critics trained from nothing, whose values come second.
     """
-    found: dict[str, Estimate] = {}
-    control: dict[str, Estimate] = {}
-    state = _followed.setdefault(model, Followed({}))
+    found: dict[str, MIEstimate] = {}
+    control: dict[str, MIEstimate] = {}
+    state = _critic_states.setdefault(model, CriticState({}))
     state.probes += 1
     for kind, train in pairs.items():
         warm = kind in state.critics
@@ -50,7 +50,7 @@ def trained(
 
 
 @torch.no_grad()
-def pairs_of(
+def feature_pairs(
     model: Classifier, x: Tensor, features: Tensor, table: Tensor, passes: int
 ) -> tuple[dict[str, Pairs], dict[str, Pairs]]:
     """Pairs to train on, from the first `passes` draws of `features` (M, R, D), and fresh ones from the others.
@@ -65,34 +65,34 @@ def pairs_of(
     return train, fresh
 
 
-def _fitted(critics: Critics, train: Pairs, fresh: Pairs, steps: int) -> list[Estimate]:
-    fit(critics, train, Training(steps=steps))
+def _fitted(critics: Critics, train: Pairs, fresh: Pairs, steps: int) -> list[MIEstimate]:
+    fit(critics, train, CriticTraining(steps=steps))
     return [replace(value, steps=steps) for value in evaluate(critics, fresh)]
 
 
-def as_published(
-    model: Classifier, x: Tensor, members: dict[str, Tensor], seed: int, heartbeat: Callable[[], None] = lambda: None
-) -> dict[str, Estimate]:
-    """`paper_mode` of every group on the bytes `x` (M, C, H, W), with its ceilings: hours on a CPU.
+def published_estimates(
+    model: Classifier, x: Tensor, groups: dict[str, Tensor], seed: int, heartbeat: Callable[[], None] = lambda: None
+) -> dict[str, MIEstimate]:
+    """`sampled_infonce_estimate` of every group on the bytes `x` (M, C, H, W), with its ceilings: hours on a CPU.
 
     `heartbeat` is called at every batch.
     """
     found = {}
-    for name, rows in members.items():
+    for name, rows in groups.items():
         images = x[rows.to(x.device)].float().div_(255)
-        for kind, recipe in (("xt", XT), ("ty", TY)):
-            found[f"{kind}/{name}"] = _published(model, images, kind, recipe, seed, heartbeat)
+        for kind, settings in (("xt", XT), ("ty", TY)):
+            found[f"{kind}/{name}"] = _published_estimate(model, images, kind, settings, seed, heartbeat)
     return found
 
 
-def _published(
-    model: Classifier, images: Tensor, kind: str, recipe: PaperSettings, seed: int, heartbeat: Callable[[], None]
-) -> Estimate:
+def _published_estimate(
+    model: Classifier, images: Tensor, kind: str, settings: SampledInfoNCE, seed: int, heartbeat: Callable[[], None]
+) -> MIEstimate:
     def sample(index: Tensor) -> tuple[Tensor, Tensor]:
         heartbeat()
-        return SAMPLES[kind](model, images[index.to(images.device)])
+        return PAIR_SAMPLERS[kind](model, images[index.to(images.device)])
 
-    return paper_mode(sample, len(images), recipe, seed)
+    return sampled_infonce_estimate(sample, len(images), settings, seed)
 
 
 @torch.no_grad()
@@ -108,7 +108,7 @@ def logits_and_features(model: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
     return model.classify(features), features
 
 
-SAMPLES: dict[str, Callable[[Classifier, Tensor], tuple[Tensor, Tensor]]] = {
+PAIR_SAMPLERS: dict[str, Callable[[Classifier, Tensor], tuple[Tensor, Tensor]]] = {
     "xt": features_and_image,
     "ty": logits_and_features,
 }

@@ -1,4 +1,4 @@
-"""Information between T and a label, from how well the label is told from T: exact bounds, and no log N."""
+"""Mutual information between T and a label, from classifiers of the label: bounds without a log N ceiling."""
 
 import math
 from collections.abc import Sequence
@@ -9,29 +9,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raybd.metrics.information.estimate import Estimate
+from raybd.metrics.information.bounds import MIEstimate
 
 FOLDS = 5
 NEIGHBOURS = 15
-TRACE = 1e-6  # of the frequencies in every guess: none is infinitely wrong
-FEWEST_OF_A_LABEL = 2 * FOLDS  # images: labels with fewer are left out
+PRIOR_WEIGHT = 1e-6  # of the frequencies in every guess: none is infinitely wrong
+MIN_PER_LABEL = 2 * FOLDS  # images: labels with fewer are left out
 
 
-def decodable(features: Tensor, labels: Tensor, decoders: Sequence[str], seed: int) -> Estimate:
+def decoded_information(features: Tensor, labels: Tensor, decoders: Sequence[str], seed: int) -> MIEstimate:
     """I(label; T) from `features` (N, D) and `labels` (N,): H(label) - min cross-entropy, on held-out folds.
 
     H(label) - CE <= I for any decoder, and the truth is at most H(label). The label's frequencies alone are one of
     the decoders, so the value is never below 0. `decoders` are names of `DECODERS`; T is standardised for them.
     `ceiling` is H(label); the standard error is over the images.
     """
-    kept = torch.bincount(labels)[labels] >= FEWEST_OF_A_LABEL
-    x, (y, frequency) = features[kept].double().cpu().numpy(), _coded(labels[kept].cpu())
+    kept = torch.bincount(labels)[labels] >= MIN_PER_LABEL
+    x, (y, frequency) = features[kept].double().cpu().numpy(), _encode(labels[kept].cpu())
     if len(frequency) < 2:
-        return Estimate(0.0, 0.0, 0.0, 0.0, len(y), 0.0)
-    gains = [_gain(name, x, y, frequency, seed) for name in decoders]
+        return MIEstimate(0.0, 0.0, 0.0, 0.0, len(y), 0.0)
+    gains = [_log_likelihood_gain(name, x, y, frequency, seed) for name in decoders]
     best = max([np.zeros(len(y)), *gains], key=np.mean)
     entropy = -float(frequency @ np.log(frequency))
-    return Estimate(
+    return MIEstimate(
         value=float(best.mean()),
         lower=float(best.mean()),
         upper=entropy,
@@ -41,19 +41,19 @@ def decodable(features: Tensor, labels: Tensor, decoders: Sequence[str], seed: i
     )
 
 
-def _coded(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _encode(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Labels as 0, 1, ... and the frequency of each."""
     _, coded, counts = labels.unique(return_inverse=True, return_counts=True)
     return coded.numpy(), (counts / counts.sum()).double().numpy()
 
 
-def _gain(name: str, x: np.ndarray, y: np.ndarray, frequency: np.ndarray, seed: int) -> np.ndarray:
+def _log_likelihood_gain(name: str, x: np.ndarray, y: np.ndarray, frequency: np.ndarray, seed: int) -> np.ndarray:
     """log p(label | T) - log p(label) of each image (N,), by the decoder `name` fitted to the other folds."""
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed % 2**32)
     guess = cross_val_predict(_decoder(name), x, y, cv=folds, method="predict_proba")
-    weight = 1 / (NEIGHBOURS + 1) if name == "neighbours" else TRACE  # so many neighbours cannot be sure
+    weight = 1 / (NEIGHBOURS + 1) if name == "neighbours" else PRIOR_WEIGHT  # so many neighbours cannot be sure
     guess = (1 - weight) * guess + weight * frequency
     gain: np.ndarray = np.log(guess[np.arange(len(y)), y] / frequency[y])
     return gain
@@ -70,7 +70,7 @@ def _decoder(name: str) -> Any:
 
     decoder = {
         "logistic": LogisticRegression(max_iter=1000),
-        "stiff": LogisticRegression(C=0.01, max_iter=1000),
+        "regularised_logistic": LogisticRegression(C=0.01, max_iter=1000),
         "gaussian": LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
         "neighbours": KNeighborsClassifier(NEIGHBOURS),
     }[name]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raybd.metrics.information.figures import feature_maps, groups_of, information_curves, information_plane
-from raybd.metrics.information.history import gap, phases, s1, s_dev, stealth
+from raybd.metrics.information.stealth_scores import difference_in_differences, phase_entries, s1, s_dev, stealth_scores
 
 CLASSES = {"clean_1": 1.0, "clean_2": 2.0, "clean_3": 3.0, "clean_4": 2.0}
 
@@ -29,10 +29,10 @@ def entry(epoch: int, backdoor: float = 4.0, target: float = 2.0, shift: float =
 
 def test_phases_are_the_paper_s_in_proportion() -> None:
     paper = [entry(e) for e in (1, 5, 10, 20, 40, 60, 80, 100, 120)]
-    assert [e["epoch"] for e in phases(paper)] == [5, 40, 100]
-    assert [e["epoch"] for e in phases([entry(e) for e in (1, 2, 3, 4, 8, 16, 20)])] == [1, 8, 16]
-    assert [e["epoch"] for e in phases([entry(2)])] == [2]
-    assert phases([]) == []
+    assert [e["epoch"] for e in phase_entries(paper)] == [5, 40, 100]
+    assert [e["epoch"] for e in phase_entries([entry(e) for e in (1, 2, 3, 4, 8, 16, 20)])] == [1, 8, 16]
+    assert [e["epoch"] for e in phase_entries([entry(2)])] == [2]
+    assert phase_entries([]) == []
 
 
 def test_s_dev_by_hand() -> None:
@@ -49,14 +49,17 @@ def test_s_dev_by_hand() -> None:
 
 def test_gap_by_hand() -> None:
     """[4 - 2] - [3 - 2] = 1; clean classes move together, so the error is the estimates' alone."""
-    value, error = gap(entry(1)["metrics"], "xt", "backdoor")
+    value, error = difference_in_differences(entry(1)["metrics"], "xt", "backdoor")
     assert value == pytest.approx(1.0)
     assert error == pytest.approx(math.sqrt(0.02 + 0.02 / 4))
-    assert gap(entry(1, shift=0.7)["metrics"], "xt", "backdoor") == (pytest.approx(1.0), pytest.approx(error))
-    assert gap(entry(1)["metrics"], "xt", "random")[0] == pytest.approx(0.0)
+    assert difference_in_differences(entry(1, shift=0.7)["metrics"], "xt", "backdoor") == (
+        pytest.approx(1.0),
+        pytest.approx(error),
+    )
+    assert difference_in_differences(entry(1)["metrics"], "xt", "random")[0] == pytest.approx(0.0)
     moved = entry(1)["metrics"]
     moved["mi/xt/clean_1"] += 0.8  # one class of four by 0.8: variance 0.16, mean 0.2
-    value, error = gap(moved, "xt", "backdoor")
+    value, error = difference_in_differences(moved, "xt", "backdoor")
     assert value == pytest.approx(0.8)
     assert error == pytest.approx(math.sqrt(0.16 * 1.25) * 3.1824 / 1.95996, rel=1e-4)  # t of 3 degrees, at 97.5 %
 
@@ -73,9 +76,9 @@ def test_s1_by_hand() -> None:
 def test_nothing_without_its_null() -> None:
     alone = entry(1)
     alone["metrics"] = {k: v for k, v in alone["metrics"].items() if "control" not in k}
-    assert stealth([alone]) == {}
-    assert stealth([{"epoch": 1, "metrics": {"accuracy/clean": 0.5}}]) == {}
-    found = stealth([entry(1), {"epoch": 2, "metrics": {"accuracy/clean": 0.5}}, entry(4)])
+    assert stealth_scores([alone]) == {}
+    assert stealth_scores([{"epoch": 1, "metrics": {"accuracy/clean": 0.5}}]) == {}
+    found = stealth_scores([entry(1), {"epoch": 2, "metrics": {"accuracy/clean": 0.5}}, entry(4)])
     assert {"stealth/s_dev", "stealth/s_dev/null", "stealth/s1", "stealth/s1/null"} <= found.keys()
     assert all(math.isfinite(value) for value in found.values())
 

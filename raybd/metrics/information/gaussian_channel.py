@@ -1,4 +1,4 @@
-"""I(T;Y_pred) without a critic: from T to the logits leads a Gaussian channel that is known exactly.
+"""I(T;Y_pred) without a trained critic: the channel from T to the logits is Gaussian and known exactly.
 
 Y = W (T + g e) + b with e ~ N(0, 1), so p(y | t) = N(W t + b, g^2 W W'). With A W W' A' g^2 = 1, z = A (y - b) and
 s = A W t, log p(y | t) is -|z - s|^2 / 2 up to a constant. T | X is a continuous law, so the information has no
@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from raybd.metrics.information.estimate import Estimate, infonce, leave_one_out, standard_error
-from raybd.metrics.information.plugin import whitening
+from raybd.metrics.information.bounds import MIEstimate, infonce, leave_one_out, standard_error
+from raybd.metrics.information.plug_in_estimator import whitening
 
 
 def whitened_channel(features: Tensor, logits: Tensor, head: torch.nn.Linear, noise: float) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,7 @@ def whitened_channel(features: Tensor, logits: Tensor, head: torch.nn.Linear, no
     return features @ (axes @ weight).T, (logits - bias) @ axes.T
 
 
-def known_channel(sent: Tensor, received: Tensor) -> list[Estimate]:
+def channel_estimates(sent: Tensor, received: Tensor) -> list[MIEstimate]:
     """I(T;Y) of each group from `whitened_channel`'s two (G, N, K, C): N images, K draws of each.
 
     Lower: InfoNCE with the true conditional, at most log(N K); it is I of the draws at hand, and I is concave in the
@@ -50,10 +50,10 @@ def gaussian_bound(sent: Tensor) -> Tensor:
     apart = sent - sent.mean(1, keepdim=True)
     covariance = apart.transpose(1, 2) @ apart / (n - 1)
     identity = torch.eye(size, dtype=sent.dtype, device=sent.device)
-    return (torch.logdet(identity + covariance) + _lack(n - 1, size)) / 2
+    return (torch.logdet(identity + covariance) + _log_det_bias(n - 1, size)) / 2
 
 
-def _lack(freedom: int, size: int) -> float:
+def _log_det_bias(freedom: int, size: int) -> float:
     """By how much the mean log determinant of a Gaussian's sample covariance (size, size) is below the true one."""
     if freedom < size:
         return math.inf
@@ -61,11 +61,11 @@ def _lack(freedom: int, size: int) -> float:
     return size * math.log(freedom / 2) - float(torch.digamma(halves).sum())
 
 
-def _estimate(lower: Tensor, upper: Tensor, gaussian: float, per_image: int) -> Estimate:
+def _estimate(lower: Tensor, upper: Tensor, gaussian: float, per_image: int) -> MIEstimate:
     """The middle of the bounds is nearer to the truth than either, wherever they part."""
     by_image = lower.unflatten(0, (-1, per_image)).mean(1)
     least, most = float(lower.mean()), min(float(upper.mean()), gaussian)
-    return Estimate(
+    return MIEstimate(
         value=(least + most) / 2,
         lower=least,
         upper=most,

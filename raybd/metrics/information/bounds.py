@@ -1,4 +1,4 @@
-"""What every estimate of mutual information says of itself, and the bounds that they are made of. All in nats."""
+"""Estimates of mutual information, and the bounds that they are made of. All in nats."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ SATURATED = 0.95  # share of the ceiling above which a lower bound says "at leas
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mutual information between two bounds, with what is needed to judge it."""
+class MIEstimate:
+    """An estimate of mutual information between two bounds, with its standard error and its ceiling."""
 
     value: float  # the one to draw: a bound, or what lies between two
     lower: float  # in expectation not above the truth
@@ -31,7 +31,7 @@ class Estimate:
 
 
 def infonce(scores: Tensor) -> Tensor:
-    """Of each query its summand of InfoNCE over all pairs: f_ii - log mean_j exp f_ij, shape (..., N).
+    """InfoNCE summands over all pairs, one of each query: f_ii - log mean_j exp f_ij, shape (..., N).
 
     `scores` (..., N, M) holds f of query i and candidate j, the right one being j = i; M >= N, further columns are
     more candidates of the same law. Its mean is a lower bound for any fixed critic f (van den Oord et al.,
@@ -43,7 +43,7 @@ def infonce(scores: Tensor) -> Tensor:
 
 
 def leave_one_out(scores: Tensor, per_source: int = 1) -> Tensor:
-    """Of each query its summand of the leave-one-out upper bound, shape (..., N).
+    """Leave-one-out upper bound summands, one of each query, shape (..., N).
 
     f_ii - log mean_{j not of i's source} exp f_ij with f = log p(query i | candidate j) (Poole et al.,
     arXiv:1905.06922, eq. 13). `scores` is (..., N, N), `per_source` neighbours in a row are draws of one source (an
@@ -64,7 +64,7 @@ def standard_error(summands: Tensor) -> Tensor:
 PARTS = ("lower", "upper", "error", "ceiling", "saturated")
 
 
-def named(estimates: Mapping[str, Estimate], prefix: str, parts: Sequence[str] = PARTS) -> dict[str, float]:
+def to_metrics(estimates: Mapping[str, MIEstimate], prefix: str, parts: Sequence[str] = PARTS) -> dict[str, float]:
     """The value of every estimate under its name, and `parts` of it below: prefix/name, prefix/name/lower, ..."""
     found = {f"{prefix}/{name}": value.value for name, value in estimates.items()}
     for part in parts:

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from raybd.metrics.information.estimate import Estimate, infonce, standard_error
+from raybd.metrics.information.bounds import MIEstimate, infonce, standard_error
 
 NEGLIGIBLE = 1e-6  # of the largest eigenvalue: below it a direction is rounding, not noise
 
@@ -29,44 +29,44 @@ def whitening(covariance: Tensor) -> Tensor:
     return whitener
 
 
-def within(draws: Tensor) -> Tensor:
+def noise_covariance(draws: Tensor) -> Tensor:
     """The covariance (D, D) of the noise, pooled over groups and images, from `draws` (G, N, R, D), R >= 2."""
     apart = (draws - draws.mean(2, keepdim=True)).flatten(0, 2)
     covariance: Tensor = apart.T @ apart / (len(apart) * (1 - 1 / draws.shape[2]))
     return covariance
 
 
-def coordinates(draws: Tensor) -> Tensor:
+def whitened_axes(draws: Tensor) -> Tensor:
     """A (K, D): in `draws` @ A.T the noise has covariance 1, and mu varies within groups along one axis at a time.
 
     From `draws` (G, N, R, D) of T.
     """
-    whitener = whitening(within(draws)).to(draws.dtype)
+    whitener = whitening(noise_covariance(draws)).to(draws.dtype)
     means = draws.mean(2) @ whitener.T
     apart = (means - means.mean(1, keepdim=True)).flatten(0, 1)
     axes: Tensor = torch.linalg.eigh(apart.T @ apart)[1].T @ whitener
     return axes
 
 
-def plug_in_scores(draws: Tensor, fresh: Tensor, silent: Tensor | None = None) -> Tensor:
+def plug_in_scores(draws: Tensor, fresh: Tensor, noiseless: Tensor | None = None) -> Tensor:
     """f of every draw and every image of a group, (G, E, N, N), up to what depends on the draw alone.
 
     The critic comes from `draws` (G, N, R, K) and is evaluated on others, `fresh` (G, N, E, K), all in the
-    `coordinates` of T. `silent` (G, N, K), T without any noise, is a guess of mu that costs one pass instead of R:
+    `whitened_axes` of T. `noiseless` (G, N, K), T without any noise, is a guess of mu that costs one pass instead of R:
     with it, s_k m_k is what is left of m after a straight line through the guess, coordinate by coordinate.
     """
-    mean, shrunk = _posterior(draws, silent)
+    mean, shrunk = _posterior(draws, noiseless)
     scale = (1 + shrunk / draws.shape[2]).rsqrt()[:, None]
     return _scores(fresh * scale[:, None], mean * scale)
 
 
-def plug_in(scores: Tensor) -> list[Estimate]:
+def plug_in_estimates(scores: Tensor) -> list[MIEstimate]:
     """I(X;T) of each group from `plug_in_scores`: InfoNCE below, log N = H(X) above."""
     ceiling = math.log(scores.shape[-1])
     return [_estimate(summands, ceiling, ceiling) for summands in infonce(scores).mean(1)]
 
 
-def source_information(scores: Tensor, labels: Tensor) -> Estimate:
+def source_information(scores: Tensor, labels: Tensor) -> MIEstimate:
     """I(S;T) of one group from its scores (E, N, N), S being the label (N,) of the image: part of its I(X;T).
 
     The critic's share for all images of a label, q(s | t) = sum_{x of s} q(x | t), gives E log q(s | t) + H(S) <=
@@ -96,13 +96,13 @@ def _posterior(draws: Tensor, guess: Tensor | None) -> tuple[Tensor, Tensor]:
     passes = draws.shape[2]
     mean = draws.mean(2)
     centre = mean.mean(1, keepdim=True)
-    prior = centre if guess is None else centre + _line(mean - centre, guess - guess.mean(1, keepdim=True))
+    prior = centre if guess is None else centre + _linear_fit(mean - centre, guess - guess.mean(1, keepdim=True))
     lam = ((mean - prior).square().mean(1) - 1 / passes).clamp(min=0)
     shrunk = lam / (lam + 1 / passes)
     return prior + shrunk[:, None] * (mean - prior), shrunk
 
 
-def _line(y: Tensor, x: Tensor) -> Tensor:
+def _linear_fit(y: Tensor, x: Tensor) -> Tensor:
     """The least-squares line through the origin for each coordinate: y, x (G, N, K) -> fitted y."""
     slope = (x * y).sum((0, 1)) / x.square().sum((0, 1)).clamp(min=torch.finfo(x.dtype).tiny)
     return slope * x
@@ -114,8 +114,8 @@ def _scores(t: Tensor, mean: Tensor) -> Tensor:
     return cross - mean.square().sum(-1)[:, None, None] / 2
 
 
-def _estimate(summands: Tensor, upper: float, ceiling: float) -> Estimate:
-    return Estimate(
+def _estimate(summands: Tensor, upper: float, ceiling: float) -> MIEstimate:
+    return MIEstimate(
         value=float(summands.mean()),
         lower=float(summands.mean()),
         upper=upper,

@@ -1,4 +1,4 @@
-"""Passes of images through a noisy network: T, the pooled last block, and the logits read from it."""
+"""Features T, the pooled last block, of images in a network with internal noise."""
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,11 @@ SHARE = 4  # images that share the noise of a pass: random numbers cost a CPU as
 ROWS = {"cpu": 256, "cuda": 8192}  # of a batch: what fits a core's cache, what fills a GPU
 
 
-def classifier(model: nn.Module) -> Classifier:
-    """`model`, if it says what its features are.
+def require_classifier(model: nn.Module) -> Classifier:
+    """`model` as a `Classifier`, which has features and a head.
 
     Raises:
-        InputError: it does not.
+        InputError: it is none.
     """
     if isinstance(model, Classifier):
         return model
@@ -23,8 +23,8 @@ def classifier(model: nn.Module) -> Classifier:
 
 
 @torch.no_grad()
-def noisy(model: Classifier, x: Tensor, draws: int) -> Tensor:
-    """T (M, draws, D) of the bytes `x` (M, C, H, W): each draw with new noise, independent within an image."""
+def noisy_features(model: Classifier, x: Tensor, draws: int) -> Tensor:
+    """Features T (M, draws, D) of the bytes `x` (M, C, H, W): each draw with new noise, independent within an image."""
     padded = torch.cat([x, x[: -len(x) % SHARE]])
     at_once = SHARE * max(1, ROWS.get(x.device.type, 256) // (SHARE * draws))
     with shared_noise(SHARE, draws):
@@ -34,8 +34,8 @@ def noisy(model: Classifier, x: Tensor, draws: int) -> Tensor:
 
 
 @torch.no_grad()
-def silent(model: Classifier, x: Tensor) -> Tensor:
-    """T (M, D) of the bytes `x` (M, C, H, W) with every noise at 0."""
+def noiseless_features(model: Classifier, x: Tensor) -> Tensor:
+    """Features T (M, D) of the bytes `x` (M, C, H, W) with every noise at 0."""
     with without_noise():
         return torch.cat([_features(model, part) for part in x.split(ROWS.get(x.device.type, 256))])
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from raybd.metrics.information.estimate import Estimate, infonce
-from raybd.metrics.information.plugin import (
-    coordinates,
+from raybd.metrics.information.bounds import MIEstimate, infonce
+from raybd.metrics.information.plug_in_estimator import (
+    noise_covariance,
     noise_ratio,
-    plug_in,
+    plug_in_estimates,
     plug_in_scores,
     source_information,
+    whitened_axes,
     whitening,
-    within,
 )
 
 SIGNAL, D = 16, 64
@@ -36,10 +36,10 @@ def linear(snr: float, n: int, passes: int, seed: int = 0, groups: int = 1) -> t
     return t @ mix, mix
 
 
-def estimates(t: Tensor, passes: int, silent: Tensor | None = None) -> list[Estimate]:
-    axes = coordinates(t[:, :, :passes])
-    quiet = None if silent is None else silent @ axes.T
-    return plug_in(plug_in_scores(t[:, :, :passes] @ axes.T, t[:, :, passes:] @ axes.T, quiet))
+def estimates(t: Tensor, passes: int, noiseless: Tensor | None = None) -> list[MIEstimate]:
+    axes = whitened_axes(t[:, :, :passes])
+    noiseless = None if noiseless is None else noiseless @ axes.T
+    return plug_in_estimates(plug_in_scores(t[:, :, :passes] @ axes.T, t[:, :, passes:] @ axes.T, noiseless))
 
 
 @pytest.mark.parametrize(("snr", "truth", "context"), [(0.5, 3.244, 2.81), (1.0, 5.545, 4.73)])
@@ -66,9 +66,11 @@ def test_a_silent_pass_stands_for_many_noisy_ones() -> None:
     t, _ = linear(0.5, 1024, 40)
     rng = torch.Generator().manual_seed(0)  # the same numbers as in `linear`
     mix = invertible(rng)
-    quiet = torch.zeros(1, 1024, D, dtype=torch.float64)
-    quiet[..., :SIGNAL] = math.sqrt(0.5) * torch.randn(1, 1024, 1, SIGNAL, generator=rng, dtype=torch.float64)[:, :, 0]
-    (guided,) = estimates(t[:, :, :12], 8, quiet @ mix)
+    noiseless = torch.zeros(1, 1024, D, dtype=torch.float64)
+    noiseless[..., :SIGNAL] = (
+        math.sqrt(0.5) * torch.randn(1, 1024, 1, SIGNAL, generator=rng, dtype=torch.float64)[:, :, 0]
+    )
+    (guided,) = estimates(t[:, :, :12], 8, noiseless @ mix)
     (plain,) = estimates(t[:, :, :36], 32)
     assert plain.lower < guided.lower <= 3.244 + 3 * guided.error
     (misled,) = estimates(t[:, :, :12], 8, torch.randn(1, 1024, D, generator=rng, dtype=torch.float64))
@@ -98,8 +100,8 @@ def test_monotone_in_noise(guided: bool) -> None:
     rng = torch.Generator().manual_seed(0)
     means = torch.randn(1, 256, 1, 8, generator=rng).relu()
     noise = torch.randn(1, 256, 36, 8, generator=rng)
-    quiet = means[:, :, 0] if guided else None
-    found = [estimates(means + s * noise, 32, quiet)[0] for s in (1e-3, 0.05, 0.1, 0.2, 0.4, 0.8, 100)]
+    noiseless = means[:, :, 0] if guided else None
+    found = [estimates(means + s * noise, 32, noiseless)[0] for s in (1e-3, 0.05, 0.1, 0.2, 0.4, 0.8, 100)]
     values = [f.lower for f in found]
     assert all(a >= b for a, b in zip(values, values[1:], strict=False))
     assert abs(values[-1]) < 0.05
@@ -122,9 +124,9 @@ def test_source_information_is_a_part() -> None:
     rng = torch.Generator().manual_seed(0)
     labels = torch.arange(200) % 4
     t = 20 * torch.nn.functional.one_hot(labels, 6)[None, :, None].float() + torch.randn(1, 200, 36, 6, generator=rng)
-    axes = coordinates(t[:, :, :32])
+    axes = whitened_axes(t[:, :, :32])
     scores = plug_in_scores(t[:, :, :32] @ axes.T, t[:, :, 32:] @ axes.T)[0]
-    whole, part = plug_in(scores[None])[0], source_information(scores, labels)
+    whole, part = plug_in_estimates(scores[None])[0], source_information(scores, labels)
     assert part.value == pytest.approx(math.log(4), abs=1e-3)
     assert part.ceiling == pytest.approx(math.log(4))
     assert whole.lower == pytest.approx(math.log(4), abs=0.1)
@@ -134,9 +136,9 @@ def test_source_information_is_a_part() -> None:
 def test_whitening_and_noise_ratio_by_hand() -> None:
     mix = torch.tensor([[2.0, 0, 0], [1, 1, 0]]).double()  # a third coordinate without noise
     t = torch.randn(3, 50, 200, 2, generator=torch.Generator().manual_seed(0)).double() @ mix + 5
-    torch.testing.assert_close(within(t), mix.T @ mix, atol=0.15, rtol=0)
-    axes = whitening(within(t))
+    torch.testing.assert_close(noise_covariance(t), mix.T @ mix, atol=0.15, rtol=0)
+    axes = whitening(noise_covariance(t))
     assert axes.shape == (2, 3)
-    torch.testing.assert_close(axes @ within(t) @ axes.T, torch.eye(2).double())
+    torch.testing.assert_close(axes @ noise_covariance(t) @ axes.T, torch.eye(2).double())
     ratio = math.sqrt((5 + 1) / 3 / (25 + 2))  # noise variances 5, 1 and 0; mean squares 30, 26 and 25
     torch.testing.assert_close(noise_ratio(t), torch.full((3,), ratio).double(), atol=0.005, rtol=0)

@@ -8,10 +8,10 @@ import torch
 from sklearn.metrics import mutual_info_score, silhouette_samples
 from torch import Tensor
 
-from raybd.metrics.information.decode import decodable
+from raybd.metrics.information.decoders import decoded_information
 from raybd.metrics.information.silhouette import silhouettes
 
-DECODERS = ("logistic", "stiff", "neighbours")
+DECODERS = ("logistic", "regularised_logistic", "neighbours")
 
 
 def entropy(*shares: float) -> float:
@@ -35,7 +35,7 @@ def test_discrete_truths(rate: float, expected: float) -> None:
     flag, label = flags(rate, 10_000)
     assert mutual_info_score(flag, label) == pytest.approx(formula, abs=1e-9)
     one_hot = torch.eye(classes)[label[:2000]] * 50
-    found = decodable(one_hot, torch.tensor(flag[:2000]), DECODERS, seed=0)
+    found = decoded_information(one_hot, torch.tensor(flag[:2000]), DECODERS, seed=0)
     assert found.lower == pytest.approx(expected, abs=0.005)
     assert found.lower <= found.ceiling == pytest.approx(entropy(rate, 1 - rate), abs=1e-6)
 
@@ -58,7 +58,7 @@ def target_class(seed: int, n: int = 950, d: int = 32) -> tuple[Tensor, Tensor]:
 
 def test_a_random_flag_is_not_decodable() -> None:
     for seed in range(3):
-        found = decodable(*target_class(seed), DECODERS, seed)
+        found = decoded_information(*target_class(seed), DECODERS, seed)
         assert 0 <= found.lower <= max(2 * found.error, 0.01)
 
 
@@ -66,7 +66,7 @@ def test_a_planted_offset_raises_it_to_the_entropy() -> None:
     t, flag = target_class(0)
     values = []
     for offset in (0.0, 0.5, 1.0, 8.0):
-        found = decodable(t + offset * flag[:, None] * (torch.arange(32) < 4), flag, DECODERS, 0)
+        found = decoded_information(t + offset * flag[:, None] * (torch.arange(32) < 4), flag, DECODERS, 0)
         assert found.ceiling == pytest.approx(0.6918, abs=2e-4)
         assert found.lower <= found.ceiling
         values.append(found.lower)
@@ -81,24 +81,24 @@ def test_a_gaussian_offset_against_its_integral() -> None:
     t = a * (2.0 * flag[:, None] - 1) + torch.randn(2000, 1, generator=rng)
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     truth = math.log(2) - weights @ np.log1p(np.exp(-2 * a * (a + nodes))) / math.sqrt(2 * math.pi)
-    found = decodable(t, flag, ("logistic",), 0)
+    found = decoded_information(t, flag, ("logistic",), 0)
     assert found.lower == pytest.approx(truth, abs=2 * found.error)
 
 
 def test_scaling_coordinates_and_naming_labels_change_nothing() -> None:
     t, flag = target_class(1)
     t[:, 0] += 2 * flag
-    before = decodable(t, flag, DECODERS, 0)
-    after = decodable(t * torch.logspace(-2, 2, 32) + 5, 7 * flag + 3, DECODERS, 0)
+    before = decoded_information(t, flag, DECODERS, 0)
+    after = decoded_information(t * torch.logspace(-2, 2, 32) + 5, 7 * flag + 3, DECODERS, 0)
     assert after.lower == pytest.approx(before.lower, abs=1e-3)
 
 
 def test_one_label_tells_nothing_and_rare_ones_are_left_out() -> None:
     t, _ = target_class(0, n=120)
-    assert decodable(t, torch.zeros(120, dtype=torch.int64), DECODERS, 0).upper == 0  # I(T;Y) within a class
+    assert decoded_information(t, torch.zeros(120, dtype=torch.int64), DECODERS, 0).upper == 0  # I(T;Y) within a class
     labels = torch.arange(120) % 2
     labels[:9] = 5
-    assert decodable(t, labels, DECODERS, 0).samples == 111
+    assert decoded_information(t, labels, DECODERS, 0).samples == 111
 
 
 def test_silhouettes_by_scikit_learn_and_by_construction() -> None:

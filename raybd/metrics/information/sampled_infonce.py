@@ -1,4 +1,4 @@
-"""I(X;T) and I(T;Y_pred) as the paper's authors estimate them: InfoNCE with K sampled negatives, in-sample.
+"""The information-bottleneck paper's estimator of I(X;T) and I(T;Y_pred): InfoNCE with K sampled negatives, in-sample.
 
 Of a batch of B pairs, with j_ik uniform on the batch, with replacement, i itself allowed:
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raybd.metrics.information.estimate import Estimate
+from raybd.metrics.information.bounds import MIEstimate
 from raybd.seeds import forked_rng, stream
 
 HIDDEN = 128
@@ -26,8 +26,8 @@ Sample = Callable[[Tensor], tuple[Tensor, Tensor]]  # indices (B,) -> u (B, U) a
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperSettings:
-    """Settings of one of the two quantities."""
+class SampledInfoNCE:
+    """Settings of the estimator, which differ between the two quantities."""
 
     batch: int
     negatives: int
@@ -36,7 +36,7 @@ class PaperSettings:
 
     @property
     def ceiling(self) -> float:
-        """The most that it can be: log(K + 1) - E log(1 + n), n ~ Bin(K, 1/B) being the copies of the positive."""
+        """The largest possible value: log(K + 1) - E log(1 + n), n ~ Bin(K, 1/B) being the copies of the positive."""
         from scipy.stats import binom
 
         copies = np.arange(self.negatives + 1)
@@ -48,12 +48,12 @@ class PaperSettings:
         return math.ceil(n / self.batch) // 2 + 1
 
 
-XT = PaperSettings(batch=128, negatives=512, epochs=350, learning_rate=3e-4)
-TY = PaperSettings(batch=512, negatives=256, epochs=250, learning_rate=5e-4)
+XT = SampledInfoNCE(batch=128, negatives=512, epochs=350, learning_rate=3e-4)
+TY = SampledInfoNCE(batch=512, negatives=256, epochs=250, learning_rate=5e-4)
 
 
 class Critic(nn.Module):
-    """[u; v] -> 128 -> 128 -> 1 with ReLU, its first layer factored."""
+    """The critic network [u; v] -> 128 -> 128 -> 1 with ReLU, its first layer factored."""
 
     def __init__(self, u: int, v: int) -> None:
         super().__init__()
@@ -70,31 +70,35 @@ class Critic(nn.Module):
         return scores
 
 
-def sampled_infonce(critic: Callable[[Tensor, Tensor, Tensor], Tensor], u: Tensor, v: Tensor, drawn: Tensor) -> Tensor:
-    """The estimate above, () nats, for the negatives `drawn` (B, K)."""
-    scores = critic(u, v, torch.cat([torch.arange(len(u), device=u.device)[:, None], drawn], 1))
+def sampled_infonce_bound(
+    critic: Callable[[Tensor, Tensor, Tensor], Tensor], u: Tensor, v: Tensor, negatives: Tensor
+) -> Tensor:
+    """The estimate above, () nats, with the pairs of `negatives` (B, K)."""
+    scores = critic(u, v, torch.cat([torch.arange(len(u), device=u.device)[:, None], negatives], 1))
     return (scores[:, 0] - scores.logsumexp(1)).mean() + math.log(scores.shape[1])
 
 
-def paper_mode(sample: Sample, n: int, recipe: PaperSettings, seed: int, epochs: int | None = None) -> Estimate:
-    """The authors' estimate for `n` images whose pairs `sample` draws; `epochs` cuts the training short."""
+def sampled_infonce_estimate(
+    sample: Sample, n: int, settings: SampledInfoNCE, seed: int, epochs: int | None = None
+) -> MIEstimate:
+    """The authors' estimate, of `n` images whose pairs `sample` draws; `epochs` cuts the training short."""
     u, v = sample(torch.zeros(1, dtype=torch.int64))
     with forked_rng(seed, "paper critic", device=u.device):
         critic = Critic(u.shape[1], v.shape[1]).to(u.device)
-    optimizer = torch.optim.AdamW(critic.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(critic.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     rates = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=8)
     means = []
-    for epoch in range(epochs or recipe.epochs):
-        means.append(_one_epoch(critic, optimizer, sample, n, recipe, stream(seed, "paper batches", epoch)))
+    for epoch in range(epochs or settings.epochs):
+        means.append(_one_epoch(critic, optimizer, sample, n, settings, stream(seed, "paper batches", epoch)))
         rates.step(-means[-1])
     value = float(np.mean(means[-AVERAGED:]))
-    return Estimate(
+    return MIEstimate(
         value=value,
         lower=value,
         upper=math.inf,
         error=float(np.std(means[-AVERAGED:], ddof=1)),
         samples=n,
-        ceiling=recipe.ceiling,
+        ceiling=settings.ceiling,
         fresh=False,
     )
 
@@ -104,22 +108,22 @@ def _one_epoch(
     optimizer: torch.optim.Optimizer,
     sample: Sample,
     n: int,
-    recipe: PaperSettings,
+    settings: SampledInfoNCE,
     rng: torch.Generator,
 ) -> float:
-    order = torch.randperm(n, generator=rng).split(recipe.batch)[: recipe.batches(n)]
+    order = torch.randperm(n, generator=rng).split(settings.batch)[: settings.batches(n)]
     total = torch.zeros(())
     for index in order:
         u, v = sample(index)
-        drawn = torch.randint(len(index), (len(index), recipe.negatives), generator=rng).to(u.device)
-        estimate = step(critic, optimizer, u, v, drawn)
+        negatives = torch.randint(len(index), (len(index), settings.negatives), generator=rng).to(u.device)
+        estimate = training_step(critic, optimizer, u, v, negatives)
         total = total.to(u.device) + estimate
     return float(total) / len(order)
 
 
-def step(critic: Critic, optimizer: torch.optim.Optimizer, u: Tensor, v: Tensor, drawn: Tensor) -> Tensor:
-    """One step of `critic` up the estimate, which is returned as it was before."""
-    estimate = sampled_infonce(critic, u, v, drawn)
+def training_step(critic: Critic, optimizer: torch.optim.Optimizer, u: Tensor, v: Tensor, negatives: Tensor) -> Tensor:
+    """One gradient step of `critic` up the estimate; returns the estimate before it."""
+    estimate = sampled_infonce_bound(critic, u, v, negatives)
     optimizer.zero_grad(set_to_none=True)
     (-estimate).backward()
     nn.utils.clip_grad_norm_(critic.parameters(), 5.0)
