@@ -114,7 +114,7 @@ def test_jpeg_and_webp_are_decoded_as_pillow_does(root):
         assert np.array_equal(data.train.x[index].numpy(), want.transpose(2, 0, 1))
 
 
-def test_missing_folder_and_a_single_half(root):
+def test_missing_folder_and_a_single_split(root):
     assert _problems(root) == ["there is no such folder"]
     _save(root / "train/a/0.png", _random(2, 2))
     assert _problems(root) == ["there is train alone; have train and test, or neither"]

@@ -111,7 +111,7 @@ def test_relative_path_starts_at_the_working_directory(load, monkeypatch, tmp_pa
         ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, ["1 class only (0): at least 2"]),
         ({"y_test": np.array([0, 7, 9])}, ["test labels that no training image has: 7, 9"]),
         ({"classes": np.array(["a", "b", "c", "d"])}, ["must be 0 to 3 (there are that many class names)"]),
-        ({"x_test": GOOD["x_test"][:0], "y_test": GOOD["y_test"][:0]}, ["the test half is empty"]),
+        ({"x_test": GOOD["x_test"][:0], "y_test": GOOD["y_test"][:0]}, ["the test split is empty"]),
         (
             {"x_test": np.zeros((3, 5, 5), np.uint8)},
             ["training images are (1, 5, 4) but test images (1, 5, 5)"],

@@ -42,7 +42,7 @@ AUGMENTATION: dict[str, tuple[int, bool]] = {  # padding before a random crop (p
 
 
 def load(name: str, root: str | Path | None = None) -> Data:
-    """The data set `name`: one of `DATASETS`, or `npz:PATH` or `folder:PATH`; or a part of it, as `mnist[7,1]`.
+    """The data set `name`: one of `DATASETS`, or `npz:PATH` or `folder:PATH`; or a subset of it, as `mnist[7,1]`.
 
     A relative PATH starts at the working directory. Sets are converted once and then mapped into memory from a
     cache file (see `raybd.data.cache`).
@@ -62,7 +62,7 @@ def load(name: str, root: str | Path | None = None) -> Data:
 
 
 def check_name(name: str) -> list[str]:
-    """What is wrong with `name`, as far as can be told without looking for files; empty if nothing is."""
+    """The problems of `name`, as far as can be told without looking for files."""
     try:
         name = parse(name)[0]
     except InputError as error:

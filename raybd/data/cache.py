@@ -67,7 +67,7 @@ def _load(name: str, stamp: str, file: Path) -> Data | None:
     entry = load_tensors(file, mmap=True)
     if entry["format"] != FORMAT or (stamp and entry["stamp"] != stamp):
         return None
-    train, test = (Images(entry[f"x_{half}"], entry[f"y_{half}"]) for half in ("train", "test"))
+    train, test = (Images(entry[f"x_{split}"], entry[f"y_{split}"]) for split in ("train", "test"))
     classes, mean, std = (tuple(entry[key]) for key in ("classes", "mean", "std"))
     return Data(name, train, test, classes, entry["fingerprint"], mean, std)
 

@@ -1,30 +1,30 @@
-"""What is known of a data set from its pixels and labels alone."""
+"""Fingerprint, mean and deviation of a data set."""
 
 import hashlib
 
 import torch
 from torch import Tensor
 
-from raybd.data.reader import Raw
+from raybd.data.reader import RawData
 from raybd.types import Data
 
 STD_FLOOR = 1e-3
 
 
-def describe(name: str, raw: Raw) -> Data:
+def describe(name: str, raw: RawData) -> Data:
     """`raw` with its fingerprint and the mean and deviation of its training images."""
     mean, std = mean_std(raw.train.x)
     return Data(name, raw.train, raw.test, raw.classes, fingerprint(raw), mean, std)
 
 
-def fingerprint(raw: Raw) -> str:
+def fingerprint(raw: RawData) -> str:
     """16 hex digits: SHA-256 of shape and bytes of the training images and labels, then of the test ones.
 
     Class names and the place the images came from do not count; their order does.
     """
     digest = hashlib.sha256()
-    for half in (raw.train, raw.test):
-        for values in (half.x.numpy(), half.y.numpy().astype("<i8", copy=False)):
+    for split in (raw.train, raw.test):
+        for values in (split.x.numpy(), split.y.numpy().astype("<i8", copy=False)):
             digest.update(str(values.shape).encode())
             digest.update(values.tobytes() if not values.flags.c_contiguous else values.data)
     return digest.hexdigest()[:16]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raybd.data.reader import Raw, checked
+from raybd.data.reader import RawData, validated
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class Digits:
         """Of scikit-learn, which takes longer to import than the images to read."""
         return f"scikit-learn {version('scikit-learn')}"
 
-    def read(self, where: Path) -> Raw:
+    def read(self, where: Path) -> RawData:
         """The images in a split that is stratified and always the same; `where` is not looked at."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
         bunch = load_digits()
         x = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
-        halves = train_test_split(x, bunch.target, test_size=500, random_state=0, stratify=bunch.target)
-        return checked("digits", dict(zip(("x_train", "x_test", "y_train", "y_test"), halves, strict=True)))
+        splits = train_test_split(x, bunch.target, test_size=500, random_state=0, stratify=bunch.target)
+        return validated("digits", dict(zip(("x_train", "x_test", "y_train", "y_test"), splits, strict=True)))

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from raybd.data.cache import FOLDER as CACHE
-from raybd.data.reader import Array, Raw, checked, shorten, stamp_of
+from raybd.data.reader import Array, RawData, shorten, stamp_of, validated
 from raybd.data.split import stratified
 from raybd.errors import InputError
 from raybd.seeds import stream
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
-TEST_FRACTION = 0.2  # of each class, where the folder has no test half of its own
+TEST_FRACTION = 0.2  # of each class, where the folder has no test split of its own
 THREADS = 4
 
 Tree = dict[str, list[Path]]  # class name to its image files, both sorted
@@ -35,7 +35,7 @@ class Folder:
         trees = _trees(where)
         return stamp_of((path for tree in trees for paths in tree.values() for path in paths), where)
 
-    def read(self, where: Path) -> Raw:
+    def read(self, where: Path) -> RawData:
         """All images of the folder `where`."""
         trees = _trees(where)
         classes = list(trees[0])
@@ -44,7 +44,7 @@ class Folder:
         x = _decode_all(where, files)
         test = _test_mask(trees, y)
         arrays = {"x_train": x[~test], "y_train": y[~test], "x_test": x[test], "y_test": y[test]}
-        return checked(f"folder:{where}", arrays, classes)
+        return validated(f"folder:{where}", arrays, classes)
 
 
 def _test_mask(trees: Sequence[Tree], y: Array) -> Array:
@@ -55,14 +55,18 @@ def _test_mask(trees: Sequence[Tree], y: Array) -> Array:
 
 
 def _trees(where: Path) -> list[Tree]:
-    """The files of the two halves, or of the one whole, with every fault that their names show."""
+    """The files of the two splits, or of the one folder that is to be split.
+
+    Raises:
+        InputError: with every problem that the names show.
+    """
     if not where.is_dir():
         raise InputError(f"folder:{where}: there is no such folder")
-    halves = [where / half for half in ("train", "test") if (where / half).is_dir()]
-    if len(halves) == 1:
-        raise InputError(f"folder:{where}: there is {halves[0].name} alone; have train and test, or neither")
-    trees = [_tree(half) for half in halves or [where]]
-    if problems := _tree_problems(trees, [half.name for half in halves] or ["it"]):
+    splits = [where / split for split in ("train", "test") if (where / split).is_dir()]
+    if len(splits) == 1:
+        raise InputError(f"folder:{where}: there is {splits[0].name} alone; have train and test, or neither")
+    trees = [_tree(split) for split in splits or [where]]
+    if problems := _tree_problems(trees, [split.name for split in splits] or ["it"]):
         raise InputError(f"folder:{where}: {problem}" for problem in problems)
     return trees
 
@@ -81,9 +85,9 @@ def _tree_problems(trees: Sequence[Tree], names: Sequence[str]) -> list[str]:
     if len(trees[0]) < 2:
         found = shorten(trees[0]) or "none"
         problems.append(f"at least 2 classes, each a folder of images, are needed: {names[0]} has {found}")
-    for tree, half in zip(trees, names, strict=True):
+    for tree, split in zip(trees, names, strict=True):
         if empty := [name for name, paths in tree.items() if not paths]:
-            problems.append(f"no images ({', '.join(SUFFIXES)}) in {half} for {shorten(empty)}")
+            problems.append(f"no images ({', '.join(SUFFIXES)}) in {split} for {shorten(empty)}")
     if extra := sorted(set(trees[-1]) - set(trees[0])):
         problems.append(f"classes in test that are not in train: {shorten(extra)}")
     if len(trees) == 1 and (single := [name for name, paths in trees[0].items() if len(paths) == 1]):

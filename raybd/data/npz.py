@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raybd.data.reader import Array, Raw, array_problems, checked, shorten, stamp_of
+from raybd.data.reader import Array, RawData, array_problems, shorten, stamp_of, validated
 from raybd.errors import InputError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -28,7 +28,7 @@ class Npz:
             raise InputError(f"npz:{where}: there is no such file")
         return stamp_of([where], where.parent)
 
-    def read(self, where: Path) -> Raw:
+    def read(self, where: Path) -> RawData:
         """The arrays of the file `where`."""
         source = f"npz:{where}"
         stored, problems = _stored(where)
@@ -42,11 +42,11 @@ class Npz:
         if problems:
             problems += array_problems(arrays, classes)
             raise InputError(f"{source}: {problem}" for problem in problems)
-        return checked(source, arrays, classes)
+        return validated(source, arrays, classes)
 
 
 def _stored(path: Path) -> tuple[dict[str, Array], list[str]]:
-    """The arrays of `path` that can be read, and what is wrong with the others."""
+    """The arrays of `path` that can be read, and the problems of the others."""
     try:
         file = np.load(path, allow_pickle=False)
     except UNREADABLE as error:
@@ -75,19 +75,19 @@ def _names(names: Array) -> list[str]:
 
 def _dtype_problem(key: str, value: Array) -> str | None:
     if key.startswith("y"):
-        fine, wanted, cure = value.dtype.kind in "iu", "integers", "y.astype(numpy.int64)"
+        fine, wanted, fix = value.dtype.kind in "iu", "integers", "y.astype(numpy.int64)"
     else:
-        fine, wanted, cure = value.dtype == np.uint8, "uint8 in 0-255", _cure(value)
-    return None if fine else f"{key} is {value.dtype}{_span(value)}, must be {wanted}: {cure}"
+        fine, wanted, fix = value.dtype == np.uint8, "uint8 in 0-255", _fix(value)
+    return None if fine else f"{key} is {value.dtype}{_value_range(value)}, must be {wanted}: {fix}"
 
 
-def _span(value: Array) -> str:
+def _value_range(value: Array) -> str:
     if value.dtype.kind not in "iuf" or not value.size:
         return ""
     return f" from {value.min():g} to {value.max():g}"
 
 
-def _cure(x: Array) -> str:
+def _fix(x: Array) -> str:
     if x.dtype.kind == "b":
         return "x.astype(numpy.uint8) * 255"
     if x.dtype.kind == "f" and x.size and x.min() >= 0 and x.max() <= 1:

@@ -1,4 +1,4 @@
-"""What every reader of images gives back, and the checks that all of them share."""
+"""The interface of readers of data sets, and the validation that all of them share."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,12 +14,12 @@ from raybd.errors import InputError
 from raybd.types import Images
 
 Array = npt.NDArray[Any]
-HALVES = ("train", "test")
+SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
-class Raw:
-    """A data set as it was read: its two halves and its class names."""
+class RawData:
+    """A data set as it was read: its two splits and its class names."""
 
     train: Images
     test: Images
@@ -30,13 +30,13 @@ class Reader(Protocol):
     """One family of data sets. `where` is the data root, or the path after `npz:` or `folder:`."""
 
     def stamp(self, where: Path) -> str:
-        """What changes when the source does: "" where no source is there.
+        """A version of the source, which changes when the source does; "" where there is none.
 
         Raises:
             InputError: the source cannot be a data set, as far as a look at its files tells.
         """
 
-    def read(self, where: Path) -> Raw:
+    def read(self, where: Path) -> RawData:
         """The images, read from the source itself.
 
         Raises:
@@ -53,7 +53,7 @@ def stamp_of(paths: Iterable[Path], base: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
 
 
-def checked(source: str, arrays: Mapping[str, Array], classes: Sequence[str] | None = None) -> Raw:
+def validated(source: str, arrays: Mapping[str, Array], classes: Sequence[str] | None = None) -> RawData:
     """The data set of `x_train`, `x_test` (N, C, H, W) uint8 and `y_train`, `y_test` (N,) integers.
 
     Raises:
@@ -62,19 +62,19 @@ def checked(source: str, arrays: Mapping[str, Array], classes: Sequence[str] | N
     if problems := array_problems(arrays, classes):
         raise InputError(f"{source}: {problem}" for problem in problems)
     names = classes or [str(label) for label in np.unique(arrays["y_train"])]
-    train, test = (_images(arrays[f"x_{half}"], arrays[f"y_{half}"]) for half in HALVES)
-    return Raw(train, test, tuple(names))
+    train, test = (_images(arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in SPLITS)
+    return RawData(train, test, tuple(names))
 
 
 def array_problems(arrays: Mapping[str, Array], classes: Sequence[str] | None) -> list[str]:
-    """All that keeps `arrays` from being a data set; of absent arrays nothing is said."""
+    """Every reason why `arrays` are no data set; absent arrays are not checked."""
     problems = []
-    for half in HALVES:
-        x, y = arrays.get(f"x_{half}"), arrays.get(f"y_{half}")
+    for split in SPLITS:
+        x, y = arrays.get(f"x_{split}"), arrays.get(f"y_{split}")
         if (x is not None and not x.size) or (y is not None and not y.size):
-            problems.append(f"the {half} half is empty")
+            problems.append(f"the {split} split is empty")
         if x is not None and y is not None and len(x) != len(y):
-            problems.append(f"{len(x)} {half} images but {len(y)} {half} labels")
+            problems.append(f"{len(x)} {split} images but {len(y)} {split} labels")
     if "x_train" in arrays and "x_test" in arrays:
         train, test = arrays["x_train"].shape[1:], arrays["x_test"].shape[1:]
         if train != test:
@@ -109,5 +109,5 @@ def _label_problems(train: Array, test: Array, classes: Sequence[str] | None) ->
 
 
 def _images(x: Array, y: Array) -> Images:
-    # torch takes over numpy's memory and so needs it whole and its own
+    # torch.from_numpy shares the memory, which must be contiguous and writable
     return Images(torch.from_numpy(np.require(x, requirements=["C", "W"])), torch.from_numpy(y.astype(np.int64)))

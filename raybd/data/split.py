@@ -1,4 +1,4 @@
-"""Stratified splits: every class gives its share."""
+"""Stratified splits: the same share of every class."""
 
 import torch
 from torch import Generator, Tensor

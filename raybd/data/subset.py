@@ -1,4 +1,4 @@
-"""A part of a data set, by name: `mnist[7,1]` is two of its classes, `mnist[7,1;1500]` 1,500 training images."""
+"""Subsets of data sets by name: `mnist[7,1]` is two of its classes, `mnist[7,1;1500]` 1,500 training images."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raybd.data.describe import describe
-from raybd.data.reader import Raw, shorten
+from raybd.data.reader import RawData, shorten
 from raybd.errors import InputError
 from raybd.seeds import stream
 from raybd.types import Data, Images
@@ -17,7 +17,7 @@ FORM = re.compile(r"(?P<whole>.*)\[(?P<classes>[^\[\];]*)(?:;(?P<limit>[^\[\];]*
 
 @dataclass(frozen=True)
 class Subset:
-    """Classes in the order in which they are numbered anew, and how many training images; 0: all."""
+    """Classes in the order of their new labels, and the number of training images; 0: all."""
 
     classes: tuple[int, ...]
     limit: int = 0
@@ -27,17 +27,17 @@ class Subset:
 
 
 def parse(name: str) -> tuple[str, Subset | None]:
-    """The whole data set's name, and the part that `name` asks for, if it does.
+    """The name of the whole data set and the subset of it that `name` asks for, if any.
 
     Raises:
-        InputError: the brackets at its end hold no classes, or what is no number of images.
+        InputError: the brackets at its end hold no classes, or no number of images.
     """
     found = FORM.fullmatch(name)
     if found is None:
         return name, None
     numbers, limit = found["classes"].split(","), found["limit"]
     if not all(number.strip().isdecimal() for number in numbers) or not (limit or "1").strip().isdecimal():
-        raise InputError(f"data set {name!r}: a part is written [7,1] or [7,1;1500] (classes; training images)")
+        raise InputError(f"data set {name!r}: a subset is written [7,1] or [7,1;1500] (classes; training images)")
     subset = Subset(tuple(int(number) for number in numbers), int(limit or 0))
     if problems := _problems(name, subset):
         raise InputError(problems)
@@ -56,7 +56,7 @@ def restrict(data: Data, subset: Subset) -> Data:
     most = len(data.classes)
     if missing := [label for label in subset.classes if label >= most]:
         raise InputError(f"{data.name}: no class {shorten(missing)} (allowed: 0 to {most - 1})")
-    train, test = (_of(half, subset.classes) for half in (data.train, data.test))
+    train, test = (_of(split, subset.classes) for split in (data.train, data.test))
     if subset.limit > len(train):
         raise InputError(f"{data.name}{subset}: only {len(train)} training images are of these classes")
     if subset.limit:
@@ -65,7 +65,7 @@ def restrict(data: Data, subset: Subset) -> Data:
     if absent := [data.classes[label] for i, label in enumerate(subset.classes) if not (train.y == i).any()]:
         raise InputError(f"{data.name}{subset}: no training image of class {shorten(absent)}")
     names = tuple(data.classes[label] for label in subset.classes)
-    return describe(f"{data.name}{subset}", Raw(train, test, names))
+    return describe(f"{data.name}{subset}", RawData(train, test, names))
 
 
 def _of(images: Images, classes: tuple[int, ...]) -> Images:

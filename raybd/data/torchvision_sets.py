@@ -1,4 +1,4 @@
-"""The sets that torchvision knows, read from the files it keeps under the data root."""
+"""torchvision's data sets, read from the files under the data root, which are downloaded if they are missing."""
 
 import http.client
 import socket
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raybd.data.cache import writable
-from raybd.data.halves import Half, cifar, gtsrb, idx, packed, svhn
-from raybd.data.reader import HALVES, Raw, checked, stamp_of
+from raybd.data.reader import SPLITS, RawData, stamp_of, validated
+from raybd.data.torchvision_splits import Split, cifar, gtsrb, gzipped, idx, svhn
 from raybd.errors import InputError, NoDataError
 
 TIMEOUT = 20.0  # seconds without a byte, after which a download is given up
@@ -22,32 +22,32 @@ OFFLINE = (OSError, RuntimeError, EOFError, http.client.HTTPException, zipfile.B
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """One set: its class in torchvision.datasets, the files it needs, and how one half of it is read."""
+    """One data set: its class in torchvision.datasets, its files, and the function that reads one split of it."""
 
     kind: str  # the class
     files: tuple[str, ...]  # under the root
-    half: Callable[[Any, Path, str], Half]  # class, root, and "train" or "test"
-    choice: Literal["train", "split"]  # how the class is told which half: train=True or split="train"
+    split: Callable[[Any, Path, str], Split]  # class, root, and "train" or "test"
+    argument: Literal["train", "split"]  # the argument of the class: train=True or split="train"
 
     def stamp(self, where: Path) -> str:
         """Of the sizes and times of the files under the root `where`, "" where none is there."""
         return stamp_of((path for path in self._paths(where).values() if path.exists()), where)
 
-    def read(self, where: Path) -> Raw:
+    def read(self, where: Path) -> RawData:
         """The set under the root `where`, downloaded first if files are missing and the root is writable."""
         if self._missing(where):
             self._download(where)
-        read = {half: self._half(where, half) for half in HALVES}
-        arrays = {f"x_{half}": read[half].x for half in HALVES} | {f"y_{half}": read[half].y for half in HALVES}
-        return checked(f"{self.kind} under {where}", arrays, read["train"].classes)
+        read = {split: self._read_split(where, split) for split in SPLITS}
+        arrays = {f"x_{split}": read[split].x for split in SPLITS} | {f"y_{split}": read[split].y for split in SPLITS}
+        return validated(f"{self.kind} under {where}", arrays, read["train"].classes)
 
-    def _half(self, root: Path, half: str) -> Half:
+    def _read_split(self, root: Path, split: str) -> Split:
         try:
-            return self.half(self._cls(), root, half)
+            return self.split(self._cls(), root, split)
         except BROKEN as error:
             raise InputError(
                 f"{self.kind}: files under {root} are corrupt or not the originals ({error}); they are "
-                f"{', '.join(self.files)}. Delete them and get them again: {self._recipe(root)}. Pixels of "
+                f"{', '.join(self.files)}. Delete them and get them again: {self._download_command(root)}. Pixels of "
                 "your own are read from npz:PATH or folder:PATH"
             ) from error
 
@@ -57,10 +57,10 @@ class TorchvisionSet:
         return getattr(datasets, self.kind)
 
     def _choices(self) -> list[dict[str, str | bool]]:
-        return [{self.choice: half == "train" if self.choice == "train" else half} for half in HALVES]
+        return [{self.argument: split == "train" if self.argument == "train" else split} for split in SPLITS]
 
     def _paths(self, root: Path) -> dict[str, Path]:
-        return {file: packed(root / file) for file in self.files}
+        return {file: gzipped(root / file) for file in self.files}
 
     def _missing(self, root: Path) -> list[str]:
         return [file for file, path in self._paths(root).items() if not path.exists()]
@@ -70,27 +70,27 @@ class TorchvisionSet:
         if writable(root):
             try:
                 with _timeout(TIMEOUT):
-                    for choice in self._choices():
-                        self._cls()(root, **choice, download=True)
+                    for argument in self._choices():
+                        self._cls()(root, **argument, download=True)
                 reason = "the download left them out"
             except OFFLINE as error:
                 reason = f"the download failed ({error})"
         if missing := self._missing(root):
             raise NoDataError(
                 f"{self.kind}: missing under the data root {root}: {', '.join(missing)}; {reason}. "
-                f"Where there is a network, run {self._recipe(root)}, and copy the files here; "
+                f"Where there is a network, run {self._download_command(root)}, and copy the files here; "
                 "RAYBD_DATA names another root"
             )
 
-    def _recipe(self, root: Path) -> str:
-        flags = [f"{key}={value!r}" for choice in self._choices() for key, value in choice.items()]
+    def _download_command(self, root: Path) -> str:
+        flags = [f"{key}={value!r}" for argument in self._choices() for key, value in argument.items()]
         calls = "; ".join(f"d.{self.kind}({str(root)!r}, {flag}, download=True)" for flag in flags)
         return f'python -c "import torchvision.datasets as d; {calls}"'
 
 
 @contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """torchvision sets no time limit of its own: a dead connection would hang for ever."""
+    """A time limit on connections: torchvision sets none, and a dead one would hang for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,4 +1,4 @@
-"""One half of each of torchvision's sets, as it lies under the data root."""
+"""The training and test splits of torchvision's data sets, read from the files under the data root."""
 
 import gzip
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ CLOTHES = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankl
 NAMES = {"MNIST": DIGITS, "FashionMNIST": tuple(name.replace("_", " ") for name in CLOTHES.split())}
 
 
-class Half(NamedTuple):
+class Split(NamedTuple):
     """`x` (N, C, H, W) uint8, `y` (N,) integers, and the names of the classes."""
 
     x: Array
@@ -24,38 +24,38 @@ class Half(NamedTuple):
     classes: tuple[str, ...]
 
 
-def idx(cls: Any, root: Path, half: str) -> Half:
-    """MNIST and sets in its format, from files that may still be packed (torchvision would unpack them)."""
+def idx(cls: Any, root: Path, split: str) -> Split:
+    """MNIST and sets in its format, from files that may still be gzipped (torchvision would unpack them)."""
     raw = root / cls.__name__ / "raw"
-    part = "train" if half == "train" else "t10k"
-    x, y = (_idx(packed(raw / f"{part}-{what}-ubyte")) for what in ("images-idx3", "labels-idx1"))
-    return Half(x[:, None], y, NAMES[cls.__name__])
+    part = "train" if split == "train" else "t10k"
+    x, y = (_idx(gzipped(raw / f"{part}-{what}-ubyte")) for what in ("images-idx3", "labels-idx1"))
+    return Split(x[:, None], y, NAMES[cls.__name__])
 
 
-def packed(path: Path) -> Path:
+def gzipped(path: Path) -> Path:
     """`path`, or the same with .gz where that alone is there."""
     gz = path.with_name(f"{path.name}.gz")
     return gz if gz.exists() and not path.exists() else path
 
 
-def cifar(cls: Any, root: Path, half: str) -> Half:
+def cifar(cls: Any, root: Path, split: str) -> Split:
     """CIFAR-10 or CIFAR-100 with its fine labels, after torchvision has compared their MD5."""
-    data = cls(root, train=half == "train")
-    return Half(data.data.transpose(0, 3, 1, 2), np.array(data.targets), tuple(data.classes))
+    data = cls(root, train=split == "train")
+    return Split(data.data.transpose(0, 3, 1, 2), np.array(data.targets), tuple(data.classes))
 
 
-def svhn(cls: Any, root: Path, half: str) -> Half:
+def svhn(cls: Any, root: Path, split: str) -> Split:
     """SVHN, after torchvision has compared its MD5; the digit 0 has label 0."""
-    data = cls(root, split=half)
-    return Half(data.data, data.labels, DIGITS)
+    data = cls(root, split=split)
+    return Split(data.data, data.labels, DIGITS)
 
 
-def gtsrb(cls: Any, root: Path, half: str) -> Half:
+def gtsrb(cls: Any, root: Path, split: str) -> Split:
     """GTSRB's 43 traffic signs, whose sizes differ, all made `GTSRB_SIZE`: bilinear with antialiasing."""
-    data = cls(root, split=half, transform=_resize)
+    data = cls(root, split=split, transform=_resize)
     with ThreadPoolExecutor(THREADS) as pool:
         x, y = zip(*pool.map(data.__getitem__, range(len(data))), strict=True)
-    return Half(np.stack(x).transpose(0, 3, 1, 2), np.array(y), tuple(str(sign) for sign in range(43)))
+    return Split(np.stack(x).transpose(0, 3, 1, 2), np.array(y), tuple(str(sign) for sign in range(43)))
 
 
 def _resize(image: Any) -> Array:
