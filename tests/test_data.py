@@ -9,7 +9,7 @@ import torch
 
 import raybd.data
 from raybd.data.describe import STD_FLOOR, fingerprint, mean_std
-from raybd.data.reader import Raw
+from raybd.data.reader import RawData
 from raybd.errors import InputError
 from raybd.types import Images
 
@@ -106,20 +106,20 @@ print("sklearn" in sys.modules)"""
 
 def test_fingerprint_sees_each_pixel_label_order_and_half_but_no_name():
     train, test = _images([3, 3]), _images([2, 2], seed=1)
-    base = fingerprint(Raw(train, test, ("a", "b")))
+    base = fingerprint(RawData(train, test, ("a", "b")))
     assert len(base) == 16
-    assert fingerprint(Raw(train, test, ("c", "d"))) == base
+    assert fingerprint(RawData(train, test, ("c", "d"))) == base
     pixel, label = train.x.clone(), test.y.clone()
     pixel[2, 0, 0, 1] += 1
     label[0] = 1 - label[0]
     reordered = train.take(torch.tensor([1, 0, 2, 3, 4, 5]))
     reshaped = Images(train.x.reshape(6, 1, 2, 1), train.y)
     others = [
-        Raw(Images(pixel, train.y), test, ()),
-        Raw(train, Images(test.x, label), ()),
-        Raw(reordered, test, ()),
-        Raw(reshaped, test, ()),
-        Raw(test, train, ()),
+        RawData(Images(pixel, train.y), test, ()),
+        RawData(train, Images(test.x, label), ()),
+        RawData(reordered, test, ()),
+        RawData(reshaped, test, ()),
+        RawData(test, train, ()),
     ]
     assert len({base, *(fingerprint(other) for other in others)}) == 6
 

@@ -36,10 +36,10 @@ def test_order_and_number_make_other_data_and_limits_are_nested() -> None:
     [
         ("digits[7,7]", "names class 7 twice"),
         ("digits[7]", "is of one class"),
-        ("digits[]", "a part is written [7,1]"),
-        ("digits[7,x]", "a part is written"),
-        ("digits[7,1;many]", "a part is written"),
-        ("digits[7,-1]", "a part is written"),
+        ("digits[]", "a subset is written [7,1]"),
+        ("digits[7,x]", "a subset is written"),
+        ("digits[7,1;many]", "a subset is written"),
+        ("digits[7,-1]", "a subset is written"),
         ("digitz[7,1]", "did you mean digits?"),
     ],
 )

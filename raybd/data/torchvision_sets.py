@@ -56,7 +56,7 @@ class TorchvisionSet:
 
         return getattr(datasets, self.kind)
 
-    def _choices(self) -> list[dict[str, str | bool]]:
+    def _arguments(self) -> list[dict[str, str | bool]]:
         return [{self.argument: split == "train" if self.argument == "train" else split} for split in SPLITS]
 
     def _paths(self, root: Path) -> dict[str, Path]:
@@ -70,8 +70,8 @@ class TorchvisionSet:
         if writable(root):
             try:
                 with _timeout(TIMEOUT):
-                    for argument in self._choices():
-                        self._cls()(root, **argument, download=True)
+                    for arguments in self._arguments():
+                        self._cls()(root, **arguments, download=True)
                 reason = "the download left them out"
             except OFFLINE as error:
                 reason = f"the download failed ({error})"
@@ -83,7 +83,7 @@ class TorchvisionSet:
             )
 
     def _download_command(self, root: Path) -> str:
-        flags = [f"{key}={value!r}" for argument in self._choices() for key, value in argument.items()]
+        flags = [f"{key}={value!r}" for arguments in self._arguments() for key, value in arguments.items()]
         calls = "; ".join(f"d.{self.kind}({str(root)!r}, {flag}, download=True)" for flag in flags)
         return f'python -c "import torchvision.datasets as d; {calls}"'
 
