@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from raybd.trial_table.records import SweepFolder
 
 from analysis.curve_compare import compare_published
 from analysis.curve_figures import draw_all, draw_epoch_curves
@@ -27,6 +26,7 @@ from raybd.command_line.options import read
 from raybd.convex.region import region_width, region_width_band
 from raybd.errors import InputError
 from raybd.tracking import load_runs
+from raybd.trials.records import SweepFolder
 
 BETAS = tuple(b / 100 for b in (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 19, 24, 29, 36, 44, 54, 66, 81, 99))
 PRESETS = {
