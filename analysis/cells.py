@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.records import Trials
@@ -17,8 +18,10 @@ from raybd.plugins import unknown
 from raybd.utils.constraints import Share, violations
 
 SLACK = 1e-9  # a rate on the threshold is within it, whatever its last bits
+NUMBERS = ("clean_accuracy", "attack_success", "clean_count", "triggered_count")
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+Columns = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +72,19 @@ def build_cells(trials: Trials, shown: Mapping[str, str], rule: DecisionRule) ->
         shown: the parameters that a verdict repeats, by full name, with their short names.
         rule: the thresholds and the reference.
     """
-    cells = []
-    codes = trials.codes.to_numpy()
+    codes, done = trials.codes.to_numpy(), trials.rows["done"].to_numpy(bool)
+    rows = trials.rows.astype(dict.fromkeys(NUMBERS, float))
+    columns = {str(name): column.to_numpy() for name, column in rows.items()}
     reference, missing = reference_accuracies(trials, rule.reference)
+    cells = []
     for where in trials.codes.groupby(list(trials.values)).indices.values():
-        at = dict(zip(trials.values, codes[where[0]].tolist(), strict=True))
-        setting = {n: None if i == MISSING else trials.values[n][i] for n, i in at.items()}
-        named = {short: setting[name] for name, short in shown.items()}
-        criteria = _CellCriteria(rule, reference[where] - rule.max_accuracy_loss, missing)
-        cells.append(_cell(trials.rows.iloc[where], setting, named, criteria))
+        positions = dict(zip(trials.values, codes[where[0]].tolist(), strict=True))
+        setting = {n: None if i == MISSING else trials.values[n][i] for n, i in positions.items()}
+        finished, unfinished = where[done[where]], where[~done[where]]
+        min_accuracy = reference[finished] - rule.max_accuracy_loss
+        seeds = _Seeds(rule, {n: column[finished] for n, column in columns.items()}, min_accuracy, missing)
+        others = {name: columns[name][unfinished] for name in ("run_id", "status", "error")}
+        cells.append(_cell(setting, {short: setting[name] for name, short in shown.items()}, seeds, others))
     return cells
 
 
@@ -90,98 +97,107 @@ def group_cells(cells: Sequence[Cell], names: Sequence[str]) -> dict[tuple[Value
 
 
 @dataclass(frozen=True)
-class _CellCriteria:
-    """What the trials of a cell are judged by."""
+class _Seeds:
+    """The finished trials of a cell, one a seed, and what they are judged by."""
 
     rule: DecisionRule
-    min_accuracy: Floats  # one a trial, NaN where there is no reference
+    columns: Columns  # of a table of trials
+    min_accuracy: Floats  # of each, NaN where there is no reference
     missing_reference: str  # why there would be none
 
-    def select(self, mask: Flags) -> "_CellCriteria":
-        return _CellCriteria(self.rule, self.min_accuracy[mask], self.missing_reference)
+    def __len__(self) -> int:
+        return len(self.min_accuracy)
+
+    @cached_property
+    def inaccurate(self) -> Flags:
+        return ~(self.columns["clean_accuracy"] >= self.min_accuracy - SLACK)
+
+    @cached_property
+    def attacked(self) -> Flags:
+        return self.columns["attack_success"] > self.rule.max_attack_success + SLACK
+
+    @cached_property
+    def defended(self) -> Flags:
+        return ~self.inaccurate & ~self.attacked
 
     @property
-    def low_accuracy(self) -> str:
+    def faults(self) -> str:
+        """How many seeds miss each threshold."""
         if self.rule.reference == "twin":
-            return f"a clean accuracy over {100 * self.rule.max_accuracy_loss:g} points under that of its clean twin"
-        return f"a clean accuracy under {self.min_accuracy[0]:.1%}"
+            loss = f"a clean accuracy over {100 * self.rule.max_accuracy_loss:g} points under that of its clean twin"
+        else:
+            loss = f"a clean accuracy under {self.min_accuracy[0]:.1%}"
+        success = f"an attack success over {self.rule.max_attack_success:.1%}"
+        faults = {success: self.attacked.sum(), loss: self.inaccurate.sum()}
+        return ", ".join(f"{number} with {fault}" for fault, number in faults.items() if number)
 
 
-def _cell(
-    rows: pd.DataFrame, setting: Mapping[str, Value], named: Mapping[str, Value], criteria: _CellCriteria
-) -> Cell:
-    done, criteria = rows[rows["done"]], criteria.select(rows["done"].to_numpy(bool))
-    failed = rows[rows["status"].isin(["FAILED", "KILLED"])]
-    accuracy, success = (done[name].to_numpy(float) for name in ("clean_accuracy", "attack_success"))
-    accurate: Flags = accuracy >= criteria.min_accuracy - SLACK
-    resisted: Flags = ~(success > criteria.rule.max_attack_success + SLACK)
-    counts = [done[name].to_numpy(float) for name in ("clean_count", "triggered_count")]
-    defended = int((accurate & resisted).sum())
-    failures = tuple(
-        f"{run}: {_error_text(error)}" for run, error in zip(failed["run_id"], failed["error"], strict=True)
-    )
-    if done.empty:
-        reason = _unmeasured_reason(rows, failed)
-        verdict = Verdict(setting=named, status="unmeasured", reason=reason, failures=failures)
-    else:
-        status, reason = _decide(accuracy, success, accurate & resisted, criteria)
-        verdict = Verdict(
-            setting=named,
-            status=status,
-            reason=reason,
-            probability=np.nan if np.isnan(criteria.min_accuracy).any() else chance_defended(defended, len(done)),
-            clean_accuracy=estimate(accuracy, counts[0]),
-            attack_success=estimate(success, counts[1]),
-            seeds=len(done),
-            evidence=tuple(done["run_id"]),
-            failures=failures,
-        )
+def _cell(setting: Mapping[str, Value], named: Mapping[str, Value], seeds: _Seeds, unfinished: Columns) -> Cell:
     return Cell(
         setting=setting,
-        seeds=tuple(done["seed"].tolist()),
-        clean_accuracy=tuple(accuracy.tolist()),
-        attack_success=tuple(success.tolist()),
-        clean_count=tuple(counts[0].tolist()),
-        triggered_count=tuple(counts[1].tolist()),
-        min_accuracy=float(criteria.min_accuracy.mean()) if len(done) else np.nan,
-        seed_defended=tuple((accurate & resisted).tolist()),
-        failures=len(failed),
-        verdict=verdict,
+        seeds=tuple(seeds.columns["seed"].tolist()),
+        **{name: tuple(seeds.columns[name].tolist()) for name in NUMBERS},
+        min_accuracy=float(seeds.min_accuracy.mean()) if len(seeds) else np.nan,
+        seed_defended=tuple(seeds.defended.tolist()),
+        failures=int(_failed(unfinished).sum()),
+        verdict=_verdict(named, seeds, unfinished),
     )
 
 
-def _decide(accuracy: Floats, success: Floats, defended: Flags, criteria: _CellCriteria) -> tuple[Status, str]:
+def _verdict(named: Mapping[str, Value], seeds: _Seeds, unfinished: Columns) -> Verdict:
+    runs, errors = (unfinished[name][_failed(unfinished)].tolist() for name in ("run_id", "error"))
+    failures = tuple(f"{run}: {_text(error)}" for run, error in zip(runs, errors, strict=True))
+    if not len(seeds):
+        reason = _unmeasured_reason(errors, len(unfinished["status"]) - len(runs))
+        return Verdict(setting=named, status="unmeasured", reason=reason, failures=failures)
+    status, reason = _decide(seeds)
+    no_reference = np.isnan(seeds.min_accuracy).any()
+    return Verdict(
+        setting=named,
+        status=status,
+        reason=reason,
+        probability=np.nan if no_reference else chance_defended(int(seeds.defended.sum()), len(seeds)),
+        clean_accuracy=estimate(seeds.columns["clean_accuracy"], seeds.columns["clean_count"]),
+        attack_success=estimate(seeds.columns["attack_success"], seeds.columns["triggered_count"]),
+        seeds=len(seeds),
+        evidence=tuple(seeds.columns["run_id"].tolist()),
+        failures=failures,
+    )
+
+
+def _decide(seeds: _Seeds) -> tuple[Status, str]:
     """Jeffreys' 90 % interval of the chance that a seed is defended must lie on one side of a half."""
-    if np.isnan(criteria.min_accuracy).any():
-        return "uncertain", criteria.missing_reference
-    seeds, number, limit = len(defended), int(defended.sum()), criteria.rule.max_attack_success
-    if seeds == 1 and criteria.rule.seed_spread is not None:
-        return _decide_single_seed(float(accuracy[0]), float(success[0]), criteria, criteria.rule.seed_spread)
-    tally = f"{number} of {seeds} seeds defended"
-    if jeffreys(number, seeds, 1 - TAIL) < 0.5:
-        return "undefended", f"{tally}: {_faults(accuracy, success, criteria)}"
-    if jeffreys(number, seeds, TAIL) <= 0.5:
-        unanimous = number in (0, seeds)
-        return "uncertain", _too_few(seeds) if unanimous else f"{tally}: {_faults(accuracy, success, criteria)}"
-    highest = float(np.max(success))
-    if highest > 2 * limit + SLACK:
+    if np.isnan(seeds.min_accuracy).any():
+        return "uncertain", seeds.missing_reference
+    total, defended = len(seeds), int(seeds.defended.sum())
+    if total == 1 and seeds.rule.seed_spread is not None:
+        return _decide_single_seed(seeds, seeds.rule.seed_spread)
+    tally = f"{defended} of {total} seeds defended"
+    if jeffreys(defended, total, 1 - TAIL) < 0.5:
+        return "undefended", f"{tally}: {seeds.faults}"
+    if jeffreys(defended, total, TAIL) <= 0.5:
+        unanimous = defended in (0, total)
+        return "uncertain", _too_few(total) if unanimous else f"{tally}: {seeds.faults}"
+    highest = float(np.max(seeds.columns["attack_success"]))
+    if highest > 2 * seeds.rule.max_attack_success + SLACK:
         return "uncertain", f"{tally}, but one has an attack success of {highest:.1%}, over twice what is allowed"
     return "defended", tally
 
 
-def _decide_single_seed(accuracy: float, success: float, criteria: _CellCriteria, spread: float) -> tuple[Status, str]:
+def _decide_single_seed(seeds: _Seeds, spread: float) -> tuple[Status, str]:
     """One seed decides only where it is farther from the thresholds than 95 % of seeds would stray."""
+    accuracy, success = (float(seeds.columns[name][0]) for name in ("clean_accuracy", "attack_success"))
     reach = Z * spread
     margins = {  # how far inside the threshold
-        "attack success": criteria.rule.max_attack_success - (0.0 if np.isnan(success) else success),
-        "clean accuracy": accuracy - float(criteria.min_accuracy[0]),
+        "attack success": seeds.rule.max_attack_success - (0.0 if np.isnan(success) else success),
+        "clean accuracy": accuracy - float(seeds.min_accuracy[0]),
     }
-    seeds = f"the {100 * reach:.0f} points that seeds may stray (deviation {100 * spread:g})"
+    stray = f"the {100 * reach:.0f} points that seeds may stray (deviation {100 * spread:g})"
     if beyond := [name for name, inside in margins.items() if inside < -reach]:
-        return "undefended", f"1 seed, but its {' and '.join(beyond)} misses the threshold by over {seeds}"
+        return "undefended", f"1 seed, but its {' and '.join(beyond)} misses the threshold by over {stray}"
     if min(margins.values()) > reach:
-        return "defended", f"1 seed, but within both thresholds by over {seeds}"
-    return "uncertain", f"{_too_few(1)}, and its rates are within {seeds} of a threshold"
+        return "defended", f"1 seed, but within both thresholds by over {stray}"
+    return "uncertain", f"{_too_few(1)}, and its rates are within {stray} of a threshold"
 
 
 def _too_few(seeds: int) -> str:
@@ -189,22 +205,17 @@ def _too_few(seeds: int) -> str:
     return f"{number} too few: at least {least_seeds()} that agree are needed"
 
 
-def _faults(accuracy: Floats, success: Floats, criteria: _CellCriteria) -> str:
-    limit = criteria.rule.max_attack_success
-    faults = {
-        f"an attack success over {limit:.1%}": int((success > limit + SLACK).sum()),
-        criteria.low_accuracy: int((accuracy < criteria.min_accuracy - SLACK).sum()),
-    }
-    return ", ".join(f"{number} with {fault}" for fault, number in faults.items() if number)
+def _failed(trials: Columns) -> Flags:
+    return np.isin(trials["status"].astype(str), ["FAILED", "KILLED"])
 
 
-def _unmeasured_reason(rows: pd.DataFrame, failed: pd.DataFrame) -> str:
-    running = len(rows) - len(failed)
-    errors = failed["error"].dropna().tolist()
-    parts = [f"{len(failed)} failed (first error: {_error_text(errors[0] if errors else None)})"] * bool(len(failed))
+def _unmeasured_reason(errors: Sequence[object], running: int) -> str:
+    """Why there is no finished trial, from the errors of those that failed and the number of the others."""
+    first = next((error for error in errors if isinstance(error, str)), None)
+    parts = [f"{len(errors)} failed (first error: {_text(first)})"] * bool(errors)
     parts += [f"{running} not finished yet"] * bool(running)
     return f"no finished trial: {', '.join(parts)}"
 
 
-def _error_text(error: object) -> str:
+def _text(error: object) -> str:
     return error if isinstance(error, str) else "none recorded"
