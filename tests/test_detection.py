@@ -12,8 +12,8 @@ from raybd.attacks import ATTACKS
 from raybd.errors import InputError
 from raybd.metrics import METRICS
 from raybd.metrics.detection import NeuralCleanse, NoiseVotes, Strip, neural_cleanse
-from raybd.metrics.detection.curve import detection, fpr_at
 from raybd.metrics.detection.inputs import InputDetector
+from raybd.metrics.detection.roc import fpr_at_tpr, roc_metrics
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.run import run_trial
@@ -47,37 +47,39 @@ def mean(attack: str, name: str) -> float:
 
 def test_the_curve_by_hand() -> None:
     positive, negative = np.arange(20.0), np.array([-1.0, 0.5, 1.0, 30.0])
-    assert fpr_at(negative, positive) == 0.5  # 19 of 20 reach 1
-    assert fpr_at(negative, positive, 1.0) == 0.75
-    assert fpr_at(negative, positive[:1]) == 0.75
-    found = detection(negative, positive)
+    assert fpr_at_tpr(negative, positive) == 0.5  # 19 of 20 reach 1
+    assert fpr_at_tpr(negative, positive, 1.0) == 0.75
+    assert fpr_at_tpr(negative, positive[:1]) == 0.75
+    found = roc_metrics(negative, positive)
     pairs = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
     assert found["auroc"] == pytest.approx(pairs.mean(), abs=1e-12)
-    assert detection(negative, positive[:0]) == {}
-    assert detection(np.zeros(3), np.ones(3)) == {"auroc": 1.0, "fpr_at_95_tpr": 0.0}
-    assert detection(np.ones(3), np.ones(3)) == {"auroc": 0.5, "fpr_at_95_tpr": 1.0}
-    moved = detection(np.exp(negative), np.exp(positive))
+    assert roc_metrics(negative, positive[:0]) == {}
+    assert roc_metrics(np.zeros(3), np.ones(3)) == {"auroc": 1.0, "fpr_at_95_tpr": 0.0}
+    assert roc_metrics(np.ones(3), np.ones(3)) == {"auroc": 0.5, "fpr_at_95_tpr": 1.0}
+    moved = roc_metrics(np.exp(negative), np.exp(positive))
     assert moved == pytest.approx(found)  # only the order counts
 
 
 def test_the_anomaly_index_by_hand_and_by_scipy() -> None:
     sizes = np.array([10.0, 11, 12, 9, 10, 1])  # median 10, deviations 0 1 2 1 0 9: median 1
-    np.testing.assert_allclose(neural_cleanse.anomaly(sizes) * 1.4826, [0, -1, -2, 1, 0, 9], atol=1e-12)
+    np.testing.assert_allclose(neural_cleanse.anomaly_index(sizes) * 1.4826, [0, -1, -2, 1, 0, 9], atol=1e-12)
     draws = np.random.default_rng(0).normal(size=101)
     expected = (np.median(draws) - draws) / median_abs_deviation(draws, scale="normal")
-    np.testing.assert_allclose(neural_cleanse.anomaly(draws), expected, rtol=1e-4)
-    np.testing.assert_allclose(neural_cleanse.anomaly(3 * draws + 7), neural_cleanse.anomaly(draws), rtol=1e-9)
-    assert not neural_cleanse.anomaly(np.ones(5)).any()
+    np.testing.assert_allclose(neural_cleanse.anomaly_index(draws), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        neural_cleanse.anomaly_index(3 * draws + 7), neural_cleanse.anomaly_index(draws), rtol=1e-9
+    )
+    assert not neural_cleanse.anomaly_index(np.ones(5)).any()
 
 
 def test_the_verdict_by_hand() -> None:
     indices = np.array([[0.1, 3.0, -9.0], [2.5, 2.1, 0.0], [0.0, 1.0, 0.0]])
-    found = neural_cleanse.verdict(indices, np.array([1]), 2.0)
+    found = neural_cleanse.infection_metrics(indices, np.array([1]), 2.0)
     assert found["runs_flagged"] == pytest.approx(2 / 3)
     assert found["infected"] == found["targets_found"] == found["auroc"] == 1
     assert found["false_alarms"] == found["fpr_at_95_tpr"] == 0
     assert found["index"] == 2.5  # of 3, 2.5 and 1
-    everything = neural_cleanse.verdict(indices, np.arange(3), 2.0)
+    everything = neural_cleanse.infection_metrics(indices, np.arange(3), 2.0)
     assert "auroc" not in everything
     assert "false_alarms" not in everything
     assert everything["targets_found"] == pytest.approx(1 / 3)
@@ -86,7 +88,7 @@ def test_the_verdict_by_hand() -> None:
 def test_stamping_by_hand() -> None:
     x, rng = torch.rand(2, 3, 4, 4), np.random.default_rng(0)
     mask, pattern = (torch.tensor(rng.random(shape), dtype=torch.float32) for shape in ((5, 1, 4, 4), (5, 3, 4, 4)))
-    found = neural_cleanse.stamped(x, mask, pattern)
+    found = neural_cleanse.apply_triggers(x, mask, pattern)
     assert found.shape == (5, 2, 3, 4, 4)
     for k, b in ((0, 1), (4, 0)):
         hand = (1 - mask[k, 0]) * x[b] + mask[k, 0] * pattern[k]
@@ -103,13 +105,13 @@ class OnePixel(nn.Module):
 
 def test_neural_cleanse_finds_a_planted_pixel(digits: Data) -> None:
     train_config = NeuralCleanse(steps=200)
-    search = neural_cleanse._Search(
+    search = neural_cleanse._TriggerInversion(
         OnePixel(), (1, 8, 8), 5, train_config, torch.Generator().manual_seed(0), torch.device("cpu")
     )
     rng = torch.Generator().manual_seed(1)
     for _ in range(train_config.steps):
         search.step(torch.rand(32, 1, 8, 8, generator=rng))
-    indices = neural_cleanse.anomaly(search.sizes())
+    indices = neural_cleanse.anomaly_index(search.sizes())
     assert indices.argmax() == 2
     assert indices[2] > 2
 

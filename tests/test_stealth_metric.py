@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from raybd.errors import InputError
 from raybd.metrics.stealth import Stealth, StealthFull, extras
 from raybd.metrics.stealth.channels import (
+    activation_overlap,
     activations,
+    max_z_score,
     mean_activations,
-    outliers,
-    overlap,
-    tac,
     top_share,
+    trigger_activated_change,
 )
-from raybd.metrics.stealth.consistency import loss_auroc, strip_auroc, strip_entropy
+from raybd.metrics.stealth.detectors import loss_auroc, strip_auroc, strip_entropy
 from raybd.metrics.stealth.latent import probe_auroc, separability, spectral_scores
 from raybd.models.lipschitz import channel_lipschitz
 from raybd.seeds import stream
@@ -31,7 +31,7 @@ def test_t10_tac_of_a_linear_layer_is_the_weights_times_the_trigger() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
     x, t = torch.rand(20, 3, 4, 4), torch.rand(3, 4, 4)
-    change = tac(model, x, x + t)["1"]
+    change = trigger_activated_change(model, x, x + t)["1"]
     assert torch.allclose(change, (model[1].weight @ t.flatten()).abs(), atol=1e-5)
 
 
@@ -40,7 +40,7 @@ def test_tac_sees_a_layer_before_the_activation_that_overwrites_it() -> None:
     model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), norm, nn.ReLU(inplace=True)).eval()
     nn.init.ones_(model[0].weight)
     x = torch.full((2, 1, 3, 3), -2.0)
-    assert float(tac(model, x, x + 1)["1"]) == pytest.approx(1, abs=1e-4)
+    assert float(trigger_activated_change(model, x, x + 1)["1"]) == pytest.approx(1, abs=1e-4)
     assert len(norm._forward_hooks) == 0
 
 
@@ -55,9 +55,9 @@ def test_top_share_and_overlap_by_hand() -> None:
     assert top_share(torch.tensor([1.0] * 9 + [11.0])) == pytest.approx(11 / 20)
     assert top_share(torch.zeros(10)) == 0
     a = torch.tensor([4.0, 3.0, 2.0, 1.0])
-    assert overlap(a, a) == 1
-    assert overlap(a, a.flip(0)) == 0
-    assert overlap(a, torch.tensor([4.0, 1.0, 3.0, 2.0])) == pytest.approx(1 / 3)
+    assert activation_overlap(a, a) == 1
+    assert activation_overlap(a, a.flip(0)) == 0
+    assert activation_overlap(a, torch.tensor([4.0, 1.0, 3.0, 2.0])) == pytest.approx(1 / 3)
 
 
 def test_channel_lipschitz_by_svd() -> None:
@@ -70,8 +70,8 @@ def test_channel_lipschitz_by_svd() -> None:
     gain = norm.weight.detach().abs() / (norm.running_var + norm.eps).sqrt()
     assert torch.allclose(found["0"], torch.tensor(np.array(values)) * gain)
     assert torch.allclose(found["3"], head.weight.norm(dim=1))
-    assert outliers(torch.tensor([1.0, 1.0, 1.0, 5.0])) == pytest.approx(1.5)
-    assert outliers(torch.ones(4)) == 0
+    assert max_z_score(torch.tensor([1.0, 1.0, 1.0, 5.0])) == pytest.approx(1.5)
+    assert max_z_score(torch.ones(4)) == 0
 
 
 def clouds(apart: float) -> tuple[np.ndarray, np.ndarray]:
@@ -206,4 +206,4 @@ def test_extras_say_what_to_install(digits: Data, monkeypatch: pytest.MonkeyPatc
     assert "pip install lpips" in found[1]
     assert "known: hessian, lpips" in StealthFull(extras=("hesian",)).problems(digits, 0.0)[0]  # type: ignore[arg-type]
     with pytest.raises(InputError, match="curvlinops-for-pytorch"):
-        extras.top_curvature(nn.Linear(1, 1), torch.rand(1, 1), torch.zeros(1).long())
+        extras.top_hessian_eigenvalue(nn.Linear(1, 1), torch.rand(1, 1), torch.zeros(1).long())

@@ -15,7 +15,7 @@ from raybd.data import load
 from raybd.errors import InputError
 from raybd.seeds import stream
 from raybd.types import COVER, POISON, Data, Images
-from raybd.utils.figures import draw_sheet
+from raybd.utils.figures import draw_contact_sheet
 
 Row = tuple[str, Images, Images]
 TRAIN = 2000  # training images that poisoned ones and covers are picked from
@@ -50,10 +50,10 @@ def main() -> int:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
         return 2
     if options.out.suffix:
-        draw_sheet([row for some in rows.values() for row in some], options.out)
+        draw_contact_sheet([row for some in rows.values() for row in some], options.out)
     else:
         for text, some in rows.items():
-            draw_sheet(some, options.out / f"{re.sub(r'[^A-Za-z0-9_.=-]', '-', text)}.png")
+            draw_contact_sheet(some, options.out / f"{re.sub(r'[^A-Za-z0-9_.=-]', '-', text)}.png")
     print(options.out)
     return 0
 

@@ -45,10 +45,10 @@ class LearningCurves(Metric):
 
     def figures(self, history: History, arrays: Arrays, title: str) -> "dict[str, Figure]":
         """A convex learner's losses and shares over beta; a network's epochs are in the picture of its training."""
-        from raybd.metrics.learning_figures import draw_curve  # here, because matplotlib takes its time
+        from raybd.metrics.learning_curve_figures import draw_learning_curve  # here, because matplotlib takes its time
 
         curve = {name.split("/")[1]: values.numpy() for name, values in arrays.items() if name.startswith("curve/")}
-        return {"learning_curve": draw_curve(curve, title)} if curve else {}
+        return {"learning_curve": draw_learning_curve(curve, title)} if curve else {}
 
     def problems(self, data: Data, noise: float) -> list[str]:
         """Betas outside [0, 1], or none above 0."""

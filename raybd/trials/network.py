@@ -28,7 +28,7 @@ from raybd.trials.base import TrialKind, TrialResult, TrialSession, measure, poi
 from raybd.trials.config import TrialConfig
 from raybd.trials.twins import Twin, clean_twin
 from raybd.types import POISON, Data, Images, MetricContext, Poisoned, Report
-from raybd.utils.figures import draw_curves
+from raybd.utils.figures import draw_training_curves
 
 STEP = 64  # images in the training step that is timed
 
@@ -97,7 +97,7 @@ class NetworkTraining(TrialKind):
 
     def draw(self, history: History, title: str, folder: Path) -> None:
         """Losses and accuracies by epoch, as training.png."""
-        draw_curves(history, title, folder / "training.png")
+        draw_training_curves(history, title, folder / "training.png")
 
 
 class _Measurements:

@@ -1,4 +1,4 @@
-"""The pictures of a trial: what the trigger looks like, and how training went."""
+"""Figures of a trial: examples of its trigger, training curves, suspected images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def draw_examples(clean: Images, triggered: Images, path: Path) -> None:
     canvas.save(path)
 
 
-def draw_sheet(rows: Sequence[tuple[str, Images, Images]], path: Path, tile: int = TILE) -> None:
+def draw_contact_sheet(rows: Sequence[tuple[str, Images, Images]], path: Path, tile: int = TILE) -> None:
     """Write a PNG: in each row its name, some images before, the same after, and what changed, ten times as strong."""
     count = max(len(before) for _, before, _ in rows)
     canvas = Image.new("RGB", (LABEL + 3 * (count * (tile + 4) + 12), len(rows) * (tile + 4) + 28), "white")
@@ -79,9 +79,9 @@ def draw_suspects(images: Images, suspicion: Sequence[float], poison: Sequence[b
     canvas.save(path)
 
 
-def draw_curves(history: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+def draw_training_curves(history: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Write a PNG: accuracies at the probes on the left, training loss of every epoch on the right."""
-    figure, (left, right) = plots(title, 9, 3.2, 2)
+    figure, (left, right) = subplots(title, 9, 3.2, 2)
     for label, (name, line, mark) in CURVES.items():
         seen = [(entry["epoch"], entry["metrics"][name]) for entry in history if name in entry["metrics"]]
         left.plot(*zip(*seen, strict=True), line, marker=mark, markersize=4, label=label)
@@ -95,7 +95,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], title: str, path: Path) ->
     figure.savefig(path)
 
 
-def plots(
+def subplots(
     title: str, width: float, height: float, columns: int = 1, above: float = 0.4, below: float = 0.55
 ) -> tuple[Figure, list[Axes]]:
     """A figure of so many inches with plots side by side, and so many of them `above` and `below` the plots.

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.metrics.base import Metric
-from raybd.metrics.detection.curve import Values, detection
+from raybd.metrics.detection.roc import Values, roc_metrics
 from raybd.seeds import forked_rng, stream
 from raybd.types import Data, MetricContext
 from raybd.utils.constraints import Positive, violations
 
-CONSISTENT = 1.4826  # makes the median absolute deviation a normal law's standard deviation
+MAD_TO_DEVIATION = 1.4826  # makes the median absolute deviation a normal law's standard deviation
 PATIENCE = 10  # steps above, or below, the wanted success after which the weight of the mask's size changes
 FACTOR = 1.5
 
@@ -31,7 +31,7 @@ class NeuralCleanse(Metric):
     """Inverts a trigger for every class, all at once, in several runs from random starts.
 
     A class is flagged in a run when its mask is the smaller kind of outlier, by an anomaly index above the threshold;
-    the verdict is what more than half of the runs say. The classes' indices, over runs, also rank the true targets.
+    the network is infected where more than half of the runs say so. The classes' indices also rank the true targets.
     """
 
     runs: Annotated[int, Ge(1)] = 3
@@ -46,7 +46,7 @@ class NeuralCleanse(Metric):
     needs_twin: ClassVar[bool] = True
 
     def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
-        """Of the network, and "null_" of the twin: the index, the verdict, its parts; the indices are kept.
+        """Metrics of the network, and "null_" those of the twin; mask sizes are kept as arrays.
 
         Raises:
             InputError: the trial has no clean twin.
@@ -57,9 +57,9 @@ class NeuralCleanse(Metric):
         found: dict[str, float | Tensor] = {}
         for prefix, model in (("", context.model), ("null_", context.twin)):
             with forked_rng(context.seed, "neural_cleanse", device=context.data.test.x.device):
-                sizes = np.stack([self._run(model, context, run) for run in range(self.runs)])
-            indices = np.stack([anomaly(row) for row in sizes])
-            numbers = verdict(indices, targets, self.threshold)
+                sizes = np.stack([self._mask_sizes(model, context, run) for run in range(self.runs)])
+            indices = np.stack([anomaly_index(row) for row in sizes])
+            numbers = infection_metrics(indices, targets, self.threshold)
             found |= {f"neural_cleanse/{prefix}{name}": value for name, value in numbers.items()}
             found[f"neural_cleanse/{prefix}sizes"] = torch.from_numpy(sizes)
         return found
@@ -69,11 +69,11 @@ class NeuralCleanse(Metric):
         found = [] if len(data.classes) > 2 else [f"neural_cleanse needs 3 classes, got {len(data.classes)}"]
         return found + violations(self, "neural_cleanse: ")
 
-    def _run(self, model: nn.Module, context: MetricContext, run: int) -> Values:
+    def _mask_sizes(self, model: nn.Module, context: MetricContext, run: int) -> Values:
         """(K,) the size of each class's mask, the least that was seen at the wanted success, else the last."""
         pool = context.data.train if context.data.validation is None else context.data.validation
         rng = stream(context.seed, "neural_cleanse", run)
-        search = _Search(model, pool.shape, len(context.data.classes), self, rng, pool.x.device)
+        search = _TriggerInversion(model, pool.shape, len(context.data.classes), self, rng, pool.x.device)
         for _ in range(self.steps):
             index = torch.randint(len(pool), (self.batch_size,), generator=rng).to(pool.x.device)
             search.step(pool.x[index].float() / 255)
@@ -81,8 +81,8 @@ class NeuralCleanse(Metric):
         return search.sizes()
 
 
-class _Search:
-    """K triggers under way: masks (K, 1, H, W) and patterns (K, C, H, W), both a sigmoid of what is optimised."""
+class _TriggerInversion:
+    """The optimisation of K triggers: masks (K, 1, H, W) and patterns (K, C, H, W), sigmoids of parameters."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class _Search:
     def step(self, x: Tensor) -> None:
         """One step of Adam on the images `x` (B, C, H, W), for every class."""
         mask = self.mask.sigmoid()
-        logits = self.model(stamped(x, mask, self.pattern.sigmoid()).flatten(0, 1))
+        logits = self.model(apply_triggers(x, mask, self.pattern.sigmoid()).flatten(0, 1))
         wanted = torch.arange(self.classes, device=x.device).repeat_interleave(len(x))
         losses = F.cross_entropy(logits, wanted, reduction="none").view(self.classes, -1).mean(1)
         size = mask.flatten(1).sum(1)
@@ -112,14 +112,14 @@ class _Search:
         self.mask.grad, self.pattern.grad = torch.autograd.grad(loss, [self.mask, self.pattern])
         self.optimizer.step()
         with torch.no_grad():
-            self._follow((logits.argmax(1) == wanted).view(self.classes, -1).float().mean(1), size)
+            self._adapt((logits.argmax(1) == wanted).view(self.classes, -1).float().mean(1), size)
 
     def sizes(self) -> Values:
         """(K,) float64 L1 norms of the masks."""
         last = self.mask.detach().sigmoid().flatten(1).sum(1)
         return torch.where(self.best.isfinite(), self.best, last).double().cpu().numpy()
 
-    def _follow(self, success: Tensor, size: Tensor) -> None:
+    def _adapt(self, success: Tensor, size: Tensor) -> None:
         """Keep the smallest mask that works; weigh size more where triggers work, and less where they do not."""
         works = success >= self.settings.success
         self.best = torch.where(works & (size < self.best), size, self.best)
@@ -129,23 +129,23 @@ class _Search:
         self.streak = torch.where(self.streak.abs() >= PATIENCE, 0.0, self.streak)
 
 
-def stamped(x: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
+def apply_triggers(x: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
     """(1 - m) x + m p, eq. 2: images (B, C, H, W) with each of K masks (K, 1, H, W) and patterns (K, C, H, W)."""
     return (1 - mask[:, None]) * x[None] + (mask * pattern)[:, None]
 
 
-def anomaly(sizes: Values) -> Values:
+def anomaly_index(sizes: Values) -> Values:
     """(K,) (median - size) / (1.4826 MAD): above 0 where a mask is smaller than the median; 0 where MAD is 0.
 
     The paper's anomaly index is the absolute value, and only small masks count.
     """
     centre = np.median(sizes)
-    deviation = CONSISTENT * np.median(np.abs(sizes - centre))
+    deviation = MAD_TO_DEVIATION * np.median(np.abs(sizes - centre))
     return (centre - sizes) / deviation if deviation > 0 else np.zeros_like(sizes)
 
 
-def verdict(indices: Values, targets: Values, threshold: float) -> dict[str, float]:
-    """What runs (R, K) of anomaly indices say, and, knowing the `targets`, how right they are.
+def infection_metrics(indices: Values, targets: Values, threshold: float) -> dict[str, float]:
+    """Metrics of the anomaly indices (R, K) of R runs: which classes they flag, and how right, given the `targets`.
 
     "index" is the median over runs of the largest index, "runs_flagged" the share of runs with an index above the
     threshold, "infected" 1 where that is more than half, "targets_found" the share of targets that more than half of
@@ -161,4 +161,4 @@ def verdict(indices: Values, targets: Values, threshold: float) -> dict[str, flo
     if not hit.all():
         numbers["false_alarms"] = float(usual[~hit].mean())
     middle = np.median(indices, axis=0)
-    return numbers | detection(middle[~hit], middle[hit])
+    return numbers | roc_metrics(middle[~hit], middle[hit])

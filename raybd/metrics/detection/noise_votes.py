@@ -6,11 +6,12 @@ The entropy of the votes is that of the metric `smoothness` (raybd/metrics/smoot
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+import numpy as np
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from raybd.metrics.detection.curve import Values
-from raybd.metrics.detection.inputs import InputDetector, empty
+from raybd.metrics.detection.inputs import InputDetector
+from raybd.metrics.detection.roc import Values
 from raybd.metrics.smoothing.entropy import plug_in_entropy
 from raybd.metrics.smoothing.votes import count_votes
 from raybd.types import MetricContext
@@ -29,7 +30,7 @@ class NoiseVotes(InputDetector):
     def scores(self, model: nn.Module, x: Tensor, rows: list[int], context: MetricContext) -> Values:
         """Minus the plug-in entropy of each image's votes."""
         if not len(x):
-            return empty()
+            return np.zeros(0)
         votes = count_votes(
             model, x[None], rows, (self.sigma,), (self.draws,), context.seed, heartbeat=context.heartbeat
         ).votes

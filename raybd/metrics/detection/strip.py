@@ -7,14 +7,14 @@ ACSAC 2019 (arXiv:1902.06531).
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
+import numpy as np
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from raybd.metrics.detection.curve import Values
-from raybd.metrics.detection.inputs import InputDetector, empty
-from raybd.metrics.stealth.consistency import strip_entropy
-from raybd.seeds import stream
+from raybd.metrics.detection.inputs import InputDetector
+from raybd.metrics.detection.roc import Values
+from raybd.metrics.stealth.detectors import strip_entropy
+from raybd.metrics.subset import random_images
 from raybd.types import MetricContext
 
 
@@ -32,9 +32,8 @@ class Strip(InputDetector):
     def scores(self, model: nn.Module, x: Tensor, rows: list[int], context: MetricContext) -> Values:
         """Minus the entropy (nats) of each image."""
         if not len(x):
-            return empty()
+            return np.zeros(0)
         pool = context.data.train if context.data.validation is None else context.data.validation
-        chosen = torch.randperm(len(pool), generator=stream(context.seed, "strip", "blends"))[: self.blends]
-        others = pool.x[chosen.to(pool.x.device)].float() / 255
+        others = random_images(pool, self.blends, context.seed, "strip", "blends").x.float() / 255
         scores: Values = -strip_entropy(model, x, others).double().cpu().numpy()
         return scores

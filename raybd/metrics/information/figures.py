@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from raybd.metrics.information.stealth_scores import PHASES
-from raybd.utils.figures import plots
+from raybd.utils.figures import subplots
 
 History = Sequence[Mapping[str, Any]]
 STYLES = {  # group: colour, marker, label; the others are clean classes
@@ -26,7 +26,7 @@ LABELS = {"xt": "I(X;T) (nats)", "ty": "I(T;Y_pred) (nats)"}
 def information_plane(history: History, title: str) -> Figure:
     """I(T;Y_pred) over I(X;T), one path a group, its points growing with the epoch."""
     entries = _measured(history)
-    figure, [axes] = plots(title, 6.4, 4.8)
+    figure, [axes] = subplots(title, 6.4, 4.8)
     sizes = np.linspace(12, 60, len(entries))
     for group in groups_of(entries):
         colour, marker, label = _style(group, entries)
@@ -42,7 +42,7 @@ def information_plane(history: History, title: str) -> Figure:
 def information_curves(history: History, title: str) -> Figure:
     """Both over the epochs: bounds shaded (of I(X;T) two standard errors), ceilings dashed, open where saturated."""
     entries = _measured(history)
-    figure, both = plots(title, 10, 4, 2)
+    figure, both = subplots(title, 10, 4, 2)
     for axes, kind in zip(both, LABELS, strict=True):
         for group in groups_of(entries):
             _curve(axes, entries, kind, group)
@@ -67,7 +67,7 @@ def feature_maps(arrays: Mapping[str, Tensor | np.ndarray], title: str) -> Figur
     last = max(names)
     chosen = sorted({min(names, key=lambda epoch: abs(epoch - share * last)) for share in (*PHASES[:2], 1.0)})
     rows = 3 if len(chosen) == 1 else 2  # of the legend: below one map there is room for few names side by side
-    figure, row = plots(title, 3.6 * len(chosen) + 0.5, 4, len(chosen), above=0.6, below=0.6 + 0.16 * rows)
+    figure, row = subplots(title, 3.6 * len(chosen) + 0.5, 4, len(chosen), above=0.6, below=0.6 + 0.16 * rows)
     for axes, epoch in zip(row, chosen, strict=True):
         _scatter(axes, np.asarray(arrays[names[epoch]]))
         axes.set(title=f"epoch {epoch}", xlabel="first axis of T / noise", ylabel="second")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from raybd.metrics.smoothing.compare import rank_correlation
 from raybd.metrics.smoothing.conclusion import seed_interval
-from raybd.utils.figures import plots
+from raybd.utils.figures import subplots
 
 Values = NDArray[np.float64]
 LINES = ("-", "--", ":", "-.")
@@ -21,7 +21,7 @@ BINS = 20
 
 def draw_levels(levels: Mapping[str, Values], sigmas: Sequence[float], title: str) -> Figure:
     """W against sigma: a line for each variant of `levels`, mean of (seeds, sigmas), with its 95 % band over seeds."""
-    figure, [axes] = plots(title, 6, 4)
+    figure, [axes] = subplots(title, 6, 4)
     for number, (variant, values) in enumerate(levels.items()):
         line = LINES[number % len(LINES)]
         axes.plot(sigmas, values.mean(0), line, marker=MARKS[number % len(MARKS)], markersize=4, label=variant)
@@ -67,7 +67,7 @@ def draw_gaps(trials: pd.DataFrame, title: str) -> Figure:
 
 def draw_histograms(points: Mapping[str, Values], title: str) -> Figure:
     """How W (nats) is spread over the points (N,) of each variant, on one axis."""
-    figure, [axes] = plots(title, 6, 4)
+    figure, [axes] = subplots(title, 6, 4)
     highest = max((float(values.max()) for values in points.values()), default=0.0)
     edges = np.linspace(0, max(highest, 1e-6), BINS + 1)
     for number, (variant, values) in enumerate(points.items()):

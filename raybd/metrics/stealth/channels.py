@@ -1,4 +1,4 @@
-"""What a trigger does to single channels, and what the weights of a channel give away."""
+"""Changes of single channels by a trigger, and outliers among channels."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ def activations(model: nn.Module, x: Tensor, reduce: Activation) -> dict[str, Te
     return found
 
 
-def tac(model: nn.Module, clean: Tensor, triggered: Tensor) -> dict[str, Tensor]:
+def trigger_activated_change(model: nn.Module, clean: Tensor, triggered: Tensor) -> dict[str, Tensor]:
     """Trigger-activated change of every channel (C,), by layer: mean over images and positions of |a(x') - a(x)|.
 
     BackdoorBench sums over positions; their mean lets layers of different size be compared.
@@ -44,7 +44,7 @@ def top_share(change: Tensor) -> float:
     return float(top / change.sum().clamp_min(1e-30))
 
 
-def overlap(clean: Tensor, triggered: Tensor) -> float:
+def activation_overlap(clean: Tensor, triggered: Tensor) -> float:
     """Jaccard index of the more active halves of the channels, by mean activation (C,) on either kind of image."""
     half = max(1, len(clean) // 2)
     one, other = (set(mean.topk(half).indices.tolist()) for mean in (clean, triggered))
@@ -56,7 +56,7 @@ def mean_activations(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return activations(model, x, _per_channel)
 
 
-def outliers(values: Tensor) -> float:
+def max_z_score(values: Tensor) -> float:
     """(max - mean) / deviation of a layer's channels (C,): how far the steepest stands out; 0 where all are alike."""
     spread = values.std()
     return float((values.max() - values.mean()) / spread) if len(values) > 1 and spread > 0 else 0.0

@@ -1,4 +1,4 @@
-"""How far a triggered image lies from the clean one: (N, C, H, W) in [0, 1] -> (N,)."""
+"""Distances of triggered images from clean ones: (N, C, H, W) in [0, 1] -> (N,)."""
 
 import math
 

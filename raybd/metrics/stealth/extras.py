@@ -1,4 +1,4 @@
-"""Heavy numbers that need packages which are not installed by default; each says which."""
+"""Costly metrics that need packages which are not installed by default."""
 
 import importlib
 import importlib.util
@@ -15,7 +15,7 @@ MODULES = {"hessian": "curvlinops", "lpips": "lpips"}
 SMALLEST = 64  # pixels that LPIPS's network needs: smaller images are enlarged
 
 
-def absent(names: tuple[str, ...]) -> list[str]:
+def missing_packages(names: tuple[str, ...]) -> list[str]:
     """One line for each of `names` whose package is missing: what to install."""
     missing = [name for name in names if importlib.util.find_spec(MODULES[name]) is None]
     return [
@@ -23,7 +23,7 @@ def absent(names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def top_curvature(model: nn.Module, x: Tensor, y: Tensor) -> float:
+def top_hessian_eigenvalue(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """The largest eigenvalue of the Hessian of the mean cross-entropy on `x` (N, C, H, W) in [0, 1] in all weights.
 
     Raises:
@@ -54,16 +54,16 @@ def lpips(clean: Tensor, triggered: Tensor) -> Tensor:
     except OSError as error:
         raise InputError(f"stealth_full: the weights of lpips cannot be downloaded: {error}") from error
     with torch.inference_mode():
-        found: Tensor = distance(_prepared(clean), _prepared(triggered)).flatten()
+        found: Tensor = distance(_lpips_input(clean), _lpips_input(triggered)).flatten()
     return found
 
 
-def _prepared(x: Tensor) -> Tensor:
+def _lpips_input(x: Tensor) -> Tensor:
     larger = max(1.0, SMALLEST / min(x.shape[2:]))
     enlarged = F.interpolate(x, scale_factor=larger, mode="bilinear", antialias=False) if larger > 1 else x
     return enlarged.expand(-1, 3, -1, -1) * 2 - 1
 
 
 def _require(name: str) -> None:
-    if missing := absent((name,)):
+    if missing := missing_packages((name,)):
         raise InputError(missing)

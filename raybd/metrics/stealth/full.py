@@ -1,27 +1,33 @@
-"""Tier B: what detectors see, on request; one to three epochs' worth of forward passes after the last epoch."""
+"""The metric stealth_full: channels, weights, features and detectors; as many forward passes as one to three epochs."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from raybd.metrics.base import Metric
-from raybd.metrics.stealth.channels import mean_activations, outliers, overlap, tac, top_share
-from raybd.metrics.stealth.consistency import BLENDS, loss_auroc, strip_auroc, training_losses
-from raybd.metrics.stealth.extras import MODULES, absent, lpips, top_curvature
-from raybd.metrics.stealth.latent import features, separability, separable
-from raybd.metrics.stealth.sample import Sample, poisoned, sample
+from raybd.metrics.stealth.channels import (
+    activation_overlap,
+    max_z_score,
+    mean_activations,
+    top_share,
+    trigger_activated_change,
+)
+from raybd.metrics.stealth.detectors import BLENDS, loss_auroc, strip_auroc, training_losses
+from raybd.metrics.stealth.extras import MODULES, lpips, missing_packages, top_hessian_eigenvalue
+from raybd.metrics.stealth.image_pairs import ImagePairs, poison_mask, sample_pairs
+from raybd.metrics.stealth.latent import enough_for_folds, latent_features, separability
+from raybd.metrics.subset import random_images, random_subset
 from raybd.models.lipschitz import channel_lipschitz
 from raybd.plugins import unknown
-from raybd.seeds import forked_rng, stream
+from raybd.seeds import forked_rng
 from raybd.types import Data, MetricContext
 
-FEW = 200  # test images for channels and STRIP
-LATENT = 2000  # training images of one label
-HESSIAN = 1000  # training images
-EARLY = 5  # epochs in which losses tell fast learners
+MAX_PAIRS = 200  # test images for channels and STRIP
+MAX_LATENT_IMAGES = 2000  # training images of one label
+MAX_HESSIAN_IMAGES = 1000  # training images
+EARLY_EPOCHS = 5  # epochs in which losses tell fast learners
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +40,14 @@ class StealthFull(Metric):
         """Everything after the last epoch; before it, up to the fifth epoch, how the losses tell poison."""
         found: dict[str, float] = {}
         with forked_rng(context.seed, "stealth_full", device=context.data.test.x.device):
-            if context.epoch <= EARLY or context.last:
-                found |= dynamics(context)
-            images = sample(context, FEW)
+            if context.epoch <= EARLY_EPOCHS or context.last:
+                found |= loss_dynamics(context)
+            images = sample_pairs(context, MAX_PAIRS)
             if context.last and len(images.true):
                 found |= {
-                    **channels(context.model, images),
-                    **weights(context.model),
-                    **latent(context),
+                    **channel_changes(context.model, images),
+                    **weight_outliers(context.model),
+                    **latent_separability(context),
                     **strip(context, images),
                 }
                 found |= self._extras(context, images)
@@ -49,63 +55,56 @@ class StealthFull(Metric):
 
     def problems(self, data: Data, noise: float) -> list[str]:
         """Extras that do not exist, or whose package is missing."""
-        return unknown("extra of stealth_full", self.extras, MODULES) or absent(self.extras)
+        return unknown("extra of stealth_full", self.extras, MODULES) or missing_packages(self.extras)
 
-    def _extras(self, context: MetricContext, images: Sample) -> dict[str, float]:
+    def _extras(self, context: MetricContext, images: ImagePairs) -> dict[str, float]:
         found = {}
         if "lpips" in self.extras:
             found["lpips"] = float(lpips(images.clean, images.triggered).mean())
         if "hessian" in self.extras:
-            some = _some(len(context.poisoned.images), HESSIAN, context.seed, "hessian").to(context.data.train.x.device)
-            shown = context.poisoned.images.take(some)
-            found["hessian_top"] = top_curvature(context.model, shown.x.float() / 255, shown.y)
+            shown = random_images(context.poisoned.images, MAX_HESSIAN_IMAGES, context.seed, "stealth", "hessian")
+            found["hessian_top"] = top_hessian_eigenvalue(context.model, shown.x.float() / 255, shown.y)
         return found
 
 
-def dynamics(context: MetricContext) -> dict[str, float]:
+def loss_dynamics(context: MetricContext) -> dict[str, float]:
     """AUROC of low training loss for poison at this epoch; nothing where all or none are poisoned."""
-    mask, shown = poisoned(context), context.poisoned.images
+    mask, shown = poison_mask(context), context.poisoned.images
     if not mask.any() or mask.all():
         return {}
     return {"loss_auroc": loss_auroc(training_losses(context.model, shown.x, shown.y), mask)}
 
 
-def channels(model: nn.Module, images: Sample) -> dict[str, float]:
+def channel_changes(model: nn.Module, images: ImagePairs) -> dict[str, float]:
     """For every layer the share of the trigger's change in its top channels, and the overlap of active halves."""
-    change = tac(model, images.clean, images.triggered)
+    change = trigger_activated_change(model, images.clean, images.triggered)
     clean, triggered = (mean_activations(model, x) for x in (images.clean, images.triggered))
     found = {f"tac_top_share/{name}": top_share(values) for name, values in change.items()}
-    return found | {f"neuron_overlap/{name}": overlap(clean[name], triggered[name]) for name in clean}
+    return found | {f"neuron_overlap/{name}": activation_overlap(clean[name], triggered[name]) for name in clean}
 
 
-def weights(model: nn.Module) -> dict[str, float]:
+def weight_outliers(model: nn.Module) -> dict[str, float]:
     """For every layer, by how many deviations its steepest channel stands out."""
-    return {f"channel_lipschitz/{name}": outliers(values) for name, values in channel_lipschitz(model).items()}
+    return {f"channel_lipschitz/{name}": max_z_score(values) for name, values in channel_lipschitz(model).items()}
 
 
-def latent(context: MetricContext) -> dict[str, float]:
+def latent_separability(context: MetricContext) -> dict[str, float]:
     """Separability of poison among the training images of its label; of several labels the mean, by poison count."""
-    mask, found, counts = poisoned(context).cpu(), [], []
+    mask, found, counts = poison_mask(context).cpu(), [], []
     shown = context.poisoned.images
     for label in shown.y.cpu()[mask].unique().tolist():
         rows = (shown.y.cpu() == label).nonzero().flatten()
-        rows = rows[_some(len(rows), LATENT, context.seed, "latent")]
+        rows = random_subset(rows, MAX_LATENT_IMAGES, context.seed, "stealth", "latent")
         poison = mask[rows].numpy()
-        if separable(poison):
-            found.append(separability(features(context.model, shown.x[rows.to(shown.x.device)]), poison))
+        if enough_for_folds(poison):
+            found.append(separability(latent_features(context.model, shown.x[rows.to(shown.x.device)]), poison))
             counts.append(int(poison.sum()))
     if not found:
         return {}
     return {f"latent/{name}": float(np.average([part[name] for part in found], weights=counts)) for name in found[0]}
 
 
-def strip(context: MetricContext, images: Sample) -> dict[str, float]:
+def strip(context: MetricContext, images: ImagePairs) -> dict[str, float]:
     """AUROC of STRIP against this trigger, blending with clean training images."""
-    train = context.data.train
-    some = _some(len(train), BLENDS, context.seed, "strip").to(train.x.device)
-    others = train.x[some].float() / 255
+    others = random_images(context.data.train, BLENDS, context.seed, "stealth", "strip").x.float() / 255
     return {"strip_auroc": strip_auroc(context.model, images.clean, images.triggered, others)}
-
-
-def _some(n: int, most: int, seed: int, name: str) -> Tensor:
-    return torch.randperm(n, generator=stream(seed, "stealth", name))[:most]

@@ -1,4 +1,4 @@
-"""How steep a network is at an image: norms of input gradients, per image, no parameter's .grad touched."""
+"""Norms of input gradients, per image; no parameter's .grad is touched."""
 
 from collections.abc import Callable
 

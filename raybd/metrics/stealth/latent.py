@@ -1,4 +1,4 @@
-"""Whether poison stands apart from clean training images of the same label, in the features before the head."""
+"""Separability of poison from clean training images of the same label, in the features before the head."""
 
 import numpy as np
 import torch
@@ -14,14 +14,14 @@ Mask = NDArray[np.bool_]
 
 
 @torch.inference_mode()
-def features(model: nn.Module, x: Tensor, batch: int = 512) -> Values:
-    """What the head reads for the bytes `x` (N, C, H, W); the logits where a network has no head of its own."""
+def latent_features(model: nn.Module, x: Tensor, batch: int = 512) -> Values:
+    """Features, which the head reads, of the bytes `x` (N, C, H, W); logits of a network without a head."""
 
-    def look(part: Tensor) -> Tensor:
+    def read(part: Tensor) -> Tensor:
         part = part.float() / 255
         return model.features(model.normalise(part)) if isinstance(model, Classifier) else model(part)
 
-    found: Values = torch.cat([look(part).float() for part in x.split(batch)]).cpu().double().numpy()
+    found: Values = torch.cat([read(part).float() for part in x.split(batch)]).cpu().double().numpy()
     return found
 
 
@@ -56,6 +56,6 @@ def spectral_scores(z: Values) -> Values:
     return np.asarray((centred @ direction) ** 2)
 
 
-def separable(poison: Mask) -> bool:
+def enough_for_folds(poison: Mask) -> bool:
     """Whether there are enough of both kinds for every fold."""
     return min(int(poison.sum()), int((~poison).sum())) >= FOLDS

@@ -1,18 +1,17 @@
-"""The images that stealth is measured on: the same for every number, drawn by the trial's seed."""
+"""Test images before and after the trigger, on which stealth is measured; drawn by the trial's seed."""
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from raybd.seeds import stream
+from raybd.metrics.subset import random_subset
 from raybd.types import POISON, MetricContext
 
-MOST = 500  # test images: the error of a mean over these is far below what sets triggers apart
+MAX_PAIRS = 500  # test images: the error of a mean over these is far below what sets triggers apart
 
 
 @dataclass(frozen=True)
-class Sample:
+class ImagePairs:
     """N test images that the attack success rate counts, before and after the trigger."""
 
     clean: Tensor  # (N, C, H, W) float32 in [0, 1], of 8 bits
@@ -23,13 +22,12 @@ class Sample:
     triggered_logits: Tensor
 
 
-def sample(context: MetricContext, most: int = MOST) -> Sample:
+def sample_pairs(context: MetricContext, most: int = MAX_PAIRS) -> ImagePairs:
     """At most `most` of the images; those of a smaller number are among those of a larger one."""
-    test, eligible = context.data.test, context.measured.cpu().nonzero().flatten()
-    order = torch.randperm(len(eligible), generator=stream(context.seed, "stealth"))
-    rows = eligible[order[:most]].to(test.x.device)
+    test, eligible = context.data.test, context.measured.nonzero().flatten()
+    rows = random_subset(eligible, most, context.seed, "stealth")
     same = rows % len(test)  # an attack of several members has every test image once for each
-    return Sample(
+    return ImagePairs(
         clean=test.x[same].float() / 255,
         triggered=context.triggered.x[rows].float() / 255,
         wanted=context.triggered.y[rows],
@@ -39,6 +37,6 @@ def sample(context: MetricContext, most: int = MOST) -> Sample:
     )
 
 
-def poisoned(context: MetricContext) -> Tensor:
+def poison_mask(context: MetricContext) -> Tensor:
     """Mask (N,) of the training images that were poisoned."""
     return context.poisoned.roles == POISON

@@ -1,4 +1,4 @@
-"""Detectors that the trigger meets at test time and in training: STRIP, and how fast poison is learnt."""
+"""Detectors: STRIP, on test images, and low training loss, which tells poison that is learnt fast."""
 
 import torch
 import torch.nn.functional as F

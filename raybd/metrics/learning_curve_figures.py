@@ -7,18 +7,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 LOSSES = {"backdoor_loss": "B, triggered", "clean_loss": "K, clean"}
-ROOM = 0.28  # decades between two ticks
+TICK_SPACING = 0.28  # decades between two ticks
 SHARES = {"attack_success": "attack success", "clean_accuracy": "clean accuracy"}
 
 
-def draw_curve(curve: Mapping[str, NDArray[np.float64]], title: str) -> Figure:
+def draw_learning_curve(curve: Mapping[str, NDArray[np.float64]], title: str) -> Figure:
     """Losses on the left and shares on the right over log beta, each (B,); a beta of 0 stands left of the others.
 
     Ticks and margins are set by hand: a sweep draws hundreds of these, and finding them takes longer than a trial.
     """
     figure = Figure(figsize=(9, 3.2), dpi=80)
     figure.subplots_adjust(left=0.07, right=0.99, bottom=0.16, top=0.88, wspace=0.2)
-    places, shown = _places(curve["betas"])
+    places, shown = _positions(curve["betas"])
     panels = ((LOSSES, "loss"), (SHARES, "share of test images"))
     for axes, (lines, unit) in zip(figure.subplots(1, 2), panels, strict=True):
         for name, label in lines.items():
@@ -31,12 +31,12 @@ def draw_curve(curve: Mapping[str, NDArray[np.float64]], title: str) -> Figure:
     return figure
 
 
-def _places(betas: NDArray[np.float64]) -> tuple[list[float], list[int]]:
+def _positions(betas: NDArray[np.float64]) -> tuple[list[float], list[int]]:
     """Where each of `betas` (B,), ascending, stands on a logarithmic axis that has a place for 0; which get a tick."""
     least = float(np.log10(betas[betas > 0].min()))
     places = [float(np.log10(beta)) if beta > 0 else least - 0.5 for beta in betas]
     shown: list[int] = []
     for i, place in enumerate(places):
-        if not shown or place - places[shown[-1]] > ROOM:
+        if not shown or place - places[shown[-1]] > TICK_SPACING:
             shown.append(i)
     return places, shown

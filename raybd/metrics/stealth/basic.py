@@ -1,4 +1,4 @@
-"""Tier A: what every trial says of its trigger. One pass over a few hundred images, after the last epoch."""
+"""The metric stealth: how visible the trigger is. One pass over a few hundred images, after the last epoch."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from raybd.metrics.base import Metric
 from raybd.metrics.stealth.distances import changed_pixels, high_frequency, l1, l2, linf, mse, psnr
 from raybd.metrics.stealth.gradients import cross_entropy, gradient_norms, margin
-from raybd.metrics.stealth.sample import Sample, poisoned, sample
+from raybd.metrics.stealth.image_pairs import ImagePairs, poison_mask, sample_pairs
 from raybd.metrics.stealth.ssim import SIDE, ssim_reflect11, ssim_valid11
 from raybd.seeds import forked_rng
 from raybd.types import MetricContext
 
 DISTANCES = {"l0": changed_pixels, "l1": l1, "l2": l2, "linf": linf, "mse": mse, "psnr": psnr}
-GRADIENTS = 200  # images
-LOW = 0.05  # quantile of SSIM that stands for the images on which a trigger shows most
+MAX_GRADIENT_IMAGES = 200  # images
+LOW_QUANTILE = 0.05  # quantile of SSIM that stands for the images on which a trigger shows most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,36 +26,36 @@ class Stealth(Metric):
 
     def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """Means over at most 500 test images that the attack success rate counts; pixels in [0, 1]."""
-        images = sample(context)
+        images = sample_pairs(context)
         if not len(images.true):
             return {}
         found = {
-            **distances(images),
-            **similarities(images),
+            **mean_distances(images),
+            **ssim_metrics(images),
             **frequencies(images),
             **confidences(images),
-            **data(context),
+            **poison_counts(context),
         }
         with forked_rng(context.seed, "stealth", device=images.clean.device):
-            found |= steepness(context.model, images)
+            found |= input_gradients(context.model, images)
         return {f"stealth/{name}": value for name, value in found.items()}
 
 
-def data(context: MetricContext) -> dict[str, float]:
+def poison_counts(context: MetricContext) -> dict[str, float]:
     """How many training images are poisoned, their share, and whether all of them keep their labels."""
-    mask, changed = poisoned(context), context.poisoned.images.y != context.poisoned.true
+    mask, changed = poison_mask(context), context.poisoned.images.y != context.poisoned.true
     count = int(mask.sum())
     clean_label = count > 0 and not bool(changed[mask].any())
     return {"poisoned": float(count), "poison_rate": count / len(mask), "clean_label": float(clean_label)}
 
 
-def distances(images: Sample) -> dict[str, float]:
+def mean_distances(images: ImagePairs) -> dict[str, float]:
     """Means of l0 (positions), l1, l2, linf, MSE and PSNR, and the share of images that the trigger leaves alone."""
     found = {name: _mean(distance(images.clean, images.triggered)) for name, distance in DISTANCES.items()}
     return found | {"unchanged": _mean((images.clean == images.triggered).flatten(1).all(1))}
 
 
-def similarities(images: Sample) -> dict[str, float]:
+def ssim_metrics(images: ImagePairs) -> dict[str, float]:
     """Mean and 5 % quantile of SSIM in both paddings; only what the images are large enough for."""
     clean, triggered = images.clean.double(), images.triggered.double()
     shortest = min(clean.shape[2:])
@@ -63,18 +63,18 @@ def similarities(images: Sample) -> dict[str, float]:
     for name, ssim, least in (("valid11", ssim_valid11, SIDE), ("reflect11", ssim_reflect11, SIDE // 2 + 1)):
         if shortest >= least:
             values = ssim(clean, triggered)
-            found |= {f"ssim_{name}": _mean(values), f"ssim_{name}_low": float(values.quantile(LOW))}
+            found |= {f"ssim_{name}": _mean(values), f"ssim_{name}_low": float(values.quantile(LOW_QUANTILE))}
     return found
 
 
-def frequencies(images: Sample) -> dict[str, float]:
+def frequencies(images: ImagePairs) -> dict[str, float]:
     """Share of energy at high frequencies: of clean images, of triggered ones, and of the change alone."""
     change = images.triggered - images.clean
     parts = {"clean": images.clean, "triggered": images.triggered, "trigger": change}
     return {f"high_frequency/{name}": _mean(high_frequency(x)) for name, x in parts.items()}
 
 
-def confidences(images: Sample) -> dict[str, float]:
+def confidences(images: ImagePairs) -> dict[str, float]:
     """Mean chance and margin (logits) of the wanted class with the trigger, and of the true class without it."""
     found: dict[str, float] = {}
     for name, logits, label in (
@@ -86,9 +86,9 @@ def confidences(images: Sample) -> dict[str, float]:
     return found
 
 
-def steepness(model: nn.Module, images: Sample) -> dict[str, float]:
+def input_gradients(model: nn.Module, images: ImagePairs) -> dict[str, float]:
     """Median L2 norm of the input gradient of the loss and of the margin, towards the same labels."""
-    some = slice(0, GRADIENTS)
+    some = slice(0, MAX_GRADIENT_IMAGES)
     found: dict[str, float] = {}
     for name, x, label in (
         ("triggered", images.triggered, images.wanted),
