@@ -13,7 +13,7 @@ import torch
 from raybd.types import Data, Images
 
 # They start Ray, or processes on a watch: one after another, on one of the workers that share the tests.
-ALONE = ("cli", "cluster", "docs", "faults", "memory", "parallel", "search", "security", "sweep", "training")
+ALONE = ("cli", "cluster", "docs", "faults", "memory", "data_parallel", "search", "security", "sweep", "training")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING
 from raybd.command_line.dry_run import show
 from raybd.command_line.options import SweepOptions, read
 from raybd.errors import InputError
-from raybd.execution.resources import Resources
-from raybd.trials.config import TrialConfig
-from raybd.trials.kinds import kind_of
 
 if TYPE_CHECKING:
     from raybd.command_line.runner import Search, Summary
@@ -39,7 +36,6 @@ def _main(
     try:
         options = read(presets, args)
         configs = options.configs()
-        _check_workers(options, configs)
         if options.dry_run:
             return show(options, configs)
         from raybd.command_line.runner import sweep  # MLflow takes a second to import, and a list needs none
@@ -48,10 +44,3 @@ def _main(
     except InputError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
         return 2
-
-
-def _check_workers(options: SweepOptions, configs: Sequence[TrialConfig]) -> None:
-    workers = Resources(gpus=options.gpus_per_trial).workers
-    found = dict.fromkeys(problem for c in configs for problem in kind_of(c).worker_problems(c, workers))
-    if found:
-        raise InputError(found)

@@ -95,15 +95,15 @@ def executor_for(options: SweepOptions, plan: SweepPlan) -> Executor:
     """
     if options.inline:
         return local_executor(plan, *_here(options))
-    resources = Resources(options.cpus_per_trial, options.gpus_per_trial, options.max_concurrent)
+    at_once, workers = options.max_concurrent, options.workers
+    resources = Resources(options.cpus_per_trial, options.gpus_per_trial, at_once, workers)
     return ray_executor(plan, resources, options.address, options.stall_seconds)
 
 
-def _here(options: SweepOptions) -> tuple[int, str, int]:
-    """Threads, device and workers of a trial in this process."""
+def _here(options: SweepOptions) -> tuple[int, str]:
+    """Threads and device of a trial in this process."""
     gpu = torch.cuda.is_available() and options.gpus_per_trial != 0
-    workers = Resources(gpus=options.gpus_per_trial).workers if gpu else 1
-    return max(1, int(options.cpus_per_trial)), "cuda" if gpu else "cpu", workers
+    return max(1, int(options.cpus_per_trial)), "cuda" if gpu else "cpu"
 
 
 def _sum_up(options: SweepOptions, plan: SweepPlan, result: SweepResult, summarise: Summary) -> None:

@@ -26,7 +26,6 @@ class TrainingContext:
     roles: Tensor | None = None  # (N,) the truth about `images`; only where `access` is "truth"
     cache_folder: Path | None = None  # where trials keep what others can use (encoders); None: nobody shares
     heartbeat: Callable[[], None] = lambda: None  # to be called now and then in long work
-    workers: int = 1  # for `fit`; 1 for a defence that is not `parallel`
     findings: dict[str, Tensor] = field(default_factory=dict)  # what the defence leaves: see SUSPICION and FLAGGED
 
 
@@ -41,7 +40,7 @@ class Defence(ABC):
     """A way to train. The fields of a subclass are its settings; it never sees which images are poisoned."""
 
     access: ClassVar[Access] = "training set"  # what it must be given beside the network
-    parallel: ClassVar[bool] = False  # whether it trains through `fit`, which several workers can share
+    parallel: ClassVar[bool] = False  # whether it trains through `fit`, which several ranks can share
 
     def __post_init__(self) -> None:
         coerce_floats(self)

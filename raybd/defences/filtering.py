@@ -23,7 +23,7 @@ from raybd.models import Classifier
 from raybd.models.base import require
 from raybd.models.noise import without_noise
 from raybd.pretraining import embed
-from raybd.training import Checkpoint, Epoch, fit
+from raybd.training import Checkpoint, Epoch, Ranks, fit
 from raybd.types import Images
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,10 @@ class Verdict:
 
     suspicion: Tensor  # (N,) float64
     flagged: Tensor  # (N,) bool
+
+    def cpu(self) -> "Verdict":
+        """The same on the CPU."""
+        return Verdict(self.suspicion.cpu(), self.flagged.cpu())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,7 @@ class Filter(Defence):
         share = len(kept) / len(context.images)
         beside = {"suspicion": verdict.suspicion, "flagged": verdict.flagged, "spared": spared}
         checkpoint = context.checkpoint and Beside(context.checkpoint, beside, cost)
-        for epoch in fit(context.model, kept, context.train_config, context.seed, checkpoint, context.workers):
+        for epoch in fit(context.model, kept, context.train_config, context.seed, checkpoint):
             cost.passes += share
             numbers = {"defence/removed": 1 - share, "defence/spared_classes": spared}
             yield replace(epoch, numbers=numbers | cost.numbers(epoch.number))
@@ -79,11 +83,10 @@ class Filter(Defence):
     def _judged(self, context: TrainingContext, cost: Cost) -> tuple[Verdict, float]:
         network = cast(Classifier, copy.deepcopy(context.model))
         train_config = replace(context.train_config, epochs=self.first_epochs or context.train_config.epochs)
-        for _ in fit(network, context.images, train_config, context.seed, workers=context.workers):
+        for _ in fit(network, context.images, train_config, context.seed):
             cost.passes += 1
             context.heartbeat()
-        verdict = self.judge(context, network)
-        verdict = Verdict(verdict.suspicion.cpu(), verdict.flagged.cpu())
+        verdict = Ranks.of(train_config.workers).from_primary(lambda: self.judge(context, network).cpu())
         flagged, spared = spare_classes(verdict.flagged, context.images.y.cpu(), context.classes)
         return Verdict(verdict.suspicion, flagged), float(spared)
 
@@ -92,8 +95,11 @@ class Beside(Checkpoint):
     """A checkpoint whose every state also holds what a defence has found and spent."""
 
     def __init__(self, inner: Checkpoint, beside: dict[str, Any], cost: Cost) -> None:
-        super().__init__(inner.path, inner.every)
         self._inner, self._beside, self._meter = inner, beside, cost
+
+    def load(self) -> dict[str, Any] | None:
+        """The state last saved."""
+        return self._inner.load()
 
     def save(self, state: dict[str, Any]) -> None:
         """Keep `state` and what is beside it."""

@@ -16,6 +16,4 @@ class NoDefence(Defence):
 
     def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """The plain training loop."""
-        return fit(
-            context.model, context.images, context.train_config, context.seed, context.checkpoint, context.workers
-        )
+        return fit(context.model, context.images, context.train_config, context.seed, context.checkpoint)

@@ -23,4 +23,4 @@ class Oracle(Defence):
         poison = context.roles == POISON
         context.findings.update({SUSPICION: poison.float(), FLAGGED: poison})
         kept = context.images.take(~poison)
-        return fit(context.model, kept, context.train_config, context.seed, context.checkpoint, context.workers)
+        return fit(context.model, kept, context.train_config, context.seed, context.checkpoint)

@@ -20,7 +20,7 @@ from raybd.defences.base import Access, Defence, TrainingContext
 from raybd.defences.cost import counted
 from raybd.errors import DivergedError, InputError
 from raybd.seeds import forked_rng, stream
-from raybd.training import Epoch, augment, fit, learning_rate, prepare
+from raybd.training import Epoch, Ranks, augment, fit, learning_rate, prepare
 from raybd.types import Images
 
 Numbers = dict[str, float]
@@ -38,10 +38,10 @@ class PostTraining(Defence):
 
     def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """Training as no defence does it, the last epoch with the repair."""
-        for epoch in fit(
-            context.model, context.images, context.train_config, context.seed, context.checkpoint, context.workers
-        ):
-            yield replace(epoch, numbers=epoch.numbers | self.timed(context)) if epoch.last else epoch
+        primary = Ranks.of(context.train_config.workers).primary  # the others measure nothing: they need no repair
+        for epoch in fit(context.model, context.images, context.train_config, context.seed, context.checkpoint):
+            repaired = epoch.last and primary
+            yield replace(epoch, numbers=epoch.numbers | self.timed(context)) if repaired else epoch
 
     @abstractmethod
     def mend(self, context: TrainingContext) -> Numbers:

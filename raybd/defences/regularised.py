@@ -46,7 +46,7 @@ class Regularised(Defence):
         state = context.checkpoint.load() if context.checkpoint is not None else None
         cost = Cost(state)
         checkpoint = context.checkpoint and Scaled(context.checkpoint, cost, asked, total)
-        for epoch in fit(context.model, context.images, inside, context.seed, checkpoint, context.workers):
+        for epoch in fit(context.model, context.images, inside, context.seed, checkpoint):
             cost.passes += 1
             for number in range((epoch.number - 1) * asked // total + 1, epoch.number * asked // total + 1):
                 yield Epoch(number, epoch.loss, number == asked, cost.numbers(number))
@@ -71,7 +71,6 @@ class Scaled(Checkpoint):
     """A checkpoint of `total` epochs of training to whom trains, and of `asked` to whom asks which was yielded last."""
 
     def __init__(self, inner: Checkpoint, cost: Cost, asked: int, total: int) -> None:
-        super().__init__(inner.path, inner.every)
         self._inner, self._meter, self._asked, self._total = inner, cost, asked, total
 
     def load(self) -> dict[str, Any] | None:

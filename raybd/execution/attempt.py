@@ -14,7 +14,8 @@ from raybd.execution.record import Start, failed_record, finished_record, tags_o
 from raybd.execution.setup import TrialSetup
 from raybd.tracking.client import first_line
 from raybd.tracking.uploads import TrialRun, abandon, restore
-from raybd.training import Checkpoint
+from raybd.training import Checkpoint, Ranks
+from raybd.training.data_parallel import lost_ranks
 from raybd.trials.artifacts import keep, keep_probe
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED, Record, TrialFolder
@@ -37,7 +38,10 @@ def run_attempt(
     folder = setup.folder.trial(config.key)
     try:
         with folder.held(heartbeat):
-            return _finished_before(folder, setup) or _run(config, data, setup, heartbeat)
+            if (known := _finished_before(folder, setup)) is None:
+                return _run(config, data, setup, heartbeat)
+            Ranks.of(config.train.workers).decide(False)  # other ranks need not follow
+            return known
     except OSError as error:  # a full disk, say: there is nowhere to keep a record
         return Outcome(config.key, config.label, FAILED, error=f"OSError: {error}", sent=False, died=True)
     finally:
@@ -78,11 +82,14 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
 
     shared, failure = setup.folder.path / "shared", None
     try:
-        images, history = _on(setup.device, data), folder.history()
-        result = run_trial(config, images, report, checkpoint, shared, heartbeat, history, setup.workers)
+        Ranks.of(config.train.workers).decide(True)  # other ranks follow
+        images, history = on_device(setup.device, data), folder.history()
+        result = run_trial(config, images, report, checkpoint, shared, heartbeat, history)
         keep(folder, config, result)
         record = finished_record(config, run.tags, start, result)
-    except Exception as error:  # noqa: BLE001 - a failed trial is data, whatever failed it
+    except Exception as error:
+        if lost_ranks(error):  # the failure is another rank's, and the checkpoint is needed
+            raise
         failure, record = error, failed_record(config, run.tags, start, error)
     heartbeat()
     _keep_record(folder, record)
@@ -118,7 +125,7 @@ def _resume(setup: TrialSetup, folder: TrialFolder) -> tuple[Checkpoint, str]:
 _resident: dict[tuple[str, str], Data] = {}
 
 
-def _on(device: str, data: Data) -> Data:
+def on_device(device: str, data: Data) -> Data:
     """`data` on `device`; a worker that runs many trials moves a set there once."""
     if device == "cpu":
         return data

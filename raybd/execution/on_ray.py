@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 from ray.exceptions import OutOfMemoryError
@@ -20,6 +21,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from raybd.execution import memory
 from raybd.execution.attempt import finished_on_disk, run_attempt
+from raybd.execution.data_parallel import RESERVED, run_on_ranks
 from raybd.execution.executor import ATTEMPTS, Ending, Executor, RunTrial
 from raybd.execution.object_store import pack_configs, pack_data, unpack_config, unpack_data
 from raybd.execution.outcome import Outcome
@@ -50,11 +52,11 @@ class RayExecutor(Executor):
         function: RunTrial = run_attempt,
     ) -> None:
         super().__init__(function, setup, data)
-        self.resources, self.cores, self.cpus = resources, cores, resources.cpus
+        self.resources, self.cores, self.cpus = resources, cores, resources.cpus * resources.workers
 
     def run(self, queue: TrialQueue, progress: Progress) -> Ending:
         """As every executor; Ctrl-C ends the Tune run, and what was in flight is left."""
-        shared = {name: pack_data(one) for name, one in self.data.items()}
+        shared = {name: [ray.put(pack_data(one))] for name, one in self.data.items()}
         errors, failures = list[str](), 0
         while failures < MAX_RESTARTS:
             before = queue.progress
@@ -84,17 +86,14 @@ class _TuneRun:
     """One run of Tune over at most KEYS_PER_RUN trials of a queue."""
 
     def __init__(
-        self, executor: RayExecutor, queue: TrialQueue, progress: Progress, shared: dict[str, dict[str, Any]]
+        self, executor: RayExecutor, queue: TrialQueue, progress: Progress, shared: dict[str, list[Any]]
     ) -> None:
         self.executor, self.queue, self.progress = executor, queue, progress
         self.listed = {config.key for config in queue.listed[:KEYS_PER_RUN]}
         configs = pack_configs(queue.listed[:KEYS_PER_RUN])
-        self.trainable = tune.with_resources(
-            tune.with_parameters(
-                _trial, configs=configs, shared=shared, setup=executor.setup, function=executor.function
-            ),
-            {"cpu": executor.resources.cpus, "gpu": executor.resources.gpus or 0.0},
-        )
+        parameters = {"configs": configs, "shared": shared, "setup": executor.setup, "function": executor.function}
+        trial = tune.with_parameters(_trial, **parameters, resources=executor.resources)
+        self.trainable = tune.with_resources(trial, _held(executor.resources))
         self.folder = executor.setup.folder.path / "tune"
         self.given = 0  # keys
         self.done = False  # whether the queue is
@@ -148,7 +147,9 @@ class _TuneRun:
         proposal = self.queue.next()
         if isinstance(proposal, TrialConfig):
             self.given += 1
-            point = {"key": proposal.key}
+            point: dict[str, Any] = {"key": proposal.key}
+            if proposal.train.workers > 1:
+                point["workers"] = proposal.train.workers
             return point if proposal.key in self.listed else point | {"config": json.dumps(proposal.to_dict())}
         self.done = proposal is Signal.DONE
         return Searcher.FINISHED if self.done else None
@@ -243,9 +244,10 @@ class _Outcomes(tune.Callback):
 def _trial(
     point: dict[str, Any],
     configs: dict[str, Any],
-    shared: dict[str, dict[str, Any]],
+    shared: dict[str, list[Any]],
     setup: TrialSetup,
     function: RunTrial,
+    resources: Resources,
 ) -> None:
     """In a worker: one attempt, one report. What another attempt may mend is raised, for Tune to try again."""
     key = point["key"]
@@ -253,14 +255,26 @@ def _trial(
     config = TrialConfig.from_dict(json.loads(given)) if given else unpack_config(configs, key)
     if setup.device == "cpu":
         memory.without_gpu_compiler()
-    with watchdog(setup.stall_seconds, setup.folder.trial(key).crash_report) as heartbeat:
-        outcome = function(config, unpack_data(shared[config.data]), setup, heartbeat)
+    if config.train.workers > 1:
+        outcome = run_on_ranks(config, shared[config.data][0], setup, resources)
+    else:
+        with watchdog(setup.stall_seconds, setup.folder.trial(key).crash_report) as heartbeat:
+            outcome = function(config, unpack_data(ray.get(shared[config.data][0])), setup, heartbeat)
     memory.freeze()
     if setup.device == "cuda":
         clear_gpu(outcome.error)
     tune.report({SCORE: 0.0, "outcome": outcome.to_json()})
     if outcome.retryable:
         raise TrialFailedError(outcome.error)
+
+
+def _held(resources: Resources) -> Any:
+    """What Tune reserves for a trial: nothing where the trial has several workers, which Ray Train reserves for."""
+    alone = {"cpu": resources.cpus, "gpu": resources.gpus or 0.0}
+    if resources.workers == 1:
+        return alone
+    bundle = {name.upper(): amount for name, amount in alone.items() if amount}
+    return lambda point: RESERVED if "workers" in point else tune.PlacementGroupFactory([bundle])
 
 
 class TrialFailedError(RuntimeError):

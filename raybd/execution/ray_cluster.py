@@ -59,7 +59,11 @@ def check(resources: Resources, local_store: bool) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     sizes = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in nodes]
     problems = []
-    if not any(cpu >= resources.cpus and gpu >= (resources.gpus or 0) for cpu, gpu in sizes):
+    if resources.workers > 1:
+        each = " and ".join(f"{amount:g} {name}" for name, amount in resources.of_worker.items())
+        if (room := places(resources)) < resources.workers:
+            problems.append(f"{resources.workers} workers with {each} each do not fit: there is room for {room}")
+    elif not any(cpu >= resources.cpus and gpu >= (resources.gpus or 0) for cpu, gpu in sizes):
         there = ", ".join(f"{cpu:g} CPUs and {gpu:g} GPUs" for cpu, gpu in sizes)
         problems.append(
             f"a trial with {resources.cpus:g} CPUs and {resources.gpus:g} GPUs fits no node (there: {there})"
@@ -68,6 +72,12 @@ def check(resources: Resources, local_store: bool) -> None:
         problems.append("a tracking store that is a file cannot be reached from other machines: use an MLflow server")
     if problems:
         raise InputError(problems)
+
+
+def places(resources: Resources) -> int:
+    """How many workers, of trials with several, the connected Ray has room for at once."""
+    nodes, wanted = [node["Resources"] for node in ray.nodes() if node["Alive"]], resources.of_worker
+    return sum(int(min(node.get(name, 0.0) / amount for name, amount in wanted.items())) for node in nodes)
 
 
 def gpus() -> float:

@@ -79,7 +79,7 @@ def _record(config: TrialConfig, tags: dict[str, str], start: Start, **ending: A
     )
 
 
-def record_death(config: TrialConfig, setup: TrialSetup, error: str) -> None:
+def record_death(config: TrialConfig, setup: TrialSetup, error: str, trace: str = "") -> None:
     """Keep and upload a failed record of a trial whose process died before it could write one."""
     folder = setup.folder.trial(config.key)
     if folder.read() is not None:
@@ -96,7 +96,7 @@ def record_death(config: TrialConfig, setup: TrialSetup, error: str) -> None:
         tags=tags,
         started=Start().milliseconds,
         error=error,
-        traceback=report.read_text() if report.exists() else "",
+        traceback=trace or (report.read_text() if report.exists() else ""),
     )
     try:
         folder.write(record)

@@ -17,5 +17,4 @@ class TrialSetup:
     device: str = "cpu"
     stall_seconds: float = 3600.0  # a trial without a heartbeat for so long is ended
     checkpoint_seconds: float = 60.0
-    workers: int = 1  # that train a trial's network together, with a GPU each if `device` is one
     return_metrics: bool = False  # with the outcome

@@ -19,7 +19,6 @@ from raybd.execution.setup import TrialSetup
 from raybd.tracking.sqlite import path_of
 from raybd.tracking.uploads import send_all
 from raybd.trials.config import TrialConfig
-from raybd.trials.kinds import kind_of
 
 
 def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = None) -> SweepResult:
@@ -64,11 +63,11 @@ def _send_again(plan: SweepPlan) -> list[str]:
     return []
 
 
-def local_executor(plan: SweepPlan, threads: int = 1, device: str = "cpu", workers: int = 1) -> Executor:
+def local_executor(plan: SweepPlan, threads: int = 1, device: str = "cpu") -> Executor:
     """An executor in this process."""
     from raybd.execution.local import LocalExecutor
 
-    setup = TrialSetup(plan.name, plan.folder, plan.store.address, threads, device, workers=workers)
+    setup = TrialSetup(plan.name, plan.folder, plan.store.address, threads, device)
     return LocalExecutor(setup, plan.data)
 
 
@@ -82,13 +81,15 @@ def ray_executor(
     """
     from raybd.execution import on_ray, ray_cluster  # imported late: who runs in this process needs no Ray
 
-    useless = [problem for c in plan.todo for problem in kind_of(c).worker_problems(c, resources.workers)]
-    if found := resources.problems() + list(dict.fromkeys(useless)):
+    if found := resources.problems():
         raise InputError(found)
     cores = ray_cluster.connect(address, sum(data.train.x.numel() + data.test.x.numel() for data in plan.data.values()))
+    resources = replace(resources, workers=max([resources.workers, *(c.train.workers for c in plan.todo)]))
     if resources.gpus is None:
         resources = replace(resources, gpus=min(1.0, ray_cluster.gpus()))
     ray_cluster.check(resources, path_of(plan.store.address.uri) is not None)
+    if not resources.gpus and any(config.train.sync_batch_norm for config in plan.todo):
+        raise InputError("sync_batch_norm needs GPUs: PyTorch's SyncBatchNorm refuses a CPU")
     setup = TrialSetup(
         plan.name,
         plan.folder,
@@ -96,9 +97,11 @@ def ray_executor(
         threads=max(1, int(resources.cpus)),
         device="cuda" if resources.gpus else "cpu",
         stall_seconds=stall_seconds,
-        workers=resources.workers,
     )
-    at_once = resources.at_once or max(1, int(cores / resources.cpus))
+    fitting = max(1, int(cores / resources.cpus))
+    if resources.workers > 1:
+        fitting = ray_cluster.places(resources) // resources.workers
+    at_once = min(resources.at_once or fitting, fitting)
     return on_ray.RayExecutor(setup, plan.data, replace(resources, at_once=at_once), cores)
 
 

@@ -3,6 +3,7 @@
 from raybd.training.batches import augment, autocast, in_batches, memory_format, prepare
 from raybd.training.checkpoint import Checkpoint
 from raybd.training.config import Epoch, TrainConfig
+from raybd.training.data_parallel import Ranks
 from raybd.training.inference import predict
 from raybd.training.loop import fit, probe_schedule
 from raybd.training.optimization import learning_rate, optimizer_of
@@ -10,6 +11,7 @@ from raybd.training.optimization import learning_rate, optimizer_of
 __all__ = [
     "Checkpoint",
     "Epoch",
+    "Ranks",
     "TrainConfig",
     "augment",
     "autocast",

@@ -6,7 +6,6 @@ after an epoch goes on with the same bits as one that was never stopped.
 
 import math
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import nn
@@ -16,9 +15,8 @@ from raybd.seeds import derive, stream
 from raybd.training.batches import augment, autocast, in_batches, memory_format, prepare
 from raybd.training.checkpoint import Checkpoint
 from raybd.training.config import Epoch, TrainConfig
+from raybd.training.data_parallel import Ranks
 from raybd.training.optimization import learning_rate, optimizer_of
-from raybd.training.parallel import together
-from raybd.training.team import Team
 from raybd.training.weighting import Flagged, LossOf, Step, batch_means, plain, weighted, without_poison
 from raybd.types import Images
 
@@ -29,37 +27,32 @@ def fit(
     train_config: TrainConfig,
     seed: int,
     checkpoint: Checkpoint | None = None,
-    workers: int = 1,
 ) -> Iterator[Epoch]:
     """Train `model`, in place, on `images` (same device), yielding after every epoch; resumes from `checkpoint`.
 
-    `workers` above 1: in so many processes, each with its share of every batch; see raybd/training/team.py.
+    With several workers every rank calls this, with the same arguments: see raybd/training/data_parallel.py.
 
     Raises:
-        InputError: this cannot be shared among `workers`.
-        BrokenTeamError: one of them died.
+        InputError: there are not as many ranks as `train_config` has workers.
         DivergedError: the loss is no longer a number.
     """
+    ranks = Ranks.of(train_config.workers, train_config.sync_batch_norm)
     model.to(memory_format=memory_format(train_config))
     optimizer = optimizer_of(model, train_config)
     first, best = _restore(model, optimizer, checkpoint)
-    with together(
-        partial(_one_epoch, model, optimizer, images, train_config, seed), workers, images.x.device
-    ) as one_epoch:
-        for number in range(first, train_config.epochs + 1):
-            loss = one_epoch(number)
-            if not math.isfinite(loss):
-                raise DivergedError(f"the training loss is {loss} in epoch {number} of {train_config.epochs}")
-            best = (loss, number) if loss < best[0] else best
-            last = number == train_config.epochs or (
-                train_config.patience > 0 and number - best[1] >= train_config.patience
-            )
-            yield Epoch(number, loss, last)
-            if last:
-                return
-            if checkpoint is not None:
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-                checkpoint.save(state | {"epoch": number, "best": list(best)})
+    wrapped = ranks.wrap(model)
+    for number in range(first, train_config.epochs + 1):
+        loss = _one_epoch(wrapped, optimizer, images, train_config, seed, number, ranks)
+        if not math.isfinite(loss):
+            raise DivergedError(f"the training loss is {loss} in epoch {number} of {train_config.epochs}")
+        best = (loss, number) if loss < best[0] else best
+        last = number == train_config.epochs or 0 < train_config.patience <= number - best[1]
+        yield Epoch(number, loss, last)
+        if last:
+            return
+        if checkpoint is not None:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            checkpoint.save(state | {"epoch": number, "best": list(best)})
 
 
 def _restore(
@@ -80,31 +73,33 @@ def _one_epoch(
     train_config: TrainConfig,
     seed: int,
     number: int,
-    team: Team,
+    ranks: Ranks,
 ) -> float:
     images, device = images.at(number), images.x.device
     order = torch.randperm(len(images), generator=stream(seed, "batches", number)).to(device)
     rng = stream(seed, "augmentation", number, device=device)
-    torch.manual_seed(derive(seed, "network", number, *team.own))  # dropout and the like draw from the global generator
+    # Dropout and the like draw from the global generator: on each rank for its own share.
+    torch.manual_seed(derive(seed, "network", number, *ranks.stream))
     batches = in_batches(order, train_config.batch_size)
-    steps = [(step, index, len(index)) for step, index in enumerate(batches, start=(number - 1) * len(batches))]
+    steps = [Step(step, index, len(index)) for step, index in enumerate(batches, start=(number - 1) * len(batches))]
     loss_of = plain(images, train_config.label_smoothing)
     if isinstance(images, Flagged):
         steps, loss_of = _weighted(images, train_config, steps)
     total = torch.zeros((), device=device)
     model.train()
-    for step, index, size in steps:
+    for step in steps:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(train_config, step, train_config.epochs * len(batches))
-        x = prepare(augment(images.x[index], train_config.crop, train_config.flip, rng), train_config)
+            group["lr"] = learning_rate(train_config, step.number, train_config.epochs * len(batches))
+        part, weight = ranks.share(len(step.index))
+        x = augment(images.x[step.index], train_config.crop, train_config.flip, rng)[part]
         with autocast(train_config, device):
-            loss = loss_of(team.logits(model, x), index, size)
+            loss = loss_of(model(prepare(x, train_config)), step.index[part], step)
+        loss = loss if weight == 1 else loss * weight
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        team.add_up(model)
+        ranks.backward(loss)
         optimizer.step()
-        total += loss.detach() * size
-    return float(total) / sum(size for _, _, size in steps)
+        total += loss.detach() * step.size
+    return float(ranks.sum(total)) / sum(step.size for step in steps)
 
 
 def _weighted(images: Flagged, train_config: TrainConfig, steps: list[Step]) -> tuple[list[Step], LossOf]:

@@ -1,7 +1,7 @@
 """Training in which poison counts for less: every poisoned image's loss by beta, from 0 (left out) to 1 (as ever)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,20 @@ from torch import Tensor
 from raybd.types import Images
 
 LEAST = 2  # images of a batch: batch norm cannot take a lone one
-Step = tuple[int, Tensor, int]  # number of the step, indices of its images, size of the batch that they are from
-LossOf = Callable[[Tensor, Tensor, int], Tensor]  # logits, indices, size -> mean loss of the batch
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a training."""
+
+    number: int
+    index: Tensor  # of its images
+    size: int  # of the batch that they are from
+
+
+LossOf = Callable[
+    [Tensor, Tensor, Step], Tensor
+]  # logits of images, their indices, step -> their part of its mean loss
 
 
 @dataclass(frozen=True)
@@ -23,7 +35,14 @@ class Flagged(Images):
 
 def plain(images: Images, label_smoothing: float) -> LossOf:
     """The mean cross-entropy of a batch in nats."""
-    return lambda logits, index, _: F.cross_entropy(logits, images.y[index], label_smoothing=label_smoothing)
+
+    def loss_of(logits: Tensor, index: Tensor, step: Step) -> Tensor:
+        if len(index) == len(step.index):
+            return F.cross_entropy(logits, images.y[index], label_smoothing=label_smoothing)
+        summed = F.cross_entropy(logits, images.y[index], label_smoothing=label_smoothing, reduction="sum")
+        return summed / len(step.index)
+
+    return loss_of
 
 
 def weighted(images: Flagged, label_smoothing: float, beta: float) -> LossOf:
@@ -35,9 +54,9 @@ def weighted(images: Flagged, label_smoothing: float, beta: float) -> LossOf:
     weights = torch.where(images.poison, beta, 1.0)
     clean = 1 - float(images.poison.double().mean())
 
-    def loss_of(logits: Tensor, index: Tensor, size: int) -> Tensor:
+    def loss_of(logits: Tensor, index: Tensor, step: Step) -> Tensor:
         losses = F.cross_entropy(logits, images.y[index], label_smoothing=label_smoothing, reduction="none")
-        return (weights[index] * losses).sum() / (size * clean)
+        return (weights[index] * losses).sum() / (step.size * clean)
 
     return loss_of
 
@@ -49,10 +68,10 @@ def batch_means(images: Flagged, label_smoothing: float, beta: float) -> LossOf:
     image weighs (1 - p) / p as much as a clean one, and at beta = 0 poison still passes through batch norm.
     """
 
-    def loss_of(logits: Tensor, index: Tensor, _: int) -> Tensor:
+    def loss_of(logits: Tensor, index: Tensor, step: Step) -> Tensor:
         losses = F.cross_entropy(logits, images.y[index], label_smoothing=label_smoothing, reduction="none")
-        poison = images.poison[index].to(losses.dtype)
-        return _mean(losses, 1 - poison) + beta * _mean(losses, poison)
+        poison, among = images.poison[index].to(losses.dtype), images.poison[step.index].to(losses.dtype)
+        return _mean(losses, 1 - poison, 1 - among) + beta * _mean(losses, poison, among)
 
     return loss_of
 
@@ -62,9 +81,10 @@ def without_poison(steps: list[Step], images: Flagged) -> list[Step]:
 
     Sizes and numbers stay those of the whole batches: the learning rate and the loss's denominator know no poison.
     """
-    kept = [(number, index[~images.poison[index]], size) for number, index, size in steps]
-    return [step for step in kept if len(step[1]) >= LEAST]
+    kept = [replace(step, index=step.index[~images.poison[step.index]]) for step in steps]
+    return [step for step in kept if len(step.index) >= LEAST]
 
 
-def _mean(losses: Tensor, among: Tensor) -> Tensor:
-    return (among * losses).sum() / among.sum().clamp_min(1)
+def _mean(losses: Tensor, own: Tensor, among: Tensor) -> Tensor:
+    """The part of `losses` (n,) that count, by `own` (n,), in the mean over all of a batch that count, by `among`."""
+    return (own * losses).sum() / among.sum().clamp_min(1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.attacks.verification import verify_poisoning
 from raybd.defences.audit import Suspects
+from raybd.errors import InputError
 from raybd.metrics import Accuracy
 from raybd.metrics.accuracy import per_sample
 from raybd.metrics.base import History
@@ -31,7 +32,6 @@ class TrialSession:
     shared: Path | None = None  # folder of what other trials can use: clean twins, encoders of defences
     heartbeat: Callable[[], None] = lambda: None  # called during long work
     earlier: History = ()  # of the epochs before `checkpoint`
-    workers: int = 1  # that train the network together
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,6 @@ class TrialKind(ABC):
         """Settings of `config` that do not go with this kind."""
 
     @abstractmethod
-    def worker_problems(self, config: TrialConfig, workers: int) -> list[str]:
-        """Why `workers` cannot train together: one would work, and the others wait."""
-
-    @abstractmethod
     def data_problems(self, config: TrialConfig, data: Data) -> list[str]:
         """Why the model cannot be built for `data`."""
 
@@ -78,6 +74,10 @@ class TrialKind(ABC):
             PoisoningError: the poisoned set is not what was asked for.
             DivergedError: training diverged.
         """
+
+    def follow(self, config: TrialConfig, data: Data, session: TrialSession) -> None:
+        """What every rank after the first does of a trial by several workers, while the first one runs it."""
+        raise InputError(f"model {config.model.name} cannot be trained by several workers")
 
     @abstractmethod
     def cost_key(self, config: TrialConfig) -> tuple[object, ...]:

@@ -43,12 +43,6 @@ class ConvexFit(TrialKind):
         """Settings that would change the key and nothing else; what a published recipe does not go with."""
         return _network_settings(config) + (_published_problems(config) if config.recipe == "published" else [])
 
-    def worker_problems(self, config: TrialConfig, workers: int) -> list[str]:
-        """Any workers."""
-        name = config.model.name
-        found = f"model {name} has no training that {workers} GPUs could share: give its trials one, or a part of one"
-        return [found] if workers > 1 else []
-
     def data_problems(self, config: TrialConfig, data: Data) -> list[str]:
         """More classes than two."""
         if len(data.classes) == 2:

@@ -2,10 +2,11 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +23,11 @@ from raybd.metrics.base import History
 from raybd.models import build_model, check_model
 from raybd.plugins import name_of
 from raybd.seeds import derive, forked_rng
-from raybd.training import Checkpoint, Epoch, TrainConfig, predict, probe_schedule
+from raybd.training import Checkpoint, Epoch, Ranks, predict, probe_schedule
 from raybd.training.weighting import Flagged
 from raybd.trials.base import TrialKind, TrialResult, TrialSession, measure, poisoned_sets, result_of
 from raybd.trials.config import TrialConfig
+from raybd.trials.model import ModelConfig
 from raybd.trials.twins import Twin, clean_twin
 from raybd.types import POISON, Data, Images, MetricContext, Poisoned, Report
 from raybd.utils.figures import draw_training_curves
@@ -42,19 +44,14 @@ class NetworkTraining(TrialKind):
         """Settings of convex fits; probes, a beta, workers or a twin that the training does not go with."""
         found = [f"recipe published is for convex learners ({', '.join(LEARNERS)})"] * (config.recipe == "published")
         found += _twin_problems(config) + _probe_problems(config) + _beta_problems(config)
-        return found + _data_parallel_problems(config.train)
-
-    def worker_problems(self, config: TrialConfig, workers: int) -> list[str]:
-        """A defence whose training cannot be shared."""
-        if workers == 1 or config.defence.parallel:
-            return []
-        defence = name_of(DEFENCES, config.defence)
-        return [f"defence {defence} has no training that {workers} GPUs could share: give its trials one, or a part"]
+        return found + _data_parallel_problems(config)
 
     def data_problems(self, config: TrialConfig, data: Data) -> list[str]:
         """A network or a defence that does not fit the images."""
         model, shape, classes = config.model, data.train.shape, len(data.classes)
         found = check_model(model.name, shape, classes, model.width, model.depth, model.noise)
+        if not found and config.train.workers > 1 and not _trainable(model, shape, classes):
+            found = [f"model {model.name} has no trainable weights: {config.train.workers} workers cannot share it"]
         return found + config.defence.problems(shape, classes)
 
     def run(self, config: TrialConfig, data: Data, session: TrialSession, start: float) -> TrialResult:
@@ -65,12 +62,24 @@ class NetworkTraining(TrialKind):
         with tempfile.TemporaryDirectory() as folder:
             context_of = partial(_training_context, config, data, session)
             twin = _twin(config, context_of, probes, session, Path(folder))
-            context = context_of(model, poisoned, session.checkpoint)
+            ranks = Ranks.of(config.train.workers)
+            context = context_of(model, poisoned, ranks.checkpoint(session.checkpoint))
             replayed = twin.replay(model, probes, context.findings) if twin and not config.poison_rate else None
             measurements = _Measurements(config, data, session, start, context, poisoned, triggered, twin)
             for epoch in replayed or config.defence.train(context):
                 measurements.add(epoch, epoch.last or epoch.number in probes)
         return measurements.result()
+
+    def follow(self, config: TrialConfig, data: Data, session: TrialSession) -> None:
+        """The clean twin where rank 0 trains it, then the training; no metric."""
+        ranks, classes = Ranks.of(config.train.workers), len(data.classes)
+        context_of = partial(_training_context, config, data, session, checkpoint=ranks.checkpoint(None))
+        poisoned = PoisonSpec(config.attack, config.poison_rate, config.seed).poison(data.train, classes)
+        if _has_twin(config, session):
+            while ranks.decide():  # each time that rank 0 trains the twin: see `_twin`
+                _exhaust(config.defence.train(context_of()))
+        if config.poison_rate or not _has_twin(config, session):
+            _exhaust(config.defence.train(context_of(_model(config, data), poisoned)))
 
     def cost_key(self, config: TrialConfig) -> tuple[object, ...]:
         """Data, network and batch size."""
@@ -161,14 +170,27 @@ def _twin_problems(config: TrialConfig) -> list[str]:
     return [f"patience would part a trial from its clean twin, and {', '.join(comparing)} compare them"]
 
 
-def _data_parallel_problems(train: TrainConfig) -> list[str]:
-    """Batches too small to share; batch norm over all of one worker."""
-    found = []
+def _data_parallel_problems(config: TrialConfig) -> list[str]:
+    """A training or batches that workers cannot share; batch norm over all of one worker."""
+    train, found = config.train, []
+    if train.workers > 1 and not config.defence.parallel:
+        name = name_of(DEFENCES, config.defence)
+        found.append(f"defence {name} has no training that {train.workers} workers could share: give its trials one")
     if train.batch_size < 2 * train.workers:  # batch norm cannot take a lone image
         found.append(f"batch size {train.batch_size} is too small for {train.workers} workers: each needs 2 images")
     if train.sync_batch_norm and train.workers == 1:
         found.append("sync_batch_norm needs several workers")
     return found
+
+
+@cache
+def _trainable(model: ModelConfig, shape: tuple[int, int, int], classes: int) -> bool:
+    """Whether the network has a weight that training changes."""
+    ones = [1.0] * shape[0]
+    settings: dict[str, Any] = {"width": model.width, "depth": model.depth, "noise": model.noise}
+    with torch.random.fork_rng(devices=[]):
+        network = build_model(model.name, shape, classes, ones, ones, **settings)
+    return any(weight.requires_grad for weight in network.parameters())
 
 
 def _probe_problems(config: TrialConfig) -> list[str]:
@@ -235,20 +257,40 @@ def _training_context(
         roles=roles if config.defence.access == "truth" else None,
         cache_folder=session.shared and session.shared / "encoders",
         heartbeat=session.heartbeat,
-        workers=session.workers,
     )
 
 
 def _twin(
     config: TrialConfig, context_of: Callable[[], TrainingContext], probes: set[int], session: TrialSession, own: Path
 ) -> Twin | None:
-    """The clean twin, where a metric compares with it; and where the trial is one, for others to share."""
-    if any(metric.needs_twin for metric in config.metrics) or (session.shared and not config.poison_rate):
-        try:
-            return clean_twin(config, context_of, probes, (session.shared or own) / "twins", session.heartbeat)
-        except DivergedError as error:
-            raise DivergedError(f"the clean twin: {error}") from error
-    return None
+    """The clean twin, where a metric compares with it; and where the trial is one, for others to share.
+
+    Other ranks hear each time that they must train it along (`NetworkTraining.follow`), and when that is over.
+    """
+    if not _has_twin(config, session):
+        return None
+    ranks = Ranks.of(config.train.workers)
+
+    def begin() -> TrainingContext:
+        ranks.decide(True)
+        return context_of()
+
+    try:
+        twin = clean_twin(config, begin, probes, (session.shared or own) / "twins", session.heartbeat)
+    except DivergedError as error:
+        raise DivergedError(f"the clean twin: {error}") from error
+    ranks.decide(False)
+    return twin
+
+
+def _has_twin(config: TrialConfig, session: TrialSession) -> bool:
+    compared = any(metric.needs_twin for metric in config.metrics)
+    return compared or (session.shared is not None and not config.poison_rate)
+
+
+def _exhaust(training: Iterator[Epoch]) -> None:
+    for _ in training:
+        pass
 
 
 def _metric_context(

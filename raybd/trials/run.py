@@ -21,23 +21,34 @@ def run_trial(
     shared: Path | None = None,
     heartbeat: Callable[[], None] = lambda: None,
     earlier: History = (),
-    workers: int = 1,
 ) -> TrialResult:
     """Check `config`, poison, train under the defence, measure at every probe; on the device where `data` lies.
 
     `shared` is a folder for what other trials can use: clean twins, encoders of defences; `heartbeat` is called while
-    such work goes on; `earlier` is the history of the epochs before `checkpoint`; `workers` train the network together.
+    such work goes on; `earlier` is the history of the epochs before `checkpoint`. A trial by several workers
+    is run by rank 0 of their process group, while the others call `follow_trial`.
 
     Raises:
         InputError: the config does not fit the data.
         PoisoningError: the poisoned set is not what was asked for.
         DivergedError: training diverged.
     """
-    check_trial(config, data, workers)
-    return run_checked(config, data, TrialSession(report, checkpoint, shared, heartbeat, earlier, workers))
+    check_trial(config, data)
+    return run_checked(config, data, TrialSession(report, checkpoint, shared, heartbeat, earlier))
 
 
 def run_checked(config: TrialConfig, data: Data, session: TrialSession) -> TrialResult:
     """`run_trial` for a config that has been checked."""
     start = time.perf_counter()
     return kind_of(config).run(config, without_validation(config, data), session, start)
+
+
+def follow_trial(config: TrialConfig, data: Data, shared: Path | None) -> None:
+    """What every rank after the first does of a trial: poison and train in step with it, measure and keep nothing.
+
+    `shared` must be what rank 0's `run_trial` is given.
+
+    Raises:
+        DivergedError: training diverged, on rank 0 too.
+    """
+    kind_of(config).follow(config, without_validation(config, data), TrialSession(shared=shared))

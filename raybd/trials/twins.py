@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raybd.attacks import NoAttack
 from raybd.defences import TrainingContext
-from raybd.training import Checkpoint, Epoch
+from raybd.training import Checkpoint, Epoch, Ranks
 from raybd.trials.config import TrialConfig
 from raybd.utils.cache import compute_once, load_tensors, verify_checksums
 from raybd.utils.files import write_atomically
@@ -82,7 +82,8 @@ def train_twin(config: TrialConfig, context: TrainingContext, probes: set[int], 
     """The clean twin of `config`, trained in `folder`, or from the checkpoint that an earlier attempt left there."""
     history = folder / HISTORY
     epochs = json.loads(history.read_text()) if history.exists() else []
-    for epoch in config.defence.train(replace(context, checkpoint=Checkpoint(folder / CHECKPOINT))):
+    checkpoint = Ranks.of(config.train.workers).checkpoint(Checkpoint(folder / CHECKPOINT))
+    for epoch in config.defence.train(replace(context, checkpoint=checkpoint)):
         epochs = [earlier for earlier in epochs if earlier["number"] < epoch.number] + [asdict(epoch)]
         if epoch.last or epoch.number in probes:
             write_atomically(folder / f"{epoch.number}.pt", partial(torch.save, context.model.state_dict()))

@@ -17,14 +17,13 @@ from raybd.types import Data
 from raybd.utils.constraints import violations
 
 
-def check_trial(config: TrialConfig, data: Data, workers: int = 1) -> None:
-    """Refuse a config that cannot run on `data`, or not with `workers`, with every reason at once.
+def check_trial(config: TrialConfig, data: Data) -> None:
+    """Refuse a config that cannot run on `data`, with every reason at once.
 
     Raises:
         InputError: with the reasons.
     """
-    found = problems(config) + kind_of(config).worker_problems(config, workers)
-    found += data_problems(config, data)
+    found = problems(config) + data_problems(config, data)
     if found := found or _poison_problems(config, data):
         raise InputError(found)
 

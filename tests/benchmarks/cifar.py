@@ -15,7 +15,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -28,7 +28,6 @@ from raybd.attacks import ATTACKS
 from raybd.data import load
 from raybd.metrics import METRICS
 from raybd.training import Checkpoint, TrainConfig
-from raybd.training.parallel import end_with_leader
 from raybd.trials.base import TrialResult
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.run import run_trial
@@ -143,7 +142,15 @@ def finish(configs: list[TrialConfig], at: Bench) -> int:
 
 def _begin() -> None:
     torch.set_num_threads(1)
-    Thread(target=end_with_leader, daemon=True).start()  # a run that is cut off leaves nobody on the device
+    Thread(target=_end_with_parent, daemon=True).start()  # a run that is cut off leaves nobody on the device
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent ends, even by SIGKILL and even while a GPU waits for a message."""
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def read(out: Path) -> dict[str, Done]:

@@ -1,0 +1,158 @@
+"""A trial by several workers: Ray Train's TorchTrainer inside the trial's Tune function, which itself reserves nothing.
+
+Ray Train starts the ranks, on one node where they fit, and reserves what each holds, for all or for none: two such
+trials never wait for each other's half. Rank 0 makes the attempt as a trial of one worker is made (record, checkpoint,
+upload); the others follow.
+"""
+
+import os
+import shutil
+import time
+import traceback
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from raybd.execution.attempt import NOT_RETRYABLE, on_device, run_attempt
+from raybd.execution.memory import without_gpu_compiler
+from raybd.execution.object_store import unpack_data
+from raybd.execution.outcome import Outcome
+from raybd.execution.record import record_death
+from raybd.execution.resources import Resources
+from raybd.execution.setup import TrialSetup
+from raybd.execution.watchdog import watchdog
+from raybd.training import Ranks
+from raybd.training.data_parallel import lost_ranks
+from raybd.trials.config import TrialConfig
+from raybd.trials.records import FAILED
+from raybd.trials.run import follow_trial
+
+DAY = 24 * 3600  # seconds that a rank waits for another: rank 0's watchdog, and Ray, know sooner what is hung
+GRACE = 10.0  # seconds in which Ray, or rank 0, can tell why a rank lost the others
+RESERVED = tune.PlacementGroupFactory([{"memory": 1}])  # by the Tune function: a byte, for Ray refuses nothing at all
+TRAIN_ENVIRONMENT = {  # read by Ray Train in the process that starts it, and handed on to what it starts
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "300",  # a rank that answers nothing for so long is dead
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a busy machine imports PyTorch slowly
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a node that is taken away is a dead rank: Tune tries again
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+class RankError(Exception):
+    """What a rank raised: the exception's text and traceback, which a pickled exception loses."""
+
+    def __init__(self, error: str, trace: str, lost: bool, permanent: bool) -> None:
+        super().__init__(error, trace, lost, permanent)
+        self.error, self.traceback, self.lost, self.permanent = error, trace, lost, permanent
+
+
+class AttemptEndedError(Exception):
+    """Rank 0's attempt has ended without the others, which Ray Train shall end."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every rank is given."""
+
+    config: TrialConfig
+    data: list[Any]  # one reference to the packed data
+    setup: TrialSetup
+
+
+def run_on_ranks(config: TrialConfig, data: ray.ObjectRef[Any], setup: TrialSetup, resources: Resources) -> Outcome:
+    """One attempt at a trial by the ranks of `config.train.workers`; `data` refers to its packed data.
+
+    A rank that fails ends all: its text and traceback are the trial's record.
+    """
+    os.environ.update(TRAIN_ENVIRONMENT)
+    folder = setup.folder.path / "train"
+    name = f"{config.key}-{uuid.uuid4().hex[:6]}"
+    trainer = TorchTrainer(
+        _run_rank,  # type: ignore[arg-type]  # typed as the older Ray Train's, like the result
+        train_loop_config={"work": _Work(config, [data], setup)},
+        torch_config=TorchConfig(backend="nccl" if setup.device == "cuda" else "gloo", timeout_s=DAY),
+        scaling_config=ScalingConfig(
+            num_workers=config.train.workers,
+            use_gpu=setup.device == "cuda",
+            resources_per_worker=resources.of_worker,
+            placement_strategy="PACK",
+        ),
+        run_config=RunConfig(name=name, storage_path=str(folder), failure_config=FailureConfig(max_failures=0)),
+    )
+    try:
+        outcome: Outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # typed as the older Ray Train's
+    except WorkerGroupError as error:
+        return _failed(config, setup, error.worker_failures)
+    except (TrainingFailedError, RayError) as error:
+        return _recorded(config, setup, f"Ray Train: {error}", traceback.format_exc(), False)
+    finally:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    return outcome
+
+
+def _run_rank(given: dict[Any, Any]) -> Outcome | None:
+    """The part of one rank; the outcome of the trial on rank 0."""
+    work: _Work = given["work"]
+    if work.setup.device == "cpu":
+        without_gpu_compiler()
+    try:
+        if Ranks.of(work.config.train.workers).primary:
+            return _attempt(work)
+        _follow(work)
+    except AttemptEndedError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, the trial's record must tell it
+        lost, permanent = lost_ranks(error), isinstance(error, NOT_RETRYABLE)
+        if lost or permanent:  # the reason is another rank's; what is permanent, rank 0 meets too, and records
+            time.sleep(GRACE)
+        raise RankError(f"{type(error).__name__}: {error}", traceback.format_exc(), lost, permanent) from None
+    return None
+
+
+def _attempt(work: _Work) -> Outcome:
+    setup, folder = work.setup, work.setup.folder.trial(work.config.key)
+    with watchdog(setup.stall_seconds, folder.crash_report) as heartbeat:
+        outcome = run_attempt(work.config, unpack_data(ray.get(work.data[0])), setup, heartbeat)
+    if not outcome.finished:
+        raise AttemptEndedError(outcome)  # the others wait in the middle of it
+    return outcome
+
+
+def _follow(work: _Work) -> None:
+    torch.set_num_threads(work.setup.threads)
+    if Ranks.of(work.config.train.workers).decide():  # no: another attempt has finished it
+        data = on_device(work.setup.device, unpack_data(ray.get(work.data[0])))
+        follow_trial(work.config, data, work.setup.folder.path / "shared")
+
+
+def _failed(config: TrialConfig, setup: TrialSetup, failures: dict[int, Exception]) -> Outcome:
+    """The outcome of an attempt of which the ranks in `failures` have failed."""
+    ended = [error.outcome for error in failures.values() if isinstance(error, AttemptEndedError)]
+    if ended:
+        return ended[0]
+    rank, error = min(failures.items(), key=lambda one: (isinstance(one[1], RankError) and one[1].lost, one[0]))
+    who = f"rank {rank} of {config.train.workers}"
+    if isinstance(error, RankError):
+        return _recorded(config, setup, f"{who}: {error.error}", error.traceback, error.permanent)
+    words = setup.folder.trial(config.key).crash_report
+    hung = words.read_text() if rank == 0 and words.exists() else ""
+    said = hung.splitlines()[0] if hung else f"died: {' '.join(str(error).split())[:300]}"
+    return _recorded(config, setup, f"{who} {said}", hung or str(error), False)
+
+
+def _recorded(config: TrialConfig, setup: TrialSetup, error: str, trace: str, permanent: bool) -> Outcome:
+    """The outcome of a failure that no rank could record, and its record."""
+    record_death(config, setup, error, trace)
+    return Outcome(config.key, config.label, FAILED, error=error, permanent=permanent, sent=False, died=True)
