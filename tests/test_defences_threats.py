@@ -26,7 +26,7 @@ Numbers = dict[str, float]
 
 @pytest.fixture(scope="module")
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shelf")
+    return tmp_path_factory.mktemp("cache")
 
 
 def numbers(defence: str, attack: str, rate: float, seed: int, cache_folder: Path | None = None) -> Numbers:

@@ -49,7 +49,7 @@ def test_only_the_encoder_learns_and_no_other_random_number_is_touched() -> None
     model, first, images = fresh(), fresh(), made_images(50)
     before = torch.random.get_rng_state()
     pixels = images.x.clone()
-    spent = pretrain(model, images.x, QUICK, 0)
+    result = pretrain(model, images.x, QUICK, 0)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(images.x, pixels)
     assert torch.equal(model.head.weight, first.head.weight)
@@ -57,10 +57,10 @@ def test_only_the_encoder_learns_and_no_other_random_number_is_touched() -> None
     for name, weight in model.blocks.named_parameters():
         assert not torch.equal(weight, first.blocks.get_parameter(name))
     assert not model.training
-    assert len(spent.losses) == 3
-    assert spent.losses[-1] < spent.losses[0]
-    assert spent.seconds > 0
-    assert not spent.reused
+    assert len(result.losses) == 3
+    assert result.losses[-1] < result.losses[0]
+    assert result.seconds > 0
+    assert not result.reused
 
 
 class Always(Checkpoint):
@@ -75,24 +75,24 @@ class Always(Checkpoint):
 def test_after_a_break_it_goes_on_with_the_same_bits(method: str, optimizer: str, tmp_path: Path) -> None:
     config, x = replace(QUICK, epochs=4, method=method, optimizer=optimizer), made_images(50).x
     whole, broken, resumed = fresh(), fresh(), fresh(seed=9)  # the last must not matter
-    beats: list[int] = []
-    expected = pretrain(whole, x, config, 0, heartbeat=lambda: beats.append(1))
-    assert len(beats) == 4
+    heartbeats: list[int] = []
+    expected = pretrain(whole, x, config, 0, heartbeat=lambda: heartbeats.append(1))
+    assert len(heartbeats) == 4
 
     def stop() -> None:
-        beats.append(1)
-        if len(beats) == 6:
+        heartbeats.append(1)
+        if len(heartbeats) == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         pretrain(broken, x, config, 0, Always(tmp_path / "c.pt"), stop)
     resumed.head.load_state_dict(whole.head.state_dict())
     torch.save(torch.load(tmp_path / "c.pt") | {"seconds": 1000.0}, tmp_path / "c.pt")
-    beats.clear()
-    spent = pretrain(resumed, x, config, 0, Always(tmp_path / "c.pt"), lambda: beats.append(1))
-    assert len(beats) == 2
-    assert spent.losses == expected.losses
-    assert 1000 < spent.seconds < 1100  # those of the first attempt count
+    heartbeats.clear()
+    result = pretrain(resumed, x, config, 0, Always(tmp_path / "c.pt"), lambda: heartbeats.append(1))
+    assert len(heartbeats) == 2
+    assert result.losses == expected.losses
+    assert 1000 < result.seconds < 1100  # those of the first attempt count
     assert same(resumed, whole)
 
 
@@ -168,5 +168,5 @@ def test_features_of_a_poisoned_set_tell_digits_apart(digits: Data) -> None:
 def test_without_views_there_is_nothing_to_learn_but_the_pixels() -> None:
     """Both views are the image itself: every cosine with the other view is 1 from the start."""
     x = made_images(48).x
-    spent = pretrain(fresh(), x, replace(QUICK, views=Views(), epochs=30, learning_rate=0.1), 0)
-    assert spent.losses[-1] < 0.5 * spent.losses[0]
+    result = pretrain(fresh(), x, replace(QUICK, views=Views(), epochs=30, learning_rate=0.1), 0)
+    assert result.losses[-1] < 0.5 * result.losses[0]

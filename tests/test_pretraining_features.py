@@ -196,7 +196,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_work_is_heard_of(module: str) -> None:
-    beats: list[Tensor] = []
+    heartbeats: list[Tensor] = []
     images = made_images(600).x
-    frozen_features(f"{module}:means", images, heartbeat=lambda: beats.append(images))
-    assert len(beats) == 3
+    frozen_features(f"{module}:means", images, heartbeat=lambda: heartbeats.append(images))
+    assert len(heartbeats) == 3

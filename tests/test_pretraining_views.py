@@ -118,7 +118,7 @@ def test_what_is_off_does_nothing_and_samples_nothing() -> None:
 def test_images_are_mirrored_only_where_that_is_asked_for(shape: tuple[int, int, int]) -> None:
     x = pictures(400, shape)
     assert sample_parameters(x.shape, default_views(shape), rng()).mirrored is None
-    assert sample_parameters(x.shape, default_views(shape, flip=True), rng()).mirrored is not None
+    assert sample_parameters(x.shape, replace(default_views(shape), flip=0.5), rng()).mirrored is not None
     view = random_views(x, Views(flip=0.25), rng())
     turned = (view == x.flip(3)).flatten(1).all(1)
     assert torch.equal(view[~turned], x[~turned])

@@ -63,11 +63,11 @@ def test_an_interrupted_twin_goes_on(digits: Data, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("raybd.training.Checkpoint.save", _save_always)
     config = replace(QUICK, train=TrainConfig(epochs=4), probes=(1, 4))
     whole = run_trial(config, digits)
-    beats: list[int] = []
+    heartbeats: list[int] = []
 
     def stop() -> None:
-        beats.append(1)
-        if len(beats) == 3:
+        heartbeats.append(1)
+        if len(heartbeats) == 3:
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
@@ -98,9 +98,9 @@ def test_metrics_that_compare_get_the_twin_of_the_same_epoch(
     class Looking(Accuracy):
         needs_twin = True
 
-        def measure(self, evidence):  # type: ignore[no-untyped-def]
-            assert evidence.twin is not None
-            seen.append((evidence.epoch, evidence.twin.state_dict()["head.weight"].clone(), evidence.model))
+        def measure(self, context):  # type: ignore[no-untyped-def]
+            assert context.twin is not None
+            seen.append((context.epoch, context.twin.state_dict()["head.weight"].clone(), context.model))
             return {}
 
     monkeypatch.setitem(METRICS, "looking", Looking)

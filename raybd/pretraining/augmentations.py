@@ -58,13 +58,10 @@ PHOTO = Views(crop=(0.08, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, satura
 GREY = Views(rotate=15, translate=0.12, scale=(0.8, 1.2), shear=15, brightness=0.4, noise=0.1, erase_chance=0.5)
 
 
-def default_views(shape: tuple[int, ...], flip: bool = False) -> Views:
+def default_views(shape: tuple[int, ...]) -> Views:
     """Views for images of `shape` (C, H, W): SimCLR's for CIFAR (arXiv:2002.05709, B.9) with three channels, else
     affine maps, brightness, noise and a black square of about a third of the side."""
-    chance = 0.5 if flip else 0.0
-    if shape[0] == 3:
-        return replace(PHOTO, flip=chance)
-    return replace(GREY, flip=chance, erase=math.ceil(min(shape[1:]) / 3))
+    return PHOTO if shape[0] == 3 else replace(GREY, erase=math.ceil(min(shape[1:]) / 3))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class PretrainConfig:
     hidden: Size = 128  # units of the projector's (and the predictor's) hidden layer
     projection: Size = 64  # dimensions in which views are compared
     queue: Size = 1024  # projections among which nnclr looks for neighbours
-    views: Views | None = None  # None: `default_views` of the images, without mirroring
+    views: Views | None = None  # None: `default_views` of the images
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on a GPU, fp32 on a CPU
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
 

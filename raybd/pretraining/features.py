@@ -42,14 +42,14 @@ def frozen_features(
         return _checked(source, read_features(Path(source).expanduser(), x.cpu()), len(x)).to(x.device)
     function = extractor(source, weights=weights, seed=seed, side=side) if isinstance(source, str) else source
     name = source if isinstance(source, str) else type(source).__name__
-    identity = _identity(function)
-    if cache_folder is None or not identity:
-        return _checked(name, embed(function, x, heartbeat), len(x))
-    key = content_hash(f"{FORMAT} {identity} {x.device.type}", x)
 
     def compute() -> Tensor:
         return _checked(name, embed(function, x, heartbeat), len(x))
 
+    identity = _identity(function)
+    if cache_folder is None or not identity:
+        return compute()
+    key = content_hash(f"{FORMAT} {identity} {x.device.type}", x)
     return compute_once(cache_folder / "features" / f"{key}.pt", compute, heartbeat=heartbeat).to(x.device)
 
 

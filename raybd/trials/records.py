@@ -21,6 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from raybd.errors import InputError
+from raybd.utils.files import write_text
 from raybd.utils.locks import lock
 
 FINISHED, FAILED = "FINISHED", "FAILED"
@@ -95,7 +96,7 @@ class TrialFolder:
         """Begin an attempt that goes on after `epoch` (0: from the start): what came later is forgotten."""
         self.path.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self.history() if line["epoch"] <= epoch]
-        _replace(self.path / "journal.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.path / "journal.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
         for path in self.probes.glob("*.npz"):
             if int(path.stem) > epoch:
                 path.unlink()
@@ -129,7 +130,7 @@ class TrialFolder:
     def write(self, record: Record) -> None:
         """Keep `record`, whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
-        _replace(self.path / "trial.json", json.dumps(asdict(record), indent=1))
+        write_text(self.path / "trial.json", json.dumps(asdict(record), indent=1))
 
     def read(self) -> Record | None:
         """The record of the trial; None while it has not ended, or where nobody can read it."""
@@ -144,7 +145,7 @@ class TrialFolder:
     def note_sent(self, store: str, state: dict[str, Any]) -> None:
         """Remember what the tracking store called `store` has."""
         path = self.path / "sent.json"
-        _replace(path, json.dumps(_read(path) | {store: state}))
+        write_text(path, json.dumps(_read(path) | {store: state}))
 
 
 @dataclass(frozen=True)
@@ -218,9 +219,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return found
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(text)
-    part.replace(path)

@@ -14,7 +14,7 @@ from raybd.defences import TrainingContext
 from raybd.training import Checkpoint, Epoch, Ranks
 from raybd.trials.config import TrialConfig
 from raybd.utils.cache import compute_once, load_tensors, verify_checksums
-from raybd.utils.files import write_atomically
+from raybd.utils.files import write_atomically, write_text
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.json"  # of a training that has not ended
 
@@ -87,14 +87,10 @@ def train_twin(config: TrialConfig, context: TrainingContext, probes: set[int], 
         epochs = [earlier for earlier in epochs if earlier["number"] < epoch.number] + [asdict(epoch)]
         if epoch.last or epoch.number in probes:
             write_atomically(folder / f"{epoch.number}.pt", partial(torch.save, context.model.state_dict()))
-        write_atomically(history, partial(_write_json, epochs))
+        write_text(history, json.dumps(epochs))
         context.heartbeat()
     findings = {name: found.cpu() for name, found in context.findings.items()}
     return Twin(folder, [Epoch(**epoch) for epoch in epochs], findings)
-
-
-def _write_json(value: object, path: Path) -> None:
-    path.write_text(json.dumps(value))
 
 
 def _save(twin: Twin, path: Path) -> None:

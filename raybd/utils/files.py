@@ -17,3 +17,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically.
+
+    Raises:
+        OSError: as `write_atomically`.
+    """
+    write_atomically(path, lambda part: part.write_text(text))
