@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from raybd.convex import LEARNERS, RBFSVM, Curve, Learner, LinearSVM, Logistic, Ridge, Task, slope_exact
+from raybd.convex import LEARNERS, RBFSVM, BinaryTask, Learner, LearningCurve, LinearSVM, Logistic, Ridge, slope_exact
+from raybd.convex.class_pairs import ClassPair, backdoor_task
 from raybd.convex.deviation import Deviation, deviation
-from raybd.convex.kkt import State, direction_problem, sharpened
-from raybd.convex.legacy import legacy_accuracies, trained
-from raybd.convex.pairs import Pair, backdoor_task
+from raybd.convex.kkt import SVMSolution, non_unique_reason, refined
+from raybd.convex.legacy import fit_published, legacy_accuracies
 from raybd.convex.triggers import random_patches, stamp_patches
 
 CASES = [  # learner, G, B(0), B(1), clean accuracy, attack success; side 2, rate 0.1
@@ -33,31 +33,31 @@ ALL = [Ridge(C=1), Logistic(C=1), LinearSVM(C=1), RBFSVM(C=10, gamma=0.02)]
 
 
 @cache
-def digits_pair() -> Pair:
+def digits_pair() -> ClassPair:
     bunch = load_digits()
     kept = np.isin(bunch.target, (7, 1))
     order = np.random.RandomState(0).permutation(361)
     x, y = (bunch.images[kept] / 16)[order, None], (bunch.target[kept] == 1).astype(np.int64)[order]
-    return Pair(x[:241], y[:241], x[241:], y[241:])
+    return ClassPair(x[:241], y[:241], x[241:], y[241:])
 
 
 @cache
-def digits_task(side: int = 2, rate: float = 0.1) -> Task:
+def digits_task(side: int = 2, rate: float = 0.1) -> BinaryTask:
     trigger = partial(stamp_patches, patches=random_patches(1, 2, 1, side))
     return backdoor_task(digits_pair(), trigger, rate, seed=1)
 
 
-def deviation_at(learner: Learner, task: Task, betas: Sequence[float]) -> Deviation:
+def deviation_at(learner: Learner, task: BinaryTask, betas: Sequence[float]) -> Deviation:
     """rho and nu at each of `betas`, against the model trained without the poison."""
     found = deviation(learner.path(task, [0.0, *betas]), [0.0, *betas])
     return Deviation(found.betas[1:], found.rho[1:], found.nu[1:])
 
 
-def legacy_curve(learner: Learner, task: Task, betas: Sequence[float]) -> Curve:
+def legacy_curve(learner: Learner, task: BinaryTask, betas: Sequence[float]) -> LearningCurve:
     """The learning curve from the authors' solvers: what their loose stops (liblinear's above all) leave of it."""
-    models = [trained(learner, task, beta) for beta in betas]
-    tested, triggered = (np.stack([m.decide(x) for m in models]) for x in (task.test_x, task.triggered_x))
-    return learner.measure(task, betas, tested, triggered)
+    models = [fit_published(learner, task, beta) for beta in betas]
+    tested, triggered = (np.stack([m.decision_function(x) for m in models]) for x in (task.test_x, task.triggered_x))
+    return learner.curve_of(task, betas, tested, triggered)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case[0]))
@@ -84,7 +84,7 @@ def test_slopes_of_other_sizes_and_rates(side: int, rate: float, ridge: float, l
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 def test_duality_gap_of_machines_is_nil(learner: LinearSVM | RBFSVM, beta: float) -> None:
     task = digits_task()
-    state = learner._state(task, learner.kernel(task), beta)
+    state = learner._solve(task, learner.kernel(task), beta)
     squared = state.duals @ state.kernel @ state.duals
     hinges = task.weights(beta) @ learner.loss(state.margins)
     primal, dual = squared / 2 + learner.C * hinges, np.abs(state.duals).sum() - squared / 2
@@ -113,37 +113,37 @@ def test_points_that_would_change_sides_have_no_slope() -> None:
     """One feature: supports at -1 and 1 and a third point on the margin with a dual of 0, pushed inwards."""
     x, sign = np.array([-1.0, 1.0, 1.0]), np.array([-1.0, 1.0, 1.0])
     kernel, limits = np.outer(x, x), np.full(3, 1.0)
-    state = State(kernel, sign, limits, np.array([-0.5, 0.5, 0.0]), 0.0)
+    state = SVMSolution(kernel, sign, limits, np.array([-0.5, 0.5, 0.0]), 0.0)
     assert (
-        direction_problem(state, np.array([0.0, 0.0, -0.1])) == ""
+        non_unique_reason(state, np.array([0.0, 0.0, -0.1])) == ""
     )  # a copy of a free point keeps its margin whatever happens
-    apart = State(kernel + np.diag([0, 0, 1.0]), sign, limits, state.duals, 0.0)
-    assert direction_problem(apart, np.array([0.0, 0.0, 0.1])) == ""
-    assert "1 point(s) on the margin" in direction_problem(apart, np.array([0.0, 0.0, -0.1]))
+    apart = SVMSolution(kernel + np.diag([0, 0, 1.0]), sign, limits, state.duals, 0.0)
+    assert non_unique_reason(apart, np.array([0.0, 0.0, 0.1])) == ""
+    assert "1 point(s) on the margin" in non_unique_reason(apart, np.array([0.0, 0.0, -0.1]))
     # the free support at 1 is at its limit but for rounding, and would have to grow for what its copy gives up
-    edge = State(kernel, sign, np.array([1.0, 0.5 * (1 + 1e-9), 1.0]), state.duals, 0.0)
-    assert "change sides" in direction_problem(edge, np.array([0.0, 0.0, -0.1]))
-    assert direction_problem(edge, np.array([0.0, 0.0, 0.1])) == ""
+    edge = SVMSolution(kernel, sign, np.array([1.0, 0.5 * (1 + 1e-9), 1.0]), state.duals, 0.0)
+    assert "change sides" in non_unique_reason(edge, np.array([0.0, 0.0, -0.1]))
+    assert non_unique_reason(edge, np.array([0.0, 0.0, 0.1])) == ""
     # ... and one that is free by rounding alone: it cannot give up what its copy takes
-    faint = State(np.outer(-x, -x), -sign, limits, np.array([0.5, -1e-9, 0.0]), 0.0)
-    assert "change sides" in direction_problem(faint, np.array([0.0, 0.0, -0.1]))
-    assert direction_problem(faint, np.array([0.0, 0.0, 0.1])) == ""
+    faint = SVMSolution(np.outer(-x, -x), -sign, limits, np.array([0.5, -1e-9, 0.0]), 0.0)
+    assert "change sides" in non_unique_reason(faint, np.array([0.0, 0.0, -0.1]))
+    assert non_unique_reason(faint, np.array([0.0, 0.0, 0.1])) == ""
 
 
 def test_free_duals_make_up_for_what_a_poison_point_adds() -> None:
     """The poison (last) touches nobody, but duals must sum to nothing: both supports give half of what it takes."""
     kernel = np.array([[1.0, -1, -1.5, 0], [-1, 1, 0.5, 0], [-1.5, 0.5, 3, 0], [0, 0, 0, 1]])
-    state = State(kernel, np.array([-1.0, 1, 1, 1]), np.array([1.0, 1, 1, 0]), np.array([-0.5, 0.5, 0, 0]), 0.0)
+    state = SVMSolution(kernel, np.array([-1.0, 1, 1, 1]), np.array([1.0, 1, 1, 0]), np.array([-0.5, 0.5, 0, 0]), 0.0)
     assert state.margins.tolist() == [1, 1, 1, 0]
-    assert direction_problem(state, np.array([0, 0, 0, 0.1])) == ""  # the third point gains 0.05
-    assert "1 point(s)" in direction_problem(state, np.array([0, 0, 0, -0.1]))  # ... or loses it
+    assert non_unique_reason(state, np.array([0, 0, 0, 0.1])) == ""  # the third point gains 0.05
+    assert "1 point(s)" in non_unique_reason(state, np.array([0, 0, 0, -0.1]))  # ... or loses it
 
 
 def test_duals_that_leave_their_bounds_are_not_sharpened() -> None:
     kernel, sign = np.eye(2), np.array([-1.0, 1.0])
-    loose = State(kernel, sign, np.full(2, 0.5), np.array([-0.4, 0.4]), 0.0)  # the exact ones would be 1
-    assert sharpened(loose) is loose
-    exact = sharpened(State(kernel, sign, np.full(2, 2.0), np.array([-0.4, 0.4]), 0.0))
+    loose = SVMSolution(kernel, sign, np.full(2, 0.5), np.array([-0.4, 0.4]), 0.0)  # the exact ones would be 1
+    assert refined(loose) is loose
+    exact = refined(SVMSolution(kernel, sign, np.full(2, 2.0), np.array([-0.4, 0.4]), 0.0))
     assert exact.duals.tolist() == pytest.approx([-1, 1], abs=1e-14)
 
 

@@ -5,8 +5,8 @@ from functools import cache, partial
 import numpy as np
 import pytest
 
-from raybd.convex import RBFSVM, Learner, LinearSVM, Logistic, Ridge, Task
-from raybd.convex.pairs import backdoor_task, mnist_pair
+from raybd.convex import RBFSVM, BinaryTask, Learner, LinearSVM, Logistic, Ridge
+from raybd.convex.class_pairs import backdoor_task, mnist_pair
 from raybd.convex.triggers import random_patches, stamp_patches
 from tests import test_convex_mnist as mnist
 from tests.test_convex_digits import deviation_at
@@ -26,7 +26,7 @@ SUCCESS = {1e-3: 0.04, 1e-2: 0.49, 0.1: 0.91, 10: 0.95}
 
 
 @cache
-def large() -> Task:
+def large() -> BinaryTask:
     return mnist.task(999, 6)
 
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
 from sklearn.svm import SVC
 
-from raybd.convex import RBFSVM, Learner, LinearSVM, Logistic, Ridge, Task
+from raybd.convex import RBFSVM, BinaryTask, Learner, LinearSVM, Logistic, Ridge
 from raybd.convex.legacy import slope_legacy
 from tests.test_convex_digits import digits_task
 
@@ -16,7 +16,7 @@ Point = Callable[[np.ndarray, float], np.ndarray]  # x, sign -> gradient
 LN2 = np.log(2)
 
 
-def pairs(task: Task, at_test: Point, at_poison: Point, hessian: np.ndarray) -> np.ndarray:
+def pairs(task: BinaryTask, at_test: Point, at_poison: Point, hessian: np.ndarray) -> np.ndarray:
     """I of every triggered point and every poison point."""
     inverse = np.linalg.inv(hessian + 1e-9 * np.eye(len(hessian)))
     tested = zip(task.triggered_x, task.triggered_sign, strict=True)
@@ -25,7 +25,7 @@ def pairs(task: Task, at_test: Point, at_poison: Point, hessian: np.ndarray) -> 
     return np.array([[-at_test(x, e) @ p for p in pushed] for x, e in tested])
 
 
-def logistic(task: Task, c: float) -> tuple[np.ndarray, np.ndarray]:
+def logistic(task: BinaryTask, c: float) -> tuple[np.ndarray, np.ndarray]:
     clean = ~task.poisoned
     model = LogisticRegression(C=c, solver="liblinear").fit(task.train_x[clean], task.train_sign[clean])
     w, b = model.coef_[0], model.intercept_[0]
@@ -44,7 +44,7 @@ def logistic(task: Task, c: float) -> tuple[np.ndarray, np.ndarray]:
     return pairs(task, at_test, lambda x, e: at_test(x, e) + np.append(w, 0), hessian), np.array(losses)
 
 
-def ridge(task: Task, c: float) -> tuple[np.ndarray, np.ndarray]:
+def ridge(task: BinaryTask, c: float) -> tuple[np.ndarray, np.ndarray]:
     clean, alpha = ~task.poisoned, 1 / (2 * c)
     model = RidgeClassifier(alpha=alpha).fit(task.train_x[clean], task.train_sign[clean])
     w, b = model.coef_.ravel(), float(np.ravel(model.intercept_)[0])
@@ -59,7 +59,7 @@ def ridge(task: Task, c: float) -> tuple[np.ndarray, np.ndarray]:
     return pairs(task, at_test, lambda x, e: at_test(x, e) + np.append(w, 0), hessian), np.array(losses)
 
 
-def machine(task: Task, c: float, gamma: float | None) -> tuple[np.ndarray, np.ndarray]:
+def machine(task: BinaryTask, c: float, gamma: float | None) -> tuple[np.ndarray, np.ndarray]:
     clean = ~task.poisoned
     points = task.train_x[clean]
 
@@ -72,18 +72,18 @@ def machine(task: Task, c: float, gamma: float | None) -> tuple[np.ndarray, np.n
     count = int(free.sum())
     hessian = np.block([[kernel(support[free], support[free]), np.ones((count, 1))], [np.ones((1, count)), 0]])
 
-    def decide(x: np.ndarray) -> float:
+    def decision_function(x: np.ndarray) -> float:
         return float(kernel(x[None], support)[0] @ duals + model.intercept_[0])
 
     def at_test(x: np.ndarray, e: float) -> np.ndarray:
-        return c * (-e if 1 - e * decide(x) >= 0 else 0) * np.append(kernel(x[None], support[free])[0], 1)
+        return c * (-e if 1 - e * decision_function(x) >= 0 else 0) * np.append(kernel(x[None], support[free])[0], 1)
 
     weight = np.append(2 * kernel(support[free], support[free]) @ duals[free], 0)
-    losses = [max(0, 1 - e * decide(x)) for x, e in zip(task.triggered_x, task.triggered_sign, strict=True)]
+    losses = [max(0, 1 - e * decision_function(x)) for x, e in zip(task.triggered_x, task.triggered_sign, strict=True)]
     return pairs(task, at_test, lambda x, e: at_test(x, e) + weight, hessian), np.array(losses)
 
 
-def plain(learner: Learner, task: Task) -> tuple[np.ndarray, np.ndarray]:
+def plain(learner: Learner, task: BinaryTask) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(learner, Logistic):
         return logistic(task, learner.C)
     if isinstance(learner, Ridge):

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC
 
-from raybd.convex import RBFSVM, Learner, LinearSVM, Logistic, Ridge, Task, slope_exact
-from raybd.convex.deviation import turn
-from raybd.convex.legacy import LegacyAccuracies, LegacySlope, legacy_accuracies, slope_legacy, trained
-from raybd.convex.pairs import Pair, backdoor_task, mnist_pair
+from raybd.convex import RBFSVM, BinaryTask, Learner, LinearSVM, Logistic, Ridge, slope_exact
+from raybd.convex.class_pairs import ClassPair, backdoor_task, mnist_pair
+from raybd.convex.deviation import direction_change
+from raybd.convex.legacy import LegacyAccuracies, LegacySlope, fit_published, legacy_accuracies, slope_legacy
 from raybd.convex.triggers import random_patches, stamp_patches
 from tests.test_convex_digits import deviation_at, legacy_curve
 from tests.test_convex_region import ATTACK, CLEAN, GRID, published
@@ -78,7 +78,7 @@ BUGS = {(5e-4, 1): (0.508, 3.18), (5e-4, 100): (0.641, 99.0), (5e-3, 1): (0.619,
 
 
 @cache
-def pair() -> Pair:
+def pair() -> ClassPair:
     from raybd.data import load
 
     data = load("mnist")
@@ -87,7 +87,7 @@ def pair() -> Pair:
 
 
 @cache
-def task(seed: int = 1, side: int = 3, rate: float = 0.1) -> Task:
+def task(seed: int = 1, side: int = 3, rate: float = 0.1) -> BinaryTask:
     return backdoor_task(pair(), partial(stamp_patches, patches=random_patches(seed, 2, 1, side)), rate, seed)
 
 
@@ -201,7 +201,7 @@ def test_h7_the_authors_bug(gamma: float, c: float) -> None:
     kernel = learner.kernel(task(999, 6))
     before, after = (naive(learner, beta) for beta in (0.0, 0.01))
     rho = np.sqrt(before @ kernel @ before)
-    nu = turn(before @ kernel @ after, rho, np.sqrt(after @ kernel @ after))
+    nu = direction_change(before @ kernel @ after, rho, np.sqrt(after @ kernel @ after))
     assert nu > 0.4
     assert (nu, rho) == pytest.approx(BUGS[gamma, c], rel=2e-3)
 
@@ -223,9 +223,9 @@ def test_h7_linear_paths() -> None:
     ]:
         exact = deviation_at(learner, task(999, 6), [0, 0.99])
         assert (*exact.rho, exact.nu[1]) == pytest.approx((rho, last, nu), rel=1e-4)
-        models = [trained(learner, task(999, 6), beta).estimator.coef_.ravel() for beta in (0, 0.99)]
+        models = [fit_published(learner, task(999, 6), beta).estimator.coef_.ravel() for beta in (0, 0.99)]
         sizes = [np.linalg.norm(weights) for weights in models]
-        assert (*sizes, turn(models[0] @ models[1], *sizes)) == pytest.approx((rho, last, nu), abs=1e-5)
+        assert (*sizes, direction_change(models[0] @ models[1], *sizes)) == pytest.approx((rho, last, nu), abs=1e-5)
 
 
 def test_f9_strong_regularisers_turn_late() -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raybd.convex import Task
+from raybd.convex import BinaryTask
 from raybd.convex.newton import conjugate_gradient
 from tests import test_convex_mnist as mnist
 from tests.test_convex_digits import digits_task
@@ -21,15 +21,15 @@ HIDDEN, DECAY = 8, 1e-2
 class Net:
     """d-8-1 with tanh as one parameter vector: mean log-loss on clean points, beta on the poison, weight decay."""
 
-    task: Task
+    task: BinaryTask
 
-    def decide(self, theta: Tensor, x: np.ndarray) -> Tensor:
+    def decision_function(self, theta: Tensor, x: np.ndarray) -> Tensor:
         d = x.shape[1]
         first, bias, second, last = theta.split([d * HIDDEN, HIDDEN, HIDDEN, 1])
         return torch.tanh(torch.from_numpy(x) @ first.view(d, HIDDEN) + bias) @ second + last
 
     def losses(self, theta: Tensor, x: np.ndarray, sign: np.ndarray) -> Tensor:
-        return F.softplus(-torch.from_numpy(sign) * self.decide(theta, x))
+        return F.softplus(-torch.from_numpy(sign) * self.decision_function(theta, x))
 
     def objective(self, theta: Tensor, beta: float) -> Tensor:
         losses = self.losses(theta, self.task.train_x, self.task.train_sign)

@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import RidgeClassifier
 from sklearn.svm import SVC
 
-from raybd.convex import RBFSVM, Learner, LinearSVM, Logistic, Ridge, Task, slope_exact
-from raybd.convex.deviation import turn
+from raybd.convex import RBFSVM, BinaryTask, Learner, LinearSVM, Logistic, Ridge, slope_exact
+from raybd.convex.deviation import direction_change
 from raybd.convex.svm import rbf
 from raybd.errors import InputError
 from tests.test_convex_digits import ALL, deviation_at, digits_pair, digits_task, legacy_curve
@@ -27,8 +27,8 @@ def test_ridge_path_is_that_of_refits(c: float) -> None:
             for x, sign in ((task.triggered_x, task.triggered_sign), (task.test_x, task.test_sign))
         ]
         assert [backdoor, clean] == pytest.approx(refitted, abs=1e-10)
-    ends = learner.path(task, [0.3, 1.0]).decide(task.test_x)
-    alone = learner.path(task, [1.0]).decide(task.test_x)
+    ends = learner.path(task, [0.3, 1.0]).decision_function(task.test_x)
+    alone = learner.path(task, [1.0]).decision_function(task.test_x)
     assert ends[1] == pytest.approx(alone[0], abs=1e-13)
 
 
@@ -38,18 +38,18 @@ def test_ridge_derivative_of_the_path_is_the_slope() -> None:
     assert (path.shares[0] == 0).all()
     rate = path.shares[1] * (1 + 0.5 * mu(task, learner)) / 0.5  # r of the path's equation, its speed at 0
     moved = (task.triggered_x @ path.directions[:, :-1].T + path.directions[:, -1]) @ rate
-    derivative = (2 * (path.decide(task.triggered_x)[0] - task.triggered_sign) * moved).mean()
+    derivative = (2 * (path.decision_function(task.triggered_x)[0] - task.triggered_sign) * moved).mean()
     assert derivative == pytest.approx(slope_exact(learner, task).derivative, rel=1e-10)
 
 
-def mu(task: Task, learner: Ridge) -> np.ndarray:
+def mu(task: BinaryTask, learner: Ridge) -> np.ndarray:
     """The eigenvalues of S, from the dense inverse."""
     clean, poison = (np.column_stack([x, np.ones(len(x))]) for x in (task.train_x[~task.poisoned], poisons(task)))
     g = 2 * learner.C * clean.T @ clean + np.diag([1.0] * 64 + [0.0])
     return np.linalg.eigvalsh(2 * learner.C * poison @ np.linalg.inv(g) @ poison.T)
 
 
-def poisons(task: Task) -> np.ndarray:
+def poisons(task: BinaryTask) -> np.ndarray:
     return task.train_x[task.poisoned]
 
 
@@ -107,7 +107,7 @@ def test_more_features_than_points(learner: Learner) -> None:
 
 def test_turn_by_hand() -> None:
     before, after = np.array([3.0, 4.0]), np.array([[6.0, 8.0], [-4.0, 3.0], [-3.0, -4.0]])
-    assert turn(after @ before, 5.0, np.linalg.norm(after, axis=1)) == pytest.approx([0, 0.5, 1])
+    assert direction_change(after @ before, 5.0, np.linalg.norm(after, axis=1)) == pytest.approx([0, 0.5, 1])
 
 
 @pytest.mark.parametrize("learner", [Ridge(C=1), Logistic(C=1), LinearSVM(C=1)], ids=str)
@@ -131,10 +131,12 @@ def test_the_authors_rbf_path_jumps_at_0_and_ours_does_not() -> None:
     naive = naive_duals(learner, task)
     product = naive @ learner.kernel(task) @ naive_duals(learner, task, 0.01)
     before, after = (np.sqrt(d @ learner.kernel(task) @ d) for d in (naive, naive_duals(learner, task, 0.01)))
-    assert turn(product, before, np.array(after)) > 0.35  # 0.48 to 0.64 on MNIST (tests/test_convex_mnist.py)
+    assert (
+        direction_change(product, before, np.array(after)) > 0.35
+    )  # 0.48 to 0.64 on MNIST (tests/test_convex_mnist.py)
 
 
-def naive_duals(learner: RBFSVM, task: Task, beta: float = 0.0) -> np.ndarray:
+def naive_duals(learner: RBFSVM, task: BinaryTask, beta: float = 0.0) -> np.ndarray:
     """Signed duals as the authors place them."""
     machine = SVC(kernel="precomputed", C=learner.C).fit(learner.kernel(task), task.train_sign, task.weights(beta))
     duals = np.zeros(len(task.train_sign))
@@ -147,19 +149,19 @@ def naive_duals(learner: RBFSVM, task: Task, beta: float = 0.0) -> np.ndarray:
 def test_gradients_are_those_of_the_decisions(learner: Learner, side: int) -> None:
     task = digits_task()
     path = learner.path(task, [0, 1])
-    index = int(np.argmax(side * path.decide(task.triggered_x)[0]))  # of this class, without the poison
+    index = int(np.argmax(side * path.decision_function(task.triggered_x)[0]))  # of this class, without the poison
     x = task.triggered_x[index]
     nudged = np.concatenate([x + 1e-6 * np.eye(64), x - 1e-6 * np.eye(64)])
-    values = path.decide(nudged)
+    values = path.decision_function(nudged)
     slopes = (values[:, :64] - values[:, 64:]) / 2e-6
-    assert np.sign(path.decide(x[None])[0, 0]) == side
+    assert np.sign(path.decision_function(x[None])[0, 0]) == side
     assert path.gradient(x) == pytest.approx(slopes, abs=1e-6)
 
 
 def test_the_poison_explains_a_backdoor() -> None:
     """A learned trigger: its nine pixels count for more, and poison points stand among the most influential."""
     task, learner = digits_task(3), LinearSVM(C=10)
-    index = int(np.argmax(learner.path(task, [1.0]).decide(task.triggered_x)[0] * task.triggered_sign))
+    index = int(np.argmax(learner.path(task, [1.0]).decision_function(task.triggered_x)[0] * task.triggered_sign))
     x = task.triggered_x[index]
     patch = np.zeros((8, 8), dtype=bool)
     patch[-3:, -3:] = True
@@ -209,7 +211,7 @@ def test_features_that_training_never_saw_change_nothing(learner: Learner) -> No
     if isinstance(learner, RBFSVM):  # a kernel of distances sees them
         dead |= {"test_x": 0 * noise, "triggered_x": 0 * noise}
     wider = replace(task, **{name: np.hstack([x, getattr(task, name)]) for name, x in dead.items()})
-    assert wider.alive.sum() == task.alive.sum() < 64
+    assert wider.nonzero_features.sum() == task.nonzero_features.sum() < 64
     assert learner.curve(wider, [0, 1]).backdoor_loss == pytest.approx(learner.curve(task, [0, 1]).backdoor_loss)
     assert slope_exact(learner, wider).derivative == pytest.approx(slope_exact(learner, task).derivative)
     weights = learner.path(wider, [1.0]).gradient(wider.test_x[0])[0]

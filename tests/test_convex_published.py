@@ -11,12 +11,12 @@ from sklearn.svm import SVC
 
 from raybd.attacks import BadNets
 from raybd.convex import LinearSVM
+from raybd.convex.class_pairs import backdoor_task, mnist_pair
 from raybd.convex.legacy import slope_legacy
-from raybd.convex.pairs import backdoor_task, mnist_pair
 from raybd.convex.triggers import random_patches, stamp_patches
 from raybd.data import load
 from raybd.data.describe import describe
-from raybd.data.reader import Raw
+from raybd.data.reader import RawData
 from raybd.errors import InputError
 from raybd.metrics.learning_curves import LearningCurves
 from raybd.trials.config import ModelConfig, TrialConfig
@@ -48,7 +48,7 @@ def made() -> Data:
         x[np.arange(n), 0, 10 + 4 * y] += 60
         return Images(torch.from_numpy(x.astype(np.uint8)), torch.from_numpy(y))
 
-    return describe("mnist[7,1]", Raw(half(1700), half(600), ("7", "1")))
+    return describe("mnist[7,1]", RawData(half(1700), half(600), ("7", "1")))
 
 
 def test_images_poison_and_solver_are_the_recipe_s(made: Data) -> None:

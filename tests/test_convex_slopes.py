@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
 
-from raybd.convex import RBFSVM, Learner, LinearSVM, Logistic, Ridge, Slope, Task, slope_exact, theta
+from raybd.convex import RBFSVM, BinaryTask, Learner, LinearSVM, Logistic, Ridge, Slope, slope_exact, theta
 from raybd.convex.legacy import slope_legacy
 from raybd.convex.newton import conjugate_gradient, minimise
 from raybd.convex.task import Array
@@ -20,7 +20,7 @@ from tests.test_convex_digits import ALL, digits_task
 SPREAD = [type(learner)(**{**vars(learner), "C": c}) for learner in ALL for c in (0.01, 0.1, 1, 10)]
 
 
-def secant(learner: Learner, task: Task, step: float) -> float:
+def secant(learner: Learner, task: BinaryTask, step: float) -> float:
     low, high = learner.curve(task, [0, step]).backdoor_loss
     return float(high - low) / step
 
@@ -51,7 +51,7 @@ def test_contributions_are_those_of_each_point_alone_and_sum_to_the_slope(learne
         assert part == pytest.approx(slope.contributions[j], rel=1e-9, abs=1e-12)
 
 
-def only(task: Task, kept: np.ndarray) -> Task:
+def only(task: BinaryTask, kept: np.ndarray) -> BinaryTask:
     """The task with the poison points at `kept` alone."""
     rows = ~task.poisoned
     rows[kept] = True
@@ -72,7 +72,7 @@ def test_influence_is_the_derivative_by_one_point_s_weight(learner: Learner, bet
         assert (high - low) / step == pytest.approx(influence[j], rel=2e-3, abs=1e-6)
 
 
-def mean_loss(learner: Learner, task: Task, beta: float, j: int, extra: float, x: Array, sign: Array) -> float:
+def mean_loss(learner: Learner, task: BinaryTask, beta: float, j: int, extra: float, x: Array, sign: Array) -> float:
     """Mean loss on `x` of a model trained with `beta` on the poison and `extra` on point j beside its weight."""
     weights = task.weights(beta)
     weights[j] += extra
@@ -106,7 +106,7 @@ def fitted(learner: Learner, points: Array, sign: Array, weights: Array, x: Arra
 @pytest.mark.parametrize("beta", [0.0, 0.25, 1.0])
 def test_path_agrees_with_reference_solvers(learner: Learner, beta: float) -> None:
     task = digits_task()
-    ours = learner.path(task, [beta]).decide(task.triggered_x)[0]
+    ours = learner.path(task, [beta]).decision_function(task.triggered_x)[0]
     other = fitted(learner, task.train_x, task.train_sign, task.weights(beta), task.triggered_x)
     assert ours == pytest.approx(other, abs=1e-5 if isinstance(learner, LinearSVM | RBFSVM) else 1e-10)
 
@@ -114,7 +114,7 @@ def test_path_agrees_with_reference_solvers(learner: Learner, beta: float) -> No
 @pytest.mark.parametrize("c", [0.1, 10])
 def test_logistic_is_liblinear_s_problem(c: float) -> None:
     task = digits_task()
-    ours = Logistic(C=c).path(task, [1.0]).decide(task.test_x)[0]
+    ours = Logistic(C=c).path(task, [1.0]).decision_function(task.test_x)[0]
     model = LogisticRegression(C=c, solver="liblinear", tol=1e-10, max_iter=10000).fit(task.train_x, task.train_sign)
     assert ours == pytest.approx(model.decision_function(task.test_x), abs=1e-5)
 
@@ -206,14 +206,14 @@ def test_contributions_sum_to_the_slope_solved_the_other_way(c: float) -> None:
 def test_contributions_of_machines_sum_to_the_slope_of_equation_8(learner: LinearSVM | RBFSVM) -> None:
     task = digits_task()
     kernel, sign = learner.kernel(task), task.train_sign
-    state = learner._state(task, kernel, 0.0)
+    state = learner._solve(task, kernel, 0.0)
     free, short = np.flatnonzero(state.free), np.flatnonzero(task.poisoned & (state.margins < 1))
     rates = learner.C * sign[short]
     system = np.block([[kernel[np.ix_(free, free)], np.ones((len(free), 1))], [np.ones((1, len(free))), 0]])
     answer = -np.linalg.solve(system, np.append(kernel[np.ix_(free, short)] @ rates, rates.sum()))
     x, wanted = task.triggered_x, task.triggered_sign
     cross = x @ task.train_x.T if isinstance(learner, LinearSVM) else rbf_kernel(x, task.train_x, gamma=learner.gamma)
-    decisions = learner.path(task, [0.0]).decide(x)[0]
+    decisions = learner.path(task, [0.0]).decision_function(x)[0]
     moved = cross[:, short] @ rates + cross[:, free] @ answer[:-1] + answer[-1]
     slope = ((wanted * decisions < 1) * -wanted * moved).mean()
     assert learner.contributions(task).sum() == pytest.approx(slope, rel=1e-11)

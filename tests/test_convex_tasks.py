@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from raybd.convex.pairs import Pair, backdoor_task, mnist_pair, poison_indices
+from raybd.convex.class_pairs import ClassPair, backdoor_task, mnist_pair, poison_indices
 from raybd.convex.triggers import random_patches, stamp_patches
 from raybd.errors import InputError
 from tests.test_convex_digits import digits_pair, digits_task
@@ -121,4 +121,4 @@ def test_a_rate_that_leaves_one_class_is_refused() -> None:
     x, y = np.random.default_rng(0).random((4, 1, 4, 4)), np.array([0, 0, 0, 1])
     trigger = partial(stamp_patches, patches=random_patches(0, 2, 1, 2))
     with pytest.raises(InputError, match="are of one class"):
-        backdoor_task(Pair(x, y, x, y), trigger, 0.75, seed=0)
+        backdoor_task(ClassPair(x, y, x, y), trigger, 0.75, seed=0)

@@ -1,11 +1,11 @@
-"""How far the poison turns and stretches a model: the rho-nu path."""
+"""The rho-nu path: change of norm and direction of a model by the poison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from raybd.convex.learner import Path
+from raybd.convex.learner import ModelPath
 from raybd.convex.task import Array
 
 
@@ -18,18 +18,18 @@ class Deviation:
     nu: Array  # (1 - cosine of w*(0) and w*(beta)) / 2: 0 same direction, 0.5 orthogonal, 1 opposite
 
 
-def deviation(path: Path, betas: Sequence[float]) -> Deviation:
+def deviation(path: ModelPath, betas: Sequence[float]) -> Deviation:
     """rho and nu of the models of a `path` at `betas` (B,), of which the first is 0 (arXiv 2106.07214).
 
     The published RBF paths are wrong at beta = 0, to which nu refers: their duals went to the wrong points, since
     libsvm renumbers points once it drops those of weight 0.
     """
-    products = path.inner()
+    products = path.inner_products()
     rho = np.sqrt(np.diag(products))
-    return Deviation(np.asarray(betas, dtype=np.float64), rho, turn(products[0], rho[0], rho))
+    return Deviation(np.asarray(betas, dtype=np.float64), rho, direction_change(products[0], rho[0], rho))
 
 
-def turn(product: Array, before: float, after: Array) -> Array:
+def direction_change(product: Array, before: float, after: Array) -> Array:
     """nu of vectors of norms `before` and `after` (B,) with the inner products `product` (B,)."""
     cosine: Array = product / (before * after)
     return (1 - cosine.clip(-1, 1)) / 2

@@ -1,4 +1,4 @@
-"""The optimality conditions of a soft-margin machine: exact duals from libsvm's, and how they answer a push.
+"""KKT conditions of a soft-margin SVM: exact duals from libsvm's, and their derivatives.
 
 Free support vectors (0 < dual < limit) keep sign * f = 1. With their signed duals a and the intercept b that is
 M [a; b] = ..., M = [[K_SS, 1], [1^T, 0]]; where M is singular every solution is the same function, so one by least
@@ -13,12 +13,12 @@ from scipy.linalg import lstsq
 from raybd.convex.learner import NotUniqueError
 from raybd.convex.task import Array, Mask
 
-NEAR = 1e-6  # a dual (of its limit) or a margin this close to its bound may be on it
+TOLERANCE = 1e-6  # a dual (of its limit) or a margin this close to its bound may be on it
 
 
 @dataclass(frozen=True, eq=False)
-class State:
-    """An optimum: signed duals (n,), intercept, and which points are free or short of their margin."""
+class SVMSolution:
+    """A solution of the dual problem: signed duals (n,), intercept, free and bounded support vectors."""
 
     kernel: Array  # (n, n)
     sign: Array  # (n,)
@@ -33,63 +33,63 @@ class State:
 
     @property
     def free(self) -> Mask:
-        """(n,) duals strictly inside their bounds."""
+        """(n,) free support vectors: duals strictly inside their bounds."""
         sizes = self.sign * self.duals
         return (sizes > 0) & (sizes < self.limits)
 
     @property
-    def short(self) -> Mask:
-        """(n,) margin below 1, so that the dual is at its limit, whatever that is."""
+    def bounded(self) -> Mask:
+        """(n,) bounded support vectors: margin below 1, so that the dual is at its limit, whatever that is."""
         return ~self.free & (self.margins < 1)
 
 
-def respond(state: State, values: Array, total: float) -> Array:
+def solve_kkt(solution: SVMSolution, values: Array, total: float) -> Array:
     """(|S| + 1,) solution of M [a; b] = [values; total]. Raises NotUniqueError where no support vector is free."""
-    free = state.free
+    free = solution.free
     count = int(free.sum())
     if not count:
         raise NotUniqueError("no support vector is free (all duals at a bound), so the intercept is not unique")
     system = np.ones((count + 1, count + 1))
-    system[:-1, :-1] = state.kernel[np.ix_(free, free)]
+    system[:-1, :-1] = solution.kernel[np.ix_(free, free)]
     system[-1, -1] = 0
-    solution: Array = lstsq(system, np.append(values, total))[0]
-    return solution
+    answer: Array = lstsq(system, np.append(values, total))[0]
+    return answer
 
 
-def sharpened(state: State) -> State:
-    """The same optimum to double precision: libsvm keeps its kernel in single precision and stops early.
+def refined(solution: SVMSolution) -> SVMSolution:
+    """The same solution to double precision: libsvm keeps its kernel in single precision and stops early.
 
     Given which duals are free, the others at their bounds, the conditions are linear. Left as it was where none is
     free or the solution leaves its bounds, so that libsvm has not told which ones are.
     """
-    free = state.free
+    free = solution.free
     if not free.any():
-        return state
-    duals = np.where(free, 0, state.duals)
-    exact = respond(state, (state.sign - state.kernel @ duals)[free], -float(duals.sum()))
+        return solution
+    duals = np.where(free, 0, solution.duals)
+    exact = solve_kkt(solution, (solution.sign - solution.kernel @ duals)[free], -float(duals.sum()))
     duals[free] = exact[:-1]
-    better = replace(state, duals=duals, intercept=float(exact[-1]))
-    return better if (better.free == free).all() else state
+    better = replace(solution, duals=duals, intercept=float(exact[-1]))
+    return better if (better.free == free).all() else solution
 
 
-def direction_problem(state: State, rates: Array) -> str:
-    """Why the optimum has no one-sided derivative as signed duals outside grow by `rates` (n,); "" if it has.
+def non_unique_reason(solution: SVMSolution, rates: Array) -> str:
+    """Why the solution has no one-sided derivative as signed duals outside grow by `rates` (n,); "" if it has.
 
     The derivative supposes that nobody changes sides at once. A point that is on a bound of its dual and on its
     margin as well may: it must then move to the side where it is counted.
     """
-    free, sizes = state.free, state.sign * state.duals
-    pushed = state.kernel @ rates
-    answer = respond(state, -pushed[free], -float(rates.sum()))
-    moves = state.sign * (pushed + state.kernel[:, free] @ answer[:-1] + answer[-1])
+    free, sizes = solution.free, solution.sign * solution.duals
+    pushed = solution.kernel @ rates
+    answer = solve_kkt(solution, -pushed[free], -float(rates.sum()))
+    moves = solution.sign * (pushed + solution.kernel[:, free] @ answer[:-1] + answer[-1])
     growth = np.zeros(len(rates))
-    growth[free] = state.sign[free] * answer[:-1]
-    full = np.where(state.limits > 0, sizes >= state.limits, rates != 0)
-    tied = ~free & (np.abs(state.margins - 1) < NEAR)
-    inwards, outwards = _moving(moves, NEAR * np.abs(pushed).max())
+    growth[free] = solution.sign[free] * answer[:-1]
+    full = np.where(solution.limits > 0, sizes >= solution.limits, rates != 0)
+    tied = ~free & (np.abs(solution.margins - 1) < TOLERANCE)
+    inwards, outwards = _moving(moves, TOLERANCE * np.abs(pushed).max())
     leaves = tied & np.where(full, outwards, inwards)
-    low, high = sizes < NEAR * state.limits, sizes > (1 - NEAR) * state.limits
-    shrinks, grows = _moving(growth, NEAR * np.abs(rates).max())
+    low, high = sizes < TOLERANCE * solution.limits, sizes > (1 - TOLERANCE) * solution.limits
+    shrinks, grows = _moving(growth, TOLERANCE * np.abs(rates).max())
     leaves |= free & ((low & shrinks) | (high & grows))
     count = int(leaves.sum())
     return f"{count} point(s) on the margin would change sides at once, so the derivative is not unique" * (count > 0)

@@ -1,4 +1,4 @@
-"""What every convex learner shares: the incremental objective, models along beta, curves, contributions.
+"""Base class of convex learners: the incremental objective, models along beta, learning curves, contributions.
 
 J(w, b; beta) = C * [sum of losses of clean points + beta * sum of losses of poison points] + |w|^2 / 2
 (arXiv 2106.07214, with sums, not means, and replacement poisoning). A learner writes its loss, how it is solved for
@@ -12,7 +12,7 @@ from typing import final
 
 import numpy as np
 
-from raybd.convex.task import Array, Task
+from raybd.convex.task import Array, BinaryTask
 from raybd.errors import InputError
 from raybd.types import coerce_floats
 from raybd.utils.constraints import Positive, violations
@@ -20,15 +20,15 @@ from raybd.utils.constraints import Positive, violations
 BLOCK = 2**16  # decision values scored at once: copies that stay in the cache
 
 
-class Path(ABC):
+class ModelPath(ABC):
     """The models of one learner at B values of beta, as f(x) = <w, x> + b in features or in an RKHS."""
 
     @abstractmethod
-    def decide(self, x: Array) -> Array:
+    def decision_function(self, x: Array) -> Array:
         """(B, N) decision values of `x` (N, d); above 0 is class 1."""
 
     @abstractmethod
-    def inner(self) -> Array:
+    def inner_products(self) -> Array:
         """(B, B) inner products of the models' w; intercepts are left out."""
 
     @abstractmethod
@@ -37,16 +37,16 @@ class Path(ABC):
 
 
 @dataclass(frozen=True)
-class LinearPath(Path):
+class LinearPath(ModelPath):
     """Linear models: `phis` (B, d + 1) hold the weights and, last, the intercept."""
 
     phis: Array
 
-    def decide(self, x: Array) -> Array:
+    def decision_function(self, x: Array) -> Array:
         """(B, N) decision values of `x` (N, d)."""
         return self.phis[:, :-1] @ x.T + self.phis[:, -1:]
 
-    def inner(self) -> Array:
+    def inner_products(self) -> Array:
         """(B, B) inner products of the weights."""
         return self.phis[:, :-1] @ self.phis[:, :-1].T
 
@@ -56,7 +56,7 @@ class LinearPath(Path):
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class LearningCurve:
     """A backdoor learning curve: everything (B,), losses in the unit of the learner's own loss."""
 
     betas: Array
@@ -82,37 +82,37 @@ class Learner(ABC):
         """Losses at margins sign * f(x), elementwise."""
 
     @abstractmethod
-    def path(self, task: Task, betas: Sequence[float]) -> Path:
+    def path(self, task: BinaryTask, betas: Sequence[float]) -> ModelPath:
         """The models trained with each of `betas` (B,) as weight of the poison; 0 trains without it."""
 
     @abstractmethod
-    def influence(self, task: Task, beta: float, x: Array, sign: Array) -> Array:
+    def influence(self, task: BinaryTask, beta: float, x: Array, sign: Array) -> Array:
         """(n,) derivative of the mean loss on `x` (N, d), `sign` (N,) by each training point's weight, at `beta`.
 
         Koh & Liang (arXiv 1703.04730) times C, since a weight multiplies C * loss. Raises NotUniqueError where the
         optimum has no such derivative.
         """
 
-    def contributions(self, task: Task) -> Array:
+    def contributions(self, task: BinaryTask) -> Array:
         """(m,) influence of each poison point on the loss of triggered points at beta = 0; see `slope_exact`."""
         return self.influence(task, 0.0, task.triggered_x, task.triggered_sign)[task.poisoned]
 
     @final
-    def curve(self, task: Task, betas: Sequence[float]) -> Curve:
+    def curve(self, task: BinaryTask, betas: Sequence[float]) -> LearningCurve:
         """B(beta) and K(beta) at each of `betas`, which may come in any order and exceed 1.
 
         Raises InputError where a beta is negative or not finite.
         """
-        path = self.path(task, checked_betas(betas))
-        return self.measure(task, betas, path.decide(task.test_x), path.decide(task.triggered_x))
+        path = self.path(task, validated_betas(betas))
+        return self.curve_of(task, betas, path.decision_function(task.test_x), path.decision_function(task.triggered_x))
 
     @final
-    def measure(self, task: Task, betas: Sequence[float], tested: Array, triggered: Array) -> Curve:
+    def curve_of(self, task: BinaryTask, betas: Sequence[float], tested: Array, triggered: Array) -> LearningCurve:
         """The curve of models with decisions `tested` (B, k) and `triggered` (B, l) on the two test sets."""
         clean_loss, clean_accuracy = self._scores(tested, task.test_sign)
         backdoor_loss, attack_success = self._scores(triggered, task.triggered_sign)
         numbers = np.asarray(betas, dtype=np.float64)
-        return Curve(numbers, backdoor_loss, clean_loss, clean_accuracy, attack_success)
+        return LearningCurve(numbers, backdoor_loss, clean_loss, clean_accuracy, attack_success)
 
     def _scores(self, decisions: Array, sign: Array) -> tuple[Array, Array]:
         step = max(1, BLOCK // len(sign))
@@ -132,7 +132,7 @@ def accuracy(decisions: Array, sign: Array) -> Array:
     return np.asarray(hits / len(sign))
 
 
-def checked_betas(betas: Sequence[float]) -> list[float]:
+def validated_betas(betas: Sequence[float]) -> list[float]:
     """`betas` as floats; raises InputError where one is negative or not finite, which no weight may be."""
     numbers = [float(beta) for beta in betas]
     wrong = [f"{beta:g}" for beta in numbers if not 0 <= beta < np.inf]

@@ -1,4 +1,4 @@
-"""The number that the authors of arXiv 2106.07214 publish as the slope, which is not the derivative of the curve.
+"""The published slope of arXiv 2106.07214, which is not the derivative of the curve.
 
 Kept to compare with their result files and for nothing else. Against `slope_exact`: the Hessian is of the poison, not
 of the clean points; the regulariser's gradient is added to every poison gradient; C (and 1 / ln 2) sits in the test
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from raybd.convex.learner import Learner, NotUniqueError
-from raybd.convex.published import Published, published
+from raybd.convex.published import PublishedModel, published_model
 from raybd.convex.slope import theta
-from raybd.convex.task import Array, Task
+from raybd.convex.task import Array, BinaryTask
 from raybd.errors import InputError
 
 DAMPING = 1e-9
@@ -46,42 +46,42 @@ class LegacyAccuracies:
     training: float  # clfp_acc_tr: on the poisoned training set
 
 
-def slope_legacy(learner: Learner, task: Task) -> LegacySlope:
+def slope_legacy(learner: Learner, task: BinaryTask) -> LegacySlope:
     """The published number, from scikit-learn's solvers at the authors' settings.
 
     Raises InputError where the task has no poison, of which a mean could be taken.
     """
     if not task.poison_count:
         raise InputError("slope_legacy is a mean over poison points, and the task has none")
-    model = trained(learner, task, 0.0)
+    model = fit_published(learner, task, 0.0)
     try:
         influence = _influence(model, task)
     except NotUniqueError:
         return LegacySlope(*[float("nan")] * 6)
-    losses, sizes = model.loss(task.triggered_sign * model.decide(task.triggered_x)), np.abs(influence)
+    losses, sizes = model.loss(task.triggered_sign * model.decision_function(task.triggered_x)), np.abs(influence)
     means = float(influence.mean()), float(sizes.mean()), float(sizes.sum())
     return LegacySlope(*means, float(losses.mean()), float(losses.min()), float(losses.max()))
 
 
-def legacy_accuracies(learner: Learner, clean: Task, task: Task) -> LegacyAccuracies:
+def legacy_accuracies(learner: Learner, clean: BinaryTask, task: BinaryTask) -> LegacyAccuracies:
     """The published accuracies of `task`; `clean` is the same task at poison rate 0."""
-    before, after = trained(learner, clean, 1.0), trained(learner, task, 1.0)
+    before, after = fit_published(learner, clean, 1.0), fit_published(learner, task, 1.0)
     return LegacyAccuracies(
-        clean_model=_hits(before, clean.test_x, clean.test_sign),
-        clean=_hits(after, task.test_x, task.test_sign),
-        attack_success=_hits(after, task.triggered_x, task.triggered_sign),
-        training=_hits(after, task.train_x, task.train_sign),
+        clean_model=_accuracy(before, clean.test_x, clean.test_sign),
+        clean=_accuracy(after, task.test_x, task.test_sign),
+        attack_success=_accuracy(after, task.triggered_x, task.triggered_sign),
+        training=_accuracy(after, task.train_x, task.train_sign),
     )
 
 
-def trained(learner: Learner, task: Task, beta: float) -> Published:
+def fit_published(learner: Learner, task: BinaryTask, beta: float) -> PublishedModel:
     """The model of the published results that has the settings of `learner`, trained with the poison at `beta`."""
     weights = task.weights(beta)
     seen = weights > 0
-    return published(learner).fit(task.train_x[seen], task.train_sign[seen], weights[seen])
+    return published_model(learner).fit(task.train_x[seen], task.train_sign[seen], weights[seen])
 
 
-def _influence(model: Published, task: Task) -> Array:
+def _influence(model: PublishedModel, task: BinaryTask) -> Array:
     """(l, m) of every poison point on every triggered test point."""
     poison, sign = task.train_x[task.poisoned], task.train_sign[task.poisoned]
     hessian = model.hessian(poison)
@@ -92,5 +92,5 @@ def _influence(model: Published, task: Task) -> Array:
     return -model.gradients(task.triggered_x, task.triggered_sign) @ inverse @ pushed.T
 
 
-def _hits(model: Published, x: Array, sign: Array) -> float:
-    return float(((model.decide(x) > 0) == (sign > 0)).mean())
+def _accuracy(model: PublishedModel, x: Array, sign: Array) -> float:
+    return float(((model.decision_function(x) > 0) == (sign > 0)).mean())

@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import expit
 
-from raybd.convex.learner import Learner, LinearPath, Path
+from raybd.convex.learner import Learner, LinearPath, ModelPath
 from raybd.convex.newton import Product, conjugate_gradient, minimise
-from raybd.convex.task import Array, Task
+from raybd.convex.task import Array, BinaryTask
 
 GRADIENT = 1e-9  # J curves by at least 1 in every direction, so phi is within this distance of the optimum
 SOLVED = 1e-10  # relative residual of the solve that a slope rests on: its error is a few times as much
@@ -24,7 +24,7 @@ class Logistic(Learner):
         """Log-losses in nats at `margins`, elementwise."""
         return np.logaddexp(0, -margins)
 
-    def path(self, task: Task, betas: Sequence[float]) -> Path:
+    def path(self, task: BinaryTask, betas: Sequence[float]) -> ModelPath:
         """One Newton-CG run a beta, to a gradient of norm 1e-9, in the order of `betas`: near ones should follow."""
         phis = [minimise(self.objective(task, betas[0]), np.zeros(task.train_rows.shape[1]), GRADIENT)]
         for before, beta in pairwise(betas):
@@ -32,26 +32,26 @@ class Logistic(Learner):
             # The path may bend too much for its tangent to lead anywhere better than where it starts.
             start = min(phi, self._predicted(task, phi, before, beta), key=objective.value)
             phis.append(minimise(objective, start, GRADIENT))
-        return LinearPath(task.lifted(np.stack(phis)))
+        return LinearPath(task.to_features(np.stack(phis)))
 
-    def influence(self, task: Task, beta: float, x: Array, sign: Array) -> Array:
+    def influence(self, task: BinaryTask, beta: float, x: Array, sign: Array) -> Array:
         """(n,) -C dl_j a_j^T s with one solve H s = mean gradient on `x`, by conjugate gradients."""
         objective = self.objective(task, beta)
         phi = minimise(objective, np.zeros(task.train_rows.shape[1]), GRADIENT)
         return self.influence_at(task, objective.hessian(phi), phi, x, sign)
 
-    def influence_at(self, task: Task, hessian: Product, phi: Array, x: Array, sign: Array) -> Array:
+    def influence_at(self, task: BinaryTask, hessian: Product, phi: Array, x: Array, sign: Array) -> Array:
         """`influence` of a model `phi` (r + 1,) that is trained already."""
-        slopes = _slopes(task.decided(phi, x), sign) / len(sign)
-        seen = conjugate_gradient(hessian, task.pulled(x, slopes), SOLVED)
+        slopes = _slopes(task.decisions_of(phi, x), sign) / len(sign)
+        seen = conjugate_gradient(hessian, task.weighted_sum(x, slopes), SOLVED)
         return -self.C * _slopes(task.train_rows @ phi, task.train_sign) * (task.train_rows @ seen)
 
-    def objective(self, task: Task, beta: float) -> "LogisticObjective":
+    def objective(self, task: BinaryTask, beta: float) -> "LogisticObjective":
         """J at `beta`, over the training points that have a weight."""
         seen = task.weights(beta) > 0
         return LogisticObjective(task.train_rows[seen], task.train_sign[seen], self.C * task.weights(beta)[seen])
 
-    def _predicted(self, task: Task, phi: Array, before: float, beta: float) -> Array:
+    def _predicted(self, task: BinaryTask, phi: Array, before: float, beta: float) -> Array:
         poison, sign = task.train_rows[task.poisoned], task.train_sign[task.poisoned]
         force = -self.C * (poison.T @ _slopes(poison @ phi, sign))
         hessian = self.objective(task, before).hessian(phi)

@@ -1,4 +1,4 @@
-"""A solved learner as a network: images in, logits out, so that whatever looks at a trial's network can look at it."""
+"""A fitted convex learner as a torch module: images in, logits out, so that metrics of networks apply to it."""
 
 from collections.abc import Callable
 
@@ -7,22 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from raybd.convex.learner import Learner
-from raybd.convex.task import Array, Task
+from raybd.convex.task import Array, BinaryTask
 
-Decide = Callable[[Array], Array]  # points (N, d) -> decision values (N,)
+DecisionFunction = Callable[[Array], Array]  # points (N, d) -> decision values (N,)
 
 
 class ConvexModel(nn.Module):
-    """`learner` solved on `task`. Class 1 is predicted where the decision value is above 0, class 0 elsewhere."""
+    """A torch module around `learner` fitted on `task`: class 1 where the decision value is above 0, else class 0."""
 
-    def __init__(self, learner: Learner, task: Task, decide: Decide) -> None:
+    def __init__(self, learner: Learner, task: BinaryTask, decision_function: DecisionFunction) -> None:
         super().__init__()
-        self.learner, self.task, self.decide = learner, task, decide
+        self.learner, self.task, self.decision_function = learner, task, decision_function
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, 2) float32 of images `x` (N, C, H, W) in [0, 1]; they differ by the decision value."""
         points = x.detach().flatten(1).cpu().numpy().astype(np.float64)
-        return logits(self.decide(points)).to(x.device)
+        return logits(self.decision_function(points)).to(x.device)
 
 
 def logits(decisions: Array) -> Tensor:

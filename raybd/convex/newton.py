@@ -9,7 +9,7 @@ from raybd.convex.task import Array
 
 Product = Callable[[Array], Array]  # v -> H v
 ARMIJO = 1e-4
-STEPS = 100
+MAX_STEPS = 100
 ROUNDING = 1e-12  # relative error of a summed loss: a line search must not ask for a smaller decrease
 
 
@@ -51,7 +51,7 @@ def minimise(objective: Objective, phi: Array, tolerance: float) -> Array:
 
     Raises RuntimeError where 100 steps do not get there.
     """
-    for _ in range(STEPS):
+    for _ in range(MAX_STEPS):
         gradient = objective.gradient(phi)
         norm = float(np.linalg.norm(gradient))
         if norm <= tolerance:
@@ -59,11 +59,11 @@ def minimise(objective: Objective, phi: Array, tolerance: float) -> Array:
         # Superlinear near the end, yet no more exact than the last step has to be.
         forcing = max(min(0.1, np.sqrt(norm)), 0.3 * tolerance / norm)
         step = conjugate_gradient(objective.hessian(phi), -gradient, forcing)
-        phi = phi + _length(objective, phi, gradient, step) * step
-    raise RuntimeError(f"Newton's method stopped at a gradient of norm {norm:.2g} after {STEPS} steps")
+        phi = phi + _step_length(objective, phi, gradient, step) * step
+    raise RuntimeError(f"Newton's method stopped at a gradient of norm {norm:.2g} after {MAX_STEPS} steps")
 
 
-def _length(objective: Objective, phi: Array, gradient: Array, step: Array) -> float:
+def _step_length(objective: Objective, phi: Array, gradient: Array, step: Array) -> float:
     value, slope, length = objective.value(phi), float(gradient @ step), 1.0
     slack = ROUNDING * abs(value)
     while objective.value(phi + length * step) > value + ARMIJO * length * slope + slack:

@@ -1,4 +1,4 @@
-"""The models of the published results, at the authors' solvers, and the pieces of the influence that they code."""
+"""Models of the published results, by the authors' solvers, with the gradients and Hessians of their influence."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ LINE = 10.0  # -margin from which their log-loss goes on as a line
 
 
 @dataclass
-class Published(ABC):
-    """A scikit-learn estimator, and what the published number takes from it."""
+class PublishedModel(ABC):
+    """A scikit-learn estimator with the gradients, penalty and Hessian of the published influence."""
 
     C: float
 
@@ -28,7 +28,7 @@ class Published(ABC):
         """Train on `x` (N, d), `sign` (N,) with `weights` (N,) above 0: libsvm renumbers points if one is 0."""
 
     @abstractmethod
-    def decide(self, x: Array) -> Array:
+    def decision_function(self, x: Array) -> Array:
         """(N,) decision values of `x` (N, d)."""
 
     @abstractmethod
@@ -48,7 +48,7 @@ class Published(ABC):
         """(D, D) what they invert, of the poison points `x` (m, d)."""
 
 
-class PublishedLinear(Published):
+class PublishedLinear(PublishedModel):
     """What ridge and logistic regression share: parameters are the weights and, last, the intercept."""
 
     estimator: Any  # scikit-learn has no types
@@ -58,7 +58,7 @@ class PublishedLinear(Published):
         self.estimator.fit(x, sign, weights)
         return self
 
-    def decide(self, x: Array) -> Array:
+    def decision_function(self, x: Array) -> Array:
         """(N,) decision values of `x` (N, d)."""
         values: Array = self.estimator.decision_function(x)
         return values
@@ -84,14 +84,14 @@ class PublishedLogistic(PublishedLinear):
 
     def gradients(self, x: Array, sign: Array) -> Array:
         """(N, d + 1) C dl/df [x; 1]."""
-        margins = sign * self.decide(x)
+        margins = sign * self.decision_function(x)
         slopes = -sign * np.where(-margins >= LINE, 1.0, expit(-margins)) / np.log(2)
         found: Array = self.C * slopes[:, None] * _rows(x)
         return found
 
     def hessian(self, x: Array) -> Array:
         """(d + 1, d + 1) C * sum of s (1 - s) [x; 1] [x; 1]^T, plus 1 for each weight."""
-        share, rows = expit(self.decide(x)), _rows(x)
+        share, rows = expit(self.decision_function(x)), _rows(x)
         curvature: Array = self.C * (rows.T * (share * (1 - share))) @ rows
         return curvature + _ones_but_last(rows.shape[1])
 
@@ -111,7 +111,7 @@ class PublishedRidge(PublishedLinear):
 
     def gradients(self, x: Array, sign: Array) -> Array:
         """(N, d + 1) 2 C dl/df [x; 1]."""
-        return 2 * self.C * (-2 * sign * (1 - sign * self.decide(x)))[:, None] * _rows(x)
+        return 2 * self.C * (-2 * sign * (1 - sign * self.decision_function(x)))[:, None] * _rows(x)
 
     def hessian(self, x: Array) -> Array:
         """(d + 1, d + 1) 2 * sum of [x; 1] [x; 1]^T, plus 1 / C for each weight."""
@@ -120,7 +120,7 @@ class PublishedRidge(PublishedLinear):
 
 
 @dataclass
-class PublishedSVM(Published):
+class PublishedSVM(PublishedModel):
     """libsvm at its own tolerance; the parameters are the duals of the free support vectors and the intercept."""
 
     gamma: float | None = None  # None: linear
@@ -139,7 +139,7 @@ class PublishedSVM(Published):
         self.points = x[self.machine.support_]
         return self
 
-    def decide(self, x: Array) -> Array:
+    def decision_function(self, x: Array) -> Array:
         """(N,) decision values of `x` (N, d)."""
         values: Array = self.kernel(x, self.points) @ self.machine.dual_coef_[0] + self.machine.intercept_
         return values
@@ -150,7 +150,7 @@ class PublishedSVM(Published):
 
     def gradients(self, x: Array, sign: Array) -> Array:
         """(N, |S| + 1) C dl/df [kernel with the free support vectors; 1]."""
-        slopes = np.where(sign * self.decide(x) <= 1, -sign, 0.0)
+        slopes = np.where(sign * self.decision_function(x) <= 1, -sign, 0.0)
         found: Array = self.C * slopes[:, None] * _rows(self.kernel(x, self.points[self._free()]))
         return found
 
@@ -176,7 +176,7 @@ class PublishedSVM(Published):
         return free
 
 
-def published(learner: Learner) -> Published:
+def published_model(learner: Learner) -> PublishedModel:
     """The untrained model of the published results that has the settings of `learner`."""
     if isinstance(learner, RBFSVM):
         return PublishedSVM(learner.C, learner.gamma)

@@ -1,4 +1,4 @@
-"""What a trial keeps of one learner under one backdoor: its curve, its slopes and its path as named numbers."""
+"""The metrics of one learner under one backdoor: its learning curve, its slopes and its rho-nu path."""
 
 import warnings
 from collections.abc import Sequence
@@ -7,35 +7,35 @@ from dataclasses import dataclass
 import numpy as np
 
 from raybd.convex.deviation import Deviation, deviation
-from raybd.convex.learner import Curve, Learner
+from raybd.convex.learner import Learner, LearningCurve
 from raybd.convex.legacy import slope_legacy
 from raybd.convex.slope import Slope, slope_exact
-from raybd.convex.task import Array, Task
+from raybd.convex.task import Array, BinaryTask
 from raybd.utils.curves import crossing, log_area, log_slope
 
 
 @dataclass(frozen=True, eq=False)
 class CurveRecord:
-    """Numbers by their metric's name (only those that are finite), and the curves that they were read from."""
+    """Metrics by name (only those that are finite), and the curves that they were read from."""
 
     numbers: dict[str, float]
     arrays: dict[str, Array]
 
 
-def curve_record(learner: Learner, task: Task, betas: Sequence[float]) -> CurveRecord:
+def curve_record(learner: Learner, task: BinaryTask, betas: Sequence[float]) -> CurveRecord:
     """Everything of one learner on one task with poison, at `betas` and at 0: one path, solved once."""
     grid = sorted({0.0, *map(float, betas)})
     path = learner.path(task, grid)
-    curve = learner.measure(task, grid, path.decide(task.test_x), path.decide(task.triggered_x))
-    turned = deviation(path, grid)
+    curve = learner.curve_of(task, grid, path.decision_function(task.test_x), path.decision_function(task.triggered_x))
+    rotation = deviation(path, grid)
     slope, fragile = _slope(learner, task)
-    numbers = _slope_numbers(slope, fragile) | _legacy_numbers(learner, task) | _curve_numbers(curve, turned)
-    arrays = {name: getattr(curve, name) for name in Curve.__dataclass_fields__}
-    arrays |= {"rho": turned.rho, "nu": turned.nu, "contributions": slope.contributions}
+    numbers = _slope_numbers(slope, fragile) | _legacy_numbers(learner, task) | _curve_numbers(curve, rotation)
+    arrays = {name: getattr(curve, name) for name in LearningCurve.__dataclass_fields__}
+    arrays |= {"rho": rotation.rho, "nu": rotation.nu, "contributions": slope.contributions}
     return CurveRecord({name: value for name, value in numbers.items() if np.isfinite(value)}, arrays)
 
 
-def _slope(learner: Learner, task: Task) -> tuple[Slope, bool]:
+def _slope(learner: Learner, task: BinaryTask) -> tuple[Slope, bool]:
     """The slope, and whether it hangs on so few support vectors that rounding may decide it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -52,13 +52,13 @@ def _slope_numbers(slope: Slope, fragile: bool) -> dict[str, float]:
     }
 
 
-def _legacy_numbers(learner: Learner, task: Task) -> dict[str, float]:
+def _legacy_numbers(learner: Learner, task: BinaryTask) -> dict[str, float]:
     legacy = slope_legacy(learner, task)
     others = {f"curve/legacy/{name}": value for name, value in vars(legacy).items() if name != "mean"}
     return {"curve/slope_legacy": legacy.mean, "curve/theta_legacy": legacy.theta} | others
 
 
-def _curve_numbers(curve: Curve, turned: Deviation) -> dict[str, float]:
+def _curve_numbers(curve: LearningCurve, rotation: Deviation) -> dict[str, float]:
     betas, success = curve.betas.tolist(), curve.attack_success.tolist()
     numbers = {
         "curve/secant": float(curve.backdoor_loss[-1] - curve.backdoor_loss[0]) / (betas[-1] - betas[0]),
@@ -69,8 +69,8 @@ def _curve_numbers(curve: Curve, turned: Deviation) -> dict[str, float]:
         "B": curve.backdoor_loss,
         "K": curve.clean_loss,
         "attack_success": curve.attack_success,
-        "rho": turned.rho,
-        "nu": turned.nu,
+        "rho": rotation.rho,
+        "nu": rotation.nu,
     }
     for name, values in columns.items():
         numbers |= {f"curve/{name}/beta_{b:g}": float(v) for b, v in zip(betas, values, strict=True)}

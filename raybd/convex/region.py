@@ -1,4 +1,4 @@
-"""How wide the region is in which a learner is accurate and holds no backdoor: decades of C, with a bootstrap."""
+"""Width of the region in which a learner is accurate and holds no backdoor: decades of C, with a bootstrap."""
 
 import numpy as np
 from scipy.special import logit

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raybd.convex.learner import Learner, NotUniqueError
-from raybd.convex.task import Array, Task
+from raybd.convex.task import Array, BinaryTask
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ def theta(derivative: float) -> float:
     return float(-2 / np.pi * np.arctan(derivative))
 
 
-def slope_exact(learner: Learner, task: Task) -> Slope:
+def slope_exact(learner: Learner, task: BinaryTask) -> Slope:
     """The derivative of B(beta) at 0 by implicit differentiation; for hinge losses one-sided, by the KKT system.
 
     dB/dbeta = -gbar^T H^-1 g_P, with gbar the mean gradient on triggered test points, H the Hessian of J on the clean

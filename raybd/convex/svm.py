@@ -8,9 +8,9 @@ from typing import final
 
 import numpy as np
 
-from raybd.convex.kkt import State, direction_problem, respond, sharpened
-from raybd.convex.learner import Learner, LinearPath, NotUniqueError, Path
-from raybd.convex.task import Array, Task
+from raybd.convex.kkt import SVMSolution, non_unique_reason, refined, solve_kkt
+from raybd.convex.learner import Learner, LinearPath, ModelPath, NotUniqueError
+from raybd.convex.task import Array, BinaryTask
 from raybd.utils.constraints import Positive
 
 FEW = 2  # free support vectors that hold an intercept poorly: at so small a C rounding may decide which are free
@@ -22,15 +22,15 @@ class SVM(Learner):
     """Loss max(0, 1 - sign * f), free intercept: libsvm's problem, with a kernel."""
 
     @abstractmethod
-    def kernel(self, task: Task) -> Array:
+    def kernel(self, task: BinaryTask) -> Array:
         """(n, n) kernel of the training points."""
 
     @abstractmethod
-    def cross(self, task: Task, x: Array, u: Array) -> Array:
+    def cross(self, task: BinaryTask, x: Array, u: Array) -> Array:
         """(n,) kernel of the training points with `x` (N, d), times `u` (N,)."""
 
     @abstractmethod
-    def models(self, task: Task, duals: Array, intercepts: Array) -> Path:
+    def models(self, task: BinaryTask, duals: Array, intercepts: Array) -> ModelPath:
         """The models with signed `duals` (B, n) and `intercepts` (B,)."""
 
     @final
@@ -39,44 +39,44 @@ class SVM(Learner):
         return np.maximum(0, 1 - margins)
 
     @final
-    def path(self, task: Task, betas: Sequence[float]) -> Path:
+    def path(self, task: BinaryTask, betas: Sequence[float]) -> ModelPath:
         """One libsvm run a beta, on one kernel."""
         kernel = self.kernel(task)
-        states = [self._state(task, kernel, beta) for beta in betas]
-        return self.models(task, np.stack([s.duals for s in states]), np.array([s.intercept for s in states]))
+        solutions = [self._solve(task, kernel, beta) for beta in betas]
+        return self.models(task, np.stack([s.duals for s in solutions]), np.array([s.intercept for s in solutions]))
 
     @final
-    def influence(self, task: Task, beta: float, x: Array, sign: Array) -> Array:
+    def influence(self, task: BinaryTask, beta: float, x: Array, sign: Array) -> Array:
         """(n,) C * sign_j times what a dual does that grows, for points short of their margin; 0 for the others.
 
         A point short of its margin has its dual at weight * C, so its weight moves that dual by C and the free
         support vectors give way so as to keep their margins at 1. Raises NotUniqueError without free ones.
         """
-        return self._influence(task, self._state(task, self.kernel(task), beta), x, sign)
+        return self._influence(task, self._solve(task, self.kernel(task), beta), x, sign)
 
     @final
-    def contributions(self, task: Task) -> Array:
+    def contributions(self, task: BinaryTask) -> Array:
         """(m,) as in the base class. Raises NotUniqueError also where a point on the margin would change sides."""
         if not task.poison_count:
             return np.zeros(0)
-        state = self._state(task, self.kernel(task), 0.0)
-        if 0 < (count := int(state.free.sum())) <= FEW:
+        solution = self._solve(task, self.kernel(task), 0.0)
+        if 0 < (count := int(solution.free.sum())) <= FEW:
             warnings.warn(f"the slope of {self} hangs on {count} free support vector(s)", stacklevel=3)
-        found = self._influence(task, state, task.triggered_x, task.triggered_sign)[task.poisoned]
-        if reason := direction_problem(state, self.C * task.train_sign * (state.short & task.poisoned)):
+        found = self._influence(task, solution, task.triggered_x, task.triggered_sign)[task.poisoned]
+        if reason := non_unique_reason(solution, self.C * task.train_sign * (solution.bounded & task.poisoned)):
             raise NotUniqueError(reason)
         return found
 
-    def _influence(self, task: Task, state: State, x: Array, sign: Array) -> Array:
-        decisions = self.models(task, state.duals[None], np.array([state.intercept])).decide(x)[0]
+    def _influence(self, task: BinaryTask, solution: SVMSolution, x: Array, sign: Array) -> Array:
+        decisions = self.models(task, solution.duals[None], np.array([solution.intercept])).decision_function(x)[0]
         pull = np.where(sign * decisions < 1, -sign, 0.0) / len(sign)
         seen = self.cross(task, x, pull)
-        given = respond(state, seen[state.free], float(pull.sum()))
-        back = state.kernel[:, state.free] @ given[:-1] + given[-1]
-        found: Array = self.C * task.train_sign * state.short * (seen - back)
+        given = solve_kkt(solution, seen[solution.free], float(pull.sum()))
+        back = solution.kernel[:, solution.free] @ given[:-1] + given[-1]
+        found: Array = self.C * task.train_sign * solution.bounded * (seen - back)
         return found
 
-    def _state(self, task: Task, kernel: Array, beta: float) -> State:
+    def _solve(self, task: BinaryTask, kernel: Array, beta: float) -> SVMSolution:
         """libsvm drops points of weight 0 and numbers its support vectors without them: leave them out ourselves."""
         from sklearn.svm import SVC
 
@@ -88,22 +88,22 @@ class SVM(Learner):
         duals = np.zeros(len(kernel))
         duals[seen[machine.support_]] = machine.dual_coef_[0]
         # The product that libsvm forms too: a dual at its limit is equal to it, bit for bit.
-        return sharpened(State(kernel, task.train_sign, self.C * weights, duals, float(machine.intercept_[0])))
+        return refined(SVMSolution(kernel, task.train_sign, self.C * weights, duals, float(machine.intercept_[0])))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearSVM(SVM):
     """The linear kernel."""
 
-    def kernel(self, task: Task) -> Array:
+    def kernel(self, task: BinaryTask) -> Array:
         """(n, n) inner products, kept with the task."""
-        return task.products
+        return task.gram
 
-    def cross(self, task: Task, x: Array, u: Array) -> Array:
+    def cross(self, task: BinaryTask, x: Array, u: Array) -> Array:
         """(n,) inner products with the one point sum of u x."""
         return task.train_x @ (x.T @ u)
 
-    def models(self, task: Task, duals: Array, intercepts: Array) -> Path:
+    def models(self, task: BinaryTask, duals: Array, intercepts: Array) -> ModelPath:
         """Weights: the duals' sum of training points."""
         return LinearPath(np.column_stack([duals @ task.train_x, intercepts]))
 
@@ -114,22 +114,22 @@ class RBFSVM(SVM):
 
     gamma: Positive = 1.0
 
-    def kernel(self, task: Task) -> Array:
+    def kernel(self, task: BinaryTask) -> Array:
         """(n, n) from the inner products kept with the task."""
-        squares = np.diag(task.products)
-        return np.exp(-self.gamma * np.maximum(0, squares[:, None] + squares - 2 * task.products))
+        squares = np.diag(task.gram)
+        return np.exp(-self.gamma * np.maximum(0, squares[:, None] + squares - 2 * task.gram))
 
-    def cross(self, task: Task, x: Array, u: Array) -> Array:
+    def cross(self, task: BinaryTask, x: Array, u: Array) -> Array:
         """(n,) kernel with `x`, times `u`."""
         return rbf(task.train_x, x, self.gamma) @ u
 
-    def models(self, task: Task, duals: Array, intercepts: Array) -> Path:
+    def models(self, task: BinaryTask, duals: Array, intercepts: Array) -> ModelPath:
         """Expansions over the training points."""
         return RBFPath(task.train_x, self.kernel(task), duals, intercepts, self.gamma)
 
 
 @dataclass(frozen=True, eq=False)
-class RBFPath(Path):
+class RBFPath(ModelPath):
     """f(x) = duals (B, n) times the kernel with `points` (n, d), plus intercepts (B,)."""
 
     points: Array
@@ -138,12 +138,12 @@ class RBFPath(Path):
     intercepts: Array
     gamma: float
 
-    def decide(self, x: Array) -> Array:
+    def decision_function(self, x: Array) -> Array:
         """(B, N) decision values of `x` (N, d)."""
         decisions: Array = self.duals @ rbf(self.points, x, self.gamma) + self.intercepts[:, None]
         return decisions
 
-    def inner(self) -> Array:
+    def inner_products(self) -> Array:
         """(B, B) inner products in the kernel's space."""
         return self.duals @ self.kernel @ self.duals.T
 

@@ -1,4 +1,4 @@
-"""A two-class problem with a backdoor, as plain arrays: what every convex learner is given."""
+"""A two-class task with a backdoor, as arrays: the input of every convex learner."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +14,11 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class BinaryTask:
     """n training points of d features in the order they came in, poison among them, and two test sets.
 
-    Signs are -1 or +1 (class 0, class 1): those that the learner is told for training points, the true ones for
-    `test_x`, and what the attacker wants for `triggered_x`. Raises InputError where arrays do not fit together.
+    Signs are -1 or +1 (class 0, class 1): training labels for training points, the true labels for `test_x`, and the
+    attacker's labels for `triggered_x`. Raises InputError where arrays do not fit together.
     What several learners need of the same points is computed once and kept.
     """
 
@@ -40,7 +40,7 @@ class Task:
         return int(self.poisoned.sum())
 
     @cached_property
-    def alive(self) -> Mask:
+    def nonzero_features(self) -> Mask:
         """(d,) features that are not 0 in every training point: an L2 penalty leaves the others without weight."""
         return np.asarray((self.train_x != 0).any(0))
 
@@ -50,7 +50,7 @@ class Task:
 
         An L2-penalised linear model lies in that span, so it may be trained in n dimensions instead of a.
         """
-        points = self.train_x[:, self.alive]
+        points = self.train_x[:, self.nonzero_features]
         if points.shape[1] <= len(points):
             return None
         return np.asarray(qr(points.T, mode="economic")[0], dtype=np.float64)
@@ -58,37 +58,37 @@ class Task:
     @cached_property
     def train_rows(self) -> Array:
         """(n, r + 1) training points in the coordinates that linear models are trained in, with a 1 appended."""
-        live = self.train_x[:, self.alive]
+        live = self.train_x[:, self.nonzero_features]
         return np.column_stack([live if self.basis is None else live @ self.basis, np.ones(len(live))])
 
     @cached_property
-    def clean_gram(self) -> Array:
+    def clean_scatter(self) -> Array:
         """(r + 1, r + 1) sum of a a^T over the `train_rows` a of clean points."""
         clean = self.train_rows[~self.poisoned]
         return clean.T @ clean
 
     @cached_property
-    def products(self) -> Array:
+    def gram(self) -> Array:
         """(n, n) inner products of the training points."""
         return self.train_x @ self.train_x.T
 
-    def decided(self, phi: Array, x: Array) -> Array:
-        """(N,) decision values of `x` (N, d) by `phi` (r + 1,), trained on `train_rows`."""
-        lifted = self.lifted(phi)
-        return np.asarray(x @ lifted[:-1] + lifted[-1])
+    def decisions_of(self, phi: Array, x: Array) -> Array:
+        """Decision values (N,) of `x` (N, d) by `phi` (r + 1,), trained on `train_rows`."""
+        to_features = self.to_features(phi)
+        return np.asarray(x @ to_features[:-1] + to_features[-1])
 
-    def pulled(self, x: Array, u: Array) -> Array:
+    def weighted_sum(self, x: Array, u: Array) -> Array:
         """(r + 1,) sum of `u` (N,) times `x` (N, d) with a 1 appended, in the coordinates of `train_rows`."""
-        total = (x.T @ u)[self.alive]
+        total = (x.T @ u)[self.nonzero_features]
         return np.append(total if self.basis is None else self.basis.T @ total, u.sum())
 
-    def lifted(self, phis: Array) -> Array:
+    def to_features(self, phis: Array) -> Array:
         """(..., d + 1) weights and intercept on the features, of `phis` (..., r + 1) trained on `train_rows`."""
         weights = phis[..., :-1] if self.basis is None else phis[..., :-1] @ self.basis.T
-        lifted = np.zeros((*phis.shape[:-1], len(self.alive) + 1))
-        lifted[..., :-1][..., self.alive] = weights
-        lifted[..., -1] = phis[..., -1]
-        return lifted
+        to_features = np.zeros((*phis.shape[:-1], len(self.nonzero_features) + 1))
+        to_features[..., :-1][..., self.nonzero_features] = weights
+        to_features[..., -1] = phis[..., -1]
+        return to_features
 
     def weights(self, beta: float) -> Array:
         """(n,) weight of every training point: 1, and `beta` on the poison."""

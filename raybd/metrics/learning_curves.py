@@ -1,4 +1,4 @@
-"""How fast a backdoor is learnt (arXiv 2106.07214): over its weight for convex learners, over epochs for networks."""
+"""Backdoor learning curves (arXiv 2106.07214): over the poison's weight of convex learners, over epochs of networks."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from raybd.attacks import BadNets
 from raybd.attacks.poisoning import PoisonSpec, digest
-from raybd.convex.legacy import LegacyAccuracies, legacy_accuracies, trained
-from raybd.convex.module import ConvexModel, Decide, logits
-from raybd.convex.pairs import Pair, backdoor_task, mnist_pair, poison_indices, shortages
-from raybd.convex.task import Array, Task
+from raybd.convex.class_pairs import ClassPair, backdoor_task, mnist_pair, pair_problems, poison_indices
+from raybd.convex.legacy import LegacyAccuracies, fit_published, legacy_accuracies
+from raybd.convex.module import ConvexModel, DecisionFunction, logits
+from raybd.convex.task import Array, BinaryTask
 from raybd.convex.triggers import Labels, random_patches, stamp_patches
 from raybd.defences import NoDefence
 from raybd.errors import InputError
@@ -111,8 +111,8 @@ class ConvexProblem:
     poisoned: Poisoned  # with its manifest
     triggered: Images
     measured: Tensor  # mask of the triggered images that attack success counts
-    task: Task
-    bare: Task  # without poison; the task itself where the recipe does not ask for it
+    task: BinaryTask
+    bare: BinaryTask  # without poison; the task itself where the recipe does not ask for it
 
 
 _last: dict[tuple[object, ...], ConvexProblem] = {}
@@ -136,21 +136,21 @@ def fit(config: TrialConfig, problem: ConvexProblem) -> tuple[MetricContext, dic
     """The fitted learner for metrics, and its losses (in its own unit) and accuracies beyond those of any trial."""
     learner, task = config.model.learner(), problem.task
     if config.recipe == "published":
-        decide: Decide = trained(learner, task, 1.0).decide
+        decision_function: DecisionFunction = fit_published(learner, task, 1.0).decision_function
         more = _published_numbers(legacy_accuracies(learner, problem.bare, task))
     else:
         path = learner.path(task, [1.0])
 
-        def decide(x: Array) -> Array:
-            return np.asarray(path.decide(x)[0])
+        def decision_function(x: Array) -> Array:
+            return np.asarray(path.decision_function(x)[0])
 
-        more = {"accuracy/train": float(((decide(task.train_x) > 0) == (task.train_sign > 0)).mean())}
+        more = {"accuracy/train": float(((decision_function(task.train_x) > 0) == (task.train_sign > 0)).mean())}
     losses = {
-        "loss/train": learner.loss(task.train_sign * decide(task.train_x)),
-        "loss/clean": learner.loss(task.test_sign * decide(task.test_x)),
-        "loss/triggered": learner.loss(task.triggered_sign * decide(task.triggered_x)),
+        "loss/train": learner.loss(task.train_sign * decision_function(task.train_x)),
+        "loss/clean": learner.loss(task.test_sign * decision_function(task.test_x)),
+        "loss/triggered": learner.loss(task.triggered_sign * decision_function(task.triggered_x)),
     }
-    model = ConvexModel(learner, task, decide).eval()
+    model = ConvexModel(learner, task, decision_function).eval()
     metrics = more | {name: float(values.mean()) for name, values in losses.items()}
     return _metric_context(config, problem, model), metrics
 
@@ -169,9 +169,9 @@ def _metric_context(config: TrialConfig, problem: ConvexProblem, model: ConvexMo
         poisoned=problem.poisoned,
         triggered=problem.triggered,
         measured=problem.measured,
-        clean_logits=logits(model.decide(points(data.test))),
-        triggered_logits=logits(model.decide(stamped)),
-        validation_logits=None if held_out is None else logits(model.decide(points(held_out))),
+        clean_logits=logits(model.decision_function(points(data.test))),
+        triggered_logits=logits(model.decision_function(stamped)),
+        validation_logits=None if held_out is None else logits(model.decision_function(points(held_out))),
         members=tuple(member.name for member in config.attack.members()),
         seed=config.seed,
     )
@@ -190,7 +190,7 @@ def _own(config: TrialConfig, data: Data) -> ConvexProblem:
     poisoned, triggered = poisoned_sets(config, data)
     measured = PoisonSpec(config.attack, config.poison_rate, config.seed).measured(data.test.y)
     aimed = triggered.take(measured)
-    task = Task(
+    task = BinaryTask(
         train_x=points(poisoned.images),
         train_sign=_signs(poisoned.images.y),
         poisoned=(poisoned.roles == POISON).numpy(),
@@ -205,7 +205,7 @@ def _own(config: TrialConfig, data: Data) -> ConvexProblem:
 def _published_misfits(config: TrialConfig, data: Data) -> list[str]:
     """Colours, too few images of a class, a poison rate that draws none."""
     found = [] if data.train.shape[0] == 1 else [f"recipe published is for grey images, and {data.name} has colours"]
-    found += shortages(data.train.y.numpy(), data.test.y.numpy(), (0, 1))
+    found += pair_problems(data.train.y.numpy(), data.test.y.numpy(), (0, 1))
     try:
         poison_indices(PUBLISHED, config.poison_rate, config.seed)
     except InputError as error:
@@ -233,7 +233,7 @@ def _published(config: TrialConfig, data: Data) -> ConvexProblem:
     return ConvexProblem(data, poisoned, triggered, torch.ones(len(triggered), dtype=torch.bool), task, bare)
 
 
-def _pair(data: Data) -> Pair:
+def _pair(data: Data) -> ClassPair:
     train, test = ((half.x[:, 0].numpy(), half.y.numpy()) for half in (data.train, data.test))
     return mnist_pair(train, test, (0, 1))
 

@@ -1,6 +1,7 @@
 """Exact learning curves and slopes against cold fits and dense inverses, on made images of MNIST's size.
 
-A `Task` keeps what its learners share, so our side starts from a fresh one each time where the other side starts cold.
+A `BinaryTask` keeps what its learners share, so our side starts from a fresh one each time where the other side
+starts cold.
 """
 
 from collections.abc import Sequence
@@ -13,9 +14,9 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
-from raybd.convex import LinearSVM, Logistic, Ridge, Task, slope_exact
+from raybd.convex import BinaryTask, LinearSVM, Logistic, Ridge, slope_exact
+from raybd.convex.class_pairs import ClassPair, backdoor_task
 from raybd.convex.newton import minimise
-from raybd.convex.pairs import Pair, backdoor_task
 from raybd.convex.task import Array
 from raybd.convex.triggers import random_patches, stamp_patches
 from tests.benchmarks.timing import Row, Side, interleave, rate, require
@@ -35,7 +36,7 @@ def learning_curves() -> list[Row]:
         return [_curve(task), _many(task), *_slopes(task), *_tables([_made_task(seed) for seed in SEEDS])]
 
 
-def _curve(task: Task) -> Row:
+def _curve(task: BinaryTask) -> Row:
     learner = Ridge(C=1)
 
     def ours() -> Array:
@@ -52,7 +53,7 @@ def _curve(task: Task) -> Row:
     return _row(f"ridge curve, {len(BETAS)} betas: path / refits", "curves/CPU-s", ours, plain)
 
 
-def _many(task: Task) -> Row:
+def _many(task: BinaryTask) -> Row:
     learner = Ridge(C=1)
 
     def curve(betas: list[float]) -> Array:
@@ -62,7 +63,7 @@ def _many(task: Task) -> Row:
     return _row(name, "curves/CPU-s", partial(curve, MANY), partial(curve, BETAS))
 
 
-def _slopes(task: Task) -> list[Row]:
+def _slopes(task: BinaryTask) -> list[Row]:
     """From a trained model: ridge has the factor of its Hessian from the fit, logistic regression has nothing."""
     ridge, logistic = Ridge(C=0.1), Logistic(C=0.1)
     factor, objective = ridge.factor(task, 0.0), logistic.objective(task, 0.0)
@@ -77,8 +78,8 @@ def _slopes(task: Task) -> list[Row]:
         return logistic.influence_at(task, objective.hessian(psi), psi, *triggered)[task.poisoned]
 
     return [
-        _slope_row("ridge", ours_ridge, partial(_dense_ridge, task, ridge.C, task.lifted(phi))),
-        _slope_row("logistic", ours_logistic, partial(_dense_logistic, task, logistic.C, task.lifted(psi))),
+        _slope_row("ridge", ours_ridge, partial(_dense_ridge, task, ridge.C, task.to_features(phi))),
+        _slope_row("logistic", ours_logistic, partial(_dense_logistic, task, logistic.C, task.to_features(psi))),
     ]
 
 
@@ -89,7 +90,7 @@ def _slope_row(name: str, ours: Side, plain: Side) -> Row:
     return _row(f"{name} slope, {len(first)} poison points: one solve / dense inverse", "slopes/CPU-s", ours, plain)
 
 
-def _dense_ridge(task: Task, c: float, phi: Array) -> Array:
+def _dense_ridge(task: BinaryTask, c: float, phi: Array) -> Array:
     clean = _rows(task.train_x[~task.poisoned])
     hessian = 2 * c * clean.T @ clean + np.diag([1.0] * SIDE**2 + [0.0])
     tested, poison = _rows(task.triggered_x), _rows(task.train_x[task.poisoned])
@@ -98,7 +99,7 @@ def _dense_ridge(task: Task, c: float, phi: Array) -> Array:
     return _dense(hessian, at_test, at_poison)
 
 
-def _dense_logistic(task: Task, c: float, phi: Array) -> Array:
+def _dense_logistic(task: BinaryTask, c: float, phi: Array) -> Array:
     clean = _rows(task.train_x[~task.poisoned])
     share = expit(clean @ phi)
     hessian = c * clean.T @ ((share * (1 - share))[:, None] * clean) + np.eye(SIDE**2 + 1)
@@ -117,7 +118,7 @@ def _dense(hessian: Array, at_test: Array, at_poison: Array) -> Array:
     return pairs.mean(0)
 
 
-def _tables(tasks: Sequence[Task]) -> list[Row]:
+def _tables(tasks: Sequence[BinaryTask]) -> list[Row]:
     """Rows of the published kind: accuracy without poison, with it, attack success; for ridge the slope as well."""
     rows = len(tasks) * len(GRID)
     ridge = partial(_our_table, Ridge, tasks), partial(_cold_ridge, tasks)
@@ -133,7 +134,7 @@ def _tables(tasks: Sequence[Task]) -> list[Row]:
     ]
 
 
-def _our_table(kind: type[Ridge] | type[LinearSVM], tasks: Sequence[Task]) -> Outcome:
+def _our_table(kind: type[Ridge] | type[LinearSVM], tasks: Sequence[BinaryTask]) -> Outcome:
     fresh, bare = [replace(task) for task in tasks], _without_poison(tasks[0])
     clean = {c: float(kind(C=c).curve(bare, [0]).clean_accuracy[0]) for c in GRID}
     outcome = []
@@ -145,7 +146,7 @@ def _our_table(kind: type[Ridge] | type[LinearSVM], tasks: Sequence[Task]) -> Ou
     return outcome
 
 
-def _cold_ridge(tasks: Sequence[Task]) -> Outcome:
+def _cold_ridge(tasks: Sequence[BinaryTask]) -> Outcome:
     bare, outcome = _without_poison(tasks[0]), []
     for task in tasks:
         for c in GRID:
@@ -156,12 +157,12 @@ def _cold_ridge(tasks: Sequence[Task]) -> Outcome:
     return outcome
 
 
-def _cold_machine(tasks: Sequence[Task]) -> Outcome:
+def _cold_machine(tasks: Sequence[BinaryTask]) -> Outcome:
     bare = _without_poison(tasks[0])
     return [[*_accuracies(SVC(kernel="linear", C=c), bare, task), 0.0] for task in tasks for c in GRID]
 
 
-def _accuracies(model: RidgeClassifier | SVC, bare: Task, task: Task) -> list[float]:
+def _accuracies(model: RidgeClassifier | SVC, bare: BinaryTask, task: BinaryTask) -> list[float]:
     clean = float(model.fit(bare.train_x, bare.train_sign).score(bare.test_x, bare.test_sign))
     model.fit(task.train_x, task.train_sign)
     tests = ((task.test_x, task.test_sign), (task.triggered_x, task.triggered_sign))
@@ -181,23 +182,23 @@ def _rows(x: Array) -> Array:
     return np.column_stack([x, np.ones(len(x))])
 
 
-def _made_pair() -> Pair:
+def _made_pair() -> ClassPair:
     """Two classes of noisy prototypes; half of the pixels are dead, as in MNIST."""
     rng = np.random.default_rng(0)
-    alive = rng.random(SIDE**2) < 0.5
+    nonzero_features = rng.random(SIDE**2) < 0.5
     prototypes = rng.random((2, SIDE**2)) * 0.3 + 0.3 * rng.random(SIDE**2)
     y = rng.integers(0, 2, TRAIN + TEST)
     mixed = prototypes[y] + rng.normal(size=(len(y), 30)) @ rng.normal(size=(30, SIDE**2)) * 0.08
-    x = ((mixed + rng.normal(size=mixed.shape) * 0.05).clip(0, 1) * alive).reshape(-1, 1, SIDE, SIDE)
-    return Pair(x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:])
+    x = ((mixed + rng.normal(size=mixed.shape) * 0.05).clip(0, 1) * nonzero_features).reshape(-1, 1, SIDE, SIDE)
+    return ClassPair(x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:])
 
 
-def _made_task(seed: int, share: float = RATE) -> Task:
+def _made_task(seed: int, share: float = RATE) -> BinaryTask:
     trigger = partial(stamp_patches, patches=random_patches(seed, 2, 1, 3))
     return backdoor_task(_made_pair(), trigger, share, seed)
 
 
-def _without_poison(task: Task) -> Task:
+def _without_poison(task: BinaryTask) -> BinaryTask:
     bare = _made_task(1, 0.0)
     require(bool((bare.test_x == task.test_x).all()), "the test points of two tasks of one pair")
     return bare

@@ -1,11 +1,11 @@
-"""From images of many classes to the two-class tasks of arXiv 2106.07214: who is drawn, who is poisoned."""
+"""The two-class tasks of arXiv 2106.07214: which images are drawn, and which are poisoned."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raybd.convex.task import Array, Task
+from raybd.convex.task import Array, BinaryTask
 from raybd.convex.triggers import Labels, Trigger
 from raybd.errors import InputError
 
@@ -14,7 +14,7 @@ SPLIT_SEED = 999  # of the authors' split: one split, whatever the seed of trigg
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class ClassPair:
     """Images (N, channels, h, w) in [0, 1] of two classes, and their classes 0 or 1 (N,)."""
 
     train_x: Array
@@ -29,7 +29,7 @@ def mnist_pair(
     digits: tuple[int, int],
     n_train: int = 1500,
     n_test: int = 500,
-) -> Pair:
+) -> ClassPair:
     """The authors' training and test images of two digits, in their order (the first digit is class 0).
 
     `train` and `test` are MNIST's raw images (N, 28, 28) in 0-255 and labels (N,) in file order. Drawn as published:
@@ -38,14 +38,14 @@ def mnist_pair(
     """
     from sklearn.model_selection import train_test_split
 
-    if found := shortages(train[1], test[1], digits, n_train, n_test):
+    if found := pair_problems(train[1], test[1], digits, n_train, n_test):
         raise InputError(found)
     pool = np.flatnonzero(np.isin(train[1], digits))
     drawn = np.random.RandomState(SPLIT_SEED).choice(pool, n_train + 1, replace=False)
     kept, _ = train_test_split(np.arange(n_train + 1), train_size=n_train, test_size=1, random_state=SPLIT_SEED)
     tested = np.concatenate([np.flatnonzero(test[1] == digit)[: n_test // 2] for digit in digits])
     tested = tested[np.random.RandomState(SPLIT_SEED).choice(n_test, n_test, replace=False)]
-    return Pair(*_taken(train, drawn[kept], digits), *_taken(test, tested, digits))
+    return ClassPair(*_taken(train, drawn[kept], digits), *_taken(test, tested, digits))
 
 
 def poison_indices(n: int, rate: float, seed: int) -> NDArray[np.intp]:
@@ -61,7 +61,7 @@ def poison_indices(n: int, rate: float, seed: int) -> NDArray[np.intp]:
     return np.random.RandomState(seed).choice(np.arange(n), count, replace=False)
 
 
-def backdoor_task(pair: Pair, trigger: Trigger, rate: float, seed: int) -> Task:
+def backdoor_task(pair: ClassPair, trigger: Trigger, rate: float, seed: int) -> BinaryTask:
     """The pair with int(n * rate) training images triggered and flipped in place, and every test image triggered.
 
     Replacement, not addition: without its poison the task has fewer points than the pair. All-to-all, which in two
@@ -72,7 +72,7 @@ def backdoor_task(pair: Pair, trigger: Trigger, rate: float, seed: int) -> Task:
     x[chosen] = trigger(pair.train_x[chosen], pair.train_y[chosen])
     y[chosen] = 1 - pair.train_y[chosen]
     poisoned[chosen] = True
-    return Task(
+    return BinaryTask(
         train_x=_flat(x),
         train_sign=_sign(y),
         poisoned=poisoned,
@@ -83,7 +83,7 @@ def backdoor_task(pair: Pair, trigger: Trigger, rate: float, seed: int) -> Task:
     )
 
 
-def shortages(
+def pair_problems(
     train_y: NDArray[np.integer],
     test_y: NDArray[np.integer],
     digits: tuple[int, int],
