@@ -93,7 +93,7 @@ def test_the_rounds_keep_to_the_budget_and_find_the_edge() -> None:
     active = BoundarySearch(options, prepare(options.every_trial())[0])
     _, found = active.boundary(planted_runs(chosen))
     assert found is not None
-    table = found.table()
+    table = found.to_frame()
     edge = table["train.weight_decay"] * np.where(table["attack.name"] == "badnets", 0.5, 1.0)
     clipped = np.clip(edge, 0.0025, 0.08)
     off = np.abs(np.log10(table["largest defended"].fillna(0.0025) / clipped))
