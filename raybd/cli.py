@@ -29,13 +29,13 @@ def send_waiting(
         results: Folder with the sweep's trials.
     """
     from raybd.tracking.store import Store
-    from raybd.tracking.uploads import send_all
+    from raybd.tracking.uploads import upload_pending
 
     if not (Path(results).expanduser() / name).is_dir():
         raise InputError(f"there is no sweep {name!r} in {Path(results).absolute()}")
     folder = SweepFolder.of(results, name)
     with folder.locked():
-        print(f"{send_all(folder, Store.open(name, tracking_uri).address)} trials sent")
+        print(f"{upload_pending(folder, Store.open(name, tracking_uri).address)} trials sent")
     return 0
 
 

@@ -79,7 +79,7 @@ def space(trial: Any) -> dict[str, Any]:
     }
 
 
-def judge(objective: str, cases: Sequence[TrialConfig], seen: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def evaluate(objective: str, cases: Sequence[TrialConfig], seen: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """A candidate's goals: means over all its cases, and of the attack that does best, by its mean over seeds.
 
     With `canary`, from what a defender has: labels of held-out images, and the success of his own trigger. What the
@@ -118,7 +118,7 @@ def search(options: SearchOptions, plan: SweepPlan, run: Run) -> list[TrialConfi
         base=options.defence(),
         cases=cases,
         space=space,
-        judge=partial(judge, options.objective),
+        evaluate=partial(evaluate, options.objective),
         goals=GOALS[options.objective],
         first=FIRST,
         trials=options.candidates,

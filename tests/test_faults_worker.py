@@ -72,7 +72,7 @@ def test_killed_failing_and_hung_trials_in_one_sweep(tmp_path: Path) -> None:
     assert sum(line.startswith("FAILED") for line in told) == 2
     twice = "\n".join(line for line in told if line.startswith("tried twice"))
     assert "hangs_once" in twice
-    assert "first: hung: no sign of life for 30 s" in twice
+    assert "first: hung: no heartbeat for 30 s" in twice
     assert "dies_once" in twice
     assert "first: its worker died" in twice
 
@@ -88,7 +88,7 @@ def test_a_hang_is_ended_wherever_it_is(place: str, tmp_path: Path) -> None:
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == HUNG
     said = folder.crash_report.read_text()
-    assert said.startswith("hung: no sign of life for 3 s\n")
+    assert said.startswith("hung: no heartbeat for 3 s\n")
     assert "tests/misbehaving.py" in said
     record_death(config, TrialSetup("s", a.folder, a.store.address), said.splitlines()[0])
     runs = load_runs("s", a.store.address.uri)
@@ -106,7 +106,7 @@ def test_an_attempt_that_is_still_at_work_is_waited_for_and_its_trial_not_run_ag
     if not (child := os.fork()):
         run_attempt(config, a.data["digits"], setup)
         os._exit(0)
-    while not (folder.path / "journal.jsonl").exists():
+    while not (folder.path / "history.jsonl").exists():
         time.sleep(0.01)
     monkeypatch.setattr("raybd.execution.attempt.run_trial", lambda *_: pytest.fail("it ran a second time"))
     outcome = run_attempt(config, a.data["digits"], setup, lambda: beats.append(1))

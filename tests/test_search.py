@@ -41,7 +41,7 @@ def kappas(trial: optuna.Trial) -> dict[str, Any]:
     return {"kappa": trial.suggest_float("kappa", 5.0, 20.0)}
 
 
-def judged(cases: Sequence[TrialConfig], seen: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def evaluated(cases: Sequence[TrialConfig], seen: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {"good": seen[0]["accuracy/clean"], "bad": max(one["attack_success"] for one in seen)}
 
 
@@ -52,7 +52,7 @@ def wanted(tmp_path: Path) -> Search:
         base=TINY,
         cases=[replace(CASE, seed=seed) for seed in range(2)],
         space=kappas,
-        judge=judged,
+        evaluate=evaluated,
         goals=GOALS,
         first={"kappa": 10.0},
         trials=3,
@@ -232,7 +232,7 @@ def test_the_worst_attack_by_its_mean_over_seeds() -> None:
         (1, "Blended"),
     ]
     seen = [{"accuracy/clean": a, "attack_success": s} for a, s in ((1.0, 0.3), (0.8, 0.1), (0.9, 0.1), (0.9, 0.25))]
-    said = vibe.judge("truth", cases, seen)
+    said = vibe.evaluate("truth", cases, seen)
     assert said == pytest.approx({"clean_accuracy": 0.9, "worst_attack_success": 0.2})
 
 
@@ -249,7 +249,7 @@ def test_a_defender_s_canary_is_an_attack_of_his_own() -> None:
     assert not problems(case)
     seen = [{"accuracy/clean": 0.9, "accuracy/validation": 0.8, "attack_success": 0.5}]
     seen[0] |= {f"attack_success/{theirs.name}": 0.6, f"attack_success/{own.name}": 0.1}
-    said = vibe.judge("canary", [case], seen)
+    said = vibe.evaluate("canary", [case], seen)
     assert (said["agreement"], said["worst_canary"], said["worst_attack_success"]) == (0.8, 0.1, 0.6)
 
 

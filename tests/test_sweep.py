@@ -271,7 +271,7 @@ def test_a_run_that_was_deleted_does_not_block_the_sweep(tmp_path: Path) -> None
     a = made([CONFIG], tmp_path)
     run_inline(a)
     folder, name = a.folder.trial(a.todo[0].key), a.store.address.name
-    folder.note_sent(name, folder.sent(name) | {"done": False})
+    folder.note_upload(name, folder.sent(name) | {"done": False})
     a.store.client.delete_run(folder.sent(name)["run_id"])
     assert made([CONFIG], tmp_path).known == 1
     assert list(load_runs("s", a.store.address.uri)["status"]) == ["FINISHED"]
@@ -298,9 +298,9 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_attempt(a.todo[0], data, setup, die)
     assert [line["epoch"] for line in folder.history()] == [1, 2, 3]
-    before = (folder.path / "journal.jsonl").read_text()
+    before = (folder.path / "history.jsonl").read_text()
     assert run_attempt(a.todo[0], data, setup).status == FINISHED
-    assert (folder.path / "journal.jsonl").read_text().startswith(before)
+    assert (folder.path / "history.jsonl").read_text().startswith(before)
     assert [line["epoch"] for line in folder.history()] == [1, 2, 3, 4, 5, 6]
     with np.load(folder.path / "arrays.npz") as arrays:
         assert {name for name in arrays if name.startswith("mi/map/")} == {f"mi/map/{n}" for n in (1, 2, 3, 4, 6)}

@@ -12,8 +12,8 @@ from raybd.execution import memory
 from raybd.execution.outcome import Outcome
 from raybd.execution.record import Start, failed_record, finished_record, tags_of
 from raybd.execution.setup import TrialSetup
-from raybd.tracking.client import first_line
-from raybd.tracking.uploads import TrialRun, abandon, restore
+from raybd.tracking.client import one_line
+from raybd.tracking.uploads import TrialRun, close_abandoned_run, ensure_uploaded
 from raybd.training import Checkpoint, Ranks
 from raybd.training.data_parallel import lost_ranks
 from raybd.trials.artifacts import keep, keep_probe
@@ -37,7 +37,7 @@ def run_attempt(
     memory.forget_peak()
     folder = setup.folder.trial(config.key)
     try:
-        with folder.held(heartbeat):
+        with folder.locked(heartbeat):
             if (known := _finished_before(folder, setup)) is None:
                 return _run(config, data, setup, heartbeat)
             Ranks.of(config.train.workers).decide(False)  # other ranks need not follow
@@ -62,9 +62,9 @@ def _finished_before(folder: TrialFolder, setup: TrialSetup) -> Outcome | None:
     if known is None:
         return None
     try:
-        return replace(known, sent=True) if restore(setup.address, folder) else None
+        return replace(known, sent=True) if ensure_uploaded(setup.address, folder) else None
     except Exception as error:  # noqa: BLE001 - whatever a store does, the trial has finished
-        log.warning("trial %s stays on disk in %s: %s", known.key, folder.path, first_line(error))
+        log.warning("trial %s stays on disk in %s: %s", known.key, folder.path, one_line(error))
         return replace(known, sent=False)
 
 
@@ -111,7 +111,7 @@ def _outcome(record: Record, setup: TrialSetup, sent: bool) -> Outcome:
 
 def _resume(setup: TrialSetup, folder: TrialFolder) -> tuple[Checkpoint, str]:
     """Make `folder` ready for an attempt, from the checkpoint of an earlier one that died; a note on that second."""
-    abandon(setup.address, folder)
+    close_abandoned_run(setup.address, folder)
     checkpoint, note = Checkpoint(folder.checkpoint, setup.checkpoint_seconds), ""
     state = checkpoint.load()
     if state is not None:

@@ -199,7 +199,7 @@ class _KeySearcher(Searcher):
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: trials have records of their own."""
 
-    def restore(self, checkpoint_path: str) -> None:
+    def ensure_uploaded(self, checkpoint_path: str) -> None:
         """Nothing was saved."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:

@@ -10,7 +10,7 @@ from raybd.execution.outcome import Outcome
 from raybd.execution.queue import Finished
 from raybd.tracking.reading import load_record
 from raybd.tracking.store import Store
-from raybd.tracking.uploads import restore, send_all
+from raybd.tracking.uploads import ensure_uploaded, upload_pending
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FINISHED, Record, SweepFolder
 from raybd.trials.validate import prepare
@@ -47,7 +47,7 @@ class FinishedTrials(Finished):
     def outcome(self, config: TrialConfig) -> Outcome | None:
         """The outcome of a trial that has finished; one that only the disk has is uploaded."""
         key = config.key
-        if key not in self.runs and not restore(self.store.address, self.folder.trial(key)):
+        if key not in self.runs and not ensure_uploaded(self.store.address, self.folder.trial(key)):
             return None
         record = self._record(key) if self.metrics else None
         return Outcome(key, config.label, FINISHED, metrics=record.metrics if record else {})
@@ -88,11 +88,11 @@ def resume(
     name = folder.path.name
     store = Store.open(name, tracking_uri)
     try:
-        send_all(folder, store.address)
+        upload_pending(folder, store.address)
         finished = FinishedTrials(folder, store, store.finished())
         todo = [config for config in known if finished.outcome(config) is None]
     except Exception as error:
         raise InputError(f"the tracking store has gone away: {type(error).__name__}: {error}") from error
     for config in todo:
-        folder.trial(config.key).reopen()  # an old failure is not this sweep's
+        folder.trial(config.key).clear_record()  # an old failure is not this sweep's
     return SweepPlan(name, todo, [config.key for config in known], data, folder, store, finished)

@@ -24,8 +24,8 @@ from raybd.plugins import build, spec
 from raybd.trials.config import TrialConfig
 from raybd.trials.validate import problems
 
-Space = Callable[[optuna.Trial], dict[str, Any]]  # a trial of Optuna to settings; of a module that can be imported
-Judge = Callable[[Sequence[TrialConfig], Sequence[Mapping[str, float]]], dict[str, float]]  # cases, their metrics
+Space = Callable[[optuna.Trial], dict[str, Any]]  # a trial of Optuna to settings
+Evaluate = Callable[[Sequence[TrialConfig], Sequence[Mapping[str, float]]], dict[str, float]]  # cases, their metrics
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=6, multivariate=True, group=True),
@@ -38,14 +38,14 @@ ABANDONED = "abandoned"  # attribute of an Optuna trial whose search died: its s
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What is searched: the settings of `base`, judged on `cases`, for the best values of `goals`."""
+    """What is searched: the settings of `base`, evaluated on `cases`, for the best values of `goals`."""
 
     name: str
     base: Defence
     cases: Sequence[TrialConfig]
     space: Space
-    judge: Judge
-    goals: Mapping[str, str]  # what `judge` says -> max or min
+    evaluate: Evaluate
+    goals: Mapping[str, str]  # what `evaluate` returns -> max or min
     first: Mapping[str, Any]  # the settings that are tried first
     trials: int
     storage: str  # of the study, as Optuna's URL
@@ -201,5 +201,5 @@ class OptunaProposer(Proposer):
             self.candidates.remove(candidate)
         found |= {"settings": candidate.settings, "seconds": candidate.seconds}
         if "error" not in found:
-            found |= self.search.judge(candidate.cases, candidate.metrics)
+            found |= self.search.evaluate(candidate.cases, candidate.metrics)
         tell(self.study, candidate.trial, found, self.search.goals)

@@ -1,4 +1,4 @@
-"""What a search has found: its Pareto front, a winner, and what mattered, as figures and as a file."""
+"""The report of a search: its Pareto front, its winner and the importances of settings, as figures and as a file."""
 
 import json
 from collections.abc import Mapping

@@ -17,7 +17,7 @@ from raybd.execution.resources import Resources
 from raybd.execution.result import SweepResult
 from raybd.execution.setup import TrialSetup
 from raybd.tracking.sqlite import path_of
-from raybd.tracking.uploads import send_all
+from raybd.tracking.uploads import upload_pending
 from raybd.trials.config import TrialConfig
 
 
@@ -57,7 +57,7 @@ def _waits(plan: SweepPlan, outcome: Outcome) -> bool:
 
 def _send_again(plan: SweepPlan) -> list[str]:
     try:
-        send_all(plan.folder, plan.store.address)
+        upload_pending(plan.folder, plan.store.address)
     except Exception as error:  # noqa: BLE001 - the trials are on disk, and the summary says so
         return [f"the tracking store is still away: {type(error).__name__}"]
     return []

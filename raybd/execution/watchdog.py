@@ -1,4 +1,4 @@
-"""What ends a trial that hangs: a thread beside it, for it cannot end itself."""
+"""The watchdog of a trial: a thread beside it that ends its process when heartbeats stop."""
 
 import faulthandler
 import os
@@ -9,23 +9,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 HUNG = 17  # exit status of a worker that its watchdog ended
-LAST = 10.0  # seconds for its last words
+REPORT_SECONDS = 10.0  # for the crash report, since a disk may hang too
 
 
 @contextmanager
-def watchdog(seconds: float, words: Path | None = None) -> Iterator[Callable[[], None]]:
-    """End this process when the yielded function was not called for `seconds`: a hung trial cannot end itself.
+def watchdog(seconds: float, crash_report: Path | None = None) -> Iterator[Callable[[], None]]:
+    """Yield the trial's heartbeat; end this process when it was not called for `seconds`.
 
-    Where it was then is written to `words`.
+    The stacks of its threads are written to `crash_report`.
     """
     last, done = [time.monotonic()], threading.Event()
 
     def watch() -> None:
         while not done.wait(min(1.0, seconds / 4)):
             if time.monotonic() - last[0] > seconds:
-                threading.Timer(LAST, os._exit, (HUNG,)).start()  # a disk may hang too
-                if words is not None:
-                    _leave(words, f"hung: no sign of life for {seconds:g} s")
+                threading.Timer(REPORT_SECONDS, os._exit, (HUNG,)).start()
+                if crash_report is not None:
+                    _write(crash_report, f"hung: no heartbeat for {seconds:g} s")
                 os._exit(HUNG)
 
     def heartbeat() -> None:
@@ -38,10 +38,10 @@ def watchdog(seconds: float, words: Path | None = None) -> Iterator[Callable[[],
         done.set()
 
 
-def _leave(words: Path, why: str) -> None:
-    """Write `why`, and where every thread of this process is."""
+def _write(crash_report: Path, why: str) -> None:
+    """Write `why` and the stack of every thread of this process."""
     with suppress(OSError):
-        words.parent.mkdir(parents=True, exist_ok=True)
-        with words.open("w") as file:
+        crash_report.parent.mkdir(parents=True, exist_ok=True)
+        with crash_report.open("w") as file:
             print(why, file=file, flush=True)
             faulthandler.dump_traceback(file)

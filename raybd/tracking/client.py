@@ -1,4 +1,4 @@
-"""How MLflow is reached, and what it has: experiments by name, the runs of trials."""
+"""The MLflow client: connecting, experiments by name, the runs of trials."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from mlflow.entities import ViewType
 from raybd.errors import InputError, public
 from raybd.tracking import sqlite
 
-# MLflow's defaults block a trial for minutes when a server is away: what cannot be sent is on disk, and sent later.
+# MLflow's defaults block a trial for minutes when a server is away: what is on disk is uploaded later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -21,7 +21,7 @@ for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
-def resolve(uri: str | None) -> str:
+def absolute_uri(uri: str | None) -> str:
     """`uri` or MLflow's own default, made absolute: a worker's current folder is not the driver's."""
     uri = uri or mlflow.get_tracking_uri()
     path = sqlite.path_of(uri)
@@ -29,43 +29,43 @@ def resolve(uri: str | None) -> str:
 
 
 def connect(uri: str) -> MlflowClient:
-    """The store at `uri`."""
+    """A client of the store at `uri`."""
     # Many writers wait longer than SQLite's 5 seconds.
     patient = f"{uri}?timeout={sqlite.PATIENCE:g}" if sqlite.path_of(uri) else uri
     return MlflowClient(tracking_uri=patient)
 
 
-def experiments(names: Sequence[str], tracking_uri: str | None) -> tuple[MlflowClient, dict[str, str]]:
+def find_experiments(names: Sequence[str], tracking_uri: str | None) -> tuple[MlflowClient, dict[str, str]]:
     """The store, and the id of each of the experiments `names`.
 
     Raises:
         InputError: the store cannot be reached or an experiment is not in it.
     """
-    uri = there(tracking_uri)
+    uri = existing_store(tracking_uri)
     try:
         client = connect(uri)
         known = {e.name: e.experiment_id for e in client.search_experiments()}
     except Exception as error:
-        raise InputError(f"the tracking store {uri} cannot be read: {first_line(error)}") from error
+        raise InputError(f"the tracking store {uri} cannot be read: {one_line(error)}") from error
     if missing := [name for name in names if name not in known]:
         raise InputError(f"no experiment {', '.join(missing)} in {uri} (there: {', '.join(sorted(known))})")
     return client, known
 
 
-def there(tracking_uri: str | None) -> str:
-    """`resolve`, of a store that exists.
+def existing_store(tracking_uri: str | None) -> str:
+    """`absolute_uri`, of a store that exists.
 
     Raises:
         InputError: it is a file, and not there.
     """
-    uri = resolve(tracking_uri)
+    uri = absolute_uri(tracking_uri)
     path = sqlite.path_of(uri)
     if path is not None and not path.exists():
         raise InputError(f"there is no tracking store at {path}")
     return uri
 
 
-def search(client: MlflowClient, experiment_id: str, status: str | None = None) -> list[Any]:
+def trial_runs(client: MlflowClient, experiment_id: str, status: str | None = None) -> list[Any]:
     """The runs of trials, all or those of one status."""
     query = "tags.`raybd.kind` = 'trial'" + (f" and attributes.status = '{status}'" if status else "")
     found: list[Any] = []
@@ -78,6 +78,6 @@ def search(client: MlflowClient, experiment_id: str, status: str | None = None) 
             return found
 
 
-def first_line(error: BaseException) -> str:
-    """`error` as one line that may be printed."""
+def one_line(error: BaseException) -> str:
+    """`error` as one line without passwords."""
     return public(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from raybd.errors import InputError
-from raybd.tracking.client import connect, experiments, first_line, search, there
+from raybd.tracking.client import connect, existing_store, find_experiments, one_line, trial_runs
 from raybd.trials.records import Record
 
 
@@ -22,8 +22,8 @@ def load_runs(experiment: str | Sequence[str], tracking_uri: str | None = None) 
         InputError: the store cannot be reached or an experiment is not in it.
     """
     names = [experiment] if isinstance(experiment, str) else list(experiment)
-    client, known = experiments(names, tracking_uri)
-    return pd.DataFrame([_row(run) for name in names for run in search(client, known[name])])
+    client, known = find_experiments(names, tracking_uri)
+    return pd.DataFrame([_row(run) for name in names for run in trial_runs(client, known[name])])
 
 
 def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
@@ -32,13 +32,13 @@ def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
     Raises:
         InputError: the store cannot be reached, has no such run, or the run holds no trial.
     """
-    uri = there(tracking_uri)
+    uri = existing_store(tracking_uri)
     try:
         with tempfile.TemporaryDirectory() as folder:
             kept = connect(uri).download_artifacts(run_id, "trial.json", folder)
             return Record(**json.loads(Path(kept).read_text()))
     except Exception as error:
-        raise InputError(f"no trial can be read from run {run_id} in {uri}: {first_line(error)}") from error
+        raise InputError(f"no trial can be read from run {run_id} in {uri}: {one_line(error)}") from error
 
 
 def _row(run: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a sweep stands, asked of its tracking store alone: from any machine that reaches it."""
+"""The status of a sweep, from its tracking store alone: its trials, and whether its driver is alive."""
 
 import json
 import tempfile
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raybd.tracking.client import experiments, search
+from raybd.tracking.client import find_experiments, trial_runs
 from raybd.tracking.store import ALIVE, PLAN, PLANNED
 
-SILENT = 100.0  # seconds without a sign of life after which a driver is not called alive: it gives one every 30
+SILENT = 100.0  # seconds without a heartbeat after which a driver is not called alive: it has one every 30
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningTrial:
     """A trial that has begun and not ended."""
 
     label: str
@@ -24,16 +24,16 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Status:
+class SweepStatus:
     """A sweep: its trials, each counted once however often it was tried, and its driver."""
 
     name: str
     planned: int | None  # by the driver that began last; None: none has, or it is still searching what to run
     finished: int
     failed: int  # and not finished at another try
-    running: list[Running]
+    running: list[RunningTrial]
     driver: str  # alive, silent, ended, or none
-    driver_seen: float | None  # seconds since its last sign of life
+    driver_seen: float | None  # seconds since its last heartbeat
 
     @property
     def left(self) -> int | None:
@@ -56,26 +56,26 @@ class Status:
         )
 
 
-def status(name: str, tracking_uri: str | None = None) -> Status:
-    """How the sweep `name` stands.
+def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
+    """The status of the sweep `name`.
 
     Ages are by this machine's clock against those that logged.
 
     Raises:
         InputError: the store cannot be reached or has no such sweep.
     """
-    client, known = experiments([name], tracking_uri)
+    client, known = find_experiments([name], tracking_uri)
     parents = client.search_runs([known[name]], "tags.`raybd.kind` = 'sweep'", max_results=1)
     tags = parents[0].data.tags if parents else {}
     planned = _planned(client, parents[0].info.run_id) if tags.get(PLANNED) else None
     tries: dict[str, list[Any]] = defaultdict(list)
-    for run in search(client, known[name]):
+    for run in trial_runs(client, known[name]):
         key = run.data.tags.get("raybd.key", run.info.run_id)
         if planned is None or key in planned:
             tries[key].append(run)
     best = [min(runs, key=_place) for runs in tries.values()]
     seen = _age(int(tags[ALIVE])) if ALIVE in tags else None
-    return Status(
+    return SweepStatus(
         name=name,
         planned=None if planned is None else len(planned),
         finished=sum(run.info.status == "FINISHED" for run in best),
@@ -107,9 +107,9 @@ def _driver(parent: str, seen: float | None) -> str:
     return "alive" if seen <= SILENT else "silent: killed, or cut off from the store"
 
 
-def _running(client: Any, run: Any) -> Running:
+def _running(client: Any, run: Any) -> RunningTrial:
     logged = [metric.timestamp for metric in client.get_metric_history(run.info.run_id, "loss/train")]
-    return Running(run.info.run_name, run.info.run_id, _age(max([run.info.start_time, *logged])))
+    return RunningTrial(run.info.run_name, run.info.run_id, _age(max([run.info.start_time, *logged])))
 
 
 def _age(milliseconds: int) -> float:

@@ -11,16 +11,16 @@ from mlflow.entities import Metric
 
 from raybd.errors import InputError, public
 from raybd.tracking import sqlite
-from raybd.tracking.client import connect, first_line, resolve, search
+from raybd.tracking.client import absolute_uri, connect, one_line, trial_runs
 
 NOTE = "mlflow.note.content"
-PLANNED, ALIVE = "raybd.planned", "raybd.alive"  # tags of the parent run: how many trials; when the driver was there
+PLANNED, ALIVE = "raybd.planned", "raybd.alive"  # tags of the parent run: number of trials; last heartbeat
 PLAN = "plan.json"  # its artifact with their keys
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a sweep's runs go: all that a worker needs to write there."""
+    """The address of a sweep's runs: all that a worker needs to write there."""
 
     uri: str
     experiment_id: str
@@ -28,7 +28,7 @@ class Address:
 
     @property
     def name(self) -> str:
-        """What trial folders call this store."""
+        """The name of this store in trial folders."""
         return f"{public(self.uri)} {self.experiment_id}"
 
 
@@ -45,7 +45,7 @@ class Store:
         Raises:
             InputError: the store cannot be reached or written to.
         """
-        uri = resolve(uri)
+        uri = absolute_uri(uri)
         sqlite.prepare(uri)
         try:
             client = connect(uri)
@@ -53,17 +53,17 @@ class Store:
             made = experiment.experiment_id if experiment else _make(client, name, sqlite.artifacts_of(uri, name))
             return cls(client, Address(uri, made, _parent(client, made, name)))
         except Exception as error:
-            raise InputError(f"the tracking store {uri} cannot be used: {first_line(error)}") from error
+            raise InputError(f"the tracking store {uri} cannot be used: {one_line(error)}") from error
 
     def finished(self) -> dict[str, str]:
         """Key -> run id of every trial that has finished."""
-        runs = search(self.client, self.address.experiment_id, "FINISHED")
+        runs = trial_runs(self.client, self.address.experiment_id, "FINISHED")
         return {run.data.tags["raybd.key"]: run.info.run_id for run in runs if "raybd.key" in run.data.tags}
 
     def begin(self, options: dict[str, Any], keys: Sequence[str] | None) -> None:
-        """Open the parent run for another round of a sweep and note its options and the `keys` of all its trials.
+        """Open the parent run for another start of the sweep, with its options and the `keys` of all its trials.
 
-        None: which trials there will be is being searched.
+        None: a search is finding out which trials there will be.
         """
         parent = self.address.parent_id
         self.client.update_run(parent, status="RUNNING")
@@ -73,12 +73,12 @@ class Store:
         self.client.log_dict(parent, options, f"options/{time.strftime('%Y%m%d-%H%M%S')}.json")
 
     def heartbeat(self) -> None:
-        """Note at the parent run that the driver is there now."""
+        """Write the driver's heartbeat to the parent run."""
         self.client.set_tag(self.address.parent_id, ALIVE, now())
 
     def end(self, status: str, metrics: dict[str, float], note: str, artifacts: Iterable[Path]) -> None:
         """Close the parent run with its summary; runs of workers that died are closed with it."""
-        for run in search(self.client, self.address.experiment_id, "RUNNING"):
+        for run in trial_runs(self.client, self.address.experiment_id, "RUNNING"):
             close(self.client, run.info.run_id, "KILLED")
         parent = self.address.parent_id
         rounds = len(self.client.get_metric_history(parent, "trials"))  # of one step MLflow shows the latest by clock

@@ -9,11 +9,11 @@ from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from raybd.errors import public
-from raybd.tracking.client import connect, first_line
+from raybd.tracking.client import connect, one_line
 from raybd.tracking.store import NOTE, Address, close, entries
 from raybd.trials.records import FINISHED, Record, SweepFolder, TrialFolder
 
-FLUSH_SECONDS = 10.0  # how old an epoch's numbers may get before they are sent
+FLUSH_SECONDS = 10.0  # how old an epoch's numbers may get before they are uploaded
 METRICS_A_BATCH = 1000  # MLflow's own limit
 ACTIVE, DELETED = "active", "deleted"  # what MLflow calls the stages of a run
 PARENT = "mlflow.parentRunId"
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class TrialRun:
-    """One trial's run, written from its folder: while it goes on, at its end, or whenever the store is back."""
+    """One trial's run in MLflow, uploaded from the trial's folder: while it runs, at its end, or later."""
 
     def __init__(self, address: Address, folder: TrialFolder, label: str, tags: dict[str, str], started: int) -> None:
         self.address, self.folder, self.label, self.tags, self.started = address, folder, label, tags, started
@@ -29,22 +29,22 @@ class TrialRun:
         self._broken = False
 
     def log(self) -> None:
-        """Send the new lines of the journal if the last ones are old enough; never raises, a later send makes good."""
+        """Upload the new lines of the history if the last upload is old enough. Never raises: a later one does it."""
         if self._broken or time.monotonic() - self._flushed < FLUSH_SECONDS:
             return
         try:
             self._flush(connect(self.address.uri), {})
         except Exception as error:  # noqa: BLE001 - whatever a store does, the trial goes on
             self._broken = True
-            log.warning("the tracking store %s is away (%s)", public(self.address.uri), first_line(error))
+            log.warning("the tracking store %s is away (%s)", public(self.address.uri), one_line(error))
         self._flushed = time.monotonic()
 
     def finish(self, record: Record) -> bool:
-        """Send all that the store lacks and close the run; False, with a warning, where that cannot be done."""
+        """Upload all that the store lacks and close the run; False, with a warning, where that fails."""
         try:
-            send(self.address, self.folder, record)
+            upload(self.address, self.folder, record)
         except Exception as error:  # noqa: BLE001 - as above
-            log.warning("trial %s stays on disk in %s: %s", record.key, self.folder.path, first_line(error))
+            log.warning("trial %s stays on disk in %s: %s", record.key, self.folder.path, one_line(error))
             return False
         return True
 
@@ -58,22 +58,22 @@ class TrialRun:
         if _stage(client, state["run_id"]) != ACTIVE:
             state = {"lines": 0, "done": False}
             state["run_id"] = self._create(client)
-            self.folder.note_sent(self.address.name, state)
+            self.folder.note_upload(self.address.name, state)
         history = self.folder.history()
         metrics = entries(history[state["lines"] :])
         first = [Param(name, str(value)) for name, value in params.items()]
         for start in range(0, max(len(metrics), 1), METRICS_A_BATCH):
             batch = metrics[start : start + METRICS_A_BATCH]
             client.log_batch(state["run_id"], batch, [] if start else first)
-        self.folder.note_sent(self.address.name, state | {"lines": len(history)})
+        self.folder.note_upload(self.address.name, state | {"lines": len(history)})
         return str(state["run_id"])
 
 
-def send(address: Address, folder: TrialFolder, record: Record) -> None:
-    """Bring the trial in `folder` into the store, or the rest of it.
+def upload(address: Address, folder: TrialFolder, record: Record) -> None:
+    """Upload the trial in `folder` to the store, or the rest of it.
 
     Raises:
-        Exception: whatever the store raises; the folder then stays unsent.
+        Exception: whatever the store raises; the upload then stays pending.
     """
     client = connect(address.uri)
     run = TrialRun(address, folder, record.label, record.tags, record.started)
@@ -85,25 +85,25 @@ def send(address: Address, folder: TrialFolder, record: Record) -> None:
     if record.traceback:
         client.log_text(run_id, record.traceback, "traceback.txt")
     client.set_terminated(run_id, record.status, record.started + round(1000 * record.seconds))
-    folder.note_sent(address.name, folder.sent(address.name) | {"done": True})
+    folder.note_upload(address.name, folder.sent(address.name) | {"done": True})
 
 
-def send_all(sweep: SweepFolder, address: Address) -> int:
-    """Bring every trial of `sweep` that has ended and waits on disk into the store; how many there were.
+def upload_pending(sweep: SweepFolder, address: Address) -> int:
+    """Upload every trial of `sweep` that has ended and that the store lacks; how many there were.
 
     Raises:
-        Exception: whatever the store raises; what had been sent by then stays sent.
+        Exception: whatever the store raises; what had been uploaded by then stays so.
     """
     count = 0
     for folder in sweep.pending_uploads(address.name):
         if record := folder.read():
-            send(address, folder, record)
+            upload(address, folder, record)
             count += 1
     return count
 
 
-def restore(address: Address, folder: TrialFolder) -> bool:
-    """Whether the trial in `folder` has finished and the store has it, which it gets where it knows nothing of it.
+def ensure_uploaded(address: Address, folder: TrialFolder) -> bool:
+    """Whether the trial in `folder` has finished and the store has it; it is uploaded where the store has no run of it.
 
     False too where somebody deleted its run, who wants it run again.
 
@@ -117,7 +117,7 @@ def restore(address: Address, folder: TrialFolder) -> bool:
     if state["done"] and stage == DELETED:
         return False
     if not (state["done"] and stage == ACTIVE):
-        send(address, folder, record)
+        upload(address, folder, record)
     return True
 
 
@@ -133,8 +133,8 @@ def _stage(client: MlflowClient, run_id: str) -> str:
         raise
 
 
-def abandon(address: Address, folder: TrialFolder) -> None:
-    """Close the run that a worker left open when it died in this trial, if it had come that far."""
+def close_abandoned_run(address: Address, folder: TrialFolder) -> None:
+    """Close the run that an earlier attempt at this trial left open when its worker died, if there is one."""
     run_id = folder.sent(address.name)["run_id"]
     if not run_id:
         return
@@ -143,4 +143,4 @@ def abandon(address: Address, folder: TrialFolder) -> None:
         if client.get_run(run_id).info.status == "RUNNING":
             close(client, run_id, "KILLED")
     except MlflowException as error:
-        log.warning("run %s of a dead worker stays open: %s", run_id, first_line(error))
+        log.warning("run %s of a dead worker stays open: %s", run_id, one_line(error))

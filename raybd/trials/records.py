@@ -1,10 +1,10 @@
-"""A trial on disk: one folder that holds everything the tracking store will, so that a lost store loses no trial.
+"""A trial's folder on disk: everything that the tracking store gets of it, so that a lost store loses no trial.
 
-    journal.jsonl   one line an epoch, as it ends      trial.json       settings, status, last numbers, environment
-    per_sample.npz  predictions and roles              figures/*.png    what a person looks at
-    arrays.npz      what metrics keep               probes/*.npz     the same, while it runs
-    sent.json       what each tracking store has       checkpoint.pt    while it runs
-    last_words.txt  of an attempt that hung, and where
+    history.jsonl     one line an epoch, as it ends      trial.json     settings, status, last metrics, environment
+    per_sample.npz    predictions and roles              figures/*.png  pictures
+    arrays.npz        arrays that metrics keep           probes/*.npz   the same, while it runs
+    sent.json         what each tracking store has       checkpoint.pt  while it runs
+    crash_report.txt  of an attempt that was ended: why, and the stack of each thread
 
 Imports no torch and no MLflow.
 """
@@ -29,7 +29,7 @@ FINISHED, FAILED = "FINISHED", "FAILED"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is known of a trial that has ended."""
+    """The record of a trial that has ended."""
 
     key: str
     label: str
@@ -53,7 +53,7 @@ class Record:
 
     @property
     def text(self) -> str:
-        """What a run shows at first glance in the UI, in Markdown."""
+        """The description of its run in the MLflow UI, in Markdown."""
         if self.status != FINISHED:
             return f"**{self.label}** failed: {self.error}"
         said = self.metrics
@@ -78,14 +78,20 @@ class TrialFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def history_file(self) -> Path:
+        """The history; raybd 0.1 called it journal.jsonl."""
+        old = self.path / "journal.jsonl"
+        return old if old.exists() else self.path / "history.jsonl"
+
+    @property
     def probes(self) -> Path:
         """Where each probe's arrays are kept, as EPOCH.npz."""
         return self.path / "probes"
 
     @property
     def crash_report(self) -> Path:
-        """What an attempt that could not end by itself leaves: a line that says why, and where it was."""
-        return self.path / "last_words.txt"
+        """Why an attempt was ended from outside, and the stack of each of its threads."""
+        return self.path / "crash_report.txt"
 
     @property
     def artifacts(self) -> list[Path]:
@@ -93,42 +99,42 @@ class TrialFolder:
         return sorted(p for p in [*self.path.glob("*.npz"), *self.path.glob("figures/*.png")] if p.is_file())
 
     def start(self, epoch: int) -> None:
-        """Begin an attempt that goes on after `epoch` (0: from the start): what came later is forgotten."""
+        """Begin an attempt that goes on after `epoch` (0: from the start); what came later is deleted."""
         self.path.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self.history() if line["epoch"] <= epoch]
-        write_text(self.path / "journal.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.history_file, "".join(json.dumps(line) + "\n" for line in kept))
         for path in self.probes.glob("*.npz"):
             if int(path.stem) > epoch:
                 path.unlink()
         (self.path / "sent.json").unlink(missing_ok=True)
         self.crash_report.unlink(missing_ok=True)
-        self.reopen()
+        self.clear_record()
 
     @contextmanager
-    def held(self, heartbeat: Callable[[], None]) -> Iterator[None]:
-        """Hold the trial: an attempt that a driver has given up on may still be at work, and is waited for."""
+    def locked(self, heartbeat: Callable[[], None]) -> Iterator[None]:
+        """Lock the trial: an attempt that a driver has given up on may still run, and is waited for."""
         self.path.mkdir(parents=True, exist_ok=True)
         with lock(self.path / ".lock", heartbeat):
             yield
 
-    def reopen(self) -> None:
-        """Forget how an earlier attempt ended."""
+    def clear_record(self) -> None:
+        """Delete the record of an earlier attempt."""
         (self.path / "trial.json").unlink(missing_ok=True)
 
     def append(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Note the end of an epoch."""
+        """Append the metrics of an epoch to the history."""
         line = {"epoch": epoch, "time": int(time.time() * 1000), "metrics": metrics}
-        with (self.path / "journal.jsonl").open("a") as history:
-            history.write(json.dumps(line) + "\n")
+        with self.history_file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """The epochs noted so far; a line cut short by a crash is left out."""
-        path = self.path / "journal.jsonl"
+        """The epochs so far; a line cut short by a crash is left out."""
+        path = self.history_file
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}\n")]
 
     def write(self, record: Record) -> None:
-        """Keep `record`, whole or not at all."""
+        """Write the record, whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "trial.json", json.dumps(asdict(record), indent=1))
 
@@ -138,12 +144,12 @@ class TrialFolder:
         return Record(**fields) if fields else None
 
     def sent(self, store: str) -> dict[str, Any]:
-        """What the tracking store called `store` has of it: run_id, lines of the journal, done."""
+        """What the tracking store called `store` has of it: run_id, lines of the history, done."""
         state: dict[str, Any] = _read(self.path / "sent.json").get(store, {"run_id": "", "lines": 0, "done": False})
         return state
 
-    def note_sent(self, store: str, state: dict[str, Any]) -> None:
-        """Remember what the tracking store called `store` has."""
+    def note_upload(self, store: str, state: dict[str, Any]) -> None:
+        """Write what the tracking store called `store` has."""
         path = self.path / "sent.json"
         write_text(path, json.dumps(_read(path) | {store: state}))
 
@@ -175,7 +181,7 @@ class SweepFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the sweep: two drivers at once would run its trials twice.
+        """Lock the sweep: two drivers at once would run its trials twice.
 
         Raises:
             InputError: another process holds it.
