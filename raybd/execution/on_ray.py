@@ -62,24 +62,24 @@ class RayExecutor(Executor):
             before = queue.progress
             run = _TuneRun(self, queue, progress, shared)
             error = run.fit()
-            if error is None and (queue.in_flight or not (run.done or run.full)):
-                return Ending(errors, interrupted=True)  # without an error Tune ends early on Ctrl-C alone
             if error is None and run.done:
                 return Ending(errors)
+            self._tell_unheard(queue)
+            if error is None and (queue.in_flight or not run.full):
+                return Ending(errors, interrupted=True)  # without an error Tune ends early on Ctrl-C alone
             if error is not None:
                 errors.append(_told(error))
-                self._recover(queue, run, error)
+                if isinstance(error.__cause__, OutOfMemoryError):
+                    queue.interrupted_by_memory([key for key in run.running if key in queue.in_flight])
+                queue.put_back()
                 failures = 0 if queue.progress > before else failures + 1
         return Ending(errors)
 
-    def _recover(self, queue: TrialQueue, run: "_TuneRun", error: Exception) -> None:
-        """Sort what was in flight when Tune broke down: finished after all, short of memory, or to be run again."""
+    def _tell_unheard(self, queue: TrialQueue) -> None:
+        """Trials that have finished on this disk although nobody lived to tell Tune."""
         for key in list(queue.in_flight):
             if outcome := finished_on_disk(self.setup.folder.trial(key), self.setup):
                 queue.tell(outcome)
-        if isinstance(error.__cause__, OutOfMemoryError):
-            queue.interrupted_by_memory([key for key in run.running if key in queue.in_flight])
-        queue.put_back()
 
 
 class _TuneRun:
