@@ -8,7 +8,8 @@ import pytest
 from ray.exceptions import OutOfMemoryError
 
 from raybd.data import load
-from raybd.execution import on_ray
+from raybd.execution import tune_run
+from raybd.execution.executor import Ending
 from raybd.execution.object_store import pack_configs, unpack_config
 from raybd.execution.on_ray import MAX_RESTARTS, RayExecutor
 from raybd.execution.outcome import Outcome
@@ -18,6 +19,7 @@ from raybd.execution.queue import TrialQueue
 from raybd.execution.ray_cluster import connect
 from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
+from raybd.execution.tune_run import TuneRun
 from raybd.tracking.store import Address
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FINISHED, SweepFolder
@@ -53,7 +55,7 @@ class Unlisted(ListProposer):
 
 @pytest.mark.usefixtures("_ray")
 def test_every_config_travels_whole_over_several_tune_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_ray, "KEYS_PER_RUN", 2)
+    monkeypatch.setattr(tune_run, "KEYS_PER_RUN", 2)
     for proposer in (ListProposer(CONFIGS), Unlisted(CONFIGS)):
         queue = TrialQueue(proposer)
         ending = executor(tmp_path).run(queue, Progress(queue))
@@ -75,7 +77,7 @@ def played(monkeypatch: pytest.MonkeyPatch, *ends: tuple[list[int], Exception | 
     """Tune runs that finish the given seeds each and break down with the given error; the seeds that each asked for."""
     asked: list[list[int]] = []
 
-    def fit(run: on_ray._TuneRun) -> Exception | None:
+    def fit(run: TuneRun) -> Exception | None:
         finished, error = ends[len(asked)]
         asked.append([])
         while isinstance(point := run.next(), dict):
@@ -88,11 +90,11 @@ def played(monkeypatch: pytest.MonkeyPatch, *ends: tuple[list[int], Exception | 
         run.next()  # Tune asks again at every step
         return error
 
-    monkeypatch.setattr(on_ray._TuneRun, "fit", fit)
+    monkeypatch.setattr(TuneRun, "fit", fit)
     return asked
 
 
-def run(tmp_path: Path) -> tuple[TrialQueue, on_ray.Ending]:
+def run(tmp_path: Path) -> tuple[TrialQueue, Ending]:
     queue = TrialQueue(ListProposer(CONFIGS[:3]))
     return queue, executor(tmp_path).run(queue, Progress(queue))
 
@@ -132,5 +134,6 @@ def test_tune_pickles_a_run_without_its_data(tmp_path: Path) -> None:
     import cloudpickle
 
     queue = TrialQueue(ListProposer(CONFIGS))
-    made = on_ray._TuneRun(executor(tmp_path), queue, Progress(queue), {})
-    assert len(cloudpickle.dumps(on_ray._Outcomes(made))) < 2000
+    e = executor(tmp_path)
+    made = TuneRun(queue, Progress(queue), e.setup, e.resources, {}, no_op)
+    assert len(cloudpickle.dumps(tune_run.OutcomeCallback(made))) < 2000

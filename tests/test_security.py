@@ -189,7 +189,7 @@ def test_the_ui_is_bound_to_this_machine() -> None:
 def test_a_local_ray_has_no_dashboard_and_leaves_its_token_to_its_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raybd.execution import on_ray
+    from raybd.execution import ray_cluster
 
     token = tmp_path / ".ray" / "auth_token"
     given: dict[str, Any] = {}
@@ -200,10 +200,10 @@ def test_a_local_ray_has_no_dashboard_and_leaves_its_token_to_its_owner(
         token.write_text("secret")
         token.chmod(0o644)
 
-    monkeypatch.setattr(on_ray.ray, "init", init)
-    monkeypatch.setattr(on_ray.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_cluster.ray, "init", init)
+    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    on_ray.connect("local", 0)
+    ray_cluster.connect("local", 0)
     assert given["address"] == "local"
     assert given["include_dashboard"] is False
     assert token.stat().st_mode & 0o777 == 0o600
@@ -213,10 +213,9 @@ def test_a_local_ray_refuses_who_has_no_token(tmp_path: Path) -> None:
     """Ray listens on all of the machine's addresses: its token is what keeps others out."""
     code = """
 import os, subprocess, sys
-import raybd.sweep
-from raybd.execution import on_ray
-on_ray.connect("local", 0)
-address = on_ray.ray.get_runtime_context().gcs_address
+from raybd.execution import ray_cluster
+ray_cluster.connect("local", 0)
+address = ray_cluster.ray.get_runtime_context().gcs_address
 ask = "import sys; from ray._raylet import GcsClient; GcsClient(sys.argv[1]).internal_kv_get(b'', None, 20)"
 def say(**environment):
     variables = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | environment
@@ -241,5 +240,5 @@ def test_the_page_names_tests_that_exist_and_says_what_runs_code() -> None:
     assert len(named) > 8
     assert [name for name in named if f"def {name}(" not in here] == []
     assert "`module:function`" in PAGE
-    options = (ROOT / "raybd" / "sweep" / "options.py").read_text()
+    options = (ROOT / "raybd" / "command_line" / "options.py").read_text()
     assert "module:function (runs that code)" in options

@@ -1,0 +1,60 @@
+"""The Tune function: one attempt at a trial in a worker, and its report."""
+
+import gc
+import json
+import os
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from raybd.execution import memory
+from raybd.execution.data_parallel import run_on_ranks
+from raybd.execution.executor import RunTrial
+from raybd.execution.object_store import unpack_config, unpack_data
+from raybd.execution.resources import Resources
+from raybd.execution.setup import TrialSetup
+from raybd.execution.watchdog import HUNG, watchdog
+from raybd.trials.config import TrialConfig
+
+SCORE = "score"  # Tune wants a metric in every report; nothing is decided by it
+
+
+def run_in_worker(
+    point: dict[str, Any],
+    configs: dict[str, Any],
+    shared: dict[str, list[Any]],
+    setup: TrialSetup,
+    function: RunTrial,
+    resources: Resources,
+) -> None:
+    """In a worker: one attempt, one report. What another attempt may mend is raised, for Tune to try again."""
+    key = point["key"]
+    given = point.get("config")
+    config = TrialConfig.from_dict(json.loads(given)) if given else unpack_config(configs, key)
+    if setup.device == "cpu":
+        memory.without_gpu_compiler()
+    if config.train.workers > 1:
+        outcome = run_on_ranks(config, shared[config.data][0], setup, resources)
+    else:
+        with watchdog(setup.stall_seconds, setup.folder.trial(key).crash_report) as heartbeat:
+            outcome = function(config, unpack_data(ray.get(shared[config.data][0])), setup, heartbeat)
+    memory.freeze()
+    if setup.device == "cuda":
+        clear_gpu(outcome.error)
+    tune.report({SCORE: 0.0, "outcome": outcome.to_json()})
+    if outcome.retryable:
+        raise TrialFailedError(outcome.error)
+
+
+class TrialFailedError(RuntimeError):
+    """A trial failed, and another attempt may not."""
+
+
+def clear_gpu(error: str) -> None:
+    """Leave the GPU to the next trial: give memory back, and end a process whose CUDA context a fault has broken."""
+    if "CUDA error" in error:
+        os._exit(HUNG)
+    gc.collect()
+    torch.cuda.empty_cache()
