@@ -14,10 +14,10 @@ from raybd.tracking import load_runs
 
 RATES = (0.0, 0.01, 0.05, 0.1)
 PRESETS = {
-    "quick": SweepOptions(
+    "quick": SweepOptions.of(
         name="attacks", attacks=("all",), poison_rates=RATES, seeds=5, weight_decays=(5e-4,), widths=(1.0,)
     ),
-    "fashion": SweepOptions(
+    "fashion": SweepOptions.of(
         preset="fashion",
         name="attacks-fashion",
         data="fashion_mnist",

@@ -11,13 +11,14 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from annotated_types import Gt
 
 from analysis import DefendedRegionMap, records
 from analysis.active_search import fit_surrogates, propose
@@ -26,8 +27,8 @@ from analysis.plots import plot_map
 from analysis.report import write_report
 from analysis.search_grid import Candidate, Grid
 from analysis.text_table import format_frame
-from raybd.attacks import NoAttack
-from raybd.command_line import command
+from raybd.command_line import command, grid
+from raybd.command_line.groups import OptionGroup
 from raybd.command_line.options import SweepOptions
 from raybd.command_line.runner import Run
 from raybd.errors import InputError
@@ -37,61 +38,67 @@ from raybd.execution.proposers import Proposal, Proposer, Signal
 from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
 from raybd.trials.validate import prepare
+from raybd.utils.constraints import Count
 
 FILE = "boundary.json"  # what the search did, in the sweep's folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoundaryOptions(SweepOptions):
-    """The axes of every sweep are the grid; of its cells the search measures those that it needs."""
+class ActiveSearchOptions(OptionGroup):
+    """The search."""
 
-    name: str = "boundary"
     along: str = "poison_rate"
     """Axis, by its full name, along which the boundary is told and its band measured."""
-    budget: int | None = None
+    budget: Count | None = None
     """Most trials of the search, its clean twins among them; none: a quarter of the grid's."""
-    batch: int = 8
+    batch: Count = 8
     """Cells a round."""
-    most_seeds: int | None = None
+    most_seeds: Count | None = None
     """A cell whose seeds disagree gets --seeds more, up to so many; none: twice --seeds."""
-    stop_decades: float = 0.1
+    stop_decades: Annotated[float, Gt(0)] = 0.1
     """The search ends once the 90 % band of the boundary is nowhere wider."""
     compare: bool = False
     """Run the whole grid too, and tell how far its boundary is from that of the search."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class BoundaryOptions(SweepOptions):
+    """Options of `sweeps/boundary.py`: the axes of every sweep are the grid, of whose cells the search measures those
+    that it needs."""
+
+    name: str = "boundary"
+    search: ActiveSearchOptions = field(default_factory=ActiveSearchOptions)
+
     def problems(self) -> list[str]:
-        """Those of every sweep, and of the search."""
-        found = super().problems()
-        least = {"batch": 1, "budget": 1, "most_seeds": self.seeds}
-        given = {name: getattr(self, name) for name in least}
-        found += [
-            f"--{name.replace('_', '-')} {value} must be at least {least[name]}"
-            for name, value in given.items()
-            if value is not None and value < least[name]
-        ]
-        if not self.stop_decades > 0:
-            found.append(f"--stop-decades {self.stop_decades:g} must be above 0: no band is without width")
-        if self.patience:
+        """Those of every sweep, and what the search needs of them."""
+        found, seeds, most = super().problems(), self.training.seeds, self.search.most_seeds
+        if most is not None and most < seeds:
+            found.append(f"--most-seeds must be at least {seeds}, as many as --seeds, got {most}")
+        if self.training.patience:
             found.append("--patience must be 0: a trial that stops early for its loss would bias attack success")
-        if self.seeds < 2:
-            found.append("--seeds 1 tells nothing of how far seeds spread: at least 2")
-        if not any(self.poison_rates):
+        if seeds < 2:
+            found.append("--seeds must be at least 2: one seed does not show how far seeds spread")
+        if not any(self.attack.poison_rates):
             found.append("--poison-rates must have one above 0")
         return found
 
-    def configs(self) -> list[TrialConfig]:
-        """What is run for sure: the first cells with their clean twins, or with `compare` the whole grid."""
-        search = BoundarySearch(self, self.every_trial())
-        if problems := search.problems():
-            raise InputError(problems)
-        return search.trials if self.compare else search.first_trials()
 
-    def every_trial(self) -> list[TrialConfig]:
-        """The whole grid, with its clean twins, which no attack has a part in."""
-        rates = tuple(dict.fromkeys((0.0, *self.poison_rates)))
-        trials = SweepOptions.configs(replace(self, poison_rates=rates))
-        twins = [replace(trial, attack=NoAttack()) for trial in trials if not trial.poison_rate]
-        return list({t.key: t for t in [*twins, *(t for t in trials if t.poison_rate)]}.values())
+def expand(options: BoundaryOptions) -> list[TrialConfig]:
+    """What is run for sure: the first cells with their clean twins, or with `compare` the whole grid.
+
+    Raises:
+        InputError: with everything wrong with the options.
+    """
+    search = BoundarySearch(options, every_trial(options))
+    if problems := search.problems():
+        raise InputError(problems)
+    return search.trials if options.search.compare else search.first_trials()
+
+
+def every_trial(options: BoundaryOptions) -> list[TrialConfig]:
+    """The whole grid, with its clean twins, which no attack has a part in."""
+    rates = grid.distinct((0.0, *options.attack.poison_rates))
+    return grid.share_twins(grid.expand(options.replace(poison_rates=tuple(rates))))
 
 
 @dataclass(frozen=True)
@@ -109,12 +116,12 @@ class BoundarySearch:
     @cached_property
     def budget(self) -> int:
         """Most trials."""
-        return self.options.budget or len(self.trials) // 4
+        return self.options.search.budget or len(self.trials) // 4
 
     @cached_property
     def most_seeds(self) -> int:
         """Of a cell."""
-        return self.options.most_seeds or 2 * self.options.seeds
+        return self.options.search.most_seeds or 2 * self.options.training.seeds
 
     @cached_property
     def _at(self) -> dict[Candidate, TrialConfig]:
@@ -122,7 +129,7 @@ class BoundarySearch:
 
     def problems(self) -> list[str]:
         """Why there is nothing to search, or too little to search with."""
-        grid, along = self.grid, self.options.along
+        grid, along = self.grid, self.options.search.along
         usable = [name for name, values in grid.axes.items() if values[0] > 0]
         found = [] if along in usable else [f"--along {along}: no axis of two values above 0 ({', '.join(usable)})"]
         if (first := len(self.first_trials())) > self.budget:
@@ -138,7 +145,7 @@ class BoundarySearch:
 
     def seeds_of(self, candidates: Sequence[Candidate], asked: Mapping[Candidate, int]) -> list[TrialConfig]:
         """The next seeds of each candidate."""
-        number = self.options.seeds
+        number = self.options.training.seeds
         starts = {candidate: asked.get(candidate, 0) for candidate in candidates}
         return [replace(self._at[s], seed=seed) for s, start in starts.items() for seed in range(start, start + number)]
 
@@ -146,7 +153,7 @@ class BoundarySearch:
         """The map of `runs`, and the boundary on it, if there are surfaces yet."""
         found = DefendedRegionMap.from_frame(records.canonical_frame(runs))
         surrogates = fit_surrogates(self.grid, found.cells, found.rule)
-        return found, grid_boundary(self.grid, surrogates, self.options.along) if surrogates else None
+        return found, grid_boundary(self.grid, surrogates, self.options.search.along) if surrogates else None
 
 
 class BoundaryProposer(Proposer):
@@ -158,7 +165,7 @@ class BoundaryProposer(Proposer):
     def __init__(self, search: BoundarySearch, load: Callable[[], pd.DataFrame]) -> None:
         """`load` reads the runs of the sweep."""
         self.search, self.load = search, load
-        self.seeds_asked = dict.fromkeys(search.grid.initial_design(), search.options.seeds)
+        self.seeds_asked = dict.fromkeys(search.grid.initial_design(), search.options.training.seeds)
         self.chosen = list(search.first_trials())
         self.todo, self.running = deque(self.chosen), set[str]()
         self.rounds: list[dict[str, Any]] = []
@@ -197,20 +204,20 @@ class BoundaryProposer(Proposer):
         told = f"round {len(self.rounds)}: {_told(self.rounds[-1])}"
         print(f"{told}{', ' * bool(self.reason)}{self.reason}", flush=True)
         new = search.seeds_of(candidates, self.seeds_asked)
-        self.seeds_asked |= {c: self.seeds_asked.get(c, 0) + search.options.seeds for c in candidates}
+        self.seeds_asked |= {c: self.seeds_asked.get(c, 0) + search.options.training.seeds for c in candidates}
         self.chosen += new
         self.todo.extend(new)
 
     def _candidates(self, found: DefendedRegionMap) -> list[Candidate]:
         options, search = self.search.options, self.search
-        room = min(options.batch, (search.budget - len(self.chosen)) // options.seeds)
-        number = {"seeds": options.seeds, "max_seeds": search.most_seeds}
+        room = min(options.search.batch, (search.budget - len(self.chosen)) // options.training.seeds)
+        number = {"seeds": options.training.seeds, "max_seeds": search.most_seeds}
         return propose(search.grid, found.cells, self.seeds_asked, found.rule, batch=room, **number)
 
 
 def search(options: BoundaryOptions, plan: SweepPlan, run: Run) -> list[TrialConfig]:
     """The active search; all trials that it asked for."""
-    known, data = prepare(options.every_trial(), options.data_root, lower="all" in options.attacks)
+    known, data = prepare(every_trial(options), options.dataset.data_root, lower=options.attack.every)
     proposer = BoundaryProposer(BoundarySearch(options, known), lambda: load_runs(plan.name, plan.store.address.uri))
     run(replace(plan, data=data), proposer)
     _note(plan.folder.path, proposer)
@@ -219,11 +226,11 @@ def search(options: BoundaryOptions, plan: SweepPlan, run: Run) -> list[TrialCon
 
 def _enough(search: BoundarySearch, chosen: Sequence[TrialConfig], boundary: GridBoundary | None) -> str:
     """Why the search is at its end; empty if it is not."""
-    narrow = search.options.stop_decades
+    narrow = search.options.search.stop_decades
     whole = boundary is not None and {tuple(s[n] for n in search.grid.group_names) for s in boundary.settings}
     if boundary is not None and len(whole or ()) == len(search.grid.groups) and boundary.widest_band <= narrow:
         return f"the band is nowhere wider than {narrow:g} decades"
-    spent = search.budget - len(chosen) < search.options.seeds
+    spent = search.budget - len(chosen) < search.options.training.seeds
     return f"the budget of {search.budget} trials is spent" if spent else ""
 
 
@@ -235,7 +242,7 @@ def _told(one: Mapping[str, Any]) -> str:
 def _note(folder: Path, proposer: BoundaryProposer) -> None:
     search = proposer.search
     kept = {
-        "along": search.options.along,
+        "along": search.options.search.along,
         "end": proposer.reason,
         "rounds": proposer.rounds,
         "chosen": [trial.key for trial in proposer.chosen],
@@ -283,13 +290,13 @@ def _compared(said: Mapping[str, Any], away: "np.ndarray[Any, np.dtype[np.float6
 
 
 PRESETS = {
-    "quick": BoundaryOptions(
+    "quick": BoundaryOptions.of(
         poison_rates=(0.0, 0.0025, 0.004, 0.006, 0.01, 0.016),
         weight_decays=(0.005, 0.012, 0.02, 0.03, 0.045, 0.07),
         widths=(0.5, 1.0),
         compare=True,
     ),
-    "paper": BoundaryOptions(  # arXiv 2511.21923's training, on a grid about its smallest rate
+    "paper": BoundaryOptions.of(  # arXiv 2511.21923's training, on a grid about its smallest rate
         preset="paper",
         data="cifar10",
         model="resnet18",
@@ -310,4 +317,4 @@ PRESETS = {
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(PRESETS, summarise, search=search))
+    sys.exit(command.main(PRESETS, summarise, search=search, expand=expand))

@@ -5,30 +5,18 @@ python sweeps/defences.py --defences none vibe abl clp --seeds 5     some of the
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from analysis.defences import compare_defences, defence_figure, defence_ranking
-from raybd.attacks import NoAttack
+from raybd.command_line import grid
 from raybd.command_line.command import main
 from raybd.command_line.options import SweepOptions
 from raybd.defences import DEFENCES
 from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
 
-
-class Options(SweepOptions):
-    """Options of every sweep; a clean twin is trained once for each defence and not once for each attack too."""
-
-    def configs(self) -> list[TrialConfig]:
-        """Clean twins first, then every defence against every attack."""
-        trials = super().configs()
-        twins = {t.key: t for t in (replace(t, attack=NoAttack()) for t in trials if not t.poison_rate)}
-        return [*twins.values(), *(trial for trial in trials if trial.poison_rate)]
-
-
 PRESETS = {
-    "quick": Options(
+    "quick": SweepOptions.of(
         name="defences",
         attacks=("badnets", "blended", "wanet", "low_frequency", "adaptive_blend", "adaptive_patch"),  # these take hold
         poison_rates=(0.0, 0.09),
@@ -39,6 +27,11 @@ PRESETS = {
         widths=(0.5,),
     ),
 }
+
+
+def expand(options: SweepOptions) -> list[TrialConfig]:
+    """Every defence against every attack; a clean twin is trained once for each defence and not for each attack too."""
+    return grid.share_twins(grid.expand(options))
 
 
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
@@ -54,4 +47,4 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
 
 
 if __name__ == "__main__":
-    sys.exit(main(PRESETS, summarise))
+    sys.exit(main(PRESETS, summarise, expand=expand))

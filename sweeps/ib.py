@@ -13,8 +13,8 @@ from raybd.command_line.options import SweepOptions
 METRICS = ("mutual_information", "stealthiness", "smoothness", "stealth")
 QUICK = ("mutual_information:epochs=[1,4]", *METRICS[1:])  # a probe costs as much as a quarter of a digits training
 PRESETS = {
-    "quick": SweepOptions(metrics=QUICK, noise=0.4),
-    "paper": SweepOptions(  # arXiv 2511.21923: ResNet-18 on CIFAR-10, 120 epochs of batches of 256
+    "quick": SweepOptions.of(metrics=QUICK, noise=0.4),
+    "paper": SweepOptions.of(  # arXiv 2511.21923: ResNet-18 on CIFAR-10, 120 epochs of batches of 256
         preset="paper",
         data="cifar10",
         model="resnet18",

@@ -21,6 +21,7 @@ from analysis.curve_compare import compare_published
 from analysis.curve_figures import draw_all, draw_epoch_curves
 from analysis.learning_curves import beta_cells, beta_table, region_table, regions, trial_table
 from raybd.command_line.command import main
+from raybd.command_line.curve_grid import expand_curves
 from raybd.command_line.curve_options import CurveOptions
 from raybd.command_line.options import read
 from raybd.convex.region import region_width, region_width_band
@@ -30,8 +31,8 @@ from raybd.trials.records import SweepFolder
 
 BETAS = tuple(b / 100 for b in (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 19, 24, 29, 36, 44, 54, 66, 81, 99))
 PRESETS = {
-    "quick": CurveOptions(),
-    "paper": CurveOptions(  # arXiv 2106.07214, MNIST, as in the authors' result files
+    "quick": CurveOptions.of(),
+    "paper": CurveOptions.of(  # arXiv 2106.07214, MNIST, as in the authors' result files
         preset="paper",
         name="learning_curves-paper",
         data="mnist",
@@ -97,9 +98,8 @@ def run(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     compare: Sequence[Path] = ()
     with suppress(InputError):  # `main` says it
-        options = read(PRESETS, given)
-        compare = options.compare if isinstance(options, CurveOptions) else ()
-    return main(PRESETS, partial(summarise, compare=compare), given)
+        compare = read(PRESETS, given).curves.compare
+    return main(PRESETS, partial(summarise, compare=compare), given, expand=expand_curves)
 
 
 if __name__ == "__main__":

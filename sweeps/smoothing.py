@@ -20,7 +20,7 @@ from raybd.tracking import load_runs
 
 SHOWN = ("clean", "triggered", "random_patch", "moved_patch", "random_direction", "target_class")
 PRESETS = {
-    "quick": SweepOptions(
+    "quick": SweepOptions.of(
         name="smoothing",
         attacks=("badnets", "badnets:size=1", "blended", "blended:alpha=0.05", "wanet"),
         poison_rates=(0.01, 0.1),

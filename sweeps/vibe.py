@@ -18,6 +18,7 @@ from analysis.defences import compare_defences, defence_figure, defence_table
 from analysis.text_table import align_columns
 from raybd.command_line.command import main
 from raybd.command_line.runner import Run
+from raybd.command_line.search_grid import expand_comparison, search_cases
 from raybd.command_line.search_options import SearchOptions
 from raybd.defences import DEFENCES, Defence
 from raybd.execution.plan import SweepPlan
@@ -34,14 +35,14 @@ GOALS = {
     "canary": {"agreement": "max", "worst_canary": "min"},
 }
 PRESETS = {
-    "quick": SearchOptions(
+    "quick": SearchOptions.of(
         base="vibe:pretrain_epochs=40",
         poison_rates=(0.0, 0.09),
         seeds=3,
         weight_decays=(5e-4,),
         widths=(0.5,),
     ),
-    "paper": SearchOptions(  # arXiv:2503.08829 on CIFAR-10; its features take 1000 epochs
+    "paper": SearchOptions.of(  # arXiv:2503.08829 on CIFAR-10; its features take 1000 epochs
         preset="paper",
         data="cifar10",
         model="resnet18",
@@ -112,19 +113,19 @@ def _worst(cases: Sequence[TrialConfig], values: Sequence[float]) -> float:
 
 def search(options: SearchOptions, plan: SweepPlan, run: Run) -> list[TrialConfig]:
     """Find the winner; its trials against every attack."""
-    cases, data = prepare(options.cases(), options.data_root)
+    cases, data = prepare(search_cases(options), options.dataset.data_root)
     wanted = Search(
         name=options.name,
-        base=options.defence(),
+        base=options.search.defence(),
         cases=cases,
         space=space,
-        evaluate=partial(evaluate, options.objective),
-        goals=GOALS[options.objective],
+        evaluate=partial(evaluate, options.search.objective),
+        goals=GOALS[options.search.objective],
         first=FIRST,
-        trials=options.candidates,
+        trials=options.search.candidates,
         storage=options.database(),
-        sampler=options.sampler,
-        pruner=options.pruner,
+        sampler=options.search.sampler,
+        pruner=options.search.pruner,
     )
     with quiet_optuna():
         study = open_study(wanted)
@@ -136,16 +137,16 @@ def search(options: SearchOptions, plan: SweepPlan, run: Run) -> list[TrialConfi
         write(study, wanted, chosen, plan.folder.path)
     found = wanted.defence(chosen.user_attrs["settings"]) if chosen else wanted.base
     _note(options, found, plan.folder.path)
-    return [replace(trial, defence=found) for trial in options.configs() if trial.defence == wanted.base]
+    return [replace(trial, defence=found) for trial in expand_comparison(options) if trial.defence == wanted.base]
 
 
 def _note(options: SearchOptions, found: Defence, folder: Path) -> None:
     """What the comparison is of, beside what the search has found."""
-    rivals = {text: parse("defence", DEFENCES, text) for text in options.defences}
-    named = rivals | {"default": options.defence(), "winner": found}
+    rivals = {text: parse("defence", DEFENCES, text) for text in options.training.defences}
+    named = rivals | {"default": options.search.defence(), "winner": found}
     said = json.loads((folder / "search.json").read_text())
     said["defences"] = {name: spec(DEFENCES, defence) for name, defence in named.items()}
-    said["held_out"] = [text.partition(":")[0] for text in options.held_out]
+    said["held_out"] = [text.partition(":")[0] for text in options.search.held_out]
     (folder / "search.json").write_text(json.dumps(said, indent=1))
 
 
@@ -177,4 +178,4 @@ def _short(value: object) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(PRESETS, summarise, search=search))
+    sys.exit(main(PRESETS, summarise, search=search, expand=expand_comparison))

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from raybd.command_line.grid import expand
 from raybd.errors import InputError
 from raybd.training import Checkpoint
 from raybd.trials.base import TrialResult
@@ -205,8 +206,8 @@ def test_the_recipe_is_backdoorbench_s_and_the_measures_are_the_sweep_s(data: st
     measured = at.measured()
     assert not problems(measured)
     assert ib.METRICS == cifar.MEASURES
-    assert measured.metrics == replace(ib.PRESETS["paper"], data="digits").configs()[0].metrics
-    assert ib.PRESETS["quick"].noise == measured.model.noise
+    assert measured.metrics == expand(ib.PRESETS["paper"].replace(data="digits"))[0].metrics
+    assert ib.PRESETS["quick"].network.noise == measured.model.noise
     assert replace(measured, metrics=(), model=model, seed=1, poison_rate=0.001) == config
 
 

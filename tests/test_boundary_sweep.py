@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,19 @@ from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FINISHED
 from raybd.trials.validate import prepare
-from sweeps.boundary import FILE, PRESETS, BoundaryOptions, BoundaryProposer, BoundarySearch, search, summarise
+from sweeps.boundary import (
+    FILE,
+    PRESETS,
+    BoundaryOptions,
+    BoundaryProposer,
+    BoundarySearch,
+    every_trial,
+    expand,
+    search,
+    summarise,
+)
 
-SMALL = replace(
-    PRESETS["quick"],
+SMALL = PRESETS["quick"].replace(
     attacks=("badnets",),
     poison_rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
     weight_decays=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
@@ -61,7 +69,7 @@ class Played:
 
     def __call__(self, options: BoundaryOptions) -> list[TrialConfig]:
         asked: list[TrialConfig] = []
-        known = prepare(options.every_trial())[0]
+        known = prepare(every_trial(options))[0]
 
         def load() -> pd.DataFrame:
             return planted_runs(asked, self.fails).sample(frac=1, random_state=len(self.rounds))
@@ -84,13 +92,13 @@ class Played:
 
 def test_the_rounds_keep_to_the_budget_and_find_the_edge() -> None:
     play = Played()
-    options = replace(SMALL, attacks=("badnets", "blended"), stop_decades=0.01, budget=84)
+    options = SMALL.replace(attacks=("badnets", "blended"), stop_decades=0.01, budget=84)
     chosen = play(options)
     assert len(chosen) == len({trial.key for trial in chosen}) <= 84
     assert [t.key for t in chosen] == [key for keys in play.rounds for key in keys]
     assert len(play.rounds[0]) == 2 * 3 + 2 * 5 * 3
     assert all(len(keys) <= 9 for keys in play.rounds[1:])
-    active = BoundarySearch(options, prepare(options.every_trial())[0])
+    active = BoundarySearch(options, prepare(every_trial(options))[0])
     _, found = active.boundary(planted_runs(chosen))
     assert found is not None
     table = found.to_frame()
@@ -103,30 +111,30 @@ def test_the_rounds_keep_to_the_budget_and_find_the_edge() -> None:
 
 def test_the_same_search_again_asks_for_the_same() -> None:
     """It replays itself, whatever order its runs came in: that is what resuming rests on."""
-    options, once = replace(SMALL, stop_decades=0.01), Played()
+    options, once = SMALL.replace(stop_decades=0.01), Played()
     first = once(options)
     again = Played()
     assert [t.key for t in again(options)] == [t.key for t in first]
     assert again.rounds == once.rounds
     longer = Played()
-    longer(replace(options, budget=len(first) + 9))
+    longer(options.replace(budget=len(first) + 9))
     assert longer.rounds[: len(once.rounds) - 1] == once.rounds[:-1]
 
 
 def test_a_wide_stop_ends_at_once_and_says_why() -> None:
     play = Played()
-    play(replace(SMALL, stop_decades=5.0))
+    play(SMALL.replace(stop_decades=5.0))
     assert len(play.rounds) == 1
     assert play.reason == "the band is nowhere wider than 5 decades"
     spent = Played()
-    assert len(spent(replace(SMALL, stop_decades=1e-6, budget=24))) == 24  # one cell fits, not the three of a batch
+    assert len(spent(SMALL.replace(stop_decades=1e-6, budget=24))) == 24  # one cell fits, not the three of a batch
     assert spent.reason == "the budget of 24 trials is spent"
 
 
 @pytest.mark.parametrize("fails", [(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08), (0.01,), (0.08,)])
 def test_failing_trials_do_not_loop(fails: Sequence[float]) -> None:
     play = Played(fails)
-    options = replace(SMALL, stop_decades=1e-6, budget=60)
+    options = SMALL.replace(stop_decades=1e-6, budget=60)
     chosen = play(options)
     assert len(chosen) <= 60
     failed = [t for t in chosen if t.poison_rate in fails]
@@ -142,7 +150,7 @@ def test_real_trials_resume_and_are_compared(tmp_path: Path, capsys: pytest.Capt
         " --batch 1 --poison-rates 0.01 0.03 0.1 --weight-decays 0.001 0.1 --budget 18"
         f" --tracking-uri {uri} --results {tmp_path}/r"
     ).split()
-    assert command.main(PRESETS, summarise, [*args, "--no-compare"], search) == 0
+    assert command.main(PRESETS, summarise, [*args, "--no-compare"], search, expand) == 0
     first = load_runs("boundary", uri)
     said = capsys.readouterr().out
     assert len(first) <= 18
@@ -151,7 +159,7 @@ def test_real_trials_resume_and_are_compared(tmp_path: Path, capsys: pytest.Capt
     chosen = json.loads((tmp_path / "r" / "boundary" / FILE).read_text())["chosen"]
     assert sorted(chosen) == sorted(first["tags.raybd.key"])
 
-    assert command.main(PRESETS, summarise, [*args, "--compare"], search) == 0
+    assert command.main(PRESETS, summarise, [*args, "--compare"], search, expand) == 0
     said = capsys.readouterr().out
     assert "Against the whole grid" in said
     assert json.loads((tmp_path / "r" / "boundary" / FILE).read_text())["chosen"] == chosen
@@ -167,13 +175,13 @@ def test_real_trials_resume_and_are_compared(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"stop_decades": 0.0}, "--stop-decades 0 must be above 0"),
-        ({"stop_decades": float("nan")}, "--stop-decades nan must be above 0"),
+        ({"stop_decades": 0.0}, "--stop-decades must be above 0, got 0"),
+        ({"stop_decades": float("nan")}, "--stop-decades must be above 0, got nan"),
         ({"budget": 17}, "--budget 17 is less than the 21 trials of the first cells and clean twins"),
-        ({"budget": 0}, "--budget 0 must be at least 1"),
-        ({"batch": 0}, "--batch 0 must be at least 1"),
-        ({"most_seeds": 2}, "--most-seeds 2 must be at least 3"),
-        ({"seeds": 1}, "--seeds 1 tells nothing"),
+        ({"budget": 0}, "--budget must be at least 1, got 0"),
+        ({"batch": 0}, "--batch must be at least 1, got 0"),
+        ({"most_seeds": 2}, "--most-seeds must be at least 3, as many as --seeds, got 2"),
+        ({"seeds": 1}, "--seeds must be at least 2"),
         ({"patience": 3}, "would bias attack success"),
         ({"poison_rates": (0.0,)}, "--poison-rates must have one above 0"),
         ({"poison_rates": (0.01,)}, r"--along poison_rate: no axis of two values above 0 \(train.weight_decay\)"),
@@ -183,19 +191,19 @@ def test_real_trials_resume_and_are_compared(tmp_path: Path, capsys: pytest.Capt
 )
 def test_what_is_refused(wrong: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        replace(SMALL, **wrong).configs()  # type: ignore[arg-type]
+        expand(SMALL.replace(**wrong))
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        replace(SMALL, stop_decades=-1, batch=0, patience=1).configs()
+        expand(SMALL.replace(stop_decades=-1, batch=0, patience=1))
     assert len(caught.value.problems) == 3
 
 
 def test_the_default_is_a_quarter_of_its_grid() -> None:
     options = PRESETS["quick"]
-    grid = replace(options, compare=True).configs()
+    grid = expand(options.replace(compare=True))
     active = BoundarySearch(options, grid)
     assert (len(grid), active.budget) == (2 * 6 * 5 * 2 * 3 + 6 * 2 * 3, 99)
-    assert len(replace(options, compare=False).configs()) < 99
+    assert len(expand(options.replace(compare=False))) < 99
     assert isinstance(options, SweepOptions)

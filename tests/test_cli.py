@@ -13,6 +13,7 @@ from PIL import Image
 
 from raybd.cli import main as raybd_main
 from raybd.command_line.command import main
+from raybd.command_line.grid import expand
 from raybd.tracking import load_runs
 from sweeps.ib import PRESETS, summarise
 
@@ -72,7 +73,7 @@ def test_dry_run_lists_the_trials_and_an_estimate(tmp_path: Path) -> None:
 
 
 def test_paper_preset_is_the_papers_setting() -> None:
-    trials = PRESETS["paper"].configs()
+    trials = expand(PRESETS["paper"])
     assert {t.model.name for t in trials} == {"resnet18"}
     assert {(t.data, t.train.epochs, t.train.batch_size, t.train.learning_rate) for t in trials} == {
         ("cifar10", 120, 256, 0.1)
@@ -81,14 +82,12 @@ def test_paper_preset_is_the_papers_setting() -> None:
 
 
 def test_common_options_reach_the_trials() -> None:
-    from dataclasses import replace
-
-    options = replace(PRESETS["quick"], attacks=("blended",), poison_rates=(0.02,), seeds=2, depths=(2, 3))
-    trials = options.configs()
+    options = PRESETS["quick"].replace(attacks=("blended",), poison_rates=(0.02,), seeds=2, depths=(2, 3))
+    trials = expand(options)
     assert len(trials) == 2 * 2 * 2 * 2  # seeds x depths x weight decays x widths
     assert {t.model.depth for t in trials} == {2, 3}
-    assert {t.train.crop for t in replace(options, data="cifar10").configs()} == {4}
-    assert {t.train.flip for t in replace(options, data="cifar10", flip=(False,)).configs()} == {False}
+    assert {t.train.crop for t in expand(options.replace(data="cifar10"))} == {4}
+    assert {t.train.flip for t in expand(options.replace(data="cifar10", flip=(False,)))} == {False}
 
 
 @pytest.mark.parametrize(
@@ -103,18 +102,18 @@ def test_common_options_reach_the_trials() -> None:
         (["--model", "nowhere:net"], "nowhere:net cannot be imported"),
         (["--data", "digit"], "digits"),
         (["--preset", "fast"], "unknown preset: fast (known: paper, quick"),
-        (["--poison-rates", "-0.1"], "poison_rate must be in [0, 1], got -0.1"),
-        (["--poison-rates", "1.5"], "poison_rate must be in [0, 1], got 1.5"),
+        (["--poison-rates", "-0.1"], "--poison-rates must be in [0, 1], got -0.1"),
+        (["--poison-rates", "1.5"], "--poison-rates must be in [0, 1], got 1.5"),
         (["--poison-rates", "0.0001"], "poison rate 0.0001 of 1297 images poisons nobody"),
         (["--target", "10"], "target 10 is no class (allowed: 0 to 9)"),
-        (["--seeds", "0"], "--seeds 0 must be at least 1"),
-        (["--weight-decays", "-1"], "weight_decay must be at least 0 and finite, got -1"),
-        (["--epochs", "0"], "epochs must be at least 1, got 0"),
-        (["--learning-rates", "0"], "learning_rate must be above 0 and finite, got 0"),
-        (["--widths", "-1"], "width must be above 0 and finite, got -1"),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--weight-decays", "-1"], "--weight-decays must be at least 0 and finite, got -1"),
+        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["--learning-rates", "0"], "--learning-rates must be above 0 and finite, got 0"),
+        (["--widths", "-1"], "--widths must be above 0 and finite, got -1"),
         (["--optimizer", "adm"], "optimizer must be one of sgd, adamw, got 'adm'"),
         (["--labels", "some"], "unknown labels 'some'"),
-        (["--max-concurrent", "0"], "--max-concurrent 0 must be at least 1"),
+        (["--max-concurrent", "0"], "--max-concurrent must be at least 1, got 0"),
         (["--name", "a/b"], "'a/b' cannot name a sweep"),
         (["--name", "../up"], "'../up' cannot name a sweep"),
         (["--name", "a\x07b"], "cannot name a sweep"),
@@ -133,8 +132,9 @@ def test_bad_input_is_refused_before_any_work(
 
 
 def test_all_problems_come_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    said = refused(capsys, tmp_path, "--attacks", "badnetz", "blendet", "--seeds", "0", "--name", "a/b", "--data", "x")
-    for piece in ("badnetz, blendet", "--seeds 0", "'a/b'", "unknown data"):
+    bad = "--attacks badnetz blendet --seeds 0 --name a/b --data x --epochs"
+    said = refused(capsys, tmp_path, *bad.split())
+    for piece in ("badnetz, blendet", "--seeds must", "'a/b'", "unknown data", "--epochs needs at least one value"):
         assert piece in said
 
 

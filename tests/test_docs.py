@@ -5,13 +5,14 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import matplotlib as mpl
 import pytest
 
 from raybd.attacks import ATTACKS, Attack
+from raybd.command_line.grid import expand
 from raybd.defences import DEFENCES
 from raybd.metrics import METRICS
 from raybd.trials.run import run_trial
@@ -34,8 +35,8 @@ def test_the_attack_of_the_page_keeps_the_contract(tmp_path: Path, monkeypatch: 
     from stripe import Stripe  # type: ignore[import-not-found]
 
     monkeypatch.setitem(ATTACKS, "stripe", Stripe)
-    options = replace(PRESETS["quick"], attacks=("stripe",), poison_rates=(0.05,), seeds=1)
-    assert {config.params["attack.name"] for config in options.configs()} == {"stripe"}
+    options = PRESETS["quick"].replace(attacks=("stripe",), poison_rates=(0.05,), seeds=1)
+    assert {config.params["attack.name"] for config in expand(options)} == {"stripe"}
     check_contract(Stripe())
 
 
@@ -56,9 +57,9 @@ def test_the_defence_and_the_metric_of_the_page_make_a_trial(
         "metrics": ("margin",),
     }
     train_config |= {"widths": (0.5,), "weight_decays": (5e-4,)}
-    options = replace(PRESETS["quick"], noise=0.0, defences=("none", "label_noise:share=0.9"), **train_config)
+    options = PRESETS["quick"].replace(noise=0.0, defences=("none", "label_noise:share=0.9"), **train_config)
     ends = {}
-    for config in options.configs():
+    for config in expand(options):
         ends[config.params["defence.name"]] = run_trial(config, digits).metrics
     assert ends["none"]["accuracy/clean"] > ends["label_noise"]["accuracy/clean"] + 0.2
     assert all("margin/wanted" in found for found in ends.values())

@@ -1,7 +1,6 @@
 """The sweep of learning curves from options to tables, on digits and in this process; the metric of networks."""
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from analysis import DefendedRegionMap
 from analysis.learning_curves import trial_table
+from raybd.command_line.curve_grid import expand_curves
 from raybd.command_line.curve_options import CurveOptions
 from raybd.convex.region import region_width
 from raybd.errors import InputError
@@ -115,9 +115,9 @@ def test_compare_prints_differences_by_row(done: tuple[Path, str], capsys: pytes
         ("--pairs seven", "'seven' is no pair"),
         ("--pairs 7-12", "no class 12"),
         ("--pairs", "tell two classes apart: --pairs needs at least one"),
-        ("--Cs 0", "C must be above 0 and finite, got 0"),
-        ("--Cs", "--Cs needs a value"),
-        ("--betas 0 3", "betas 3 are no weights"),
+        ("--Cs 0", "--Cs must be above 0 and finite, got 0"),
+        ("--Cs", "--Cs needs at least one value"),
+        ("--betas 0 3", "--betas must be in [0, 1], got 3"),
         ("--trigger-size 9", "does not fit images of 8x8"),
         ("--poison-rates 0.0001", "poisons nobody"),
         ("--compare nowhere.csv", "there is no such file"),
@@ -138,40 +138,43 @@ def test_what_cannot_be_run_is_said_before_any_work(
 
 
 def test_pairs_sizes_and_learners_multiply() -> None:
-    options = CurveOptions(pairs=("all",), trigger_size=(1, 2), seeds=1, models=("svm", "svm_rbf"), poison_rates=(0.1,))
-    configs = options.configs()
+    options = CurveOptions.of(
+        pairs=("all",), trigger_size=(1, 2), seeds=1, models=("svm", "svm_rbf"), poison_rates=(0.1,)
+    )
+    configs = expand_curves(options)
     assert len({c.data for c in configs}) == 45
     assert len(configs) == 45 * 2 * 2 * (6 + 2 * 4)
     assert [c.poison_rate for c in configs] == sorted(c.poison_rate for c in configs)
-    limited = replace(options, pairs=("7-1", "7-1"), train_images=100).configs()
+    limited = expand_curves(options.replace(pairs=("7-1", "7-1"), train_images=100))
     assert {c.data for c in limited} == {"digits[7,1;100]"}
 
 
 def test_networks_take_the_axes_and_the_betas() -> None:
-    options = CurveOptions(models=("small_cnn",), pairs=(), seeds=1, poison_rates=(0.1,), labels="all_to_one")
-    options = replace(options, crop=(0, 1), flip=(False, True), weight_decays=(5e-4,), widths=(0.5,))
-    configs = options.configs()
+    options = CurveOptions.of(models=("small_cnn",), pairs=(), seeds=1, poison_rates=(0.1,), labels="all_to_one")
+    options = options.replace(crop=(0, 1), flip=(False, True), weight_decays=(5e-4,), widths=(0.5,))
+    configs = expand_curves(options)
     poisoned = [c for c in configs if c.poison_rate]
     assert {(c.train.crop, c.train.flip) for c in poisoned} == {(0, False), (0, True), (1, False), (1, True)}
     assert {c.train.beta for c in poisoned} == {0, 0.01, 0.03, 0.1, 0.3, 1}
     assert len(poisoned) == 4 * 6
     assert {c.train.beta for c in configs if not c.poison_rate} == {1}
     assert all(isinstance(c.metrics[-1], LearningCurves) for c in configs)
-    whole = replace(options, data="digits[7,1]").configs()
+    whole = expand_curves(options.replace(data="digits[7,1]"))
     assert {c.data for c in whole} == {"digits[7,1]"}
     with pytest.raises(InputError, match="is a part already"):
-        replace(options, data="digits[7,1]", pairs=("7-1",)).configs()
+        expand_curves(options.replace(data="digits[7,1]", pairs=("7-1",)))
 
 
 def test_the_paper_s_grid() -> None:
     options = PRESETS["paper"]
-    assert len(options.Cs) == 10
-    assert (options.Cs[0], options.Cs[6]) == pytest.approx((1e-4, 4.6415888336127775))
-    assert (options.Cs_rbf[0], options.Cs_rbf[-1]) == pytest.approx((0.1, 100))
-    assert (options.gammas[0], options.gammas[2], options.gammas[-1]) == pytest.approx((5e-4, 5e-3, 5e-2))
-    assert options.seed_values == (1, 10, 11, 100, 101)
-    assert len(options.betas) == 20
-    assert len([c for c in options.configs() if c.poison_rate]) == 3 * 2 * 5 * (3 * 10 + 50)
+    curves = options.curves
+    assert len(curves.Cs) == 10
+    assert (curves.Cs[0], curves.Cs[6]) == pytest.approx((1e-4, 4.6415888336127775))
+    assert (curves.Cs_rbf[0], curves.Cs_rbf[-1]) == pytest.approx((0.1, 100))
+    assert (curves.gammas[0], curves.gammas[2], curves.gammas[-1]) == pytest.approx((5e-4, 5e-3, 5e-2))
+    assert curves.seed_values == (1, 10, 11, 100, 101)
+    assert len(options.training.betas) == 20
+    assert len([c for c in expand_curves(options) if c.poison_rate]) == 3 * 2 * 5 * (3 * 10 + 50)
 
 
 def history(*shares: tuple[int, float, float]) -> list[dict[str, object]]:

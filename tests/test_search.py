@@ -12,6 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from raybd.attacks.multi import Multi
+from raybd.command_line.search_grid import expand_comparison, search_cases
 from raybd.command_line.search_options import SearchOptions
 from raybd.defences import DEFENCES
 from raybd.defences.vibe import Vibe
@@ -221,10 +222,10 @@ def test_a_storage_that_cannot_be_opened(wanted: Search, tmp_path: Path) -> None
 
 
 def test_the_worst_attack_by_its_mean_over_seeds() -> None:
-    options = SearchOptions(
+    options = SearchOptions.of(
         attacks=("badnets", "blended"), poison_rates=(0.0, 0.05), widths=(0.5,), weight_decays=(0.0,)
     )
-    cases = options.cases()
+    cases = search_cases(options)
     assert [(case.seed, type(case.attack).__name__) for case in cases] == [
         (0, "BadNets"),
         (0, "Blended"),
@@ -237,10 +238,10 @@ def test_the_worst_attack_by_its_mean_over_seeds() -> None:
 
 
 def test_a_defender_s_canary_is_an_attack_of_his_own() -> None:
-    options = SearchOptions(
+    options = SearchOptions.of(
         attacks=("badnets:size=1",), poison_rates=(0.05,), objective="canary", validation=0.1, widths=(0.5,), target=3
     )
-    case = options.cases()[0]
+    case = search_cases(options)[0]
     assert isinstance(case.attack, Multi)
     theirs, own = case.attack.members()
     assert (theirs.attack.target, own.attack.target) == (3, 0)
@@ -254,8 +255,10 @@ def test_a_defender_s_canary_is_an_attack_of_his_own() -> None:
 
 
 def test_the_comparison_has_every_attack_and_clean_twins_once() -> None:
-    options = SearchOptions(attacks=("badnets",), held_out=("sig",), poison_rates=(0.0, 0.05), seeds=2, widths=(0.5,))
-    trials = options.configs()
+    options = SearchOptions.of(
+        attacks=("badnets",), held_out=("sig",), poison_rates=(0.0, 0.05), seeds=2, widths=(0.5,)
+    )
+    trials = expand_comparison(options)
     twins = [trial for trial in trials if not trial.poison_rate]
     assert len(twins) == 3 * 2 * 2  # defences x seeds x weight decays
     assert len({trial.key for trial in trials}) == len(trials)
@@ -264,7 +267,7 @@ def test_the_comparison_has_every_attack_and_clean_twins_once() -> None:
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:
-    options = SearchOptions(
+    options = SearchOptions.of(
         attacks=("badnets",),
         held_out=("badnets", "sigg"),
         base="vibes",

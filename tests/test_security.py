@@ -6,7 +6,6 @@ import pickle
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +158,7 @@ def test_a_sweep_keeps_no_password(
     monkeypatch.chdir(tmp_path)
     store = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr(tracking, "connect", lambda uri: store)
-    preset = replace(PRESETS["quick"], attacks=("badnets",), metrics=("stealth",), noise=0.0, seeds=1, epochs=(1,))
+    preset = PRESETS["quick"].replace(attacks=("badnets",), metrics=("stealth",), noise=0.0, seeds=1, epochs=(1,))
     args = "--inline --poison-rates 0.05 --weight-decays 5e-4 --widths 0.5 --name kept".split()
 
     def summarise(name: str, uri: str, folder: Path) -> tuple[str, list[Path]]:
@@ -240,5 +239,5 @@ def test_the_page_names_tests_that_exist_and_says_what_runs_code() -> None:
     assert len(named) > 8
     assert [name for name in named if f"def {name}(" not in here] == []
     assert "`module:function`" in PAGE
-    options = (ROOT / "raybd" / "command_line" / "options.py").read_text()
+    options = (ROOT / "raybd" / "command_line" / "groups.py").read_text()
     assert "module:function (runs that code)" in options

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from raybd.command_line.command import main
+from raybd.command_line.search_grid import expand_comparison
 from raybd.tracking import load_runs
 from sweeps import defences, vibe
 
@@ -19,7 +20,7 @@ def places(tmp_path: Path) -> list[str]:
 def test_the_search_and_its_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = [*TINY, *places(tmp_path), "--candidates", "2", "--search-seeds", "1", "--attacks", "badnets"]
     args += ["--held-out", "ftrojan", "--base", "vibe:pretrain_epochs=1,iterations=20,e_steps=1"]
-    assert main(vibe.PRESETS, vibe.summarise, args, vibe.search) == 0
+    assert main(vibe.PRESETS, vibe.summarise, args, vibe.search, expand_comparison) == 0
     said = capsys.readouterr().out
     for part in ("Pareto front", "2 candidates, 0 failed", "ftrojan *", "never seen", "default", "winner"):
         assert part in said
@@ -30,14 +31,16 @@ def test_the_search_and_its_comparison(tmp_path: Path, capsys: pytest.CaptureFix
     runs = load_runs("vibe", f"sqlite:///{tmp_path}/m.db")
     assert not runs[runs["params.attack.name"] == "ftrojan"].empty
     count = len(runs)
-    assert main(vibe.PRESETS, vibe.summarise, args, vibe.search) == 0  # nothing is left to try, or to train
+    assert (
+        main(vibe.PRESETS, vibe.summarise, args, vibe.search, expand_comparison) == 0
+    )  # nothing is left to try, or to train
     assert "2 candidates are done, 0 to try" in capsys.readouterr().out
     assert len(load_runs("vibe", f"sqlite:///{tmp_path}/m.db")) == count
 
 
 def test_defences_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = [*TINY, *places(tmp_path), "--attacks", "badnets", "blended", "--defences", "none", "oracle"]
-    assert main(defences.PRESETS, defences.summarise, args) == 0
+    assert main(defences.PRESETS, defences.summarise, args, expand=defences.expand) == 0
     said = capsys.readouterr().out
     lines = [line.split() for line in said.splitlines()]
     assert ["oracle", "truth"] in [line[:2] for line in lines]
@@ -48,11 +51,11 @@ def test_defences_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_options_that_cannot_be_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = [*TINY, *places(tmp_path), "--held-out", "badnets", "--sampler", "cma", "--base", "vibes"]
-    assert main(vibe.PRESETS, vibe.summarise, args, vibe.search) == 2
+    assert main(vibe.PRESETS, vibe.summarise, args, vibe.search, expand_comparison) == 2
     said = capsys.readouterr().err
     assert "held out and seen" in said
     assert "cma" in said
     assert "did you mean vibe?" in said
     wrong = [*TINY, *places(tmp_path), "--storage", f"sqlite:///{tmp_path}/no/folder/s.db"]
-    assert main(vibe.PRESETS, vibe.summarise, wrong, vibe.search) == 2
+    assert main(vibe.PRESETS, vibe.summarise, wrong, vibe.search, expand_comparison) == 2
     assert "cannot be used" in capsys.readouterr().err

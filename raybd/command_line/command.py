@@ -1,12 +1,14 @@
 """What every sweep script does with its options: check them, then list the trials or run them."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from raybd.command_line import grid
 from raybd.command_line.dry_run import show
 from raybd.command_line.options import SweepOptions, read
 from raybd.errors import InputError
+from raybd.trials.config import TrialConfig
 
 if TYPE_CHECKING:
     from raybd.command_line.runner import Search, Summary
@@ -17,26 +19,31 @@ def main(
     summarise: "Summary",
     args: Sequence[str] | None = None,
     search: "Search | None" = None,
+    expand: Callable[[Any], list[TrialConfig]] = grid.expand,
 ) -> int:
     """Run the sweep that `args` (default: the command line) ask for; the exit status.
 
-    `search` comes first, where there is one, and adds trials to the sweep.
+    `expand` turns the options into trials. `search` comes first, where there is one, and adds trials to the sweep.
     0: every trial has finished; 1: some have not; 2: the options cannot be run; 130: interrupted.
     """
     try:
-        return _main(presets, summarise, list(sys.argv[1:] if args is None else args), search)
+        return _main(presets, summarise, list(sys.argv[1:] if args is None else args), search, expand)
     except KeyboardInterrupt:  # a second one, or one before any trial: nothing is tidied up any more
         print("\ninterrupted: what had ended is kept, and the same command goes on with the rest", file=sys.stderr)
         return 130
 
 
 def _main(
-    presets: Mapping[str, SweepOptions], summarise: "Summary", args: list[str], search: "Search | None" = None
+    presets: Mapping[str, SweepOptions],
+    summarise: "Summary",
+    args: list[str],
+    search: "Search | None",
+    expand: Callable[[Any], list[TrialConfig]],
 ) -> int:
     try:
         options = read(presets, args)
-        configs = options.configs()
-        if options.dry_run:
+        configs = expand(options)
+        if options.execution.dry_run:
             return show(options, configs)
         from raybd.command_line.runner import sweep  # MLflow takes a second to import, and a list needs none
 

@@ -20,7 +20,7 @@ def show(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
         InputError: a trial could not run.
     """
     try:
-        known, data = prepare(configs, options.data_root, lower="all" in options.attacks)
+        known, data = prepare(configs, options.dataset.data_root, lower=options.attack.every)
     except NoDataError as error:
         print(f"all trials: {_shared(configs)}\n")
         print("\n".join(f"{'-' * 16}  {config.label}" for config in configs))
@@ -29,7 +29,7 @@ def show(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
     print(f"all trials: {_shared(configs)}\n")
     for config in known:
         print(f"{config.key}  {config.label}")
-    here = 1 if options.inline else cpu_count()
+    here = 1 if options.execution.inline else cpu_count()
     total = seconds(known, data)
     print(
         f"{len(known)} trials, about {clock(total)} of one core, {clock(total / here)} on {here} "

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from raybd.execution import memory
 from raybd.execution.executor import Executor
 from raybd.execution.plan import SweepPlan, resume
 from raybd.execution.proposers import Proposer
-from raybd.execution.resources import Resources
 from raybd.execution.result import SweepResult
 from raybd.execution.sweep import local_executor, ray_executor, run_sweep
 from raybd.trials.config import TrialConfig
@@ -35,16 +33,16 @@ def sweep(
     Raises:
         InputError: a trial could not run, or the results folder or the tracking store is not usable.
     """
-    if options.inline and _here(options)[1] == "cpu":
+    if options.execution.inline and _here(options)[1] == "cpu":
         memory.without_gpu_compiler()
-    known, data = prepare(configs, options.data_root, lower="all" in options.attacks)
-    folder = SweepFolder.of(options.results, options.name)
+    known, data = prepare(configs, options.dataset.data_root, lower=options.attack.every)
+    folder = SweepFolder.of(options.execution.results, options.name)
     with folder.locked():
         if search is not None:
-            found = _searched(options, resume(folder, [], data, options.tracking_uri), search)
-            more = prepare(found, options.data_root)[0] if found else []
+            found = _searched(options, resume(folder, [], data, options.execution.tracking_uri), search)
+            more = prepare(found, options.dataset.data_root)[0] if found else []
             known = list({config.key: config for config in [*known, *more]}.values())
-        return _run_and_sum_up(options, resume(folder, known, data, options.tracking_uri), summarise)
+        return _run_and_sum_up(options, resume(folder, known, data, options.execution.tracking_uri), summarise)
 
 
 def _searched(options: SweepOptions, plan: SweepPlan, search: Search) -> list[TrialConfig]:
@@ -93,17 +91,16 @@ def executor_for(options: SweepOptions, plan: SweepPlan) -> Executor:
     Raises:
         InputError: there is no such place, or the trials do not fit.
     """
-    if options.inline:
+    if options.execution.inline:
         return local_executor(plan, *_here(options))
-    at_once, workers = options.max_concurrent, options.workers
-    resources = Resources(options.cpus_per_trial, options.gpus_per_trial, at_once, workers)
-    return ray_executor(plan, resources, options.address, options.stall_seconds)
+    where = options.execution
+    return ray_executor(plan, where.resources, where.address, where.stall_seconds)
 
 
 def _here(options: SweepOptions) -> tuple[int, str]:
     """Threads and device of a trial in this process."""
-    gpu = torch.cuda.is_available() and options.gpus_per_trial != 0
-    return max(1, int(options.cpus_per_trial)), "cuda" if gpu else "cpu"
+    gpu = torch.cuda.is_available() and options.execution.gpus_per_trial != 0
+    return max(1, int(options.execution.cpus_per_trial)), "cuda" if gpu else "cpu"
 
 
 def _sum_up(options: SweepOptions, plan: SweepPlan, result: SweepResult, summarise: Summary) -> None:
@@ -119,7 +116,7 @@ def _sum_up(options: SweepOptions, plan: SweepPlan, result: SweepResult, summari
     except Exception as error:  # noqa: BLE001 - as above
         print(f"the sweep's own run stays open: {type(error).__name__}", file=sys.stderr)
     print(f"\n{result.text}")
-    print(f"\n{_next(plan.name, uri, options.tracking_uri is not None)}")
+    print(f"\n{_next(plan.name, uri, options.execution.tracking_uri is not None)}")
 
 
 def _close(options: SweepOptions, plan: SweepPlan, result: SweepResult, text: str, pictures: list[Path]) -> None:
@@ -133,7 +130,7 @@ def _close(options: SweepOptions, plan: SweepPlan, result: SweepResult, text: st
 
 def _kept(options: SweepOptions) -> dict[str, Any]:
     """The options as the store keeps them: without the password of a URI."""
-    return {name: public(value) if isinstance(value, str) else value for name, value in asdict(options).items()}
+    return {name: public(value) if isinstance(value, str) else value for name, value in options.flat().items()}
 
 
 def _next(name: str, uri: str, asked_for: bool) -> str:

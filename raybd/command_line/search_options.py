@@ -1,41 +1,37 @@
-"""What a person can say to a search for a defence's settings."""
+"""Options of `sweeps/vibe.py`: the search for a defence's settings beside those of every sweep."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from typing import Annotated
 
-from raybd.attacks import ATTACKS, NoAttack, describe
-from raybd.attacks.multi import Multi
+from annotated_types import Interval
+
+from raybd.attacks import ATTACKS
+from raybd.command_line.groups import AttackOptions, OptionGroup, TrainingOptions, unknown_methods
 from raybd.command_line.options import SweepOptions
 from raybd.defences import DEFENCES, Defence
-from raybd.errors import InputError
 from raybd.execution.search import PRUNERS, SAMPLERS
 from raybd.plugins import parse, unknown
-from raybd.trials.config import TrialConfig
 from raybd.trials.records import SweepFolder
+from raybd.utils.constraints import Count
 
-CANARY = "badnets:position=top_left,pattern=random"  # the defender's own trigger
 OBJECTIVES = ("truth", "canary")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(SweepOptions):
-    """Options of `sweeps/vibe.py`: what is searched, on which attacks, and what the winner is compared with."""
+class SearchSettings(OptionGroup):
+    """The search."""
 
-    name: str = "vibe"
-    attacks: tuple[str, ...] = ("badnets", "blended", "wanet", "adaptive_blend")
-    """Training attacks: the search sees these."""
     held_out: tuple[str, ...] = ("sig", "ftrojan", "low_frequency")
-    """Attacks that the search never sees; the winner meets them at the end."""
+    """Attacks that the search never sees (it sees those of --attacks); the winner meets them at the end."""
     base: str = "vibe"
-    """The defence that is searched, with the settings that stay."""
-    defences: tuple[str, ...] = ("none", "oracle")
-    """What the winner and the default are compared with."""
-    candidates: int = 16
+    """The defence that is searched, with the settings that stay; winner and default are compared with --defences."""
+    candidates: Count = 16
     """How many settings are tried."""
-    search_seeds: int = 2
+    search_seeds: Count = 2
     """Seeds on which a candidate is tried; the comparison has --seeds."""
     objective: str = "truth"
     """truth: clean accuracy and the worst attack's success; canary: what a defender can see who knows no attack."""
-    canary_rate: float = 0.01
+    canary_rate: Annotated[float, Interval(gt=0, lt=0.5)] = 0.01
     """Share of the training set that a defender gives the canary, a trigger and target of his own."""
     sampler: str = "tpe"
     """tpe, nsga2 or random."""
@@ -45,51 +41,39 @@ class SearchOptions(SweepOptions):
     """Database of the study, as an URL; none: a file in the sweep's folder. optuna-dashboard opens it."""
 
     def problems(self) -> list[str]:
-        """Those of every sweep, and of the search."""
-        found = super().problems() + unknown("held-out attack", [t.partition(":")[0] for t in self.held_out], ATTACKS)
-        found += unknown("defence", [self.base.partition(":")[0]], DEFENCES)
+        """Those of every group, and names that are not known."""
+        found = super().problems() + unknown_methods("held-out attack", self.held_out, ATTACKS)
+        found += unknown_methods("defence", (self.base,), DEFENCES)
         found += unknown("sampler", [self.sampler], SAMPLERS) + unknown("pruner", [self.pruner], PRUNERS)
-        found += unknown("objective", [self.objective], OBJECTIVES)
-        for name in ("candidates", "search_seeds"):
-            found += [] if getattr(self, name) >= 1 else [f"--{name.replace('_', '-')} must be at least 1"]
-        if not 0 < self.canary_rate < 0.5:
-            found.append(f"--canary-rate {self.canary_rate:g} is not in (0, 0.5)")
-        if not any(self.poison_rates):
-            found.append("--poison-rates must have one above 0: what holds without poison is known")
-        if self.objective == "canary" and not self.validation:
-            found.append("--objective canary counts agreement on held-out images: --validation must be above 0")
-        seen = sorted(set(self.attacks) & set(self.held_out))
-        return found + [f"attack {name} is held out and seen at once" for name in seen]
+        return found + unknown("objective", [self.objective], OBJECTIVES)
 
     def defence(self) -> Defence:
         """The defence that is searched."""
         return parse("defence", DEFENCES, self.base)
 
-    def configs(self) -> list[TrialConfig]:
-        """The comparison, but for the winner: every defence and the searched one's default against every attack."""
-        if found := self.problems():
-            raise InputError(found)
-        attacks, defences = (*self.attacks, *self.held_out), (*self.defences, self.base)
-        trials = SweepOptions.configs(replace(self, held_out=(), attacks=attacks, defences=defences))
-        twins = {trial.key: replace(trial, attack=NoAttack()) for trial in trials if not trial.poison_rate}
-        once = {trial.key: trial for trial in twins.values()}
-        return [*once.values(), *(trial for trial in trials if trial.poison_rate)]
 
-    def cases(self) -> list[TrialConfig]:
-        """What a candidate is tried on: every training attack at every rate, one seed after the other."""
-        some = replace(self, defences=(self.base,), seeds=self.search_seeds, metrics=())
-        trials = [trial for trial in SweepOptions.configs(some) if trial.poison_rate]
-        ordered = sorted(trials, key=lambda trial: trial.seed)
-        return [self.with_canary(trial) for trial in ordered] if self.objective == "canary" else ordered
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(SweepOptions):
+    """Options of `sweeps/vibe.py`: what is searched, on which attacks, and what the winner is compared with."""
 
-    def with_canary(self, trial: TrialConfig) -> TrialConfig:
-        """`trial` with the defender's own trigger in the training set too, for a class beside the attacker's."""
-        total = trial.poison_rate + self.canary_rate
-        targets = (self.target, 1 if self.target == 0 else 0)
-        shares = (trial.poison_rate, self.canary_rate)
-        both = Multi(attacks=(describe(trial.attack), CANARY), shares=shares, targets=targets)
-        return replace(trial, attack=both, poison_rate=total)
+    name: str = "vibe"
+    search: SearchSettings = field(default_factory=SearchSettings)
+    attack: AttackOptions = field(
+        default_factory=lambda: AttackOptions(attacks=("badnets", "blended", "wanet", "adaptive_blend"))
+    )
+    training: TrainingOptions = field(default_factory=lambda: TrainingOptions(defences=("none", "oracle")))
+
+    def problems(self) -> list[str]:
+        """Those of every sweep, and what the search needs of them."""
+        found = super().problems()
+        if not any(self.attack.poison_rates):
+            found.append("--poison-rates must have one above 0: what holds without poison is known")
+        if self.search.objective == "canary" and not self.dataset.validation:
+            found.append("--objective canary counts agreement on held-out images: --validation must be above 0")
+        both = sorted(set(self.attack.attacks) & set(self.search.held_out))
+        return found + [f"attack {name} is held out and seen at once" for name in both]
 
     def database(self) -> str:
         """The URL of the study's database."""
-        return self.storage or f"sqlite:///{SweepFolder.of(self.results, self.name).path / 'optuna.db'}"
+        folder = SweepFolder.of(self.execution.results, self.name).path
+        return self.search.storage or f"sqlite:///{folder / 'optuna.db'}"

@@ -11,9 +11,10 @@ from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Interval, Le, Lt
+from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
 Bound = Ge | Gt | Le | Lt
+Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Interval(gt=0, lt=math.inf)]  # finite and above 0
 NonNegative = Annotated[float, Interval(ge=0, lt=math.inf)]
 Share = Annotated[float, Interval(ge=0, le=1)]
@@ -26,23 +27,46 @@ COMPARE: dict[type[Bound], tuple[Callable[[Any, Any], bool], str]] = {
 }
 
 
-def violations(config: Any, prefix: str = "") -> list[str]:
+def violations(config: Any, prefix: str = "", spell: Callable[[str], str] = str) -> list[str]:
     """Every field of the dataclass `config` that is out of its range, or none of its Literal's words: its name after
     `prefix`, what is allowed, its value. Fields that are None, or have no bounds, are left out; of a tuple each value
-    is checked."""
+    is checked.
+
+    `spell` turns the name of a field into the one that a user knows, as `flag` does.
+    """
     cls: Any = type(config)
     found = [
-        f"{prefix}{name} must be {allowed}, got {_shown(value)}"
+        f"{prefix}{spell(name)} must be {allowed}, got {_shown(value)}"
         for name, bounds, allowed in _bounded(cls)
         for value in _values(getattr(config, name))
         if not all(COMPARE[type(bound)][0](value, limit(bound)) for bound in bounds)
     ]
     return found + [
-        f"{prefix}{name} must be one of {', '.join(words)}, got {value!r}"
+        f"{prefix}{spell(name)} must be one of {', '.join(words)}, got {value!r}"
         for name, words in _worded(cls)
         for value in _values(getattr(config, name))
         if isinstance(value, str) and value not in words
     ]
+
+
+def empty(config: Any, spell: Callable[[str], str] = str) -> list[str]:
+    """Every field of the dataclass `config` annotated with `MinLen` that has too few values."""
+    return [
+        f"{spell(name)} needs at least {'one value' if least == 1 else f'{least} values'}"
+        for name, least in _least_lengths(type(config)).items()
+        if len(getattr(config, name)) < least
+    ]
+
+
+def flag(name: str) -> str:
+    """The flag of the command line that sets the field `name`: --weight-decays for weight_decays."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _least_lengths(cls: Any) -> dict[str, int]:
+    hints = get_type_hints(cls, include_extras=True)
+    marks = {f.name: getattr(hints[f.name], "__metadata__", ()) for f in fields(cls)}
+    return {name: mark.min_length for name, found in marks.items() for mark in found if isinstance(mark, MinLen)}
 
 
 def _values(value: Any) -> tuple[Any, ...]:
@@ -83,6 +107,7 @@ def _words(hint: Any) -> Iterator[str]:
 def _bounds(hint: Any) -> Iterator[Bound]:
     """The bounds in an annotation, wherever they stand in it: `Annotated[int, Ge(1)] | None`, `tuple[Share, ...]`."""
     if get_origin(hint) is Annotated:
+        yield from _bounds(get_args(hint)[0])
         for mark in get_args(hint)[1:]:
             if isinstance(mark, Interval):
                 yield from mark  # type: ignore[misc]

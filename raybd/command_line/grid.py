@@ -1,0 +1,125 @@
+"""The trials of a sweep: every combination of the values on the axes of its options."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any, TypeVar
+
+from raybd.attacks import ATTACKS, Attack, NoAttack, parse
+from raybd.command_line.groups import AttackOptions, NetworkOptions
+from raybd.command_line.options import SweepOptions
+from raybd.data import augmentation
+from raybd.data.subset import parse as parse_data
+from raybd.defences import DEFENCES
+from raybd.errors import InputError
+from raybd.metrics import METRICS
+from raybd.models import MODELS
+from raybd.plugins import parse as parse_plugin
+from raybd.training import TrainConfig
+from raybd.trials.config import ModelConfig, TrialConfig
+
+DECAYS = {"digits": (5e-4, 0.05)}  # 420 steps regularise little: the edge of the map lies at large values
+USUAL_DECAYS = (5e-4, 5e-3)
+AXES = {  # of trainings: setting -> option
+    "weight_decay": "weight_decays",
+    "epochs": "epochs",
+    "learning_rate": "learning_rates",
+    "batch_size": "batch_sizes",
+    "crop": "crop",
+    "flip": "flip",
+    "beta": "betas",
+}
+# settings with one value in a sweep
+FIXED = ("optimizer", "beta_mode", "schedule", "patience", "precision", "sync_batch_norm")
+T = TypeVar("T")
+
+
+def expand(options: SweepOptions) -> list[TrialConfig]:
+    """Every trial of the sweep, clean twins first.
+
+    Raises:
+        InputError: with everything wrong with the options.
+    """
+    check(options)
+    return network_trials(options)
+
+
+def check(options: SweepOptions) -> None:
+    """Refuse options that no trial can have.
+
+    Raises:
+        InputError: with everything wrong with them.
+    """
+    if found := options.problems():
+        raise InputError(found)
+
+
+def network_trials(
+    options: SweepOptions, attacks: Sequence[Attack] | None = None, seeds: Sequence[int] | None = None
+) -> list[TrialConfig]:
+    """Rates x attacks x defences x seeds x networks x trainings, in this order; `attacks` and `seeds` where given
+    in place of those of the options."""
+    training, measures = options.training, options.measures
+    metrics = tuple(parse_plugin("metric", METRICS, text) for text in measures.metrics)
+    axes = (
+        sorted(options.attack.poison_rates),
+        attacks_of(options.attack) if attacks is None else attacks,
+        [parse_plugin("defence", DEFENCES, text) for text in distinct(training.defences)],
+        range(training.seeds) if seeds is None else seeds,
+        networks(options.network),
+        trainings(options),
+    )
+    return [
+        TrialConfig(
+            data=options.dataset.data,
+            validation=options.dataset.validation,
+            attack=attack,
+            poison_rate=rate,
+            model=model,
+            train=train if rate else replace(train, beta=1.0, beta_mode="sample"),  # there is nothing to weight
+            probes=measures.probes,
+            metrics=metrics,
+            defence=defence,
+            seed=seed,
+        )
+        for rate, attack, defence, seed, model, train in product(*axes)
+        if not (isinstance(attack, NoAttack) and rate > 0)
+    ]
+
+
+def attacks_of(options: AttackOptions) -> list[Attack]:
+    """The attacks, with the target, labels and victims that all have in common."""
+    names = distinct(name for text in options.attacks for name in (ATTACKS if text == "all" else [text]))
+    common = {"target": options.target, "labels": options.labels, "victims": options.victims}
+    return [parse(name, **common) for name in names]
+
+
+def networks(options: NetworkOptions) -> list[ModelConfig]:
+    """Widths x depths."""
+    widths = options.widths or ((0.5, 1.0) if options.model in MODELS else (1.0,))
+    pairs = product(widths, options.depths or (None,))
+    return [ModelConfig(name=options.model, width=width, depth=depth, noise=options.noise) for width, depth in pairs]
+
+
+def trainings(options: SweepOptions) -> list[TrainConfig]:
+    """Weight decays x epochs x learning rates x batch sizes x crops x flips x betas; those without a value have what is
+    usual for the data set."""
+    data, given = options.dataset.data, options.flat()
+    crop, flip = augmentation(data)
+    usual: dict[str, Sequence[Any]] = {"crop": (crop,), "flip": (flip,)}
+    usual["weight_decay"] = DECAYS.get(parse_data(data)[0], USUAL_DECAYS)
+    fixed = {name: given[name] for name in FIXED} | {"workers": options.execution.workers}
+    values = [given[option] or usual[setting] for setting, option in AXES.items()]
+    return [TrainConfig(**dict(zip(AXES, at, strict=True)), **fixed) for at in product(*values)]
+
+
+def share_twins(trials: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """The trials with each clean twin once, whichever attack it is the twin of; clean twins first."""
+    twins = (replace(trial, attack=NoAttack()) for trial in trials if not trial.poison_rate)
+    poisoned = (trial for trial in trials if trial.poison_rate)
+    return list({trial.key: trial for trial in (*twins, *poisoned)}.values())
+
+
+def distinct(values: Iterable[T]) -> list[T]:
+    """Each of `values` once, in their order."""
+    return list(dict.fromkeys(values))

@@ -1,0 +1,190 @@
+"""Groups of options: each is a dataclass whose fields are flags, with their defaults, ranges and help texts."""
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge, Interval, MinLen
+
+from raybd.attacks import ATTACKS
+from raybd.data import check_name
+from raybd.defences import DEFENCES
+from raybd.execution.resources import Resources
+from raybd.metrics import METRICS
+from raybd.plugins import unknown
+from raybd.utils.constraints import Count, NonNegative, Positive, Share, empty, flag, violations
+
+
+def unknown_methods(kind: str, texts: tuple[str, ...], allowed: Iterable[str]) -> list[str]:
+    """The problem with the methods NAME, NAME:PRESET or NAME:SETTING=VALUE,... whose names are not `allowed`."""
+    return unknown(kind, [text.partition(":")[0] for text in texts], allowed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionGroup:
+    """Options of one topic; every group checks its own values."""
+
+    def problems(self) -> list[str]:
+        """Values out of their range, and lists without one, by their flags."""
+        return violations(self, spell=flag) + empty(self, spell=flag)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(OptionGroup):
+    """The images."""
+
+    data: str = "digits"
+    """digits, mnist, fashion_mnist, cifar10, cifar100, gtsrb, svhn, npz:PATH or folder:PATH."""
+    data_root: str | None = field(default_factory=lambda: os.environ.get("RAYBD_DATA"))
+    """Folder with the data sets (also RAYBD_DATA)."""
+    validation: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """Share of the training set to set aside."""
+
+    def problems(self) -> list[str]:
+        """Those of every group, and a data set that is not known."""
+        return super().problems() + check_name(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackOptions(OptionGroup):
+    """The poison."""
+
+    attacks: Annotated[tuple[str, ...], MinLen(1)] = ("badnets", "blended")
+    """NAME, NAME:PRESET, NAME:SETTING=VALUE,... or all, which lowers rates that an attack cannot have."""
+    poison_rates: Annotated[tuple[Share, ...], MinLen(1)] = (0.0, 0.005, 0.01, 0.05, 0.1)
+    """Poisoned images / training set; 0 is the clean twin."""
+    target: int = 0
+    """Class that triggered images shall get."""
+    labels: str = "all_to_one"
+    """all_to_one, or all_to_all (class y becomes y + 1)."""
+    victims: str = "non_target"
+    """Whom dirty-label attacks draw from: non_target or all."""
+
+    def problems(self) -> list[str]:
+        """Those of every group, and attacks that are not known."""
+        return super().problems() + unknown_methods("attack", self.attacks, [*ATTACKS, "all"])
+
+    @property
+    def every(self) -> bool:
+        """Whether all attacks are asked for, each at the largest of its rates that it can have."""
+        return "all" in self.attacks
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(OptionGroup):
+    """The network."""
+
+    model: str = "small_cnn"
+    """small_cnn, resnet18, preact_resnet18, torchvision:NAME or module:function (runs that code)."""
+    widths: tuple[Positive, ...] = ()
+    """Complexity axis: multiplies the channels; none: 0.5 1, or 1 for a network that is not raybd's own."""
+    depths: tuple[int, ...] = ()
+    """Complexity axis, where the architecture has one; none: its own."""
+    noise: NonNegative = 0.0
+    """Deviation of the noise inside the network, in training and after; mutual information needs it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(OptionGroup):
+    """How it is trained, and how often."""
+
+    defences: Annotated[tuple[str, ...], MinLen(1)] = ("none",)
+    """NAME, NAME:PRESET or NAME:SETTING=VALUE,...: how to train; none and oracle are the ends of a comparison."""
+    seeds: Count = 3
+    """Number of seeds; trials use 0, 1, ..."""
+    weight_decays: tuple[NonNegative, ...] = ()
+    """Complexity axis; none: 0.0005 0.05 for digits, whose trainings are short, else 0.0005 0.005."""
+    epochs: Annotated[tuple[Count, ...], MinLen(1)] = (20,)
+    """Complexity axis."""
+    learning_rates: Annotated[tuple[Positive, ...], MinLen(1)] = (0.1,)
+    """Complexity axis: the peak."""
+    batch_sizes: Annotated[tuple[Annotated[int, Ge(2)], ...], MinLen(1)] = (64,)
+    """Complexity axis."""
+    optimizer: str = "sgd"
+    """sgd or adamw."""
+    schedule: str = "one_cycle"
+    """one_cycle, cosine or constant."""
+    crop: tuple[Annotated[int, Ge(0)], ...] = ()
+    """Complexity axis: pixels of padding before a random crop; none: what is usual for the data set."""
+    flip: tuple[bool, ...] = ()
+    """Complexity axis: random mirroring; none: what is usual for the data set."""
+    betas: Annotated[tuple[Share, ...], MinLen(1)] = (1.0,)
+    """Weights of the poison in the loss; 0 trains without it, 1 as ever."""
+    beta_mode: str = "sample"
+    """sample (each poisoned image by beta), or batchmean (the mean over a batch's, as arXiv 2106.07214's code)."""
+    patience: Annotated[int, Ge(0)] = 0
+    """Stop a trial after so many epochs without a lower training loss; 0: never."""
+    precision: str = "auto"
+    """auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16."""
+
+    def problems(self) -> list[str]:
+        """Those of every group, and defences that are not known."""
+        return super().problems() + unknown_methods("defence", self.defences, DEFENCES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions(OptionGroup):
+    """What is measured, and when."""
+
+    probes: tuple[Count, ...] = ()
+    """Epochs to measure at besides the last; none: 1, 2, 3, 4, 8, 16, ..."""
+    metrics: tuple[str, ...] = ()
+    """What to measure besides accuracy: NAME or NAME:SETTING=VALUE,...; see docs/metrics.md."""
+
+    def problems(self) -> list[str]:
+        """Those of every group, and metrics that are not known."""
+        return super().problems() + unknown_methods("metric", self.metrics, METRICS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionOptions(OptionGroup):
+    """Where trials run, on how much of it, and where their records go."""
+
+    gpus_per_trial: NonNegative | None = None
+    """GPUs a trial holds: 0.25 packs four trials on each, 2 trains one on two; none: 1 where there are any."""
+    cpus_per_trial: Annotated[float, Interval(ge=0.01, lt=math.inf)] = 1.0
+    """CPUs a trial holds, and its threads; with several workers, each of them."""
+    workers_per_trial: Count = 1
+    """Processes that train one network together, each on its share of a batch; --gpus-per-trial 2 means 2, too."""
+    sync_batch_norm: bool = False
+    """Batch norm over the batches of all workers (GPUs only); without it each worker normalises its own share."""
+    max_concurrent: Count | None = None
+    """Most trials at once; none: as many as fit."""
+    stall_seconds: Annotated[float, Ge(1)] = 3600.0
+    """A trial without a sign of life (an epoch, a batch of a long measurement) for so long is ended."""
+    tracking_uri: str | None = None
+    """MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default."""
+    results: str = field(default_factory=lambda: os.environ.get("RAYBD_RESULTS", "results"))
+    """Folder for trials on disk (also RAYBD_RESULTS)."""
+    address: str | None = None
+    """Ray to join: auto, HOST:PORT or local; none: one that runs here (also RAY_ADDRESS), else a new one."""
+    inline: bool = False
+    """Run in this process, without Ray."""
+    dry_run: bool = False
+    """Print the trials and an estimate of the time; run nothing."""
+
+    def problems(self) -> list[str]:
+        """Those of every group, and a number of GPUs or workers that no trial can have."""
+        return super().problems() + self._worker_problems() + self.resources.problems()
+
+    @property
+    def resources(self) -> Resources:
+        """What a trial holds of the machine."""
+        return Resources(self.cpus_per_trial, self.gpus_per_trial, self.max_concurrent, self.workers)
+
+    @property
+    def workers(self) -> int:
+        """How many processes train one network together: one a GPU where a trial holds several."""
+        return max(self.workers_per_trial, int(self.gpus_per_trial or 0), 1)
+
+    def _worker_problems(self) -> list[str]:
+        """What trials of several workers cannot have."""
+        if self.workers == 1:
+            return ["--sync-batch-norm needs several workers (--workers-per-trial)"] * self.sync_batch_norm
+        found = ["--inline runs a trial in one process: it cannot have several workers"] * self.inline
+        if self.gpus_per_trial and self.workers_per_trial not in (1, self.gpus_per_trial):
+            given = f"--workers-per-trial {self.workers_per_trial} with --gpus-per-trial {self.gpus_per_trial:g}"
+            found.append(f"{given}: each worker has one GPU, or none (--gpus-per-trial 0)")
+        return found
