@@ -30,7 +30,6 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.model import ModelConfig
 from raybd.trials.twins import Twin, clean_twin
 from raybd.types import POISON, Data, Images, MetricContext, Poisoned, Report
-from raybd.utils.figures import draw_training_curves
 
 STEP = 64  # images in the training step that is timed
 
@@ -106,6 +105,8 @@ class NetworkTraining(TrialKind):
 
     def draw(self, history: History, title: str, folder: Path) -> None:
         """Losses and accuracies by epoch, as training.png."""
+        from raybd.utils.figures import draw_training_curves  # matplotlib is slow to import, and only drawing needs it
+
         draw_training_curves(history, title, folder / "training.png")
 
 
