@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
         ("raybd.trials.run", ("ray", "mlflow", "optuna")),
         ("analysis", ("ray", "torch", "optuna")),
         ("raybd.tracking", ("ray", "torch")),
-        ("raybd.execution.driver", ("ray",)),
+        ("raybd.execution.sweep", ("ray",)),
         ("sweeps.ib", ("ray", "mlflow", "sklearn", "scipy.stats", "pandas", "matplotlib")),  # slow to import
     ],
 )
