@@ -1,4 +1,4 @@
-"""Where does the backdoor not take hold? Questions to the finished trials; needs neither torch nor Ray."""
+"""The defended-region map and tables of finished trials; needs neither torch nor Ray."""
 
 from analysis.region_map import DefendedRegionMap
 from analysis.slices import MapSlice

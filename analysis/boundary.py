@@ -50,7 +50,7 @@ class Resistance:
 
     @property
     def rate(self) -> float:
-        """That rate; NaN if no setting is defended at any."""
+        """The poison rate; NaN if no setting is defended at any."""
         return self.boundary.value
 
     def __str__(self) -> str:

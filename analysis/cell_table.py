@@ -1,4 +1,4 @@
-"""The cells of a map with the names and scales of their parameters: what every question about the map reads."""
+"""The table of a map's cells with the names and scales of their parameters, which every question about it reads."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""The boundary on every line of a grid along one axis, by surrogates: where it is, how wide its band."""
+"""The boundary on every line of a grid along one axis, read off surrogates, with the width of its band."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class GridBoundary:
 
     @property
     def decades(self) -> float:
-        """Length of a line."""
+        """Length of a line in decades."""
         return float(np.log10(self.values[-1] / self.values[0]))
 
     @property
@@ -42,7 +42,7 @@ class GridBoundary:
 
     @property
     def widest_band(self) -> float:
-        """Decades."""
+        """Width of the widest band in decades."""
         return float(self.band_widths.max())
 
     def distances(self, other: "GridBoundary") -> Floats:

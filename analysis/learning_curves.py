@@ -1,4 +1,4 @@
-"""Learning-curve sweeps as tables: how wide the region without a backdoor is, how fast networks learn theirs."""
+"""Tables of learning-curve sweeps: widths of the region without a backdoor, networks over the weight of the poison."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The accuracy that a network could have had: what the loss of clean accuracy is measured from.
+"""Reference accuracies: what the loss of clean accuracy is measured from.
 
 Always networks trained without a defence: a defence that costs accuracy must not lower its own bar.
 """

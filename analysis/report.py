@@ -1,4 +1,4 @@
-"""A sweep's findings as one HTML file that needs nothing else: no picture, no script, no network."""
+"""The report of a sweep: one HTML file that needs nothing else, no picture, no script, no network."""
 
 import time
 from collections.abc import Sequence
