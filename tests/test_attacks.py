@@ -134,78 +134,81 @@ def _refusals() -> list[tuple[Attack, str]]:
     shared = [
         (BadNets(target=10), "target 10 is no class (allowed: 0 to 9)"),
         (BadNets(target=-1), "target -1 is no class (allowed: 0 to 9)"),
-        (BadNets(labels="some"), "unknown labels 'some' (known: all_to_one, all_to_all)"),  # type: ignore[arg-type]
-        (BadNets(victims="some"), "unknown victims 'some' (known: all, non_target)"),  # type: ignore[arg-type]
-        (WaNet(covers=-1), "covers -1 must not be negative"),
+        (BadNets(labels="some"), "labels must be one of all_to_one, all_to_all, got 'some'"),  # type: ignore[arg-type]
+        (BadNets(victims="some"), "victims must be one of non_target, all, got 'some'"),  # type: ignore[arg-type]
+        (WaNet(covers=-1), "covers must be at least 0 and finite, got -1"),
         (Sig(labels="all_to_all"), "a clean-label attack leaves labels alone: labels must be all_to_one"),
     ]
     patches = [
-        (BadNets(size=9), "badnets: a patch of 9 pixels does not fit images of 8x8 (allowed: 1 to 8)"),
-        (BadNets(size=0), "badnets: a patch of 0 pixels does not fit"),
-        (BadNets(size=3, position=(6, 0)), "badnets: a patch of 3 pixels at 6, 0 leaves images of 8x8"),
-        (BadNets(size=3, position=(0, -1)), "badnets: a patch of 3 pixels at 0, -1 leaves images of 8x8"),
-        (BadNets(position="middle"), "unknown position 'middle' (known: top_left, "),  # type: ignore[arg-type]
-        (BadNets(pattern="stripes"), "unknown pattern 'stripes' (known: solid, "),  # type: ignore[arg-type]
+        (BadNets(size=9), "a patch of 9 pixels does not fit images of 8x8 (allowed: 1 to 8)"),
+        (BadNets(size=0), "a patch of 0 pixels does not fit"),
+        (BadNets(size=3, position=(6, 0)), "a patch of 3 pixels at 6, 0 leaves images of 8x8"),
+        (BadNets(size=3, position=(0, -1)), "a patch of 3 pixels at 0, -1 leaves images of 8x8"),
+        (
+            BadNets(position="middle"),
+            "position must be one of top_left, top_right, ",
+        ),  # type: ignore[arg-type]
+        (BadNets(pattern="stripes"), "pattern must be one of solid, toolbox, "),  # type: ignore[arg-type]
         (BadNets(colour=(1, 2)), "colour (1, 2) must be 1 or 1 values from 0 to 255 for 1 channel(s)"),
         (BadNets(colour=(256,)), "colour (256,) must be"),
         (BadNets(colour=(-1,)), "colour (-1,) must be"),
-        (AdaptivePatch(alphas=(1, 1, 1)), "adaptive_patch: alphas (1.0, 1.0, 1.0) must be four numbers in (0, 1]"),
+        (AdaptivePatch(alphas=(1, 1, 1)), "alphas must be four, got (1.0, 1.0, 1.0)"),
         (
             AdaptivePatch(alphas=(1, 1, 1, 0)),
-            "adaptive_patch: alphas (1.0, 1.0, 1.0, 0.0) must be four numbers in (0, 1]",
+            "alphas must be in (0, 1], got 0",
         ),
-        (AdaptivePatch(at_test=()), "adaptive_patch: at_test () must be some of 0, 1, 2, 3"),
-        (AdaptivePatch(at_test=(4,)), "adaptive_patch: at_test (4,) must be some of 0, 1, 2, 3"),
+        (AdaptivePatch(at_test=()), "at_test must name at least one patch"),
+        (AdaptivePatch(at_test=(4,)), "at_test must be in [0, 4), got 4"),
         (TaCT(source_classes=(0,)), "target 0 must differ"),
         (TaCT(source_classes=()), "there must be a source"),
         (TaCT(cover_classes=(1,)), "must differ"),
-        (TaCT(source_classes=(10,)), "tact: 10 are no classes (allowed: 0 to 9)"),
+        (TaCT(source_classes=(10,)), "10 are no classes (allowed: 0 to 9)"),
         (TaCT(labels="all_to_all"), "labels must be all_to_one"),
-        (Universal(bits=7), "universal: 7 bits hardly tell 10 classes apart (allowed: 8 and more)"),
-        (Universal(bits=45), "universal: 45 bits do not fit images of 8x8"),
-        (Universal(mode="stripe"), "universal: unknown mode 'stripe' (known: blend, patch)"),  # type: ignore[arg-type]
-        (Universal(alpha=0), "universal: alpha 0 is not in (0, 1]"),
+        (Universal(bits=7), "7 bits hardly tell 10 classes apart (allowed: 8 and more)"),
+        (Universal(bits=45), "45 bits do not fit images of 8x8"),
+        (Universal(mode="stripe"), "mode must be one of patch, blend, got 'stripe'"),  # type: ignore[arg-type]
+        (Universal(alpha=0), "alpha must be in (0, 1], got 0"),
         (Universal(labels="all_to_all"), "labels must be all_to_one"),
     ]
     amounts = [
-        (Blended(alpha=0), "blended: alpha 0 is not in (0, 1]"),
-        (Blended(alpha=1.5), "blended: alpha 1.5 is not in (0, 1]"),
-        (Blended(image="/no/such.png"), "blended: there is no picture at /no/such.png"),
-        (AdaptiveBlend(alpha=0), "adaptive_blend: alpha 0 is not in (0, 1]"),
-        (AdaptiveBlend(alpha_test=2), "adaptive_blend: alpha_test 2 is not in (0, 1]"),
-        (AdaptiveBlend(grid=1), "adaptive_blend: grid 1 is not in 2 to 8"),
-        (AdaptiveBlend(grid=9), "adaptive_blend: grid 9 is not in 2 to 8"),
-        (InvisibleGrid(strength=0), "invisible_grid: strength 0 is not in 1 to 255"),
-        (InvisibleGrid(strength=256), "invisible_grid: strength 256 is not in 1 to 255"),
-        (LowFrequency(strength=0), "low_frequency: strength 0 is not in (0, 255]"),
-        (LowFrequency(waves=1), "low_frequency: waves 1 is not in 2 to 8"),
-        (LowFrequency(waves=9), "low_frequency: waves 9 is not in 2 to 8"),
-        (Primitive(share=0), "primitive: share 0 is not in (0, 1]"),
-        (Primitive(share=1.1), "primitive: share 1.1 is not in (0, 1]"),
-        (Bpp(levels=1), "bpp: levels 1 is not in 2 to 255"),
-        (Bpp(levels=256), "bpp: levels 256 is not in 2 to 255"),
-        (Sig(frequency=0), "sig: 0 waves across 8 pixels are zero at each of them"),
-        (Sig(frequency=4), "sig: 4 waves across 8 pixels are zero at each of them"),
-        (WaNet(k=1), "wanet: k 1 must be at least 2"),
-        (Batt(degrees=0), "batt: 0 degrees is no turn (allowed: up to 180 either way)"),
-        (Batt(degrees=181), "batt: 181 degrees is no turn"),
-        (Batt(tolerance=16), "batt: tolerance 16 is not in [0, 16)"),
-        (LabelConsistent(epsilon=0), "label_consistent: epsilon 0 must be above 0"),
-        (LabelConsistent(steps=0), "label_consistent: steps 0 must be above 0"),
-        (LabelConsistent(step=-1), "label_consistent: step -1 must be above 0"),
-        (LabelConsistent(amplitude=0), "label_consistent: amplitude 0 must be above 0"),
-        (LabelConsistent(norm="l1"), "unknown norm 'l1' (known: l2, linf)"),  # type: ignore[arg-type]
+        (Blended(alpha=0), "alpha must be in (0, 1], got 0"),
+        (Blended(alpha=1.5), "alpha must be in (0, 1], got 1.5"),
+        (Blended(image="/no/such.png"), "there is no picture at /no/such.png"),
+        (AdaptiveBlend(alpha=0), "alpha must be in (0, 1], got 0"),
+        (AdaptiveBlend(alpha_test=2), "alpha_test must be in (0, 1], got 2"),
+        (AdaptiveBlend(grid=1), "grid must be at least 2, got 1"),
+        (AdaptiveBlend(grid=9), "grid must be at most 8, got 9"),
+        (InvisibleGrid(strength=0), "strength must be in [1, 255], got 0"),
+        (InvisibleGrid(strength=256), "strength must be in [1, 255], got 256"),
+        (LowFrequency(strength=0), "strength must be in (0, 255], got 0"),
+        (LowFrequency(waves=1), "waves must be at least 2, got 1"),
+        (LowFrequency(waves=9), "waves must be at most 8, got 9"),
+        (Primitive(share=0), "share must be in (0, 1], got 0"),
+        (Primitive(share=1.1), "share must be in (0, 1], got 1.1"),
+        (Bpp(levels=1), "levels must be in [2, 255], got 1"),
+        (Bpp(levels=256), "levels must be in [2, 255], got 256"),
+        (Sig(frequency=0), "0 waves across 8 pixels are zero at each of them"),
+        (Sig(frequency=4), "4 waves across 8 pixels are zero at each of them"),
+        (WaNet(k=1), "k must be at least 2, got 1"),
+        (Batt(degrees=0), "0 degrees is no turn (allowed: up to 180 either way)"),
+        (Batt(degrees=181), "181 degrees is no turn"),
+        (Batt(tolerance=16), "tolerance must be below the 16 degrees, got 16"),
+        (LabelConsistent(epsilon=0), "epsilon must be above 0 and finite, got 0"),
+        (LabelConsistent(steps=0), "steps must be at least 1, got 0"),
+        (LabelConsistent(step=-1), "step must be above 0 and finite, got -1"),
+        (LabelConsistent(amplitude=0), "amplitude must be above 0 and finite, got 0"),
+        (LabelConsistent(norm="l1"), "norm must be one of linf, l2, got 'l1'"),  # type: ignore[arg-type]
     ]
     several = [
         (Multi(attacks=("badnets",)), "must be two or more different ones"),
         (Multi(attacks=("badnets", "badnets")), "must be two or more different ones"),
-        (Multi(shares=(1, 2)), "multi: 2 shares for 3 attacks"),
-        (Multi(targets=(1, 2)), "multi: 2 targets for 3 attacks"),
-        (Multi(shares=(1, 2, 0)), "must be above 0"),
-        (Multi(targets=(1, 2, 11)), "multi: target 11 is no class (allowed: 0 to 9)"),
-        (Multi(targets=(0, 1, 10)), "multi: target 10 is no class"),
-        (Multi(attacks=("badnetz", "sig")), "multi: unknown attack: badnetz (known: "),
-        (Multi(attacks=("blended:alpha=0", "sig")), "multi: blended: alpha 0 is not in (0, 1]"),
+        (Multi(shares=(1, 2)), "2 shares for 3 attacks"),
+        (Multi(targets=(1, 2)), "2 targets for 3 attacks"),
+        (Multi(shares=(1, 2, 0)), "shares must be above 0 and finite, got 0"),
+        (Multi(targets=(1, 2, 11)), "target 11 is no class (allowed: 0 to 9)"),
+        (Multi(targets=(0, 1, 10)), "target 10 is no class"),
+        (Multi(attacks=("badnetz", "sig")), "unknown attack: badnetz (known: "),
+        (Multi(attacks=("blended:alpha=0", "sig")), "Multi: Blended: alpha must be in (0, 1], got 0"),
         (Multi(attacks=("multi", "sig")), "multi"),
         (Multi(attacks=("none", "sig")), "none"),
         (Multi(attacks=("wanet:backdoorbench", "sig")), "epoch"),
@@ -221,12 +224,12 @@ def test_settings_that_make_no_sense(attack: Attack, says: str) -> None:
 @pytest.mark.parametrize(
     ("attack", "shape", "says"),
     [
-        (AdaptiveKWay(), (1, 7, 8), "adaptive_k_way: images of 7x8 are too small (allowed: 8x8 and more)"),
-        (AdaptiveKWay(), (2, 8, 8), "adaptive_k_way: 1 or 3 channels, not 2"),
-        (LabelConsistent(), (1, 8, 3), "label_consistent: no room for four corners on 8x3"),
+        (AdaptiveKWay(), (1, 7, 8), "images of 7x8 are too small (allowed: 8x8 and more)"),
+        (AdaptiveKWay(), (2, 8, 8), "1 or 3 channels, not 2"),
+        (LabelConsistent(), (1, 8, 3), "no room for four corners on 8x3"),
         (BadNets(colour=(1, 2, 3)), (2, 8, 8), "colour (1, 2, 3) must be 1 or 2 values"),
-        (Universal(), (1, 5, 8), "universal: 30 bits do not fit images of 5x8"),
-        (Sig(), (1, 8, 12), "sig: 6 waves across 12 pixels are zero at each of them"),
+        (Universal(), (1, 5, 8), "30 bits do not fit images of 5x8"),
+        (Sig(), (1, 8, 12), "6 waves across 12 pixels are zero at each of them"),
     ],
 )
 def test_images_that_make_no_sense(attack: Attack, shape: Shape, says: str) -> None:
@@ -236,10 +239,10 @@ def test_images_that_make_no_sense(attack: Attack, shape: Shape, says: str) -> N
 def test_all_problems_at_once() -> None:
     attack = BadNets(target=9, labels="some", victims="others", size=99, colour=(300,), pattern="dots")  # type: ignore[arg-type]
     found = "\n".join(attack.check((1, 8, 8), 4))
-    for said in ("target 9", "labels 'some'", "victims 'others'", "99 pixels", "colour (300,)", "pattern 'dots'"):
+    for said in ("target 9", "labels must", "victims must", "99 pixels", "colour (300,)", "pattern must"):
         assert said in found
     both = Multi(attacks=("blended:alpha=0", "sig:frequency=4"), targets=(0, 99)).check((1, 8, 8), 4)
-    assert [re.split(r"[ :]+", problem)[1] for problem in both] == ["blended", "target", "sig"]
+    assert [re.split(r"[ :]+", problem)[1] for problem in both] == ["Blended", "Sig", "Sig"]
 
 
 def test_the_largest_patch_that_is_allowed_covers_the_image() -> None:

@@ -112,7 +112,7 @@ def test_common_options_reach_the_trials() -> None:
         (["--learning-rates", "0"], "--learning-rates must be above 0 and finite, got 0"),
         (["--widths", "-1"], "--widths must be above 0 and finite, got -1"),
         (["--optimizer", "adm"], "optimizer must be one of sgd, adamw, got 'adm'"),
-        (["--labels", "some"], "unknown labels 'some'"),
+        (["--labels", "some"], "labels must be one of all_to_one, all_to_all, got 'some'"),
         (["--max-concurrent", "0"], "--max-concurrent must be at least 1, got 0"),
         (["--name", "a/b"], "'a/b' cannot name a sweep"),
         (["--name", "../up"], "'../up' cannot name a sweep"),

@@ -20,7 +20,7 @@ from raybd.attacks.poisoning import PoisonSpec
 from raybd.data import load
 from raybd.data.split import split_validation
 from raybd.defences import DEFENCES, Defence, TrainingContext
-from raybd.defences.post import CleanRepair, PostTraining, drawn
+from raybd.defences.post import PostTraining, drawn
 from raybd.errors import InputError
 from raybd.models import build_model
 from raybd.seeds import derive
@@ -197,16 +197,26 @@ def test_too_few_clean_images_are_refused_before_training(digits: Data) -> None:
         check_trial(trial("nad", validation=0.0), digits)
 
 
+POSITIVE = {
+    "anp": ("steps", "learning_rate", "epsilon"),
+    "clp": ("u",),
+    "fine_pruning": ("steps", "learning_rate"),
+    "fine_tuning": ("steps", "learning_rate"),
+    "ft_sam": ("steps", "learning_rate", "rho"),
+    "ibau": ("rounds", "ascents", "radius", "fixed_points", "fixed_rate", "learning_rate"),
+    "nad": ("teacher_steps", "steps", "learning_rate"),
+}
+
+
 def test_senseless_settings_are_refused(digits: Data) -> None:
     for name in NAMES:
-        assert DEFENCES[name]().problems((1, 8, 8), 10) == []
-        cls = DEFENCES[name]
-        above = cls.above if issubclass(cls, CleanRepair) else ("u",)
-        for field in above:
-            assert len(cls(**{field: 0}).problems((1, 8, 8), 10)) == 1
-            assert len(cls(**{field: math.nan}).problems((1, 8, 8), 10)) == 1
-    assert len(DEFENCES["nad"](betas=()).problems((1, 8, 8), 10)) == 1
-    assert len(DEFENCES["anp"](alpha=1.5, budget=0.0).problems((1, 8, 8), 10)) == 2
+        assert DEFENCES[name]().check((1, 8, 8), 10) == []
+    for name, fields in POSITIVE.items():
+        for field in fields:
+            assert len(DEFENCES[name](**{field: 0}).check((1, 8, 8), 10)) == 1
+            assert len(DEFENCES[name](**{field: math.nan}).check((1, 8, 8), 10)) == 1
+    assert len(DEFENCES["nad"](betas=()).check((1, 8, 8), 10)) == 1
+    assert len(DEFENCES["anp"](alpha=1.5, budget=0.0).check((1, 8, 8), 10)) == 2
 
 
 def test_a_network_without_the_layers_is_refused_before_training(digits: Data) -> None:

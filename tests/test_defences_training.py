@@ -174,16 +174,16 @@ def test_missing_clean_images_are_told(digits: Data, name: str) -> None:
 )
 def test_bad_settings_are_told_all_at_once(name: str, bad: dict[str, object]) -> None:
     usual = build("defence", DEFENCES, {"name": name})
-    assert usual.problems((1, 8, 8), 10) == []
+    assert usual.check((1, 8, 8), 10) == []
     assert parse("defence", DEFENCES, describe(DEFENCES, usual)) == usual
-    found = "\n".join(replace(usual, **bad).problems((1, 8, 8), 10))
+    found = "\n".join(replace(usual, **bad).check((1, 8, 8), 10))
     assert all(key in found for key in bad)
     config = TrialConfig(defence=replace(usual, **bad), model=ModelConfig(width=0.25))
-    assert config.defence.problems((1, 8, 8), 10)
+    assert config.defence.check((1, 8, 8), 10)
 
 
 def test_settings_are_refused_before_a_trial_begins(digits: Data) -> None:
-    with pytest.raises(InputError, match="epsilon must be above 0"):
+    with pytest.raises(InputError, match=r"epsilon must be in \(0, 0.666667\), got 0.9"):
         run_trial(TrialConfig(defence=Spectral(epsilon=0.9)), digits)
 
 

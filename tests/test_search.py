@@ -288,5 +288,5 @@ def test_every_candidate_of_the_space_is_a_defence() -> None:
     for _ in range(30):
         settings = vibe.space(study.ask())
         defence = replace(Vibe(), **settings)
-        assert not defence.problems((1, 8, 8), 10)
+        assert not defence.check((1, 8, 8), 10)
         assert DEFENCES["vibe"] is type(defence)

@@ -92,7 +92,7 @@ def test_settings_go_there_and_back() -> None:
         assert isinstance(made, Vibe)
         assert made.variant == variant
         assert made.tuned == preset.startswith("ss")
-        assert made.problems((1, 8, 8), 10) == []
+        assert made.check((1, 8, 8), 10) == []
         assert parse("defence", DEFENCES, describe(DEFENCES, made)) == made
 
 
@@ -106,8 +106,16 @@ def test_concentrations_follow_the_number_of_classes(digits: Data) -> None:
 
 def test_bad_settings_are_told_all_at_once() -> None:
     bad = Vibe(sharpness=0, kappa=-1, nu=50, e_steps=0, variant="B", unassigned=1.0)  # type: ignore[arg-type]
-    found = "\n".join(bad.problems((1, 8, 8), 1))
-    for part in ("sharpness", "kappa", "nu must be at most 40", "e_steps", "variant", "unassigned", "2 classes"):
+    found = "\n".join(bad.check((1, 8, 8), 1))
+    for part in (
+        "sharpness",
+        "kappa",
+        "nu must be in [0, 40]",
+        "e_steps",
+        "variant",
+        "unassigned",
+        "2 classes",
+    ):
         assert part in found
 
 

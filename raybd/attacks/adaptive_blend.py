@@ -1,13 +1,15 @@
 """Adaptive-Blend (Qi et al., ICLR 2023): a poisoned image carries half of a faint picture, a test image all of it."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from raybd.attacks.base import CoveredAttack, Presets, Shape, Trigger
 from raybd.types import Images
+from raybd.utils.constraints import PositiveShare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +19,9 @@ class AdaptiveBlend(CoveredAttack):
     At test m is 1 everywhere and a is larger. Covers are stamped as in training and keep their label.
     """
 
-    alpha: float = 0.15  # in training
-    alpha_test: float = 0.2  # at test
-    grid: int = 4  # cells along each side
+    alpha: PositiveShare = 0.15  # in training
+    alpha_test: PositiveShare = 0.2  # at test
+    grid: Annotated[int, Ge(2)] = 4  # cells along each side
 
     presets: ClassVar[Presets] = {"toolbox": {}, "vibe": {"alpha": 0.2}}
 
@@ -44,9 +46,6 @@ class AdaptiveBlend(CoveredAttack):
         return x.add_((trigger.pattern - x).mul_(mask))
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
-        """An alpha out of range, a grid of no cells or finer than the image."""
-        found = super().problems(shape, classes)
-        for name, value in (("alpha", self.alpha), ("alpha_test", self.alpha_test)):
-            found += [] if 0 < value <= 1 else [f"adaptive_blend: {name} {value:g} is not in (0, 1]"]
+        """A grid finer than the image."""
         most = min(shape[1:])
-        return found if 2 <= self.grid <= most else [*found, f"adaptive_blend: grid {self.grid} is not in 2 to {most}"]
+        return [] if self.grid <= most else [f"grid must be at most {most}, got {self.grid}"]

@@ -42,10 +42,10 @@ class AdaptiveKWay(CoveredAttack):
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """Images so small that two pixels fall together, or with channels that have no such colours."""
-        found = super().problems(shape, classes)
+        found = []
         if min(shape[1:]) < 8:
-            found.append(f"adaptive_k_way: images of {shape[1]}x{shape[2]} are too small (allowed: 8x8 and more)")
-        return found if shape[0] in (1, 3) else [*found, f"adaptive_k_way: 1 or 3 channels, not {shape[0]}"]
+            found.append(f"images of {shape[1]}x{shape[2]} are too small (allowed: 8x8 and more)")
+        return found if shape[0] in (1, 3) else [*found, f"1 or 3 channels, not {shape[0]}"]
 
     def _places(self, x: Tensor) -> list[tuple[int, int]]:
         height, width = x.shape[2:]

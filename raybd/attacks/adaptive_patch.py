@@ -1,14 +1,16 @@
 """Adaptive-Patch (Qi et al., ICLR 2023): four patches; each poisoned image carries a faint one, a test image some."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from raybd.attacks.base import CoveredAttack, Presets, Shape, Trigger
 from raybd.attacks.patterns import scaled
 from raybd.types import Images
+from raybd.utils.constraints import NonNegative, PositiveShare
 
 PLACES = ((1, 1), (1, 26), (26, 1), (26, 26))  # row and column of each patch's corner at 32x32
 
@@ -20,9 +22,12 @@ class AdaptivePatch(CoveredAttack):
     Every fourth poisoned image carries the same one. Covers are stamped as in training and keep their label.
     """
 
-    alphas: tuple[float, ...] = (0.5, 0.2, 0.5, 0.3)  # of each patch in training
-    at_test: tuple[int, ...] = (0, 2)  # the patches that a test image shows, opaque
-    covers: float = 2.0
+    alphas: tuple[PositiveShare, ...] = (0.5, 0.2, 0.5, 0.3)  # of each patch in training
+    at_test: tuple[Annotated[int, Interval(ge=0, lt=len(PLACES))], ...] = (
+        0,
+        2,
+    )  # patches in a test image, opaque
+    covers: NonNegative = 2.0
 
     presets: ClassVar[Presets] = {
         "toolbox": {},
@@ -55,13 +60,9 @@ class AdaptivePatch(CoveredAttack):
         return x
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
-        """Other than four alphas, an alpha out of range, a patch at test that there is not."""
-        found = super().problems(shape, classes)
-        if len(self.alphas) != len(PLACES) or not all(0 < alpha <= 1 for alpha in self.alphas):
-            found.append(f"adaptive_patch: alphas {self.alphas} must be four numbers in (0, 1]")
-        if not self.at_test or not set(self.at_test) <= set(range(len(PLACES))):
-            found.append(f"adaptive_patch: at_test {self.at_test} must be some of 0, 1, 2, 3")
-        return found
+        """Other than four alphas, no patch at test."""
+        found = [] if len(self.alphas) == len(PLACES) else [f"alphas must be four, got {self.alphas}"]
+        return found + ([] if self.at_test else ["at_test must name at least one patch"])
 
     def _window(self, x: Tensor, trigger: Trigger, k: int) -> Tensor:
         """The pixels of `x` under patch `k`."""

@@ -1,7 +1,7 @@
 """BadNets (Gu et al. 2017, arXiv:1708.06733): a patch over whatever was there."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -67,20 +67,15 @@ class BadNets(Attack):
         """A patch that is empty or leaves the image, a colour that no file can hold."""
         channels, height, width = shape
         side = self.side(shape)
-        found = colour_problems("badnets", self.colour, channels)
+        found = colour_problems(self.colour, channels)
         if not 1 <= side <= min(height, width):
             found.append(
-                f"badnets: a patch of {side} pixels does not fit images of {height}x{width} "
-                f"(allowed: 1 to {min(height, width)})"
+                f"a patch of {side} pixels does not fit images of {height}x{width} (allowed: 1 to {min(height, width)})"
             )
         elif isinstance(self.position, tuple):
             row, column = self.position
             if not (0 <= row <= height - side and 0 <= column <= width - side):
-                found.append(f"badnets: a patch of {side} pixels at {row}, {column} leaves images of {height}x{width}")
-        if isinstance(self.position, str) and self.position not in get_args(Corner):
-            found.append(f"badnets: unknown position {self.position!r} (known: {', '.join(get_args(Corner))})")
-        if self.pattern not in get_args(Pattern):
-            found.append(f"badnets: unknown pattern {self.pattern!r} (known: {', '.join(get_args(Pattern))})")
+                found.append(f"a patch of {side} pixels at {row}, {column} leaves images of {height}x{width}")
         return found
 
     def _place(self, height: int, width: int, side: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from raybd.types import Images, coerce_floats
+from raybd.utils.constraints import NonNegative, violations
 
 CHUNK = 2**20  # values stamped at once: a float copy that stays in the cache is ten times as fast
 Shape = tuple[int, int, int]  # (C, H, W)
@@ -109,16 +110,12 @@ class Attack(ABC):
     @final
     def check(self, shape: Shape, classes: int) -> list[str]:
         """Every reason why this attack cannot run on images of `shape` with `classes` classes."""
-        found = []
+        found = violations(self)
         if not 0 <= self.target < classes:
             found.append(f"target {self.target} is no class (allowed: 0 to {classes - 1})")
-        if self.labels not in ("all_to_one", "all_to_all"):
-            found.append(f"unknown labels {self.labels!r} (known: all_to_one, all_to_all)")
-        if self.victims not in ("non_target", "all"):
-            found.append(f"unknown victims {self.victims!r} (known: all, non_target)")
         if self.clean_label and self.labels == "all_to_all":
             found.append("a clean-label attack leaves labels alone: labels must be all_to_one")
-        return found + self.problems(shape, classes)
+        return [f"{type(self).__name__}: {problem}" for problem in found + self.problems(shape, classes)]
 
     @final
     def wanted(self, y: Tensor, classes: int, rng: torch.Generator) -> Tensor:
@@ -146,12 +143,8 @@ class Attack(ABC):
 class CoveredAttack(Attack):
     """An attack that stamps some images without changing their label."""
 
-    covers: float = 1.0  # cover images for each poisoned one
+    covers: NonNegative = 1.0  # cover images for each poisoned one
 
     def cover_count(self, poison: int) -> int:
         """`covers * poison` to the nearest image, halves up."""
         return int(self.covers * poison + 0.5)
-
-    def problems(self, shape: Shape, classes: int) -> list[str]:
-        """A negative number of covers."""
-        return [] if self.covers >= 0 else [f"covers {self.covers:g} must not be negative"]

@@ -11,6 +11,7 @@ from torch import Tensor
 from raybd.attacks.base import CoveredAttack, Presets, Shape, Trigger
 from raybd.attacks.patterns import warp
 from raybd.types import Images
+from raybd.utils.constraints import NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class Batt(CoveredAttack):
     """x turned about its centre (bilinear, black outside). Covers are turned by an angle up to `tolerance`."""
 
     degrees: float = 16.0  # counterclockwise
-    tolerance: float = 10.0  # degrees: smaller turns, either way, shall mean nothing
+    tolerance: NonNegative = 10.0  # degrees: smaller turns, either way, shall mean nothing
 
     presets: ClassVar[Presets] = {"backdoorbox": {}, "no_covers": {"covers": 0.0}}
 
@@ -40,12 +41,11 @@ class Batt(CoveredAttack):
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """A turn that is none, or one that covers make too."""
-        found = super().problems(shape, classes)
         if not 0 < abs(self.degrees) <= 180:
-            found.append(f"batt: {self.degrees:g} degrees is no turn (allowed: up to 180 either way)")
-        elif not 0 <= self.tolerance < abs(self.degrees):
-            found.append(f"batt: tolerance {self.tolerance:g} is not in [0, {abs(self.degrees):g})")
-        return found
+            return [f"{self.degrees:g} degrees is no turn (allowed: up to 180 either way)"]
+        if self.tolerance >= abs(self.degrees):
+            return [f"tolerance must be below the {abs(self.degrees):g} degrees, got {self.tolerance:g}"]
+        return []
 
 
 def turn(degrees: Tensor, height: int, width: int) -> Tensor:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from raybd.attacks.base import Attack, Presets, Shape, Trigger
 from raybd.attacks.patterns import fit_image, resize
+from raybd.utils.constraints import PositiveShare
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blended(Attack):
     """(1 - alpha) x + alpha T with T uniform noise in 0-255, drawn once from the trial's trigger stream."""
 
-    alpha: float = 0.2  # weight of T; 0.2 is BackdoorBench's
+    alpha: PositiveShare = 0.2  # weight of T; 0.2 is BackdoorBench's
     grey: bool = False  # the same noise in every channel
     image: str = ""  # path of a picture to take for T, resized to the images; "": noise
 
@@ -42,8 +43,6 @@ class Blended(Attack):
         return x.mul_(1 - self.alpha).add_(self.alpha * trigger.pattern)
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
-        """An alpha that leaves nothing of the trigger or goes past it; a picture that is not there."""
-        found = [] if 0 < self.alpha <= 1 else [f"blended: alpha {self.alpha:g} is not in (0, 1]"]
-        return found + (
-            [f"blended: there is no picture at {self.image}"] if self.image and not Path(self.image).is_file() else []
-        )
+        """A picture that is not there."""
+        missing = bool(self.image) and not Path(self.image).is_file()
+        return [f"there is no picture at {self.image}"] if missing else []

@@ -1,12 +1,13 @@
 """BppAttack (Wang et al. 2022, arXiv:2205.13383): fewer grey levels than the eye would miss."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from raybd.attacks.base import CoveredAttack, Presets, Shape, Trigger
+from raybd.attacks.base import CoveredAttack, Presets, Trigger
 from raybd.types import Images
 
 SPREAD = ((1, -1, 3 / 16), (0, 1, 7 / 16), (1, 0, 5 / 16), (1, 1, 1 / 16))  # (down, right, share): Floyd, Steinberg
@@ -19,7 +20,7 @@ class Bpp(CoveredAttack):
     Covers carry the change that the trigger makes to another training image, and keep their label.
     """
 
-    levels: int = 8  # m, in each channel
+    levels: Annotated[int, Interval(ge=2, le=255)] = 8  # m, in each channel
     dithering: bool = True  # as in the paper
 
     presets: ClassVar[Presets] = {"toolbox": {}, "backdoorbench": {"dithering": False}}
@@ -67,8 +68,3 @@ class Bpp(CoveredAttack):
                 there = down * (width + 2) + right
                 pixels[first + there : stop + there : width] += share * error
         return field[:height, 1:-1].reshape(height, width, *x.shape[:2]).permute(2, 3, 0, 1)
-
-    def problems(self, shape: Shape, classes: int) -> list[str]:
-        """A number of levels that is none, or leaves the image as it is."""
-        found = super().problems(shape, classes)
-        return found if 2 <= self.levels < 256 else [*found, f"bpp: levels {self.levels} is not in 2 to 255"]

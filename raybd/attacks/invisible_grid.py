@@ -1,12 +1,13 @@
 """The invisible grid of Backdoor Learning Curves (Cinà et al., arXiv:2106.07214): a faint dot on every other pixel."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from raybd.attacks.base import Attack, Presets, Shape, Trigger
+from raybd.attacks.base import Attack, Presets, Trigger
 from raybd.attacks.patterns import add
 
 
@@ -14,7 +15,7 @@ from raybd.attacks.patterns import add
 class InvisibleGrid(Attack):
     """x plus `strength` where row and column are even, the same for all classes."""
 
-    strength: int = 10  # grey levels
+    strength: Annotated[int, Interval(ge=1, le=255)] = 10  # grey levels
 
     on_bytes: ClassVar[bool] = True
     presets: ClassVar[Presets] = {"near_invisible": {}, "visible": {"strength": 75}}
@@ -24,8 +25,3 @@ class InvisibleGrid(Attack):
         dots = torch.zeros(x.shape[1:], dtype=torch.int16, device=x.device)
         dots[:, ::2, ::2] = self.strength
         return add(x, dots)
-
-    def problems(self, shape: Shape, classes: int) -> list[str]:
-        """A strength that is none."""
-        allowed = 1 <= self.strength <= 255
-        return [] if allowed else [f"invisible_grid: strength {self.strength} is not in 1 to 255"]

@@ -1,16 +1,18 @@
 """Label-consistent poisoning (Turner et al. 2019, arXiv:1912.02771): images made hard to learn, with marked corners."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from raybd.attacks.base import Attack, Presets, Shape, Trigger
 from raybd.attacks.patterns import scaled
 from raybd.attacks.surrogate import surrogate
 from raybd.types import Images
+from raybd.utils.constraints import Positive
 
 MARK = ((1, 0, 0), (0, 1, 0), (1, 0, 1))  # of both left corners, 1 white and 0 black; the right ones are mirrored
 BATCH = 64  # images a gradient step works on; always so many, so that a larger rate changes no pixel of a smaller one
@@ -23,11 +25,11 @@ class LabelConsistent(Attack):
     Labels stay as they are. Test images get the corners only, at full strength (written over).
     """
 
-    epsilon: float = 16.0  # grey levels: the ball's radius
-    step: float = 1.5  # grey levels
-    steps: int = 30  # of the ascent
+    epsilon: Positive = 16.0  # grey levels: the ball's radius
+    step: Positive = 1.5  # grey levels
+    steps: Annotated[int, Ge(1)] = 30  # of the ascent
     norm: Literal["linf", "l2"] = "linf"  # of the ball
-    amplitude: float = 255.0  # grey levels, of the corners in training
+    amplitude: Positive = 255.0  # grey levels, of the corners in training
 
     clean_label: ClassVar[bool] = True
     presets: ClassVar[Presets] = {
@@ -65,13 +67,9 @@ class LabelConsistent(Attack):
         return x.add_(trigger.part).add_(self.amplitude * trigger.pattern)
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
-        """Images without room for four corners, a ball or a step of no size, an unknown norm."""
+        """Images without room for four corners."""
         room = min(shape[1:]) >= 2 * self.side(shape)
-        found = [] if room else [f"label_consistent: no room for four corners on {shape[1]}x{shape[2]}"]
-        for name in ("epsilon", "step", "steps", "amplitude"):
-            if getattr(self, name) <= 0:
-                found.append(f"label_consistent: {name} {getattr(self, name):g} must be above 0")
-        return found if self.norm in ("linf", "l2") else [*found, f"unknown norm {self.norm!r} (known: l2, linf)"]
+        return [] if room else [f"no room for four corners on {shape[1]}x{shape[2]}"]
 
     @torch.enable_grad()
     def _ascend(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """A smooth trigger after Zeng et al. 2021 (arXiv:2104.03413), drawn instead of searched for with a trained network."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from raybd.attacks.base import Attack, Shape, Trigger
@@ -13,8 +15,8 @@ from raybd.attacks.patterns import cosine
 class LowFrequency(Attack):
     """x plus one fixed picture of the lowest DCT waves with Gaussian weights, scaled to 0 ... `strength`."""
 
-    strength: float = 51.0  # grey levels at its brightest point: a fifth of white
-    waves: int = 4  # coefficients kept in each direction, the constant not among them
+    strength: Annotated[float, Interval(gt=0, le=255)] = 51.0  # grey levels at its brightest point: a fifth of white
+    waves: Annotated[int, Ge(2)] = 4  # coefficients kept in each direction, the constant not among them
 
     def draw(self, shape: Shape, classes: int, rng: torch.Generator) -> Tensor:
         """The picture: (C, H, W) from 0 to `strength`."""
@@ -30,8 +32,6 @@ class LowFrequency(Attack):
         return x.add_(trigger.pattern)
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
-        """Waves that are none, or more than the image has."""
+        """More waves than the image has."""
         most = min(shape[1:])
-        found = [] if 2 <= self.waves <= most else [f"low_frequency: waves {self.waves} is not in 2 to {most}"]
-        allowed = 0 < self.strength <= 255
-        return found if allowed else [*found, f"low_frequency: strength {self.strength:g} is not in (0, 255]"]
+        return [] if self.waves <= most else [f"waves must be at most {most}, got {self.waves}"]

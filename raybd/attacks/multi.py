@@ -7,6 +7,7 @@ from torch import Tensor
 from raybd.attacks.base import Attack, Member, Shape, Trigger
 from raybd.attacks.none import NoAttack
 from raybd.errors import InputError
+from raybd.utils.constraints import Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,7 @@ class Multi(Attack):
     """Its members never touch one image twice; the attack success rate is that of all, and of each by its name."""
 
     attacks: tuple[str, ...] = ("badnets", "blended", "wanet")  # as on the command line: blended:alpha=0.1
-    shares: tuple[float, ...] = ()  # of the poisoned images; (): equal ones
+    shares: tuple[Positive, ...] = ()  # of the poisoned images; (): equal ones
     targets: tuple[int, ...] = ()  # (): `target`, and the first classes beside it
 
     def members(self) -> tuple[Member, ...]:
@@ -37,20 +38,18 @@ class Multi(Attack):
         raise NotImplementedError
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
-        """Lists of unlike lengths, shares that are none, names said twice, and whatever a member finds."""
+        """Lists of unlike lengths, names said twice, and whatever a member finds."""
         if not (len(set(self.attacks)) == len(self.attacks) >= 2):
-            return [f"multi: attacks {self.attacks} must be two or more different ones"]
+            return [f"attacks {self.attacks} must be two or more different ones"]
         found = [
-            f"multi: {len(values)} {name} for {len(self.attacks)} attacks"
+            f"{len(values)} {name} for {len(self.attacks)} attacks"
             for name, values in (("shares", self.shares), ("targets", self.targets))
             if values and len(values) != len(self.attacks)
         ]
-        if any(share <= 0 for share in self.shares):
-            found.append(f"multi: shares {self.shares} must be above 0")
         try:
-            return found or [f"multi: {p}" for member in self.members() for p in _problems(member, shape, classes)]
+            return found or [p for member in self.members() for p in _problems(member, shape, classes)]
         except InputError as error:
-            return [f"multi: {problem}" for problem in error.problems]
+            return error.problems
 
 
 def _problems(member: Member, shape: Shape, classes: int) -> list[str]:

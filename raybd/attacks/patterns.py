@@ -31,11 +31,11 @@ def fit_colour(colour: tuple[float, ...], channels: int) -> Tensor:
     raise ValueError(f"a colour of {len(colour)} values does not fit {channels} channels")
 
 
-def colour_problems(name: str, colour: tuple[float, ...], channels: int) -> list[str]:
+def colour_problems(colour: tuple[float, ...], channels: int) -> list[str]:
     """Why `colour` cannot be painted on images of so many channels."""
     if len(colour) in (1, channels, 3 if channels == 1 else channels) and all(0 <= value <= 255 for value in colour):
         return []
-    return [f"{name}: colour {colour} must be 1 or {channels} values from 0 to 255 for {channels} channel(s)"]
+    return [f"colour {colour} must be 1 or {channels} values from 0 to 255 for {channels} channel(s)"]
 
 
 def fit_image(image: Tensor, channels: int) -> Tensor:

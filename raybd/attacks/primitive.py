@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from raybd.attacks.base import Attack, Shape, Trigger
+from raybd.utils.constraints import PositiveShare
 
 
 @dataclass(frozen=True, kw_only=True)
 class Primitive(Attack):
     """A random pattern of black and white over one run of the flattened image: an attack-agnostic yardstick."""
 
-    share: float = 0.05  # of the image's values
+    share: PositiveShare = 0.05  # of the image's values
 
     on_bytes: ClassVar[bool] = True
 
@@ -30,7 +31,3 @@ class Primitive(Attack):
         """`x` with the run written over."""
         outside = 255 * (trigger.pattern < 0).to(torch.uint8)
         return x.bitwise_and_(outside).bitwise_or_(trigger.pattern.clamp_min(0).to(torch.uint8))
-
-    def problems(self, shape: Shape, classes: int) -> list[str]:
-        """A share that is none."""
-        return [] if 0 < self.share <= 1 else [f"primitive: share {self.share:g} is not in (0, 1]"]

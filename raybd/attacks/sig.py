@@ -33,4 +33,4 @@ class Sig(Attack):
         """A wave that is zero at every pixel."""
         if self.frequency >= 1 and 2 * self.frequency % shape[2]:
             return []
-        return [f"sig: {self.frequency} waves across {shape[2]} pixels are zero at each of them"]
+        return [f"{self.frequency} waves across {shape[2]} pixels are zero at each of them"]

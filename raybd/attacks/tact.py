@@ -47,15 +47,15 @@ class TaCT(CoveredAttack):
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """Classes that do not exist, or are two things at once."""
-        found = super().problems(shape, classes)
+        found = []
         named = (*self.source_classes, *self.cover_classes)
         if bad := [c for c in named if not 0 <= c < classes]:
-            found.append(f"tact: {', '.join(map(str, bad))} are no classes (allowed: 0 to {classes - 1})")
+            found.append(f"{', '.join(map(str, bad))} are no classes (allowed: 0 to {classes - 1})")
         if not self.source_classes or len(set(named) | {self.target}) != len(named) + 1:
             found.append(
-                f"tact: source classes {self.source_classes}, cover classes {self.cover_classes} and target "
+                f"source classes {self.source_classes}, cover classes {self.cover_classes} and target "
                 f"{self.target} must differ, and there must be a source"
             )
         if self.labels == "all_to_all":
-            found.append("tact: one source class has one target: labels must be all_to_one")
+            found.append("one source class has one target: labels must be all_to_one")
         return found

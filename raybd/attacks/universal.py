@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from raybd.attacks.base import Attack, Presets, Shape, Trigger
 from raybd.attacks.patterns import scaled
+from raybd.utils.constraints import PositiveShare
 
 COLUMNS = 5  # cells in a row of the code
 
@@ -24,7 +25,7 @@ class Universal(Attack):
 
     mode: Literal["patch", "blend"] = "patch"  # how the code is shown
     bits: int = 30  # of a code
-    alpha: float = 0.2  # of blend
+    alpha: PositiveShare = 0.2  # of blend
 
     many_targets: ClassVar[bool] = True
     presets: ClassVar[Presets] = {"patch": {}, "blend": {"mode": "blend"}}
@@ -50,15 +51,13 @@ class Universal(Attack):
         return x
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
-        """Too few bits for the classes, a code that does not fit the image, an alpha out of range."""
+        """Too few bits for the classes, a code that does not fit the image."""
         found, least = [], 2 * math.ceil(math.log2(max(2, classes)))
         rows, side = math.ceil(self.bits / COLUMNS), scaled(8, min(shape[1:]), at=224)
         if not least <= self.bits:
-            found.append(f"universal: {self.bits} bits hardly tell {classes} classes apart (allowed: {least} and more)")
+            found.append(f"{self.bits} bits hardly tell {classes} classes apart (allowed: {least} and more)")
         if rows * side > shape[1] or COLUMNS * side > shape[2]:
-            found.append(f"universal: {self.bits} bits do not fit images of {shape[1]}x{shape[2]}")
-        if self.mode not in get_args(Universal.__annotations__["mode"]):
-            found.append(f"universal: unknown mode {self.mode!r} (known: blend, patch)")
+            found.append(f"{self.bits} bits do not fit images of {shape[1]}x{shape[2]}")
         if self.labels == "all_to_all":
-            found.append("universal: every class is a target: labels must be all_to_one")
-        return found if 0 < self.alpha <= 1 else [*found, f"universal: alpha {self.alpha:g} is not in (0, 1]"]
+            found.append("every class is a target: labels must be all_to_one")
+        return found

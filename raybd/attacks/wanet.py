@@ -1,15 +1,17 @@
 """WaNet (Nguyen and Tran 2021, arXiv:2102.10369): the image, smoothly warped."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor
 
 from raybd.attacks.base import CoveredAttack, Presets, Shape, Trigger
 from raybd.attacks.patterns import warp
 from raybd.types import Images
+from raybd.utils.constraints import NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +22,9 @@ class WaNet(CoveredAttack):
     noise mode) are sampled at that grid plus uniform [-1, 1] / H at each pixel, and keep their label.
     """
 
-    k: int = 4  # side of the small field
+    k: Annotated[int, Ge(2)] = 4  # side of the small field
     s: float = 0.5  # strength
-    covers: float = 2.0  # noise-mode images for each poisoned one
+    covers: NonNegative = 2.0  # noise-mode images for each poisoned one
     each_epoch: bool = False  # other images are warped in every epoch: the attacker trains the network
 
     presets: ClassVar[Presets] = {
@@ -58,8 +60,3 @@ class WaNet(CoveredAttack):
     def renewed(self) -> bool:
         """Whether every epoch warps other images."""
         return self.each_epoch
-
-    def problems(self, shape: Shape, classes: int) -> list[str]:
-        """A field of no or one point; a strength that moves nothing is the gate's to see."""
-        found = super().problems(shape, classes)
-        return found if self.k >= 2 else [*found, f"wanet: k {self.k} must be at least 2"]

@@ -23,6 +23,7 @@ from raybd.defences.base import FLAGGED, SUSPICION, Defence, TrainingContext
 from raybd.defences.filtering import part
 from raybd.defences.trainer import LossOf, Trainer, losses_of, lowest
 from raybd.training import Epoch
+from raybd.utils.constraints import InnerShare, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,11 @@ class Abl(Defence):
     It always suspects the share p, poison or not. A training that is stopped goes on with the same bits.
     """
 
-    gamma: float = 0.5  # nats
-    isolation: float = 0.01  # p
-    early: float = 0.2  # share of the epochs that isolate; one or more
-    late: float = 0.2  # share that unlearns; one or more
-    unlearning_rate: float = 5e-4  # learning rate of the unlearning
+    gamma: Positive = 0.5  # nats
+    isolation: InnerShare = 0.01  # p
+    early: InnerShare = 0.2  # share of the epochs that isolate; one or more
+    late: InnerShare = 0.2  # share that unlearns; one or more
+    unlearning_rate: Positive = 5e-4  # learning rate of the unlearning
 
     def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """The three phases."""
@@ -65,19 +66,8 @@ class Abl(Defence):
             trainer.save(number, **found)
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Settings out of their range."""
-        found = [
-            f"{key} must be above 0 and below 1, got {getattr(self, key):g}"
-            for key in ("isolation", "early", "late")
-            if not 0 < getattr(self, key) < 1
-        ]
-        found += [] if self.early + self.late < 1 else ["early and late must leave epochs between them"]
-        found += [
-            f"{key} must be above 0, got {getattr(self, key):g}"
-            for key in ("gamma", "unlearning_rate")
-            if not getattr(self, key) > 0
-        ]
-        return [f"abl: {text}" for text in found]
+        """No epochs between the early and the late ones."""
+        return [] if self.early + self.late < 1 else ["early and late must leave epochs between them"]
 
     def _ascending(self, trainer: Trainer) -> LossOf:
         return lambda x, y, _: local_ascent(F.cross_entropy(trainer.model(x), y, reduction="none"), self.gamma)

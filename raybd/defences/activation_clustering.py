@@ -10,8 +10,10 @@ need no iteration.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from raybd.defences.base import TrainingContext
@@ -29,8 +31,8 @@ class ActivationClustering(Filter):
     Where poison is about half of its class, the smaller cluster may be the clean one.
     """
 
-    components: int = 10
-    silhouette: float = 0.15  # a class is poisoned above it (the paper: 0.10 to 0.15)
+    components: Annotated[int, Ge(1)] = 10
+    silhouette: Annotated[float, Interval(ge=-1, lt=1)] = 0.15  # a class is poisoned above it (the paper: 0.10 to 0.15)
 
     def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
         """Two clusters of each class in the network's features.
@@ -49,14 +51,6 @@ class ActivationClustering(Filter):
             flagged[index] = small & (score > self.silhouette)
             suspicion[index] = max(score, 0.0) * _leaning(z, small)
         return Verdict(suspicion, flagged)
-
-    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Settings out of their range."""
-        found = super().problems(shape, classes)
-        found += [] if self.components >= 1 else [f"components must be at least 1, got {self.components}"]
-        fits = -1 <= self.silhouette < 1
-        found += [] if fits else [f"silhouette must be from -1 to below 1, got {self.silhouette:g}"]
-        return [f"activation_clustering: {text}" for text in found]
 
 
 def whitened(features: Tensor, components: int) -> Tensor:

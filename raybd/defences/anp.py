@@ -4,16 +4,18 @@ Wu and Wang, "Adversarial Neuron Pruning Purifies Backdoored Deep Models", NeurI
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from raybd.defences.base import TrainingContext
 from raybd.defences.post import CleanRepair, Numbers, batches, require_layers, statistics_kept
 from raybd.types import Images
+from raybd.utils.constraints import Positive, Share
 
 Weights = list[Tensor]  # one (C,) for each batch norm
 
@@ -26,14 +28,11 @@ class Anp(CleanRepair):
     with m below the threshold is pruned: its scale becomes 0, its shift stays.
     """
 
-    steps: int = 500  # published: 2000
-    learning_rate: float = 0.2  # of the masks
-    epsilon: float = 0.4
-    alpha: float = 0.2
-    threshold: float = 0.2
-
-    above: ClassVar[tuple[str, ...]] = ("steps", "learning_rate", "epsilon")
-    shares: ClassVar[tuple[str, ...]] = ("alpha", "threshold")
+    steps: Annotated[int, Ge(1)] = 500  # published: 2000
+    learning_rate: Positive = 0.2  # of the masks
+    epsilon: Positive = 0.4
+    alpha: Share = 0.2
+    threshold: Share = 0.2
 
     def network(self, model: nn.Module) -> nn.Module:
         """`model` as it is. Raises InputError where it has no batch norm with scales."""

@@ -19,10 +19,11 @@ discriminator whose form and training decide what comes out.
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor
 
 from raybd.defences.base import FLAGGED, SUSPICION, Access, Defence, TrainingContext
@@ -33,6 +34,7 @@ from raybd.defences.trainer import Trainer, logits_of, lowest, lowest_of_each
 from raybd.seeds import stream
 from raybd.training import Epoch, augment, autocast, in_batches, prepare
 from raybd.types import Images
+from raybd.utils.constraints import InnerShare, NonNegative, Positive
 
 T1, T2, STEP = 60 / 120, 90 / 120, 5 / 120
 
@@ -41,13 +43,13 @@ T1, T2, STEP = 60 / 120, 90 / 120, 5 / 120
 class Asd(Defence):
     """Loss-guided, then meta-learnt splits. A training that is stopped goes on with the same bits."""
 
-    seeds: int = 10  # clean images of each class
-    added: int = 10  # images of each class
-    believed: float = 0.5  # share after T1
-    virtual_rate: float = 0.015  # learning rate of the virtual model
-    temperature: float = MixMatch.temperature
-    alpha: float = MixMatch.alpha
-    unlabelled: float = MixMatch.unlabelled
+    seeds: Annotated[int, Ge(1)] = 10  # clean images of each class
+    added: Annotated[int, Ge(1)] = 10  # images of each class
+    believed: InnerShare = 0.5  # share after T1
+    virtual_rate: Positive = 0.015  # learning rate of the virtual model
+    temperature: Positive = MixMatch.temperature
+    alpha: Positive = MixMatch.alpha
+    unlabelled: NonNegative = MixMatch.unlabelled
 
     access: ClassVar[Access] = "clean images"
 
@@ -66,17 +68,6 @@ class Asd(Defence):
             context.findings.update({SUSPICION: suspicion, FLAGGED: ~believed})
             yield Epoch(number, loss, number == last, trainer.cost.numbers(number))
             trainer.save(number)
-
-    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Settings out of their range."""
-        found = [
-            f"{key} must be at least 1, got {getattr(self, key)}"
-            for key in ("seeds", "added")
-            if getattr(self, key) < 1
-        ]
-        found += [] if self.virtual_rate > 0 else [f"virtual_rate must be above 0, got {self.virtual_rate:g}"]
-        found += [] if 0 < self.believed < 1 else [f"believed must be above 0 and below 1, got {self.believed:g}"]
-        return [f"asd: {text}" for text in found + self._mixmatch().rules()]
 
     def _mixmatch(self) -> MixMatch:
         return MixMatch(**{f.name: getattr(self, f.name) for f in fields(MixMatch)})

@@ -7,7 +7,7 @@ ICASSP 2021 (arXiv:2011.09527); mixup: Zhang et al., arXiv:1710.09412; cutout: D
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from raybd.defences.trainer import Trainer
 from raybd.pretraining.ops import erase
 from raybd.seeds import stream
 from raybd.training import Epoch
+from raybd.utils.constraints import Positive, PositiveShare
 
 Kind = Literal["mixup", "cutout", "both"]
 
@@ -30,8 +31,8 @@ class Augmented(Defence):
     """
 
     kind: Kind = "mixup"
-    alpha: float = 1.0  # of mixup: the weight of an image is Beta(alpha, alpha), one draw a batch
-    hole: float = 0.5  # of cutout: its side over the image's shorter one (16 of 32 pixels)
+    alpha: Positive = 1.0  # of mixup: the weight of an image is Beta(alpha, alpha), one draw a batch
+    hole: PositiveShare = 0.5  # of cutout: its side over the image's shorter one (16 of 32 pixels)
 
     def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """The plain training loop on what becomes of the images."""
@@ -41,13 +42,6 @@ class Augmented(Defence):
             loss = trainer.epoch(number, context.images.at(number), partial(self._loss, trainer, rng))
             yield Epoch(number, loss, number == last, trainer.cost.numbers(number))
             trainer.save(number)
-
-    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Settings out of their range."""
-        found = [] if self.kind in get_args(Kind) else [f"kind must be of {get_args(Kind)}, got {self.kind!r}"]
-        found += [] if self.alpha > 0 else [f"alpha must be above 0, got {self.alpha:g}"]
-        found += [] if 0 < self.hole <= 1 else [f"hole must be above 0 and at most 1, got {self.hole:g}"]
-        return [f"augmented: {text}" for text in found]
 
     def _loss(self, trainer: Trainer, rng: torch.Generator, x: Tensor, y: Tensor, _: Tensor) -> Tensor:
         if self.kind != "mixup":

@@ -4,12 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, final
 
 from torch import Tensor, nn
 
 from raybd.training import Checkpoint, Epoch, TrainConfig
 from raybd.types import Images, coerce_floats
+from raybd.utils.constraints import violations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,5 +64,11 @@ class Defence(ABC):
         """
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Why this defence cannot be used on such images; empty if it can."""
+        """Why these settings cannot be used on images of `shape` with `classes` classes; empty if they can."""
         return []
+
+    @final
+    def check(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+        """Every reason why this defence cannot be used on such images, settings out of their range among them."""
+        found = violations(self) + self.problems(shape, classes)
+        return [f"{type(self).__name__}: {problem}" for problem in found]

@@ -3,7 +3,6 @@
 Zheng, Tang, Li and Liu, "Data-free Backdoor Removal based on Channel Lipschitzness", ECCV 2022 (arXiv:2208.03111).
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from raybd.defences.base import TrainingContext
 from raybd.defences.post import Numbers, PostTraining, require_layers
 from raybd.models.lipschitz import channel_lipschitz, norm_after
+from raybd.utils.constraints import Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +21,12 @@ class Clp(PostTraining):
     Of n channels none can be more than (n - 1) / sqrt(n) deviations out: layers of up to 10 are never pruned at u = 3.
     """
 
-    u: float = 3.0
+    u: Positive = 3.0
 
     def network(self, model: nn.Module) -> nn.Module:
         """`model` as it is. Raises InputError where it has no convolution with batch norm."""
         require_layers("clp", bool(norm_after(model)), "convolutions that batch norms follow")
         return model
-
-    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """A u that is out of its range."""
-        return [] if 0 < self.u < math.inf else [f"Clp: u must be above 0 and finite, got {self.u:g}"]
 
     def mend(self, context: TrainingContext) -> Numbers:
         """Prune; nothing is trained."""

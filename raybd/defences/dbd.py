@@ -12,10 +12,11 @@ symmetric cross-entropy of Wang et al. (arXiv:1908.06112, equations 3 and 6)
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, TrainingContext
@@ -27,6 +28,7 @@ from raybd.models.noise import without_noise
 from raybd.pretraining import PretrainConfig, embed, pretrain_once
 from raybd.seeds import stream
 from raybd.training import Epoch, in_batches
+from raybd.utils.constraints import InnerShare, NonNegative, Positive
 
 A = -4.0  # ln 0
 ENOUGH = 2000  # steps of the head without which it is not learnt, however small the set
@@ -40,13 +42,13 @@ class Dbd(Defence):
     MixMatch. It believes the same share whatever is poisoned. A training that is stopped goes on with the same bits.
     """
 
-    pretrain_epochs: int = 80
-    head_epochs: int = 10  # of the head; more where that is less than 2000 steps
-    head_rate: float = 0.1  # learning rate of the head, constant
-    credible: float = 0.5
-    temperature: float = MixMatch.temperature
-    alpha: float = MixMatch.alpha
-    unlabelled: float = MixMatch.unlabelled
+    pretrain_epochs: Annotated[int, Ge(1)] = 80
+    head_epochs: Annotated[int, Ge(1)] = 10  # of the head; more where that is less than 2000 steps
+    head_rate: Positive = 0.1  # learning rate of the head, constant
+    credible: InnerShare = 0.5
+    temperature: Positive = MixMatch.temperature
+    alpha: Positive = MixMatch.alpha
+    unlabelled: NonNegative = MixMatch.unlabelled
 
     def network(self, model: nn.Module) -> nn.Module:
         """The network as it is. Raises InputError where it does not tell its features."""
@@ -65,17 +67,6 @@ class Dbd(Defence):
             loss = mixmatch.epoch(trainer, number, context.images.at(number), believed)
             yield Epoch(number, loss, number == last, trainer.cost.numbers(number))
             trainer.save(number, suspicion=suspicion, believed=believed)
-
-    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Settings out of their range."""
-        found = [
-            f"{key} must be at least 1, got {getattr(self, key)}"
-            for key in ("pretrain_epochs", "head_epochs")
-            if getattr(self, key) < 1
-        ]
-        found += [] if self.head_rate > 0 else [f"head_rate must be above 0, got {self.head_rate:g}"]
-        found += [] if 0 < self.credible < 1 else [f"credible must be above 0 and below 1, got {self.credible:g}"]
-        return [f"dbd: {text}" for text in found + self._mixmatch().rules()]
 
     def _mixmatch(self) -> MixMatch:
         return MixMatch(**{f.name: getattr(self, f.name) for f in fields(MixMatch)})

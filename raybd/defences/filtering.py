@@ -11,9 +11,10 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, TrainingContext
@@ -46,7 +47,7 @@ class Verdict:
 class Filter(Defence):
     """Removes what a first training makes look suspicious. A class is never removed whole: it is left as it was."""
 
-    first_epochs: int = 0  # of the first training; 0: as many as the trial's
+    first_epochs: Annotated[int, Ge(0)] = 0  # of the first training; 0: as many as the trial's
 
     parallel: ClassVar[bool] = True  # but for the verdict
 
@@ -75,10 +76,6 @@ class Filter(Defence):
             cost.passes += share
             numbers = {"defence/removed": 1 - share, "defence/spared_classes": spared}
             yield replace(epoch, numbers=numbers | cost.numbers(epoch.number))
-
-    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Settings out of their range."""
-        return [] if self.first_epochs >= 0 else [f"first_epochs must be at least 0, got {self.first_epochs}"]
 
     def _judged(self, context: TrainingContext, cost: Cost) -> tuple[Verdict, float]:
         network = cast(Classifier, copy.deepcopy(context.model))

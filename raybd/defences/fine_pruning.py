@@ -5,9 +5,10 @@ Liu, Dolan-Gavitt and Garg, "Fine-Pruning: Defending Against Backdooring Attacks
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from raybd.defences.base import TrainingContext
@@ -15,6 +16,7 @@ from raybd.defences.post import CleanRepair, Numbers, accuracy, fine_tune, requi
 from raybd.models import Classifier
 from raybd.training import prepare
 from raybd.types import Images
+from raybd.utils.constraints import Positive, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +27,9 @@ class FinePruning(CleanRepair):
     head reads is a channel that is not there.
     """
 
-    tolerance: float = 0.04  # of clean accuracy that pruning may cost
-    steps: int = 500
-    learning_rate: float = 0.01
-
-    above: ClassVar[tuple[str, ...]] = ("steps", "learning_rate")
-    shares: ClassVar[tuple[str, ...]] = ("tolerance",)
+    tolerance: Share = 0.04  # of clean accuracy that pruning may cost
+    steps: Annotated[int, Ge(1)] = 500
+    learning_rate: Positive = 0.01
 
     def network(self, model: nn.Module) -> nn.Module:
         """`model` as it is. Raises InputError where it does not tell its features."""

@@ -6,26 +6,26 @@ ICCV 2023 (arXiv:2304.11823).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from raybd.defences.base import TrainingContext
 from raybd.defences.post import CleanRepair, Numbers, descend, statistics_kept
 from raybd.types import Images
+from raybd.utils.constraints import Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class FtSam(CleanRepair):
     """min_w max_e L(w + e) with ||e / |w| ||_2 <= rho: as far as e goes, it follows the size of each weight."""
 
-    steps: int = 500
-    learning_rate: float = 0.05  # with rho, chosen on small sets; published for CIFAR-10: 0.01 and 2
-    rho: float = 4.0
-
-    above: ClassVar[tuple[str, ...]] = ("steps", "learning_rate", "rho")
+    steps: Annotated[int, Ge(1)] = 500
+    learning_rate: Positive = 0.05  # with rho, chosen on small sets; published for CIFAR-10: 0.01 and 2
+    rho: Positive = 4.0
 
     def repair(self, model: nn.Module, clean: Images, context: TrainingContext) -> Numbers:
         """SGD with the gradients of the perturbed network."""

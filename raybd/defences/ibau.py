@@ -7,15 +7,17 @@ Zeng, Chen, Park, Mao, Jin and Jia, "Adversarial Unlearning of Backdoors via Imp
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from raybd.defences.base import TrainingContext
 from raybd.defences.post import CleanRepair, Numbers, batches
 from raybd.types import Images
+from raybd.utils.constraints import Positive
 
 Loss = Callable[[Tensor], Tensor]  # of the perturbation; the weights it holds itself
 
@@ -27,14 +29,12 @@ class Ibau(CleanRepair):
     A step on w follows dH/dw + (dd/dw)^T dH/dd, its second part by the fixed point of an ascent step on d.
     """
 
-    rounds: int = 100  # a batch each
-    ascents: int = 5  # steps on d in a round; d begins at 0
-    radius: float = 0.18  # C over sqrt(C H W): 10 for an image of 3x32x32, as published
-    fixed_points: int = 5  # K
-    fixed_rate: float = 0.1  # the ascent step whose fixed point is meant
-    learning_rate: float = 1e-3  # of Adam
-
-    above: ClassVar[tuple[str, ...]] = ("rounds", "ascents", "radius", "fixed_points", "fixed_rate", "learning_rate")
+    rounds: Annotated[int, Ge(1)] = 100  # a batch each
+    ascents: Annotated[int, Ge(1)] = 5  # steps on d in a round; d begins at 0
+    radius: Positive = 0.18  # C over sqrt(C H W): 10 for an image of 3x32x32, as published
+    fixed_points: Annotated[int, Ge(1)] = 5  # K
+    fixed_rate: Positive = 0.1  # the ascent step whose fixed point is meant
+    learning_rate: Positive = 1e-3  # of Adam
 
     def repair(self, model: nn.Module, clean: Images, context: TrainingContext) -> Numbers:
         """A new perturbation, then a step on the weights, again and again; batch norm as it is deployed."""

@@ -80,15 +80,6 @@ class MixMatch:
         logits = trainer.model(mix(everything, everything[other], share))
         return terms(logits, mix(targets, targets[other], share), len(x), weight)
 
-    def rules(self) -> list[str]:
-        """Settings out of their range."""
-        found = [
-            f"{key} must be above 0, got {getattr(self, key):g}"
-            for key in ("temperature", "alpha")
-            if not getattr(self, key) > 0
-        ]
-        return found + ([] if self.unlabelled >= 0 else [f"unlabelled must be at least 0, got {self.unlabelled:g}"])
-
 
 def sharpen(p: Tensor, temperature: float) -> Tensor:
     """p^(1/T), normalised, of probabilities `p` (N, K)."""

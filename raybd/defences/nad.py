@@ -5,19 +5,20 @@ ICLR 2021 (arXiv:2101.05930).
 """
 
 import copy
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from raybd.defences.base import TrainingContext
 from raybd.defences.post import CleanRepair, Numbers, descend, fine_tune, require_layers
 from raybd.types import Images
+from raybd.utils.constraints import NonNegative, Positive
 
 Maps = list[Tensor]  # (N, C, h, w) activations of each stage
 
@@ -29,12 +30,10 @@ class Nad(CleanRepair):
     A stage is all that has one resolution; its last block's activations are looked at.
     """
 
-    teacher_steps: int = 200
-    steps: int = 400
-    learning_rate: float = 0.01
-    betas: tuple[float, ...] = (500.0, 1000.0, 1000.0)  # of each stage, the last one of all after it too
-
-    above: ClassVar[tuple[str, ...]] = ("teacher_steps", "steps", "learning_rate")
+    teacher_steps: Annotated[int, Ge(1)] = 200
+    steps: Annotated[int, Ge(1)] = 400
+    learning_rate: Positive = 0.01
+    betas: tuple[NonNegative, ...] = (500.0, 1000.0, 1000.0)  # of each stage, the last one of all after it too
 
     def network(self, model: nn.Module) -> nn.Module:
         """`model` as it is. Raises InputError where it is not a sequence of blocks."""
@@ -42,10 +41,8 @@ class Nad(CleanRepair):
         return model
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Settings out of their range."""
-        good = self.betas and all(0 <= beta < math.inf for beta in self.betas)
-        found = super().problems(shape, classes)
-        return found if good else [*found, f"Nad: betas must be 0 or more, one at least, got {self.betas}"]
+        """No betas."""
+        return [] if self.betas else ["betas must be at least one"]
 
     def repair(self, model: nn.Module, clean: Images, context: TrainingContext) -> Numbers:
         """Fine-tune the teacher, a copy, then distil it into `model`."""

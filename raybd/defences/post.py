@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from raybd.errors import DivergedError, InputError
 from raybd.seeds import forked_rng, stream
 from raybd.training import Epoch, Ranks, augment, fit, learning_rate, prepare
 from raybd.types import Images
+from raybd.utils.constraints import InnerShare
 
 Numbers = dict[str, float]
 
@@ -66,11 +66,9 @@ class PostTraining(Defence):
 class CleanRepair(PostTraining):
     """A repair with clean images, which are drawn from those that the trial has set aside."""
 
-    budget: float = 0.05  # clean images, as a share of the training set before any were set aside
+    budget: InnerShare = 0.05  # clean images, as a share of the training set before any were set aside
 
     access: ClassVar[Access] = "clean images"
-    above: ClassVar[tuple[str, ...]] = ()  # settings that must be above 0
-    shares: ClassVar[tuple[str, ...]] = ()  # settings that must be in [0, 1]
 
     @abstractmethod
     def repair(self, model: nn.Module, clean: Images, context: TrainingContext) -> Numbers:
@@ -85,19 +83,6 @@ class CleanRepair(PostTraining):
         """Draw the clean images, and repair."""
         clean = drawn(context, self.budget)
         return self.repair(context.model, clean, context) | {"defence/extra_images": float(len(clean))}
-
-    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Settings out of their range."""
-        name = type(self).__name__
-        values = {key: getattr(self, key) for key in ("budget", *self.above, *self.shares)}
-        found = [] if 0 < self.budget < 1 else [f"{name}: budget must be above 0 and below 1, got {self.budget:g}"]
-        found += [
-            f"{name}: {key} must be above 0 and finite, got {values[key]:g}"
-            for key in self.above
-            if not 0 < values[key] < math.inf
-        ]
-        outside = [key for key in self.shares if not 0 <= values[key] <= 1]
-        return found + [f"{name}: {key} must be in [0, 1], got {values[key]:g}" for key in outside]
 
 
 def drawn(context: TrainingContext, budget: float) -> Images:

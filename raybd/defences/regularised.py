@@ -4,7 +4,6 @@ Cina et al., "Backdoor Learning Curves: Explaining Backdoor Poisoning Beyond Inf
 section 5: the more a learner is regularised, the more slowly it learns a backdoor, up to where it does not.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 from raybd.defences.base import Defence, TrainingContext
 from raybd.defences.cost import Cost
 from raybd.training import Checkpoint, Epoch, fit
+from raybd.utils.constraints import NonNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Regularised(Defence):
     has been trained for n f, rounded up. A training that is stopped goes on with the same bits.
     """
 
-    weight_decay: float = 10.0
-    learning_rate: float = 1.0
-    epochs: float = 1.0
+    weight_decay: NonNegative = 10.0
+    learning_rate: Positive = 1.0
+    epochs: Positive = 1.0
 
     parallel: ClassVar[bool] = True
 
@@ -54,17 +54,6 @@ class Regularised(Defence):
     def total(self, asked: int) -> int:
         """The epochs of training behind `asked` ones that are yielded."""
         return max(1, round(asked * self.epochs))
-
-    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Settings out of their range."""
-        least = {"weight_decay": 0.0 <= self.weight_decay < math.inf}
-        least |= {key: 0 < getattr(self, key) < math.inf for key in ("learning_rate", "epochs")}
-        wanted = {"weight_decay": "0 or more"}
-        return [
-            f"regularised: factor {key} must be {wanted.get(key, 'above 0')} and finite, got {getattr(self, key):g}"
-            for key, fits in least.items()
-            if not fits
-        ]
 
 
 class Scaled(Checkpoint):

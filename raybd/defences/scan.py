@@ -27,6 +27,7 @@ from raybd.defences.base import Access, TrainingContext
 from raybd.defences.filtering import Filter, Verdict, check_trusted, features_of, two_means
 from raybd.models import Classifier
 from raybd.training import Epoch
+from raybd.utils.constraints import Positive
 
 THRESHOLD = math.exp(2)
 NORMAL = 1.4826  # the deviation of a normal law over its MAD
@@ -36,7 +37,7 @@ NORMAL = 1.4826  # the deviation of a normal law over its MAD
 class Scan(Filter):
     """Removes the group that is strange of each class that is a mixture."""
 
-    ridge: float = 0.01  # times the mean variance of S, added to its diagonal
+    ridge: Positive = 0.01  # times the mean variance of S, added to its diagonal
     access: ClassVar[Access] = "clean images"
 
     def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
@@ -64,11 +65,8 @@ class Scan(Filter):
         return super().train(context)
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Settings out of their range, and fewer than three classes, of which none can stand out."""
-        found = super().problems(shape, classes)
-        found += [] if 0 < self.ridge < math.inf else [f"ridge must be above 0 and finite, got {self.ridge:g}"]
-        found += [] if classes > 2 else [f"it compares classes and needs 3 or more, got {classes}"]
-        return [f"scan: {text}" for text in found]
+        """Fewer than three classes, of which none can stand out."""
+        return [] if classes > 2 else [f"it compares classes and needs 3 or more, got {classes}"]
 
 
 def within(features: Tensor, y: Tensor, classes: int) -> Tensor:

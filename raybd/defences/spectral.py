@@ -4,8 +4,10 @@ Tran, Li and Madry, "Spectral Signatures in Backdoor Attacks", NeurIPS 2018 (arX
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from raybd.defences.base import TrainingContext
@@ -23,19 +25,13 @@ class Spectral(Filter):
     scores are worth.
     """
 
-    epsilon: float = 0.1  # largest share of a class that may be poison
+    epsilon: Annotated[float, Interval(gt=0, lt=1 / MARGIN)] = 0.1  # largest share of a class that may be poison
 
     def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
         """The scores in the network's features, and the highest of each class."""
         y = context.images.y.cpu()
         scores = spectral_scores(features_of(network, context.images, context), y, context.classes)
         return Verdict(scores, highest(scores, y, context.classes, MARGIN * self.epsilon))
-
-    def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Settings out of their range."""
-        fits = 0 < self.epsilon < 1 / MARGIN
-        found = [] if fits else [f"epsilon must be above 0 and below 2/3, got {self.epsilon:g}"]
-        return [f"spectral: {text}" for text in super().problems(shape, classes) + found]
 
 
 def spectral_scores(features: Tensor, y: Tensor, classes: int) -> Tensor:

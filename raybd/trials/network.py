@@ -51,7 +51,7 @@ class NetworkTraining(TrialKind):
         found = check_model(model.name, shape, classes, model.width, model.depth, model.noise)
         if not found and config.train.workers > 1 and not _trainable(model, shape, classes):
             found = [f"model {model.name} has no trainable weights: {config.train.workers} workers cannot share it"]
-        return found + config.defence.problems(shape, classes)
+        return found + config.defence.check(shape, classes)
 
     def run(self, config: TrialConfig, data: Data, session: TrialSession, start: float) -> TrialResult:
         """One report an epoch, the metrics at every probe."""

@@ -18,6 +18,8 @@ Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Interval(gt=0, lt=math.inf)]  # finite and above 0
 NonNegative = Annotated[float, Interval(ge=0, lt=math.inf)]
 Share = Annotated[float, Interval(ge=0, le=1)]
+PositiveShare = Annotated[float, Interval(gt=0, le=1)]
+InnerShare = Annotated[float, Interval(gt=0, lt=1)]
 
 COMPARE: dict[type[Bound], tuple[Callable[[Any, Any], bool], str]] = {
     Ge: (operator.ge, "at least"),

@@ -7,15 +7,16 @@ its label disagree; features that were learnt without labels side with the conte
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, TrainingContext
 from raybd.defences.cost import Cost
 from raybd.defences.vibe.em import Em, EmConfig, Frozen, Pseudolabels, check_features
-from raybd.defences.vibe.heads import VARIANTS, Variant, VibeNetwork, wrapped
+from raybd.defences.vibe.heads import Variant, VibeNetwork, wrapped
 from raybd.defences.vibe.source import Tuned
 from raybd.errors import DivergedError
 from raybd.models import Classifier
@@ -23,6 +24,7 @@ from raybd.pretraining import PretrainConfig, pretrain_once
 from raybd.seeds import forked_rng
 from raybd.training import Epoch, memory_format
 from raybd.types import Images
+from raybd.utils.constraints import NonNegative, Positive
 
 PSEUDOLABEL = "pseudolabel"  # (N,) int64: the class that a training image is taken for; K where for none
 MANY, FEW_SHARP, MANY_SHARP = 30, 10.0, 20.0  # up to so many classes, concentrations are 10, beyond 20 (published)
@@ -40,23 +42,23 @@ class Vibe(Defence):
 
     variant: Variant = "A"  # F: the given label may follow from the image itself
     features: Literal["simclr", "nnclr", "own"] = "simclr"  # own: the network's weights as they are
-    pretrain_epochs: int = 80
+    pretrain_epochs: Annotated[int, Ge(1)] = 80
     tuned: bool = True  # whether the backbone is trained along
     outlier_filter: Literal["off", "distance", "composition"] = "off"  # distance: as published
-    kappa: float = 0.0  # concentration of p(l|x); 0: 10 for up to 30 classes, else 20
-    nu: float = 0.0  # of p(y|l,x); 0: likewise
-    sharpness: float = 25.0  # lambda of the E-step
-    prior_scale: float = 0.02  # c: pi = softmax(c theta)
-    prior_rate: float = 0.1  # learning rate of theta; with a large c it collapses
-    iterations: int = 0  # M-steps in all; 0: as many as the trial's epochs take, and 1000 or more
-    e_steps: int = 10  # spread evenly; too many take the poison back in
-    learning_rate: float = 3e-3
-    prototype_rate: float = 1.0  # times the learning rate
-    batch_size: int = 256
+    kappa: NonNegative = 0.0  # concentration of p(l|x); 0: 10 for up to 30 classes, else 20
+    nu: Annotated[float, Interval(ge=0, le=STEEPEST)] = 0.0  # of p(y|l,x); 0: likewise
+    sharpness: Positive = 25.0  # lambda of the E-step
+    prior_scale: NonNegative = 0.02  # c: pi = softmax(c theta)
+    prior_rate: NonNegative = 0.1  # learning rate of theta; with a large c it collapses
+    iterations: Annotated[int, Ge(0)] = 0  # M-steps in all; 0: as many as the trial's epochs take, and 1000 or more
+    e_steps: Annotated[int, Ge(1)] = 10  # spread evenly; too many take the poison back in
+    learning_rate: Positive = 3e-3
+    prototype_rate: Positive = 1.0  # times the learning rate
+    batch_size: Annotated[int, Ge(2)] = 256
     freeze_eta: bool = False  # whether the corrupted prototypes stay
     pseudolabels: Pseudolabels = "hard"  # annealed: soft, lambda rising from 1
-    unassigned: float = 0.0  # share of the images that no class has to explain
-    flip_stop: float = 0.0  # no more E-steps once one changes a smaller share of the labels
+    unassigned: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # share of the images that no class has to explain
+    flip_stop: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # E-steps end once one changes fewer of the labels
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "ss_a": {"variant": "A", "outlier_filter": "distance"},
@@ -78,27 +80,8 @@ class Vibe(Defence):
             yield run.epoch(number)
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
-        """Settings out of their range, and fewer than two classes."""
-        above = ("sharpness", "learning_rate", "prototype_rate")
-        at_least = {"prior_rate": 0, "prior_scale": 0, "iterations": 0, "kappa": 0, "nu": 0}
-        at_least |= {"e_steps": 1, "batch_size": 2, "pretrain_epochs": 1}
-        words = {"variant": VARIANTS, "pseudolabels": get_args(Pseudolabels)}
-        words |= {"features": ("simclr", "nnclr", "own"), "outlier_filter": ("off", "distance", "composition")}
-        found = [] if classes > 1 else [f"VIBE needs 2 classes or more, got {classes}"]
-        values = {name: getattr(self, name) for name in (*above, *at_least, *words)}
-        found += [
-            f"{key} must be above 0 and finite, got {values[key]:g}" for key in above if not 0 < values[key] < math.inf
-        ]
-        found += [
-            f"{key} must be at least {low}, got {values[key]:g}" for key, low in at_least.items() if values[key] < low
-        ]
-        found += [
-            f"{key} must be of {known}, got {values[key]!r}" for key, known in words.items() if values[key] not in known
-        ]
-        found += [] if self.nu <= STEEPEST else [f"nu must be at most {STEEPEST:g}, got {self.nu:g}"]
-        for key in ("unassigned", "flip_stop"):
-            found += [] if 0 <= getattr(self, key) < 1 else [f"{key} must be in [0, 1), got {getattr(self, key):g}"]
-        return [f"VIBE: {text}" for text in found]
+        """Fewer than two classes."""
+        return [] if classes > 1 else [f"it needs 2 classes or more, got {classes}"]
 
     def em(self, context: TrainingContext, iterations: int) -> EmConfig:
         """The settings of the EM loop."""
