@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.records import Trials
-from analysis.reference import POLICIES, Policy, reference_accuracies
+from analysis.reference import Policy, reference_accuracies
 from analysis.statistics import TAIL, Z, chance_defended, estimate, jeffreys, least_seeds
 from analysis.values import MISSING, Value
 from analysis.verdict import Status, Verdict
 from raybd.errors import InputError
-from raybd.plugins import unknown
 from raybd.utils.constraints import Share, violations
 
 SLACK = 1e-9  # a rate on the threshold is within it, whatever its last bits
@@ -34,7 +33,7 @@ class DecisionRule:
     seed_spread: Share | None = None  # deviation between seeds by which a cell of one seed is judged; None: it is not
 
     def __post_init__(self) -> None:
-        if bad := violations(self) + unknown("reference", [self.reference], POLICIES):
+        if bad := violations(self):
             raise InputError(bad)
 
 

@@ -4,7 +4,7 @@ Always networks trained without a defence: a defence that costs accuracy must no
 """
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,6 @@ from analysis.records import Trials
 from analysis.values import MISSING, Value
 
 Policy = Literal["best", "twin", "undefended"]
-POLICIES: tuple[Policy, ...] = get_args(Policy)
 NO_TWIN = "no clean twin was measured (poison rate 0 or attack none, no defence): there is no reference accuracy"
 ONLY_DEFENDED = "only clean twins under a defence were measured: the reference are those without one"
 NO_OWN_TWIN = "a seed has no clean twin of its own setting (poison rate 0 or attack none, no defence)"
