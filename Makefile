@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 WHEELS := .venv/wheels/.complete
 
-.PHONY: sweep test lint types ui bench cluster-test clean
+.PHONY: sweep test test-all lint types ui bench cluster-test clean
 
 sweep: $(INSTALLED)  ## sweep digits, log to MLflow, draw the map (OPTIONS="--seeds 5")
 	$(BIN)/python sweeps/ib.py $(OPTIONS)
@@ -14,6 +14,9 @@ ui: $(INSTALLED)  ## the MLflow UI on http://localhost:5000
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 test: $(INSTALLED)
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadgroup -m "not calibration"
+
+test-all: $(INSTALLED)  ## the tests, and long checks of power and coverage
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadgroup
 
 lint: $(INSTALLED)

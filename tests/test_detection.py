@@ -1,6 +1,7 @@
 """Detectors: curves and indices by hand, planted triggers, and trained networks with their clean twins as null."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from raybd.attacks import ATTACKS
 from raybd.errors import InputError
-from raybd.metrics import METRICS
+from raybd.metrics import METRICS, Metric
 from raybd.metrics.detection import NeuralCleanse, NoiseVotes, Strip, neural_cleanse
 from raybd.metrics.detection.inputs import InputDetector
 from raybd.metrics.detection.roc import fpr_at_tpr, roc_metrics
@@ -21,11 +22,11 @@ from raybd.types import Data, MetricContext
 from tests.smoothing_cases import trained as evidence
 
 SEEDS = (0, 1, 2)
-DETECTORS = (Strip(), NoiseVotes(), NeuralCleanse(steps=150))
+INPUT_DETECTORS = (Strip(), NoiseVotes())
 
 
 @functools.cache
-def measured(attack: str, seed: int) -> dict[str, float]:
+def measured(attack: str, seed: int, metrics: tuple[Metric, ...] = INPUT_DETECTORS) -> dict[str, float]:
     from raybd.data import load
 
     config = TrialConfig(
@@ -35,7 +36,7 @@ def measured(attack: str, seed: int) -> dict[str, float]:
         model=ModelConfig(width=0.5),
         train=TrainConfig(epochs=6),
         probes=(6,),
-        metrics=DETECTORS if attack == "badnets" else DETECTORS[:2],
+        metrics=metrics,
         seed=seed,
     )
     return run_trial(config, load("digits")).metrics
@@ -116,19 +117,18 @@ def test_neural_cleanse_finds_a_planted_pixel(digits: Data) -> None:
     assert indices[2] > 2
 
 
+@pytest.mark.calibration
 def test_neural_cleanse_flags_the_target_and_not_the_twin() -> None:
-    found = [measured("badnets", seed) for seed in SEEDS]
+    found = [measured("badnets", seed, (NeuralCleanse(steps=150),)) for seed in SEEDS]
     assert sum(numbers["neural_cleanse/targets_found"] for numbers in found) >= 2
-    assert mean("badnets", "neural_cleanse/auroc") >= 0.9
+    assert np.mean([numbers["neural_cleanse/auroc"] for numbers in found]) >= 0.9
     assert sum(numbers["neural_cleanse/null_infected"] for numbers in found) <= 1
 
 
-def test_strip_tells_badnets() -> None:
+def test_strip_tells_badnets_and_finds_nothing_on_the_twin() -> None:
+    """On the twin a seed's AUROC is 0.38 +- 0.07 (8 seeds): 0.6 is five deviations of the mean of three."""
     assert mean("badnets", "strip/auroc") >= 0.9
-
-
-def test_strip_on_the_twin_finds_nothing() -> None:
-    assert 0.35 <= mean("badnets", "strip/null_auroc") <= 0.65
+    assert mean("badnets", "strip/null_auroc") <= 0.6
 
 
 @pytest.mark.parametrize("name", ["strip", "noise_votes"])
@@ -137,14 +137,15 @@ def test_known_failure_a_warp_is_not_told_by_its_votes(name: str) -> None:
     assert mean("wanet", f"{name}/fpr_at_95_tpr") > 0.8
 
 
-def test_noise_votes_tell_badnets() -> None:
-    assert mean("badnets", "noise_votes/auroc") >= 0.8
-    assert 0.35 <= mean("badnets", "noise_votes/null_auroc") <= 0.65
+def test_noise_votes_tell_a_patch_and_find_nothing_on_the_twin() -> None:
+    """AUROC 0.99 +- 0.01 of a seed, on the twin 0.48 +- 0.02 (8 seeds)."""
+    context = replace(evidence(0.1, 0), twin=evidence(0.0, 0).model)
+    found = NoiseVotes(points=100).measure(context)
+    assert float(found["noise_votes/auroc"]) >= 0.9
+    assert 0.35 <= float(found["noise_votes/null_auroc"]) <= 0.6
 
 
 def test_metrics_leave_the_network_and_the_random_state_alone_and_repeat_themselves() -> None:
-    from dataclasses import replace
-
     context = evidence(0.1, 0)
     context = replace(context, twin=evidence(0.0, 0).model)
     weights = {name: value.clone() for name, value in context.model.state_dict().items()}

@@ -220,6 +220,7 @@ def flagged(data: Data, seed: int) -> Poisoned:
     return replace(PoisonSpec(BadNets(), 0.0, 0).poison(data.train, 10), roles=roles)
 
 
+@pytest.mark.calibration
 def test_s1_of_two_clean_networks_is_nothing(digits: Data) -> None:
     """Difference in differences of a random flag between networks of two seeds: 0 within 2 errors, 9 times of 10."""
     networks = [trained(digits, digits.train, seed) for seed in range(11)]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,6 +63,18 @@ def test_gap_by_hand() -> None:
     value, error = difference_in_differences(moved, "xt", "backdoor")
     assert value == pytest.approx(0.8)
     assert error == pytest.approx(math.sqrt(0.16 * 1.25) * 3.1824 / 1.95996, rel=1e-4)  # t of 3 degrees, at 97.5 %
+
+
+def test_two_errors_hold_nineteen_times_of_twenty() -> None:
+    """The backdoor and four clean classes change by chance alone: Student's t makes up for how few they are."""
+    rng, hits = np.random.default_rng(0), 0
+    metrics = {f"mi/control/xt/{group}": 0.0 for group in (*CLASSES, "backdoor")}
+    for changes in rng.normal(size=(4000, 5)):
+        own = {f"mi/xt/{group}": float(change) for group, change in zip((*CLASSES, "backdoor"), changes, strict=True)}
+        errors = {f"{name}/error": 0.0 for name in (*metrics, *own)}
+        value, error = difference_in_differences(metrics | own | errors, "xt", "backdoor")
+        hits += abs(value) <= 2 * error
+    assert 0.94 <= hits / 4000 <= 0.965
 
 
 def test_s1_by_hand() -> None:

@@ -280,15 +280,18 @@ def auroc_of(context: MetricContext, *names: str) -> list[float]:
     return [float(found[f"smoothness/gap/{name}/auroc/sigma_0.4"]) for name in names]
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.calibration) for seed in (1, 2))])
 def test_t11_a_strong_backdoor_smooths_and_its_controls_do_not(seed: int) -> None:
+    """AUROC over 8 seeds: trigger 0.95 +- 0.02, random patch 0.53 +- 0.04, moved patch 0.44 +- 0.03, random direction
+    0.29 +- 0.03, on clean networks 0.47 +- 0.01; every bound is four deviations away or more."""
     names = ("triggered", "random_patch", "moved_patch", "random_direction")
     triggered, *controls = auroc_of(trained(0.1, seed), *names)
     assert triggered >= 0.85
-    assert max(controls) < 0.6
-    assert max(controls[1:]) < 0.5
+    assert triggered - max(controls) >= 0.25
+    assert max(controls) < 0.7
+    assert max(controls[1:]) < 0.57
     (clean,) = auroc_of(trained(0.0, seed), "triggered")
-    assert 0.4 <= clean <= 0.52
+    assert 0.4 <= clean <= 0.53
 
 
 def test_an_untrained_network_can_be_measured(digits: Data) -> None:

@@ -175,7 +175,7 @@ def test_tier_b_on_a_trained_network() -> None:
     found = FULL.measure(context)
     assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
     assert float(found["stealth/latent/probe_auroc"]) > 0.95
-    assert float(found["stealth/latent/spectral_auroc"]) > 0.5
+    assert 0.4 < float(found["stealth/latent/spectral_auroc"]) < 0.6  # no signature of this patch: 0.48 +- 0.015
     assert float(found["stealth/strip_auroc"]) > 0.9
     assert float(found["stealth/loss_auroc"]) > 0.5
     assert 0.1 < float(found["stealth/tac_top_share/body.0"]) <= 1
