@@ -1,5 +1,7 @@
 """What a trial leaves in its folder beside its record: tables, arrays, pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from raybd.trials.kinds import kind_of
 from raybd.trials.records import TrialFolder
 from raybd.types import POISON, Report
 from raybd.utils.figures import draw_examples, draw_suspects
+from raybd.utils.files import write_atomically
 
 
 def keep_probe(folder: TrialFolder, report: Report) -> None:
@@ -17,10 +20,13 @@ def keep_probe(folder: TrialFolder, report: Report) -> None:
     if not report.arrays:
         return
     folder.probes.mkdir(exist_ok=True)
-    part = folder.probes / "part"
-    with part.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{name: value.cpu().numpy() for name, value in report.arrays.items()})
-    part.replace(folder.probes / f"{report.epoch}.npz")  # whole, or not at all
+    arrays = {name: value.cpu().numpy() for name, value in report.arrays.items()}
+
+    def save(part: Path) -> None:
+        with part.open("wb") as file:  # of a path without its suffix NumPy makes another
+            np.savez(file, allow_pickle=False, **arrays)
+
+    write_atomically(folder.probes / f"{report.epoch}.npz", save)
 
 
 def _probed(folder: TrialFolder) -> dict[str, Tensor]:
