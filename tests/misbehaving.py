@@ -34,6 +34,12 @@ def _first_time(what: str) -> bool:
     return True
 
 
+def _hang() -> None:
+    """Hang, and leave a file that says so in the folder RAYBD_TEST_FLAGS."""
+    (Path(os.environ["RAYBD_TEST_FLAGS"]) / "hanging").touch()
+    time.sleep(1000)
+
+
 def healthy(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Net(shape, classes, lambda step: None)
 
@@ -73,7 +79,7 @@ def raises_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
 def hangs(shape: tuple[int, int, int], classes: int) -> nn.Module:
     def act(step: int) -> None:
         if step == 30:
-            time.sleep(1000)
+            _hang()
 
     return Net(shape, classes, act)
 
@@ -87,7 +93,7 @@ def hangs_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def hangs_before_training(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    time.sleep(1000)
+    _hang()
     return healthy(shape, classes)
 
 
@@ -95,7 +101,7 @@ def hangs_at_a_measure(shape: tuple[int, int, int], classes: int) -> nn.Module:
     class Stuck(Net):
         def forward(self, x: Tensor) -> Tensor:
             if not self.training:
-                time.sleep(1000)
+                _hang()
             return super().forward(x)
 
     return Stuck(shape, classes, lambda step: None)

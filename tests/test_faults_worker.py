@@ -19,6 +19,7 @@ from raybd.tracking import load_runs
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.records import FINISHED
+from raybd.utils.locks import heartbeat_thread
 from tests.sweeping import run_inline, run_on_ray
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
@@ -79,11 +80,15 @@ def test_killed_failing_and_hung_trials_in_one_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["hangs_before_training", "hangs", "hangs_at_a_measure"])
 def test_a_hang_is_ended_wherever_it_is(place: str, tmp_path: Path) -> None:
-    """In a child of this process, which the watchdog may end."""
+    """In a child of this process, which the watchdog may end; until the hang, a slow machine is no reason to."""
     a = plan_sweep("s", [own(place)], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
     [config], folder = a.todo, a.folder.trial(a.todo[0].key)
     if not (child := os.fork()):
-        with watchdog(3, folder.crash_report) as heartbeat:
+        hanging = tmp_path / "hanging"
+        with (
+            watchdog(3, folder.crash_report) as heartbeat,
+            heartbeat_thread(lambda: None if hanging.exists() else heartbeat(), every=0.1),
+        ):
             run_attempt(config, a.data["digits"], TrialSetup("s", a.folder, a.store.address), heartbeat)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == HUNG
