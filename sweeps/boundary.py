@@ -11,14 +11,13 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from annotated_types import Gt
 
 from analysis import DefendedRegionMap, records
 from analysis.active_search import fit_surrogates, propose
@@ -28,8 +27,7 @@ from analysis.report import write_report
 from analysis.search_grid import Candidate, Grid
 from analysis.text_table import format_frame
 from raybd.command_line import command, grid
-from raybd.command_line.groups import OptionGroup
-from raybd.command_line.options import SweepOptions
+from raybd.command_line.boundary_options import BoundaryOptions
 from raybd.command_line.runner import Run
 from raybd.errors import InputError
 from raybd.execution.outcome import Outcome
@@ -38,49 +36,8 @@ from raybd.execution.proposers import Proposal, Proposer, Signal
 from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
 from raybd.trials.validate import prepare
-from raybd.utils.constraints import Count
 
 FILE = "boundary.json"  # what the search did, in the sweep's folder
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActiveSearchOptions(OptionGroup):
-    """The search."""
-
-    along: str = "poison_rate"
-    """Axis, by its full name, along which the boundary is told and its band measured."""
-    budget: Count | None = None
-    """Most trials of the search, its clean twins among them; none: a quarter of the grid's."""
-    batch: Count = 8
-    """Cells a round."""
-    most_seeds: Count | None = None
-    """A cell whose seeds disagree gets --seeds more, up to so many; none: twice --seeds."""
-    stop_decades: Annotated[float, Gt(0)] = 0.1
-    """The search ends once the 90 % band of the boundary is nowhere wider."""
-    compare: bool = False
-    """Run the whole grid too, and tell how far its boundary is from that of the search."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoundaryOptions(SweepOptions):
-    """Options of `sweeps/boundary.py`: the axes of every sweep are the grid, of whose cells the search measures those
-    that it needs."""
-
-    name: str = "boundary"
-    search: ActiveSearchOptions = field(default_factory=ActiveSearchOptions)
-
-    def problems(self) -> list[str]:
-        """Those of every sweep, and what the search needs of them."""
-        found, seeds, most = super().problems(), self.training.seeds, self.search.most_seeds
-        if most is not None and most < seeds:
-            found.append(f"--most-seeds must be at least {seeds}, as many as --seeds, got {most}")
-        if self.training.patience:
-            found.append("--patience must be 0: a trial that stops early for its loss would bias attack success")
-        if seeds < 2:
-            found.append("--seeds must be at least 2: one seed does not show how far seeds spread")
-        if not any(self.attack.poison_rates):
-            found.append("--poison-rates must have one above 0")
-        return found
 
 
 def expand(options: BoundaryOptions) -> list[TrialConfig]:
@@ -201,7 +158,7 @@ class BoundaryProposer(Proposer):
         self.reason = _enough(search, self.chosen, boundary)
         candidates = [] if self.reason else self._candidates(found)
         self.reason = self.reason or ("" if candidates else "every cell of the grid is measured or sure")
-        told = f"round {len(self.rounds)}: {_told(self.rounds[-1])}"
+        told = f"round {len(self.rounds)}: {_describe(self.rounds[-1])}"
         print(f"{told}{', ' * bool(self.reason)}{self.reason}", flush=True)
         new = search.seeds_of(candidates, self.seeds_asked)
         self.seeds_asked |= {c: self.seeds_asked.get(c, 0) + search.options.training.seeds for c in candidates}
@@ -220,7 +177,7 @@ def search(options: BoundaryOptions, plan: SweepPlan, run: Run) -> list[TrialCon
     known, data = prepare(every_trial(options), options.dataset.data_root, lower=options.attack.every)
     proposer = BoundaryProposer(BoundarySearch(options, known), lambda: load_runs(plan.name, plan.store.address.uri))
     run(replace(plan, data=data), proposer)
-    _note(plan.folder.path, proposer)
+    _save_search(plan.folder.path, proposer)
     return proposer.chosen
 
 
@@ -234,12 +191,12 @@ def _enough(search: BoundarySearch, chosen: Sequence[TrialConfig], boundary: Gri
     return f"the budget of {search.budget} trials is spent" if spent else ""
 
 
-def _told(one: Mapping[str, Any]) -> str:
+def _describe(one: Mapping[str, Any]) -> str:
     band = "no surface yet" if one["widest"] is None else f"the widest band is {one['widest']:.2f} decades"
     return f"{one['trials']} trials, {band}"
 
 
-def _note(folder: Path, proposer: BoundaryProposer) -> None:
+def _save_search(folder: Path, proposer: BoundaryProposer) -> None:
     search = proposer.search
     kept = {
         "along": search.options.search.along,
@@ -254,21 +211,21 @@ def _note(folder: Path, proposer: BoundaryProposer) -> None:
 
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
     """The boundary, line by line; beside it that of the whole grid, where all of it has been run."""
-    said, runs = json.loads((folder / FILE).read_text()), load_runs(name, tracking_uri)
-    grid = Grid(said["settings"])
-    found, own = _boundary(runs, grid, said["chosen"], said["along"])
-    table, text = own.to_frame(), [*(_told(one) for one in said["rounds"]), f"The search ended: {said['end']}."]
-    if set(said["grid"]) <= set(runs["tags.raybd.key"]):
-        _, whole = _boundary(runs, grid, said["grid"], said["along"])
+    kept, runs = json.loads((folder / FILE).read_text()), load_runs(name, tracking_uri)
+    grid = Grid(kept["settings"])
+    found, own = _boundary(runs, grid, kept["chosen"], kept["along"])
+    table, text = own.to_frame(), [*(_describe(one) for one in kept["rounds"]), f"The search ended: {kept['end']}."]
+    if set(kept["grid"]) <= set(runs["tags.raybd.key"]):
+        _, whole = _boundary(runs, grid, kept["grid"], kept["along"])
         away = own.distances(whole)
         table = table.join(whole.to_frame()[["largest defended", "low", "high"]].add_suffix(" (grid)")).assign(
             apart=away
         )
-        text.append(_compared(said, away))
+        text.append(_compared(kept, away))
     pictures = [folder / "map.png", folder / "boundary.csv", folder / FILE]
     plot_map(found).savefig(pictures[0])
     table.to_csv(pictures[1], index=False)
-    title = f"The boundary along {said['along']}: band and apart in decades, inf: not reached"
+    title = f"The boundary along {kept['along']}: band and apart in decades, inf: not reached"
     report = write_report(name, folder / "report.html", tracking_uri)
     return "\n".join([*text, "", title, format_frame(table.round(4)), "", f"Report: {report}"]), [*pictures, report]
 
@@ -280,10 +237,10 @@ def _boundary(
     return found, grid_boundary(grid, fit_surrogates(grid, found.cells, found.rule), along)
 
 
-def _compared(said: Mapping[str, Any], away: "np.ndarray[Any, np.dtype[np.float64]]") -> str:
-    share = len(said["chosen"]) / len(said["grid"])
+def _compared(kept: Mapping[str, Any], away: "np.ndarray[Any, np.dtype[np.float64]]") -> str:
+    share = len(kept["chosen"]) / len(kept["grid"])
     return (
-        f"Against the whole grid: {len(said['chosen'])} of {len(said['grid'])} trials ({share:.0%}); the boundaries of "
+        f"Against the whole grid: {len(kept['chosen'])} of {len(kept['grid'])} trials ({share:.0%}); the boundaries of "
         f"{len(away)} lines are {away.mean():.3f} decades apart in the mean, {np.median(away):.3f} in the median, "
         f"{away.max():.3f} at most"
     )

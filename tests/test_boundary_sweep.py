@@ -10,6 +10,7 @@ import pytest
 from scipy.special import expit
 
 from raybd.command_line import command
+from raybd.command_line.boundary_options import BoundaryOptions
 from raybd.command_line.options import SweepOptions
 from raybd.errors import InputError
 from raybd.execution.outcome import Outcome
@@ -21,7 +22,6 @@ from raybd.trials.validate import prepare
 from sweeps.boundary import (
     FILE,
     PRESETS,
-    BoundaryOptions,
     BoundaryProposer,
     BoundarySearch,
     every_trial,
