@@ -128,10 +128,10 @@ def test_one_cached_draw_is_learnt_by_heart() -> None:
     """Independent X and T, one draw each: above 3 in-sample, below -1 on others; truth 0 (specs section 8.6)."""
     rng = torch.Generator().manual_seed(0)
     cached, others = (
-        Pairs(torch.randn(1, 900, 1, 64, generator=rng), torch.randn(1, 900, 1, 256, generator=rng)) for _ in range(2)
+        Pairs(torch.randn(1, 300, 1, 64, generator=rng), torch.randn(1, 300, 1, 256, generator=rng)) for _ in range(2)
     )
     critics = Critics(cached, ["a"], seed=0)
-    inside = float(fit(critics, cached, CriticTraining(steps=200, batch=128, learning_rate=1e-3))[-5:].mean())
+    inside = float(fit(critics, cached, CriticTraining(steps=200, batch=64, learning_rate=1e-3))[-5:].mean())
     outside = evaluate(critics, others)[0].lower
     assert inside > 3
     assert outside < -1

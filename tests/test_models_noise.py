@@ -50,7 +50,7 @@ def test_sites(name: str, sites: int) -> None:
 
 @pytest.mark.parametrize("name", OWN)
 @torch.no_grad()
-def test_silenced_it_is_the_network_without(name: str) -> None:
+def test_without_noise_it_is_the_network_without(name: str) -> None:
     """The same weights from the same seed, and bit for bit the same logits."""
     plain, noisy, x = make(name, 0.0), make(name, 0.4), images()
     assert plain.state_dict().keys() == noisy.state_dict().keys()
@@ -113,7 +113,7 @@ def test_last_site_and_head() -> None:
 
 
 @torch.no_grad()
-def test_own_draws() -> None:
+def test_forked_rng() -> None:
     """Evaluation draws from its own stream and leaves the global one alone, whatever happens inside."""
     model, x = make("small_cnn", 0.4), images()
     torch.manual_seed(3)

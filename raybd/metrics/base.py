@@ -1,4 +1,4 @@
-"""What every metric is: settings, and a way to look at a trial."""
+"""Base class of metrics: a frozen dataclass of settings, and a measurement of a trial at a probe."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ Arrays = Mapping[str, Tensor]  # what `measure` has kept, as name/epoch
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(ABC):
-    """Numbers of a trial at a probe. The fields of a subclass are its settings."""
+    """A metric of trials, measured at probes. The fields of a subclass are its settings."""
 
     every_probe: ClassVar[bool] = True  # False: after the last epoch only
     needs_twin: ClassVar[bool] = False  # wants the network of the clean twin at the same epoch
@@ -34,16 +34,16 @@ class Metric(ABC):
         """
 
     def conclude(self, history: History) -> dict[str, float]:
-        """What only several probes show: numbers from all of them, the last one's among them."""
+        """Metrics that need several probes, from the history of all of them, the last included."""
         return {}
 
     def figures(self, history: History, arrays: Arrays, title: str) -> "dict[str, Figure]":
-        """Pictures of the whole trial by their names."""
+        """Figures of the whole trial, by name."""
         return {}
 
     @property
     def min_triggered(self) -> int:
-        """How many triggered test images that the attack's success counts it must have."""
+        """The least number of triggered test images, of those that the attack success rate counts."""
         return 0
 
     def problems(self, data: Data, noise: float) -> list[str]:

@@ -18,13 +18,13 @@ def draw_learning_curve(curve: Mapping[str, NDArray[np.float64]], title: str) ->
     """
     figure = Figure(figsize=(9, 3.2), dpi=80)
     figure.subplots_adjust(left=0.07, right=0.99, bottom=0.16, top=0.88, wspace=0.2)
-    places, shown = _positions(curve["betas"])
+    positions, ticks = _positions(curve["betas"])
     panels = ((LOSSES, "loss"), (SHARES, "share of test images"))
     for axes, (lines, unit) in zip(figure.subplots(1, 2), panels, strict=True):
         for name, label in lines.items():
-            axes.plot(places, curve[name], marker="o", markersize=3, label=label)
+            axes.plot(positions, curve[name], marker="o", markersize=3, label=label)
         axes.set(xlabel="beta, weight of the poison", ylabel=unit)
-        axes.set_xticks([places[i] for i in shown], [f"{curve['betas'][i]:g}" for i in shown])
+        axes.set_xticks([positions[i] for i in ticks], [f"{curve['betas'][i]:g}" for i in ticks])
         axes.legend(fontsize="small", loc="center right")
     figure.axes[1].set_ylim(-0.03, 1.03)
     figure.suptitle(title, fontsize="medium")
@@ -32,11 +32,11 @@ def draw_learning_curve(curve: Mapping[str, NDArray[np.float64]], title: str) ->
 
 
 def _positions(betas: NDArray[np.float64]) -> tuple[list[float], list[int]]:
-    """Where each of `betas` (B,), ascending, stands on a logarithmic axis that has a place for 0; which get a tick."""
+    """Positions of `betas` (B,), ascending, on a logarithmic axis with a place for 0, and the indices that get a tick."""
     least = float(np.log10(betas[betas > 0].min()))
-    places = [float(np.log10(beta)) if beta > 0 else least - 0.5 for beta in betas]
-    shown: list[int] = []
-    for i, place in enumerate(places):
-        if not shown or place - places[shown[-1]] > TICK_SPACING:
-            shown.append(i)
-    return places, shown
+    positions = [float(np.log10(beta)) if beta > 0 else least - 0.5 for beta in betas]
+    ticks: list[int] = []
+    for i, position in enumerate(positions):
+        if not ticks or position - positions[ticks[-1]] > TICK_SPACING:
+            ticks.append(i)
+    return positions, ticks

@@ -45,7 +45,7 @@ def draw_gaps(trials: pd.DataFrame, title: str) -> Figure:
     left, right = figure.subplots(1, 2)
     for number, (attack, group) in enumerate(trials.groupby("attack")):
         mark, name = MARKS[number % len(MARKS)], str(attack)
-        context = left.scatter(
+        scatter = left.scatter(
             group["attack_success"],
             group["gap"],
             c=group["poison_rate"],
@@ -55,7 +55,7 @@ def draw_gaps(trials: pd.DataFrame, title: str) -> Figure:
             vmax=max(float(trials["poison_rate"].max()), 1e-9),
         )
         right.scatter(group["poison_rate"], group["gap"], marker=mark, label=f"{name}: gap")
-    figure.colorbar(context, ax=left, label="poison rate")
+    figure.colorbar(scatter, ax=left, label="poison rate")
     left.axhline(0, linewidth=0.8, color="grey")
     left.set(xlabel="attack success rate", ylabel="gap W(clean) - W(triggered) (nats)", xlim=(-0.03, 1.03))
     left.legend(fontsize="small")

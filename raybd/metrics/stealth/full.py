@@ -62,17 +62,17 @@ class StealthFull(Metric):
         if "lpips" in self.extras:
             found["lpips"] = float(lpips(images.clean, images.triggered).mean())
         if "hessian" in self.extras:
-            shown = random_images(context.poisoned.images, MAX_HESSIAN_IMAGES, context.seed, "stealth", "hessian")
-            found["hessian_top"] = top_hessian_eigenvalue(context.model, shown.x.float() / 255, shown.y)
+            train = random_images(context.poisoned.images, MAX_HESSIAN_IMAGES, context.seed, "stealth", "hessian")
+            found["hessian_top"] = top_hessian_eigenvalue(context.model, train.x.float() / 255, train.y)
         return found
 
 
 def loss_dynamics(context: MetricContext) -> dict[str, float]:
     """AUROC of low training loss for poison at this epoch; nothing where all or none are poisoned."""
-    mask, shown = poison_mask(context), context.poisoned.images
+    mask, train = poison_mask(context), context.poisoned.images
     if not mask.any() or mask.all():
         return {}
-    return {"loss_auroc": loss_auroc(training_losses(context.model, shown.x, shown.y), mask)}
+    return {"loss_auroc": loss_auroc(training_losses(context.model, train.x, train.y), mask)}
 
 
 def channel_changes(model: nn.Module, images: ImagePairs) -> dict[str, float]:
@@ -91,13 +91,13 @@ def weight_outliers(model: nn.Module) -> dict[str, float]:
 def latent_separability(context: MetricContext) -> dict[str, float]:
     """Separability of poison among the training images of its label; of several labels the mean, by poison count."""
     mask, found, counts = poison_mask(context).cpu(), [], []
-    shown = context.poisoned.images
-    for label in shown.y.cpu()[mask].unique().tolist():
-        rows = (shown.y.cpu() == label).nonzero().flatten()
+    train = context.poisoned.images
+    for label in train.y.cpu()[mask].unique().tolist():
+        rows = (train.y.cpu() == label).nonzero().flatten()
         rows = random_subset(rows, MAX_LATENT_IMAGES, context.seed, "stealth", "latent")
         poison = mask[rows].numpy()
         if enough_for_folds(poison):
-            found.append(separability(latent_features(context.model, shown.x[rows.to(shown.x.device)]), poison))
+            found.append(separability(latent_features(context.model, train.x[rows.to(train.x.device)]), poison))
             counts.append(int(poison.sum()))
     if not found:
         return {}
