@@ -32,7 +32,7 @@ def draw_learning_curve(curve: Mapping[str, NDArray[np.float64]], title: str) ->
 
 
 def _positions(betas: NDArray[np.float64]) -> tuple[list[float], list[int]]:
-    """Positions of `betas` (B,), ascending, on a logarithmic axis with a place for 0, and the indices that get a tick."""
+    """Positions of `betas` (B,), ascending, on a logarithmic axis with a place for 0, and which get a tick."""
     least = float(np.log10(betas[betas > 0].min()))
     positions = [float(np.log10(beta)) if beta > 0 else least - 0.5 for beta in betas]
     ticks: list[int] = []
