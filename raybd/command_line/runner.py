@@ -15,6 +15,7 @@ from raybd.execution.plan import SweepPlan, resume
 from raybd.execution.proposers import Proposer
 from raybd.execution.result import SweepResult
 from raybd.execution.sweep import local_executor, ray_executor, run_sweep
+from raybd.tracking.client import client_settings
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import SweepFolder
 from raybd.trials.validate import prepare
@@ -25,6 +26,7 @@ Run = Callable[[SweepPlan, Proposer], SweepResult]
 Search = Callable[[Any, SweepPlan, Run], list[TrialConfig]]  # (options, a plan of no trials, run) -> trials to add
 
 
+@client_settings()
 def sweep(
     options: SweepOptions, configs: Sequence[TrialConfig], summarise: Summary, search: Search | None = None
 ) -> int:

@@ -13,6 +13,7 @@ from raybd.execution.queue import TrialQueue
 from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
 from raybd.execution.tune_run import TuneRun
+from raybd.execution.worker_environment import driver_environment
 from raybd.types import Data
 
 MAX_RESTARTS = 3  # of Tune in a row without one more trial ended
@@ -32,6 +33,7 @@ class RayExecutor(Executor):
         super().__init__(function, setup, data)
         self.resources, self.cores, self.cpus = resources, cores, resources.cpus * resources.workers
 
+    @driver_environment()
     def run(self, queue: TrialQueue, progress: Progress) -> Ending:
         """As every executor; Ctrl-C ends the Tune run, and what was in flight is left."""
         shared = {name: [ray.put(pack_data(one))] for name, one in self.data.items()}

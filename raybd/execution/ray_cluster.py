@@ -11,7 +11,7 @@ from joblib import cpu_count
 import raybd
 from raybd.errors import InputError
 from raybd.execution.resources import Resources
-from raybd.execution.worker_environment import WORKER_ENVIRONMENT
+from raybd.execution.worker_environment import worker_variables
 from raybd.utils.environment import COMMIT, environment
 
 STORE_BYTES = 1_000_000_000  # shared memory for data sets on a local Ray, and no less than twice the data
@@ -25,7 +25,7 @@ def connect(address: str | None, data_bytes: int) -> int:
     if address != "local":
         try:
             # every node runs this very code, and knows its commit
-            variables = WORKER_ENVIRONMENT | {COMMIT: environment()["commit"]}
+            variables = worker_variables() | {COMMIT: environment()["commit"]}
             package = {"py_modules": [str(Path(raybd.__file__).parent)], "env_vars": variables}
             ray.init(address=address or "auto", runtime_env=package, **quiet)
             return int(ray.cluster_resources().get("CPU", 1))
@@ -37,7 +37,7 @@ def connect(address: str | None, data_bytes: int) -> int:
         num_cpus=cpu_count(),  # fewer than the machine has where a container or a scheduler says so
         include_dashboard=False,
         object_store_memory=max(STORE_BYTES, 2 * data_bytes),
-        runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        runtime_env={"env_vars": worker_variables()},
         **quiet,
     )
     _keep_token_private()

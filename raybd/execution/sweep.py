@@ -16,11 +16,14 @@ from raybd.execution.record import record_death
 from raybd.execution.resources import Resources
 from raybd.execution.result import SweepResult
 from raybd.execution.setup import TrialSetup
+from raybd.execution.worker_environment import driver_environment
+from raybd.tracking.client import client_settings
 from raybd.tracking.sqlite import path_of
 from raybd.tracking.uploads import upload_pending
 from raybd.trials.config import TrialConfig
 
 
+@client_settings()
 def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = None) -> SweepResult:
     """Run the trials of `proposer` (none: those that `plan` has to do) and sum up how it ended."""
     start, source = monotonic(), proposer or ListProposer(plan.todo)
@@ -71,6 +74,7 @@ def local_executor(plan: SweepPlan, threads: int = 1, device: str = "cpu") -> Ex
     return LocalExecutor(setup, plan.data)
 
 
+@driver_environment()
 def ray_executor(
     plan: SweepPlan, resources: Resources, address: str | None = None, stall_seconds: float = 3600.0
 ) -> Executor:
@@ -105,6 +109,7 @@ def ray_executor(
     return on_ray.RayExecutor(setup, plan.data, replace(resources, at_once=at_once), cores)
 
 
+@client_settings()
 def sweep(
     configs: Sequence[TrialConfig],
     name: str = "sweep",

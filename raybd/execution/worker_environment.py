@@ -1,26 +1,48 @@
-"""Sweeps: lists of trials, run on Ray or in this process."""
+"""Environment variables: of Ray's workers, for as long as they live, and of the driver, while it uses Ray."""
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-# Read by glibc when a worker starts: it keeps the memory of one step for the next instead of asking for it anew
+from raybd.tracking.client import CLIENT_ENVIRONMENT
+from raybd.utils.process import default_variables, log_levels
+
+# Read by glibc when a process starts: it keeps the memory of one step for the next instead of asking for it anew
 # (small_cnn on 28x28 images: 1.1 to 1.3 times as fast), and keeps it in one place: Tune runs each trial in a thread of
 # its own, and what every such thread kept apart grew by 3 MiB a trial.
 KEPT = 2**30  # bytes
-WORKER_ENVIRONMENT = {
+MALLOC_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(KEPT),
     "MALLOC_TRIM_THRESHOLD_": str(KEPT),
     "MALLOC_ARENA_MAX": "1",
 }
-
-# Read when Ray is imported: trials keep the driver's folder, records are raybd's own, and nothing phones home.
-for _name, _value in {
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+WORKER_ENVIRONMENT = (
+    MALLOC_ENVIRONMENT
+    | CLIENT_ENVIRONMENT
+    | {
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU keeps CUDA_VISIBLE_DEVICES, unwarned
+    }
+)
+DRIVER_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials keep the driver's folder
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output is silent at verbose=0, the new one is not
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # records are raybd's own
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_WARN_THRESHOLD_S": "60",
-    **WORKER_ENVIRONMENT,
-}.items():
-    os.environ.setdefault(_name, _value)
+}
+# A trial that failed is told in the sweep's own summary.
+DRIVER_LOG_LEVELS = {"ray": logging.ERROR, "ray.tune": logging.CRITICAL}
+
+
+def worker_variables() -> dict[str, str]:
+    """The variables of Ray's workers, with the driver's own values of those that it has set."""
+    return {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
+
+
+@contextmanager
+def driver_environment() -> Iterator[None]:
+    """Inside, the variables that Ray and Tune read in the driver, and only their errors logged; put back after it."""
+    with default_variables(DRIVER_ENVIRONMENT), log_levels(DRIVER_LOG_LEVELS):
+        yield

@@ -1,8 +1,8 @@
 """The MLflow client: connecting, experiments by name, the runs of trials."""
 
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import mlflow
@@ -11,14 +11,23 @@ from mlflow.entities import ViewType
 
 from raybd.errors import InputError, public
 from raybd.tracking import sqlite
+from raybd.utils.process import default_variables, log_levels
 
 # MLflow's defaults block a trial for minutes when a server is away: what is on disk is uploaded later.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-for _name in ("mlflow", "alembic"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
+CLIENT_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+@contextmanager
+def client_settings() -> Iterator[None]:
+    """Inside, MLflow gives up soon on a server that is away, and logs warnings only; put back after it."""
+    levels = {"mlflow": logging.WARNING, "alembic": logging.WARNING}
+    with default_variables(CLIENT_ENVIRONMENT), log_levels(levels):
+        yield
 
 
 def absolute_uri(uri: str | None) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from raybd.execution.worker_environment import WORKER_ENVIRONMENT
+from raybd.execution.worker_environment import MALLOC_ENVIRONMENT
 
 REPETITIONS = 5
 APART = 3  # new processes of each side
@@ -71,7 +71,7 @@ def apart(module: str, sides: Mapping[str, Sequence[str]]) -> dict[str, list[flo
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(APART):
         for side, arguments in sides.items():
-            environment = own if side == PLAIN else own | WORKER_ENVIRONMENT
+            environment = own if side == PLAIN else own | MALLOC_ENVIRONMENT
             command = [sys.executable, "-m", module, *arguments]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
             seconds[side].append(float(done.stdout.split()[-1]))
