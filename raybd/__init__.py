@@ -1,3 +1,66 @@
-"""Sweeps and maps of backdoor learning. Kept light: `analysis` imports it without torch."""
+"""Sweeps and maps of backdoor learning. The public names are loaded when they are first used: the import is light."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis import DefendedRegionMap
+    from raybd.attacks import ATTACKS
+    from raybd.data import DATASETS
+    from raybd.data import load as load_data
+    from raybd.defences import DEFENCES
+    from raybd.errors import InputError
+    from raybd.execution.sweep import sweep
+    from raybd.metrics import METRICS
+    from raybd.models import MODELS
+    from raybd.tracking import load_runs
+    from raybd.training import TrainConfig
+    from raybd.trials.config import ModelConfig, TrialConfig
+    from raybd.trials.run import run_trial
 
 __version__ = "0.1.0"
+__all__ = [
+    "ATTACKS",
+    "DATASETS",
+    "DEFENCES",
+    "METRICS",
+    "MODELS",
+    "DefendedRegionMap",
+    "InputError",
+    "ModelConfig",
+    "TrainConfig",
+    "TrialConfig",
+    "load_data",
+    "load_runs",
+    "run_trial",
+    "sweep",
+]
+_HOMES = {  # name -> module that defines it, or module:attribute
+    "ATTACKS": "raybd.attacks",
+    "DATASETS": "raybd.data",
+    "DEFENCES": "raybd.defences",
+    "METRICS": "raybd.metrics",
+    "MODELS": "raybd.models",
+    "DefendedRegionMap": "analysis",
+    "InputError": "raybd.errors",
+    "ModelConfig": "raybd.trials.config",
+    "TrainConfig": "raybd.training",
+    "TrialConfig": "raybd.trials.config",
+    "load_data": "raybd.data:load",
+    "load_runs": "raybd.tracking",
+    "run_trial": "raybd.trials.run",
+    "sweep": "raybd.execution.sweep",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'raybd' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(import_module(module), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,27 +1,54 @@
-"""The `raybd` command: what can be asked of sweeps from a shell, and done with what they left."""
+"""The `raybd` command: runs sweeps, and reads, maps, uploads and reruns their trials."""
 
 import json
 import math
 import os
+import pkgutil
+import runpy
 import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from raybd import __version__
 from raybd.errors import InputError
+from raybd.plugins import unknown
 from raybd.trials.records import SweepFolder
 
 Name = Annotated[str, tyro.conf.Positional]
 
 
-def send_waiting(
+def run_sweep(name: Name, options: Annotated[tuple[str, ...], tyro.conf.Positional] = ()) -> int:
+    """Run a sweep: `raybd sweep NAME OPTIONS` is `python sweeps/NAME.py OPTIONS`.
+
+    Args:
+        name: attacks, boundary, defences, ib, learning_curves, smoothing or vibe.
+        options: Those of the sweep; `raybd sweep NAME --help` lists them.
+    """
+    import sweeps
+
+    if found := unknown("sweep", [name], [module.name for module in pkgutil.iter_modules(sweeps.__path__)]):
+        raise InputError(found)
+    before = sys.argv
+    sys.argv = [f"raybd sweep {name}", *options]
+    try:
+        runpy.run_module(f"sweeps.{name}", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    finally:
+        sys.argv = before
+    return 0
+
+
+def upload_pending_trials(
     name: Name,
     tracking_uri: str | None = None,
     results: str = os.environ.get("RAYBD_RESULTS", "results"),
 ) -> int:
-    """Send trials that ended while the tracking store was away.
+    """Upload the trials that ended while the tracking store was away.
 
     Args:
         name: Name of the sweep.
@@ -39,7 +66,7 @@ def send_waiting(
     return 0
 
 
-def ask_map(
+def query_map(
     name: Name,
     action: Annotated[Literal["query", "show"], tyro.conf.Positional],
     setting: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
@@ -112,7 +139,7 @@ def show_status(name: Name, tracking_uri: str | None = None, json: bool = False)
     return 0
 
 
-def write_a_report(name: Name, out: str = "", tracking_uri: str | None = None) -> int:
+def write_sweep_report(name: Name, out: str = "", tracking_uri: str | None = None) -> int:
     """Write the report of a sweep: one HTML file that needs nothing else.
 
     Args:
@@ -126,7 +153,7 @@ def write_a_report(name: Name, out: str = "", tracking_uri: str | None = None) -
     return 0
 
 
-def run_again(
+def rerun_trial(
     run_id: Name,
     tracking_uri: str | None = None,
     data_root: str | None = os.environ.get("RAYBD_DATA"),
@@ -148,20 +175,41 @@ def run_again(
     return 1 if found.different else 0
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "send": send_waiting,
-    "map": ask_map,
-    "runs": list_runs,
-    "status": show_status,
-    "report": write_a_report,
-    "rerun": run_again,
+def _with_store(command: Callable[..., int]) -> Callable[..., int]:
+    """`command` under the settings with which raybd reaches a tracking store."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> int:
+        from raybd.tracking.client import client_settings  # MLflow takes a second to import, and --help needs none
+
+        with client_settings():
+            return command(*args, **kwargs)
+
+    return run
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "sweep": run_sweep,
+    "send": _with_store(upload_pending_trials),
+    "map": _with_store(query_map),
+    "runs": _with_store(list_runs),
+    "status": _with_store(show_status),
+    "report": _with_store(write_sweep_report),
+    "rerun": _with_store(rerun_trial),
 }
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command that `args` (default: the command line) name; the exit status."""
+    given = list(sys.argv[1:] if args is None else args)
+    if given == ["--version"]:
+        print(f"raybd {__version__}")
+        return 0
     try:
-        status: int = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="raybd", args=args)
+        if given[:1] == ["sweep"] and given[1:] and not given[1].startswith("-"):
+            return run_sweep(given[1], tuple(given[2:]))  # not through tyro, for which the options are the sweep's own
+        about = "Sweeps of backdoor learning and what became of them. `raybd --version` prints the version."
+        status: int = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="raybd", description=about, args=given)
         return status
     except InputError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)

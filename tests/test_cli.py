@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +213,27 @@ def test_a_dry_run_without_the_data_prints_the_setting_all_the_same(tmp_path: Pa
         assert part in said.stdout
     for nothing in ("npz:nowhere.npz", "digits[7,12]"):  # no data of the table that only wait to be brought
         assert run("--data", nothing, "--dry-run", cwd=tmp_path).returncode == 2
+
+
+def test_a_sweep_by_its_name_is_its_script(tmp_path: Path) -> None:
+    args = [*SMALL, "--dry-run"]
+    command = [sys.executable, "-m", "raybd.cli", "sweep", "ib", *args]
+    named = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert named.returncode == 0, named.stderr
+    keys = re.findall(r"^[0-9a-f]{16} ", run(*args, cwd=tmp_path).stdout, re.MULTILINE)
+    assert len(keys) == 2
+    assert re.findall(r"^[0-9a-f]{16} ", named.stdout, re.MULTILINE) == keys
+
+
+def test_a_sweep_by_its_name_ends_as_its_script_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raybd_main(["sweep", "ib", "--seeds", "0"]) == 2
+    assert "--seeds must be at least 1" in capsys.readouterr().err
+    assert raybd_main(["sweep", "ibb"]) == 2
+    said = capsys.readouterr().err
+    assert "unknown sweep: ibb (known: attacks, boundary, defences, ib, learning_curves, smoothing, vibe" in said
+    assert "did you mean ib?" in said
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raybd_main(["--version"]) == 0
+    assert capsys.readouterr().out == f"raybd {version('raybd')}\n"
