@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raybd.attacks import BadNets
 from raybd.attacks.poisoning import PoisonSpec
-from raybd.convex import Logistic, BinaryTask, slope_exact
+from raybd.convex import BinaryTask, Logistic, slope_exact
 from raybd.convex.learner import NotUniqueError
 from raybd.convex.networks import network_slope
 from raybd.data import load

@@ -15,7 +15,7 @@ class ActiveSearchOptions(OptionGroup):
     """The search."""
 
     along: str = "poison_rate"
-    """Axis, by its full name, along which the boundary is told and its band measured."""
+    """Axis, by its full name, along which the boundary lies and its band is measured."""
     budget: Count | None = None
     """Most trials of the search, its clean twins among them; none: a quarter of the grid's."""
     batch: Count = 8

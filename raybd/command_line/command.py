@@ -1,11 +1,11 @@
-"""What every sweep script does with its options: check them, then list the trials or run them."""
+"""The main function of every sweep script: reads the options, then lists the trials or runs them."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raybd.command_line import grid
-from raybd.command_line.dry_run import show
+from raybd.command_line.dry_run import print_trials
 from raybd.command_line.options import SweepOptions, read
 from raybd.errors import InputError
 from raybd.trials.config import TrialConfig
@@ -44,7 +44,7 @@ def _main(
         options = read(presets, args)
         configs = expand(options)
         if options.execution.dry_run:
-            return show(options, configs)
+            return print_trials(options, configs)
         from raybd.command_line.runner import sweep  # MLflow takes a second to import, and a list needs none
 
         return sweep(options, configs, summarise, search)

@@ -1,11 +1,11 @@
-"""The trials of a sweep, before any has run."""
+"""The dry run of a sweep: its trials with their keys, and an estimate of the time; nothing runs."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from joblib import cpu_count
 
-from raybd.command_line.estimate import seconds
+from raybd.command_line.estimate import estimate_seconds
 from raybd.command_line.options import SweepOptions
 from raybd.errors import NoDataError
 from raybd.execution.progress import clock
@@ -13,8 +13,8 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.validate import prepare
 
 
-def show(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
-    """Print every trial and a guess of the time; the exit status.
+def print_trials(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
+    """Print every trial and an estimate of the time; the exit status.
 
     Raises:
         InputError: a trial could not run.
@@ -22,15 +22,15 @@ def show(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
     try:
         known, data = prepare(configs, options.dataset.data_root, lower=options.attack.every)
     except NoDataError as error:
-        print(f"all trials: {_shared(configs)}\n")
+        print(f"all trials: {_common_settings(configs)}\n")
         print("\n".join(f"{'-' * 16}  {config.label}" for config in configs))
         print(f"{len(configs)} trials; their keys and times are not known without the data: {error}")
         return 0
-    print(f"all trials: {_shared(configs)}\n")
+    print(f"all trials: {_common_settings(configs)}\n")
     for config in known:
         print(f"{config.key}  {config.label}")
     here = 1 if options.execution.inline else cpu_count()
-    total = seconds(known, data)
+    total = estimate_seconds(known, data)
     print(
         f"{len(known)} trials, about {clock(total)} of one core, {clock(total / here)} on {here} "
         f"(a rough guess from one training step here{', without the measures' * bool(known[0].metrics)})"
@@ -38,13 +38,13 @@ def show(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
     return 0
 
 
-def _shared(configs: Sequence[TrialConfig]) -> str:
+def _common_settings(configs: Sequence[TrialConfig]) -> str:
     """The settings that all of `configs` have in common."""
     ends = configs[0].seed, configs[-1].seed  # all settings come with every seed: two tell what differs
     params = [config.params for config in configs if config.seed in ends]
     same = {k: v for k, v in params[0].items() if all(k in other and other[k] == v for other in params)}
-    return "  ".join(f"{name}={_said(value)}" for name, value in same.items() if value not in ("", None, []))
+    return "  ".join(f"{name}={_text(value)}" for name, value in same.items() if value not in ("", None, []))
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,4 +1,4 @@
-"""How long a sweep will take, roughly: one unit of each kind of work, measured here, times the work."""
+"""An estimate of how long a sweep takes: one unit of each kind of work, measured here, times the work."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from raybd.trials.kinds import kind_of
 from raybd.types import Data
 
 
-def seconds(configs: Sequence[TrialConfig], data: dict[str, Data]) -> float:
+def estimate_seconds(configs: Sequence[TrialConfig], data: dict[str, Data]) -> float:
     """CPU seconds of one thread for all `configs` together, from a training step or a fit of each on this machine."""
     costs: dict[tuple[object, ...], float] = {}
     total = 0.0

@@ -60,7 +60,7 @@ class AttackOptions(OptionGroup):
     labels: str = "all_to_one"
     """all_to_one, or all_to_all (class y becomes y + 1)."""
     victims: str = "non_target"
-    """Whom dirty-label attacks draw from: non_target or all."""
+    """Classes that dirty-label attacks draw their victims from: non_target or all."""
 
     def problems(self) -> list[str]:
         """Those of every group, and attacks that are not known."""
@@ -83,7 +83,7 @@ class NetworkOptions(OptionGroup):
     depths: tuple[int, ...] = ()
     """Complexity axis, where the architecture has one; none: its own."""
     noise: NonNegative = 0.0
-    """Deviation of the noise inside the network, in training and after; mutual information needs it."""
+    """Standard deviation of the noise inside the network, in training and after; mutual information needs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class ExecutionOptions(OptionGroup):
     max_concurrent: Count | None = None
     """Most trials at once; none: as many as fit."""
     stall_seconds: Annotated[float, Ge(1)] = 3600.0
-    """A trial without a sign of life (an epoch, a batch of a long measurement) for so long is ended."""
+    """A trial without a heartbeat (an epoch, a batch of a long measurement) for so long is ended."""
     tracking_uri: str | None = None
     """MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default."""
     results: str = field(default_factory=lambda: os.environ.get("RAYBD_RESULTS", "results"))

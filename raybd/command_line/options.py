@@ -1,4 +1,4 @@
-"""SweepOptions: what a person can say to a sweep, as groups of options that are one flat list of flags in a shell."""
+"""SweepOptions: the options of a sweep, in groups; on the command line they are one flat list of flags."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace

@@ -24,7 +24,7 @@ class SearchSettings(OptionGroup):
     held_out: tuple[str, ...] = ("sig", "ftrojan", "low_frequency")
     """Attacks that the search never sees (it sees those of --attacks); the winner meets them at the end."""
     base: str = "vibe"
-    """The defence that is searched, with the settings that stay; winner and default are compared with --defences."""
+    """The defence that is searched, with fixed settings; its winner and default are compared with --defences."""
     candidates: Count = 16
     """How many settings are tried."""
     search_seeds: Count = 2
