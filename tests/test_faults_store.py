@@ -74,7 +74,7 @@ def test_a_server_that_is_away_at_the_start_in_the_middle_and_at_the_end(
     assert list(tmp_path.glob("ib/trials/*")) == []
 
     server.start()
-    real, ran = attempt.run_trial, []
+    real, ran = attempt.run_checked, []
 
     def going(*given: object) -> object:
         ran.append(1)
@@ -83,7 +83,7 @@ def test_a_server_that_is_away_at_the_start_in_the_middle_and_at_the_end(
         return real(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(attempt, "run_trial", going)
+        patch.setattr(attempt, "run_checked", going)
         assert main(PRESETS, summarise, args) == 1
     said = capsys.readouterr()
     assert "3 trials finished, 0 were finished before" in said.out
@@ -140,13 +140,13 @@ def test_a_clock_that_is_set_back_an_hour_in_mid_trial(tmp_path: Path, monkeypat
     a = plan_sweep("s", [CONFIG], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
     a.store.begin({}, ["k"])
     a.store.end("FINISHED", {"trials": 1.0}, "", [])
-    train = attempt.run_trial
+    train = attempt.run_checked
 
     def trained(*given: object) -> object:
         behind[0] = 3600.0
         return train(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(attempt, "run_trial", trained)
+    monkeypatch.setattr(attempt, "run_checked", trained)
     result = run_inline(a)
     assert 0 < result.outcomes[0].seconds < 600
     assert 0 <= result.busy <= 1

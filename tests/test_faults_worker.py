@@ -113,7 +113,7 @@ def test_an_attempt_that_is_still_at_work_is_waited_for_and_its_trial_not_run_ag
         os._exit(0)
     while not (folder.path / "history.jsonl").exists():
         time.sleep(0.01)
-    monkeypatch.setattr("raybd.execution.attempt.run_trial", lambda *_: pytest.fail("it ran a second time"))
+    monkeypatch.setattr("raybd.execution.attempt.run_checked", lambda *_: pytest.fail("it ran a second time"))
     outcome = run_attempt(config, a.data["digits"], setup, lambda: beats.append(1))
     os.waitpid(child, 0)
     assert (outcome.status, outcome.sent) == (FINISHED, True)

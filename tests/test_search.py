@@ -84,7 +84,7 @@ def test_a_search_that_dies_half_way_loses_no_finished_trial(
 ) -> None:
     plan, search = place(tmp_path, wanted)
     ran: list[str] = []
-    real, dying = attempt.run_trial, True
+    real, dying = attempt.run_checked, True
 
     def training(config: TrialConfig, *rest: Any) -> Any:
         if dying and len(ran) == 3:
@@ -92,7 +92,7 @@ def test_a_search_that_dies_half_way_loses_no_finished_trial(
         ran.append(config.key)
         return real(config, *rest)
 
-    monkeypatch.setattr(attempt, "run_trial", training)
+    monkeypatch.setattr(attempt, "run_checked", training)
     with pytest.raises(KeyboardInterrupt):
         run(search, plan)
     before = {path: path.stat().st_mtime_ns for path in records(plan.folder)}

@@ -17,9 +17,10 @@ from raybd.tracking.uploads import TrialRun, close_abandoned_run, ensure_uploade
 from raybd.training import Checkpoint, Ranks
 from raybd.training.data_parallel import lost_ranks
 from raybd.trials.artifacts import keep, keep_probe
+from raybd.trials.base import TrialSession
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED, Record, TrialFolder
-from raybd.trials.run import run_trial
+from raybd.trials.run import run_checked
 from raybd.types import Data, Report
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
     try:
         Ranks.of(config.train.workers).decide(True)  # other ranks follow
         images, history = on_device(setup.device, data), folder.history()
-        result = run_trial(config, images, report, checkpoint, shared, heartbeat, history)
+        session = TrialSession(report, checkpoint, shared, heartbeat, history)
+        result = run_checked(config, images, session)
         keep(folder, config, result)
         record = finished_record(config, run.tags, start, result)
     except Exception as error:

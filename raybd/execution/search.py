@@ -23,6 +23,7 @@ from raybd.execution.proposers import Proposal, Proposer, Signal
 from raybd.plugins import build, spec
 from raybd.trials.config import TrialConfig
 from raybd.trials.validate import problems
+from raybd.utils.constraints import violations
 
 Space = Callable[[optuna.Trial], dict[str, Any]]  # a trial of Optuna to settings
 Evaluate = Callable[[Sequence[TrialConfig], Sequence[Mapping[str, float]]], dict[str, float]]  # cases, their metrics
@@ -182,7 +183,8 @@ class OptunaProposer(Proposer):
             except InputError as error:
                 self._end(candidate, error=f"{type(error).__name__}: {error}")
                 continue
-            if found := [problem for case in candidate.cases for problem in problems(case)]:
+            found = [problem for case in candidate.cases for problem in problems(case)]
+            if found := violations(defence) + found:
                 self._end(candidate, error="; ".join(dict.fromkeys(found)))
                 continue
             self.candidates.append(candidate)
