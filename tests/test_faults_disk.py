@@ -48,13 +48,13 @@ def test_a_full_results_disk(tmp_path: Path, tiny: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         ballast.write_bytes(os.urandom(2**20))
     result = run_inline(made(configs, tiny, tmp_path))
-    assert (result.known, len(result.failures), result.exit_status) == (1, 2, 1)
+    assert (result.finished_before, len(result.failures), result.exit_status) == (1, 2, 1)
     assert result.text.count("No space left on device") == 2
-    assert "wait on disk" not in result.text  # there is nothing that could be sent
+    assert "on disk but not in" not in result.text  # there is nothing that could be sent
 
     ballast.unlink()
     again = made(configs, tiny, tmp_path)
-    assert (again.known, len(again.todo)) == (1, 2)
+    assert (again.finished_before, len(again.todo)) == (1, 2)
     assert run_inline(again).exit_status == 0
     runs = load_runs("s", again.store.address.uri)
     assert sorted(runs[runs["status"] == "FINISHED"]["tags.raybd.key"]) == sorted(config.key for config in a.todo)
@@ -86,11 +86,13 @@ def test_a_damaged_checkpoint(harm: Callable[[Path], None], tmp_path: Path) -> N
     harm(folder.checkpoint)
     outcome = run_attempt(a.todo[0], a.data["digits"], setup)
     damaged = harm is not Path.touch
-    said = (
-        "its checkpoint could not be read: it began anew" if damaged else "went on from its checkpoint, after epoch 2"
+    note = (
+        "its checkpoint could not be read: training restarted"
+        if damaged
+        else "resumed from its checkpoint after epoch 2"
     )
-    assert (outcome.status, outcome.note) == (FINISHED, said)
-    assert list(load_runs("s", a.store.address.uri)["tags.raybd.note"]) == [said]
+    assert (outcome.status, outcome.note) == (FINISHED, note)
+    assert list(load_runs("s", a.store.address.uri)["tags.raybd.note"]) == [note]
     record = folder.read()
     assert record is not None
     assert [line["epoch"] for line in folder.history()] == [1, 2, 3]
@@ -107,7 +109,7 @@ def test_a_damaged_record_does_not_stop_the_sweep(name: str, tmp_path: Path) -> 
     run_inline(replace(a, todo=a.todo[:1]))
     cut(a.folder.trial(a.todo[0].key).path / name)
     again = made([CONFIG, replace(CONFIG, seed=1)], tmp_path / "r", tmp_path)
-    assert (again.known, [config.seed for config in again.todo]) == (1, [1])
+    assert (again.finished_before, [config.seed for config in again.todo]) == (1, [1])
     assert run_inline(again).exit_status == 0
 
 

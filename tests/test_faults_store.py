@@ -87,8 +87,8 @@ def test_a_server_that_is_away_at_the_start_in_the_middle_and_at_the_end(
         assert main(PRESETS, summarise, args) == 1
     said = capsys.readouterr()
     assert "3 trials finished, 0 were finished before" in said.out
-    assert "2 trials wait on disk for the tracking store: raybd send 'ib'" in said.out
-    assert "the tracking store is still away" in said.out
+    assert "2 trials are on disk but not in the tracking store: upload them by raybd send 'ib'" in said.out
+    assert "the tracking store still cannot be reached" in said.out
     assert "the sweep's own run stays open" in said.err
 
     server.start()
@@ -117,19 +117,19 @@ def test_a_database_that_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     holder.execute("BEGIN IMMEDIATE")
     threading.Timer(1.5, holder.rollback).start()
     first = run_inline(replace(a, todo=a.todo[:1]))
-    assert [o.sent for o in first.outcomes] == [True]
+    assert [o.uploaded for o in first.outcomes] == [True]
 
     impatient(monkeypatch)
     holder.execute("BEGIN IMMEDIATE")
     second = run_inline(replace(a, todo=a.todo[1:]))
-    assert [(o.status, o.sent) for o in second.outcomes] == [(FINISHED, False)]
-    assert "1 trials wait on disk for the tracking store" in second.text
+    assert [(o.status, o.uploaded) for o in second.outcomes] == [(FINISHED, False)]
+    assert "1 trials are on disk but not in the tracking store" in second.text
     with pytest.raises(InputError, match="the tracking store"):
         plan_sweep("s", [CONFIG], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
     holder.rollback()
     holder.close()
     again = plan_sweep("s", [CONFIG, replace(CONFIG, seed=1)], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
-    assert (again.known, again.todo) == (2, [])
+    assert (again.finished_before, again.todo) == (2, [])
     assert list(load_runs("s", a.store.address.uri)["status"]) == ["FINISHED"] * 2
 
 
@@ -171,7 +171,7 @@ def test_a_trial_that_failed_first_counts_once_on_the_map_and_in_the_summary(
     result = run_inline(a)
     assert (len(result.outcomes), result.exit_status) == (1, 0)
     assert "1 trials finished, 0 were finished before" in result.text
-    assert "first: RuntimeError: planted failure" in result.text
+    assert "first error: RuntimeError: planted failure" in result.text
     assert sorted(load_runs("s", a.store.address.uri)["status"]) == ["FAILED", "FINISHED"]
     [cell] = DefendedRegionMap.from_mlflow("s", tracking_uri=a.store.address.uri).cells
     assert (len(cell.seeds), cell.failures) == (1, 0)
@@ -191,7 +191,7 @@ def test_a_store_that_is_made_anew_gets_what_is_on_disk_and_nothing_runs_again(t
     before = load_runs("s", uri)
     emptied(tmp_path)
     again = plan_sweep("s", configs, tmp_path / "r", uri)
-    assert (again.todo, again.known) == ([], 2)
+    assert (again.todo, again.finished_before) == ([], 2)
     after = load_runs("s", uri)
     assert set(before["run_id"]).isdisjoint(after["run_id"])
     numbers = ["tags.raybd.key", "metrics.accuracy/clean", "metrics.loss/train", "params.seed"]
@@ -210,7 +210,7 @@ def test_a_worker_that_finished_a_trial_long_ago_brings_it_to_the_store(tmp_path
     setup = TrialSetup("s", SweepFolder.of(tmp_path / "worker", "s"), driving.store.address)
     for _ in range(2):
         outcome = attempt.run_attempt(config, driving.data["digits"], setup)
-        assert (outcome.status, outcome.sent) == (FINISHED, True)
+        assert (outcome.status, outcome.uploaded) == (FINISHED, True)
         assert list(load_runs("s", uri)["status"]) == [FINISHED]
 
 
@@ -236,7 +236,7 @@ def test_a_trial_whose_end_only_the_store_knows_has_finished(tmp_path: Path) -> 
     queue = TrialQueue(ListProposer(a.todo), a.finished)
     assert [getattr(queue.next(), "seed", None) for _ in range(2)] == [0, 1]
     run_inline(plan_sweep("s", [CONFIG], tmp_path / "worker", uri))
-    queue.put_back()
+    queue.requeue()
     again = queue.next()
     assert isinstance(again, TrialConfig)
     assert again.seed == 1

@@ -71,11 +71,11 @@ def test_killed_failing_and_hung_trials_in_one_sweep(tmp_path: Path) -> None:
     assert "misbehaving.py" in text
     told = result.text.splitlines()
     assert sum(line.startswith("FAILED") for line in told) == 2
-    twice = "\n".join(line for line in told if line.startswith("tried twice"))
+    twice = "\n".join(line for line in told if line.startswith("retried"))
     assert "hangs_once" in twice
-    assert "first: hung: no heartbeat for 30 s" in twice
+    assert "first error: hung: no heartbeat for 30 s" in twice
     assert "dies_once" in twice
-    assert "first: its worker died" in twice
+    assert "first error: its worker died" in twice
 
 
 @pytest.mark.parametrize("place", ["hangs_before_training", "hangs", "hangs_at_a_measure"])
@@ -116,7 +116,7 @@ def test_an_attempt_that_is_still_at_work_is_waited_for_and_its_trial_not_run_ag
     monkeypatch.setattr("raybd.execution.attempt.run_checked", lambda *_: pytest.fail("it ran a second time"))
     outcome = run_attempt(config, a.data["digits"], setup, lambda: beats.append(1))
     os.waitpid(child, 0)
-    assert (outcome.status, outcome.sent) == (FINISHED, True)
+    assert (outcome.status, outcome.uploaded) == (FINISHED, True)
     assert beats  # who waits is not hung
     assert list(load_runs("s", a.store.address.uri)["status"]) == ["FINISHED"]
 

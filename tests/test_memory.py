@@ -19,15 +19,15 @@ linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="o
 
 @linux
 def test_the_peak_is_that_since_it_was_forgotten() -> None:
-    memory.give_back()  # what earlier tests have left free would hold a part of the block
-    memory.forget_peak()
+    memory.release_memory()  # what earlier tests have left free would hold a part of the block
+    memory.reset_peak()
     before = memory.peak()
     block = torch.ones(200 * MIB, dtype=torch.uint8)
     assert 190 < memory.peak() - before < 260
     del block
-    memory.give_back()
+    memory.release_memory()
     assert memory.peak() - before > 190
-    memory.forget_peak()
+    memory.reset_peak()
     assert memory.peak() - before < 60
 
 
@@ -45,7 +45,7 @@ pieces = [bytes(50_000) for _ in range(4000)]
 kept = pieces[-1]
 del pieces
 full = resident()
-memory.give_back()
+memory.release_memory()
 print(full - before, resident() - before)
 """
     keep = {
@@ -61,7 +61,7 @@ print(full - before, resident() - before)
 
 def test_where_nothing_is_known_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "PROCESS", tmp_path / "absent")
-    memory.forget_peak()
+    memory.reset_peak()
     assert memory.peak() == 0
     assert "peak memory" not in summary(0.0)
 
@@ -77,7 +77,7 @@ def summary(*peaks: float) -> str:
 
 
 def test_triton_is_not_imported_afterwards() -> None:
-    code = "from raybd.execution.memory import without_gpu_compiler as f; f(); import torch; f()\n"
+    code = "from raybd.execution.memory import skip_triton_import as f; f(); import torch; f()\n"
     code += "torch.optim.SGD([torch.zeros(1)], 0.1).zero_grad(); import sys; print(sys.modules['triton'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "None"
@@ -86,14 +86,14 @@ def test_triton_is_not_imported_afterwards() -> None:
 @linux
 def test_a_process_keeps_the_memory_of_one_step_for_the_next() -> None:
     code = (
-        "from pathlib import Path\nimport numpy as np\nfrom raybd.execution.memory import keep_between_steps\n"
+        "from pathlib import Path\nimport numpy as np\nfrom raybd.execution.memory import retain_freed_memory\n"
         "def resident(): return int(Path('/proc/self/statm').read_text().split()[1]) * 4096\n"
         "def kept():\n"
         "    before = resident()\n"
         "    step = np.ones(50_000_000, np.uint8)\n"
         "    del step\n"
         "    return resident() - before > 40_000_000\n"
-        "print(kept())\nkeep_between_steps()\nprint(kept())\n"
+        "print(kept())\nretain_freed_memory()\nprint(kept())\n"
     )
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)

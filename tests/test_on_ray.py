@@ -9,7 +9,7 @@ from ray.exceptions import OutOfMemoryError
 
 from raybd.data import load
 from raybd.execution import tune_run
-from raybd.execution.executor import Ending
+from raybd.execution.executor import ExecutorResult
 from raybd.execution.object_store import pack_configs, unpack_config
 from raybd.execution.on_ray import MAX_RESTARTS, RayExecutor
 from raybd.execution.outcome import Outcome
@@ -94,7 +94,7 @@ def played(monkeypatch: pytest.MonkeyPatch, *ends: tuple[list[int], Exception | 
     return asked
 
 
-def run(tmp_path: Path) -> tuple[TrialQueue, Ending]:
+def run(tmp_path: Path) -> tuple[TrialQueue, ExecutorResult]:
     queue = TrialQueue(ListProposer(CONFIGS[:3]))
     return queue, executor(tmp_path).run(queue, Progress(queue))
 

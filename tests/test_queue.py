@@ -7,7 +7,7 @@ import pytest
 
 from raybd.execution.outcome import Outcome
 from raybd.execution.proposers import ListProposer, Proposal, Signal
-from raybd.execution.queue import Finished, TrialQueue
+from raybd.execution.queue import FinishedTrials, TrialQueue
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED, FINISHED
 
@@ -38,8 +38,8 @@ def test_who_ran_when_memory_was_short_waits_for_all_others_and_then_runs_alone(
     """A node's memory runs out beside trials 0 and 1; of a GPU beside 2; and again of 1's node, when it runs alone."""
     queue = TrialQueue(proposer := Recorded(CONFIGS))
     assert [seed(queue.next()) for _ in range(2)] == [0, 1]
-    queue.interrupted_by_memory([CONFIGS[0].key, CONFIGS[1].key])
-    queue.put_back()
+    queue.tell_out_of_memory([CONFIGS[0].key, CONFIGS[1].key])
+    queue.requeue()
     assert [seed(queue.next()) for _ in range(3)] == [2, 3, Signal.WAIT]
     end(queue, 2, short=True)
     assert proposer.told == []  # nothing is known yet
@@ -49,7 +49,7 @@ def test_who_ran_when_memory_was_short_waits_for_all_others_and_then_runs_alone(
         assert seed(queue.next()) == number
         assert queue.next() is Signal.WAIT  # alone
         if number == 1:
-            queue.interrupted_by_memory([CONFIGS[1].key])
+            queue.tell_out_of_memory([CONFIGS[1].key])
         else:
             end(queue, number)
     assert queue.next() is Signal.DONE
@@ -71,7 +71,7 @@ def test_what_was_in_flight_when_the_executor_broke_down_comes_first_again() -> 
     queue = TrialQueue(Recorded(CONFIGS))
     assert [seed(queue.next()) for _ in range(2)] == [0, 1]
     end(queue, 1)
-    queue.put_back()
+    queue.requeue()
     assert [seed(queue.next()) for _ in range(3)] == [0, 2, 3]
     assert (queue.left, len(queue.outcomes)) == (3, 1)
 
@@ -88,7 +88,7 @@ def test_a_key_proposed_twice_runs_once() -> None:
 
 
 def test_what_has_finished_before_is_told_and_not_run() -> None:
-    class Two(Finished):
+    class Two(FinishedTrials):
         def outcome(self, config: TrialConfig) -> Outcome | None:
             return Outcome(config.key, "", FINISHED) if config.seed == 2 else None
 

@@ -16,7 +16,7 @@ from raybd.errors import InputError
 from raybd.execution.attempt import run_attempt
 from raybd.execution.outcome import Outcome
 from raybd.execution.plan import SweepPlan, plan_sweep
-from raybd.execution.progress import Progress, clock
+from raybd.execution.progress import Progress, format_duration
 from raybd.execution.proposers import ListProposer
 from raybd.execution.queue import TrialQueue
 from raybd.execution.resources import Resources
@@ -102,9 +102,9 @@ def test_what_would_fail_again_is_not_tried_again(tmp_path: Path) -> None:
 def test_a_finished_sweep_has_nothing_to_run_and_new_cells_are_added(tmp_path: Path) -> None:
     assert run_inline(made([CONFIG], tmp_path)).exit_status == 0
     again = made([CONFIG], tmp_path)
-    assert (again.todo, again.known) == ([], 1)
+    assert (again.todo, again.finished_before) == ([], 1)
     more = made([CONFIG, replace(CONFIG, seed=1)], tmp_path)
-    assert ([c.seed for c in more.todo], more.known) == ([1], 1)
+    assert ([c.seed for c in more.todo], more.finished_before) == ([1], 1)
     run_inline(more)
     assert sorted(c["status"] for c in children(more)) == ["FINISHED", "FINISHED"]
 
@@ -162,8 +162,8 @@ def test_a_store_that_goes_away_loses_no_trial(tmp_path: Path, monkeypatch: pyte
         away.setattr("raybd.tracking.uploads.connect", refuse)
         result = run_inline(a)
     assert result.exit_status == 1
-    assert [o.sent for o in result.outcomes] == [False, False]
-    assert "2 trials wait on disk" in result.text
+    assert [o.uploaded for o in result.outcomes] == [False, False]
+    assert "2 trials are on disk but not in the tracking store" in result.text
     assert children(a) == []
 
     from raybd.cli import main
@@ -182,7 +182,7 @@ def test_planning_sends_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         away.setattr("raybd.tracking.uploads.connect", lambda uri: 1 / 0)
         run_inline(a)
     again = made([CONFIG], tmp_path)
-    assert (again.known, again.todo) == (1, [])
+    assert (again.finished_before, again.todo) == (1, [])
 
 
 def test_a_store_that_goes_away_in_mid_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_busy_share_by_hand() -> None:
     outcomes = [Outcome("a", "a", FINISHED, 3.0), Outcome("b", "b", FINISHED, 5.0)]
     result = SweepResult("s", 0, outcomes, 0, seconds=5.0, cores=2, errors=[])
     assert result.busy == pytest.approx(8 / 10)
-    assert "80% of their seconds inside trials" in result.text
+    assert "80% of core seconds inside trials" in result.text
     assert replace(result, cpus=0.5).busy == pytest.approx(4 / 10)
     assert "(4.0 s / (2 x 5.0 s))" in replace(result, cpus=0.5).text
 
@@ -232,7 +232,7 @@ def test_progress_counts() -> None:
 
 @pytest.mark.parametrize(("seconds", "said"), [(5, "0:05"), (65.4, "1:05"), (3600, "1:00:00")])
 def test_clock(seconds: float, said: str) -> None:
-    assert clock(seconds) == said
+    assert format_duration(seconds) == said
 
 
 def test_every_problem_of_every_config_at_once() -> None:
@@ -271,9 +271,9 @@ def test_a_run_that_was_deleted_does_not_block_the_sweep(tmp_path: Path) -> None
     a = made([CONFIG], tmp_path)
     run_inline(a)
     folder, name = a.folder.trial(a.todo[0].key), a.store.address.name
-    folder.note_upload(name, folder.sent(name) | {"done": False})
-    a.store.client.delete_run(folder.sent(name)["run_id"])
-    assert made([CONFIG], tmp_path).known == 1
+    folder.write_upload_state(name, folder.upload_state(name) | {"done": False})
+    a.store.client.delete_run(folder.upload_state(name)["run_id"])
+    assert made([CONFIG], tmp_path).finished_before == 1
     assert list(load_runs("s", a.store.address.uri)["status"]) == ["FINISHED"]
 
 

@@ -8,7 +8,7 @@ from joblib import cpu_count
 from raybd.command_line.estimate import estimate_seconds
 from raybd.command_line.options import SweepOptions
 from raybd.errors import NoDataError
-from raybd.execution.progress import clock
+from raybd.execution.progress import format_duration
 from raybd.trials.config import TrialConfig
 from raybd.trials.validate import prepare
 
@@ -32,7 +32,7 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
     here = 1 if options.execution.inline else cpu_count()
     total = estimate_seconds(known, data)
     print(
-        f"{len(known)} trials, about {clock(total)} of one core, {clock(total / here)} on {here} "
+        f"{len(known)} trials, about {format_duration(total)} of one core, {format_duration(total / here)} on {here} "
         f"(a rough guess from one training step here{', without the measures' * bool(known[0].metrics)})"
     )
     return 0

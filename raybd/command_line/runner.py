@@ -36,7 +36,7 @@ def sweep(
         InputError: a trial could not run, or the results folder or the tracking store is not usable.
     """
     if options.execution.inline and _here(options)[1] == "cpu":
-        memory.without_gpu_compiler()
+        memory.skip_triton_import()
     known, data = prepare(configs, options.dataset.data_root, lower=options.attack.every)
     folder = SweepFolder.of(options.execution.results, options.name)
     with folder.locked():
@@ -73,7 +73,7 @@ def _begin(options: SweepOptions, plan: SweepPlan, keys: Sequence[str] | None) -
 
 
 def _run_and_sum_up(options: SweepOptions, plan: SweepPlan, summarise: Summary) -> int:
-    print(f"{options.name}: {plan.known} trials are done, {len(plan.todo)} to run", flush=True)
+    print(f"{options.name}: {plan.finished_before} trials are done, {len(plan.todo)} to run", flush=True)
     _begin(options, plan, plan.keys)
     with heartbeat_thread(plan.store.heartbeat):
         result = _run(options, plan)
@@ -83,7 +83,7 @@ def _run_and_sum_up(options: SweepOptions, plan: SweepPlan, summarise: Summary) 
 
 def _run(options: SweepOptions, plan: SweepPlan) -> SweepResult:
     if not plan.todo:
-        return SweepResult(plan.name, plan.known, [], 0, 0.0, 1, [])
+        return SweepResult(plan.name, plan.finished_before, [], 0, 0.0, 1, [])
     return run_sweep(plan, executor_for(options, plan))
 
 
@@ -122,7 +122,7 @@ def _sum_up(options: SweepOptions, plan: SweepPlan, result: SweepResult, summari
 
 
 def _close(options: SweepOptions, plan: SweepPlan, result: SweepResult, text: str, pictures: list[Path]) -> None:
-    numbers = {"trials": float(plan.known + len(result.outcomes)), "failed": float(len(result.failures))}
+    numbers = {"trials": float(plan.finished_before + len(result.outcomes)), "failed": float(len(result.failures))}
     if result.outcomes:
         numbers |= {"seconds/sweep": result.seconds, "busy": result.busy}
     said = "\n".join(f"{name} = {value}" for name, value in _kept(options).items())

@@ -1,4 +1,4 @@
-"""One attempt at a trial, with its records, in whatever process. Knows no Ray."""
+"""One attempt at a trial: runs it, keeps its record and uploads it. Independent of Ray."""
 
 import logging
 import shutil
@@ -16,7 +16,7 @@ from raybd.tracking.client import one_line
 from raybd.tracking.uploads import TrialRun, close_abandoned_run, ensure_uploaded
 from raybd.training import Checkpoint, Ranks
 from raybd.training.data_parallel import lost_ranks
-from raybd.trials.artifacts import keep, keep_probe
+from raybd.trials.artifacts import save_artifacts, save_probe_arrays
 from raybd.trials.base import TrialSession
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED, Record, TrialFolder
@@ -32,21 +32,22 @@ def run_attempt(
 ) -> Outcome:
     """Run one trial, write its folder, upload it to the tracking store. A failure is an outcome, not an exception.
 
-    One process at a time: another that is still at it is waited for, and a trial that it finished is not run again.
+    The trial's folder is locked: if another process runs the trial, this one waits, and does not run it again if that
+    one finished it.
     """
     torch.set_num_threads(setup.threads)
-    memory.forget_peak()
+    memory.reset_peak()
     folder = setup.folder.trial(config.key)
     try:
         with folder.locked(heartbeat):
             if (known := _finished_before(folder, setup)) is None:
                 return _run(config, data, setup, heartbeat)
-            Ranks.of(config.train.workers).decide(False)  # other ranks need not follow
+            Ranks.of(config.train.workers).decide(False)  # no training for the other ranks
             return known
-    except OSError as error:  # a full disk, say: there is nowhere to keep a record
-        return Outcome(config.key, config.label, FAILED, error=f"OSError: {error}", sent=False, died=True)
+    except OSError as error:  # e.g. a full disk: no record can be written
+        return Outcome(config.key, config.label, FAILED, error=f"OSError: {error}", uploaded=False, died=True)
     finally:
-        memory.give_back()
+        memory.release_memory()
 
 
 def finished_on_disk(folder: TrialFolder, setup: TrialSetup) -> Outcome | None:
@@ -54,19 +55,19 @@ def finished_on_disk(folder: TrialFolder, setup: TrialSetup) -> Outcome | None:
     record = folder.read()
     if record is None or not record.finished:
         return None
-    return _outcome(record, setup, sent=bool(folder.sent(setup.address.name)["done"]))
+    return _outcome(record, setup, uploaded=bool(folder.upload_state(setup.address.name)["done"]))
 
 
 def _finished_before(folder: TrialFolder, setup: TrialSetup) -> Outcome | None:
-    """The outcome of a trial that finished here, now or long ago, and that the store has, or gets if it can."""
-    known = finished_on_disk(folder, setup)
-    if known is None:
+    """The outcome of a trial that finished earlier, uploaded if need be; None if it must run (again)."""
+    outcome = finished_on_disk(folder, setup)
+    if outcome is None:
         return None
     try:
-        return replace(known, sent=True) if ensure_uploaded(setup.address, folder) else None
-    except Exception as error:  # noqa: BLE001 - whatever a store does, the trial has finished
-        log.warning("trial %s stays on disk in %s: %s", known.key, folder.path, one_line(error))
-        return replace(known, sent=False)
+        return replace(outcome, uploaded=True) if ensure_uploaded(setup.address, folder) else None
+    except Exception as error:  # noqa: BLE001 - a store may raise anything; the trial has finished
+        log.warning("trial %s is not uploaded yet and stays in %s: %s", outcome.key, folder.path, one_line(error))
+        return replace(outcome, uploaded=False)
 
 
 def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable[[], None]) -> Outcome:
@@ -77,49 +78,51 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
 
     def report(epoch: Report) -> None:
         heartbeat()
-        keep_probe(folder, epoch)
+        save_probe_arrays(folder, epoch)
         folder.append(epoch.epoch, epoch.metrics)
         run.log()
 
     shared, failure = setup.folder.path / "shared", None
     try:
-        Ranks.of(config.train.workers).decide(True)  # other ranks follow
+        Ranks.of(config.train.workers).decide(True)  # the other ranks train too
         images, history = on_device(setup.device, data), folder.history()
         session = TrialSession(report, checkpoint, shared, heartbeat, history)
         result = run_checked(config, images, session)
-        keep(folder, config, result)
+        save_artifacts(folder, config, result)
         record = finished_record(config, run.tags, start, result)
     except Exception as error:
         if lost_ranks(error):  # the failure is another rank's, and the checkpoint is needed
             raise
         failure, record = error, failed_record(config, run.tags, start, error)
     heartbeat()
-    _keep_record(folder, record)
-    outcome = _outcome(record, setup, sent=run.finish(record))
-    permanent, short = isinstance(failure, NOT_RETRYABLE), memory.ran_out(failure)
-    return replace(outcome, note=note, memory=memory.peak(), permanent=permanent, out_of_memory=short)
+    _save_record(folder, record)
+    outcome = _outcome(record, setup, uploaded=run.finish(record))
+    permanent, out_of_memory = isinstance(failure, NOT_RETRYABLE), memory.is_out_of_memory(failure)
+    return replace(outcome, note=note, memory=memory.peak(), permanent=permanent, out_of_memory=out_of_memory)
 
 
-def _keep_record(folder: TrialFolder, record: Record) -> None:
+def _save_record(folder: TrialFolder, record: Record) -> None:
     folder.write(record)
     folder.checkpoint.unlink(missing_ok=True)
     shutil.rmtree(folder.probes, ignore_errors=True)
 
 
-def _outcome(record: Record, setup: TrialSetup, sent: bool) -> Outcome:
+def _outcome(record: Record, setup: TrialSetup, uploaded: bool) -> Outcome:
     metrics = record.metrics if setup.return_metrics else {}
-    return Outcome(record.key, record.label, record.status, record.seconds, record.error, sent=sent, metrics=metrics)
+    return Outcome(
+        record.key, record.label, record.status, record.seconds, record.error, uploaded=uploaded, metrics=metrics
+    )
 
 
 def _resume(setup: TrialSetup, folder: TrialFolder) -> tuple[Checkpoint, str]:
-    """Make `folder` ready for an attempt, from the checkpoint of an earlier one that died; a note on that second."""
+    """Prepare `folder` for an attempt: the checkpoint of an earlier attempt that died, and a note on it."""
     close_abandoned_run(setup.address, folder)
     checkpoint, note = Checkpoint(folder.checkpoint, setup.checkpoint_seconds), ""
     state = checkpoint.load()
     if state is not None:
-        note = f"went on from its checkpoint, after epoch {state['epoch']}"
+        note = f"resumed from its checkpoint after epoch {state['epoch']}"
     elif folder.checkpoint.exists():
-        note = "its checkpoint could not be read: it began anew"
+        note = "its checkpoint could not be read: training restarted"
     folder.start(state["epoch"] if state else 0)
     return checkpoint, note
 
@@ -128,7 +131,7 @@ _resident: dict[tuple[str, str], Data] = {}
 
 
 def on_device(device: str, data: Data) -> Data:
-    """`data` on `device`; a worker that runs many trials moves a set there once."""
+    """`data` on `device`; cached, so a worker moves each data set only once."""
     if device == "cpu":
         return data
     if (data.fingerprint, device) not in _resident:

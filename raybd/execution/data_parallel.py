@@ -21,7 +21,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raybd.execution.attempt import NOT_RETRYABLE, on_device, run_attempt
-from raybd.execution.memory import without_gpu_compiler
+from raybd.execution.memory import skip_triton_import
 from raybd.execution.object_store import unpack_data
 from raybd.execution.outcome import Outcome
 from raybd.execution.record import record_death
@@ -34,9 +34,9 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED
 from raybd.trials.run import follow_trial
 
-DAY = 24 * 3600  # seconds that a rank waits for another: rank 0's watchdog, and Ray, know sooner what is hung
-GRACE = 10.0  # seconds in which Ray, or rank 0, can tell why a rank lost the others
-RESERVED = tune.PlacementGroupFactory([{"memory": 1}])  # by the Tune function: a byte, for Ray refuses nothing at all
+RANK_TIMEOUT = 24 * 3600  # seconds that a rank waits for another: rank 0's watchdog and Ray detect a hang sooner
+GRACE = 10.0  # seconds in which Ray or rank 0 can report why a rank lost the others
+RESERVED = tune.PlacementGroupFactory([{"memory": 1}])  # by the Tune function: a byte, since Ray refuses nothing
 TRAIN_ENVIRONMENT = {  # read by Ray Train in the process that starts it, and handed on to what it starts
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "300",  # a rank that answers nothing for so long is dead
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a busy machine imports PyTorch slowly
@@ -47,7 +47,7 @@ TRAIN_ENVIRONMENT = {  # read by Ray Train in the process that starts it, and ha
 
 
 class RankError(Exception):
-    """What a rank raised: the exception's text and traceback, which a pickled exception loses."""
+    """An exception of a rank with its traceback as text, which pickling would lose."""
 
     def __init__(self, error: str, trace: str, lost: bool, permanent: bool) -> None:
         super().__init__(error, trace, lost, permanent)
@@ -55,7 +55,7 @@ class RankError(Exception):
 
 
 class AttemptEndedError(Exception):
-    """Rank 0's attempt has ended without the others, which Ray Train shall end."""
+    """Raised by rank 0 when its attempt failed, so that Ray Train stops the other ranks."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome)
@@ -64,7 +64,7 @@ class AttemptEndedError(Exception):
 
 @dataclass(frozen=True)
 class _Work:
-    """What every rank is given."""
+    """The arguments of each rank."""
 
     config: TrialConfig
     data: list[Any]  # one reference to the packed data
@@ -82,7 +82,7 @@ def run_on_ranks(config: TrialConfig, data: ray.ObjectRef[Any], setup: TrialSetu
     trainer = TorchTrainer(
         _run_rank,  # type: ignore[arg-type]  # typed as the older Ray Train's, like the result
         train_loop_config={"work": _Work(config, [data], setup)},
-        torch_config=TorchConfig(backend="nccl" if setup.device == "cuda" else "gloo", timeout_s=DAY),
+        torch_config=TorchConfig(backend="nccl" if setup.device == "cuda" else "gloo", timeout_s=RANK_TIMEOUT),
         scaling_config=ScalingConfig(
             num_workers=config.train.workers,
             use_gpu=setup.device == "cuda",
@@ -94,28 +94,28 @@ def run_on_ranks(config: TrialConfig, data: ray.ObjectRef[Any], setup: TrialSetu
     try:
         outcome: Outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # typed as the older Ray Train's
     except WorkerGroupError as error:
-        return _failed(config, setup, error.worker_failures)
+        return _failed_outcome(config, setup, error.worker_failures)
     except (TrainingFailedError, RayError) as error:
-        return _recorded(config, setup, f"Ray Train: {error}", traceback.format_exc(), False)
+        return _record_failure(config, setup, f"Ray Train: {error}", traceback.format_exc(), False)
     finally:
         shutil.rmtree(folder / name, ignore_errors=True)
     return outcome
 
 
-def _run_rank(given: dict[Any, Any]) -> Outcome | None:
-    """The part of one rank; the outcome of the trial on rank 0."""
-    work: _Work = given["work"]
+def _run_rank(loop_config: dict[Any, Any]) -> Outcome | None:
+    """Ray Train's training function: runs one rank; returns the trial's outcome on rank 0."""
+    work: _Work = loop_config["work"]
     if work.setup.device == "cpu":
-        without_gpu_compiler()
+        skip_triton_import()
     try:
         if Ranks.of(work.config.train.workers).primary:
             return _attempt(work)
         _follow(work)
     except AttemptEndedError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, the trial's record must tell it
+    except Exception as error:  # noqa: BLE001 - the trial's record gets any exception
         lost, permanent = lost_ranks(error), isinstance(error, NOT_RETRYABLE)
-        if lost or permanent:  # the reason is another rank's; what is permanent, rank 0 meets too, and records
+        if lost or permanent:  # another rank has the cause; a permanent error rank 0 raises and records too
             time.sleep(GRACE)
         raise RankError(f"{type(error).__name__}: {error}", traceback.format_exc(), lost, permanent) from None
     return None
@@ -126,33 +126,33 @@ def _attempt(work: _Work) -> Outcome:
     with watchdog(setup.stall_seconds, folder.crash_report) as heartbeat:
         outcome = run_attempt(work.config, unpack_data(ray.get(work.data[0])), setup, heartbeat)
     if not outcome.finished:
-        raise AttemptEndedError(outcome)  # the others wait in the middle of it
+        raise AttemptEndedError(outcome)  # the others still wait for it
     return outcome
 
 
 def _follow(work: _Work) -> None:
     torch.set_num_threads(work.setup.threads)
-    if Ranks.of(work.config.train.workers).decide():  # no: another attempt has finished it
+    if Ranks.of(work.config.train.workers).decide():  # False: another attempt has finished the trial
         data = on_device(work.setup.device, unpack_data(ray.get(work.data[0])))
         follow_trial(work.config, data, work.setup.folder.path / "shared")
 
 
-def _failed(config: TrialConfig, setup: TrialSetup, failures: dict[int, Exception]) -> Outcome:
-    """The outcome of an attempt of which the ranks in `failures` have failed."""
+def _failed_outcome(config: TrialConfig, setup: TrialSetup, failures: dict[int, Exception]) -> Outcome:
+    """The outcome of an attempt in which the ranks in `failures` failed."""
     ended = [error.outcome for error in failures.values() if isinstance(error, AttemptEndedError)]
     if ended:
         return ended[0]
     rank, error = min(failures.items(), key=lambda one: (isinstance(one[1], RankError) and one[1].lost, one[0]))
     who = f"rank {rank} of {config.train.workers}"
     if isinstance(error, RankError):
-        return _recorded(config, setup, f"{who}: {error.error}", error.traceback, error.permanent)
+        return _record_failure(config, setup, f"{who}: {error.error}", error.traceback, error.permanent)
     words = setup.folder.trial(config.key).crash_report
     hung = words.read_text() if rank == 0 and words.exists() else ""
     said = hung.splitlines()[0] if hung else f"died: {' '.join(str(error).split())[:300]}"
-    return _recorded(config, setup, f"{who} {said}", hung or str(error), False)
+    return _record_failure(config, setup, f"{who} {said}", hung or str(error), False)
 
 
-def _recorded(config: TrialConfig, setup: TrialSetup, error: str, trace: str, permanent: bool) -> Outcome:
+def _record_failure(config: TrialConfig, setup: TrialSetup, error: str, trace: str, permanent: bool) -> Outcome:
     """The outcome of a failure that no rank could record, and its record."""
     record_death(config, setup, error, trace)
-    return Outcome(config.key, config.label, FAILED, error=error, permanent=permanent, sent=False, died=True)
+    return Outcome(config.key, config.label, FAILED, error=error, permanent=permanent, uploaded=False, died=True)

@@ -1,4 +1,4 @@
-"""Executor: the seam between what to run and where."""
+"""Executor: the interface that runs a queue's trials somewhere, in this process or on Ray."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -13,29 +13,29 @@ from raybd.types import Data
 
 Heartbeat = Callable[[], None]
 RunTrial = Callable[[TrialConfig, Data, TrialSetup, Heartbeat], Outcome]
-ATTEMPTS = 2  # at a trial that fails
+MAX_ATTEMPTS = 2  # of a trial, if the first fails
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How an executor ended, besides the outcomes of trials."""
+class ExecutorResult:
+    """How an executor's run ended, beside the outcomes of its trials."""
 
     errors: list[str] = field(default_factory=list)  # of the executor itself
     interrupted: bool = False  # by Ctrl-C
 
 
 class Executor(ABC):
-    """A place where trials run: this process, or Ray.
+    """A backend that runs trials: this process, or Ray.
 
-    `function` runs one trial in a worker and never raises for a trial that failed; it can be imported there.
+    `function` runs one trial in a worker, where it must be importable; a failed trial is its return value, not raised.
     """
 
-    cores: int  # of the whole place
-    cpus: float  # that a trial holds
+    cores: int  # CPU cores available to all trials together
+    cpus: float  # CPUs reserved for one trial
 
     def __init__(self, function: RunTrial, setup: TrialSetup, data: Mapping[str, Data]) -> None:
         self.function, self.setup, self.data = function, setup, data
 
     @abstractmethod
-    def run(self, queue: TrialQueue, progress: Progress) -> Ending:
-        """Run trials of `queue` until it is done, telling it each outcome; ordinary failures get a second attempt."""
+    def run(self, queue: TrialQueue, progress: Progress) -> ExecutorResult:
+        """Run the trials of `queue` until it is done and tell it each outcome; a failed trial gets a second attempt."""

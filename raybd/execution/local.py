@@ -7,7 +7,7 @@ import torch
 
 from raybd.execution import memory
 from raybd.execution.attempt import run_attempt
-from raybd.execution.executor import ATTEMPTS, Ending, Executor, RunTrial
+from raybd.execution.executor import MAX_ATTEMPTS, Executor, ExecutorResult, RunTrial
 from raybd.execution.outcome import Outcome
 from raybd.execution.progress import Progress
 from raybd.execution.proposers import Signal
@@ -18,16 +18,16 @@ from raybd.types import Data
 
 
 class LocalExecutor(Executor):
-    """Runs trials here, with the same records as on Ray."""
+    """Runs trials in this process, with the same records as on Ray."""
 
     def __init__(self, setup: TrialSetup, data: Mapping[str, Data], function: RunTrial = run_attempt) -> None:
         super().__init__(function, setup, data)
         self.cores, self.cpus = setup.threads, float(setup.threads)
 
-    def run(self, queue: TrialQueue, progress: Progress) -> Ending:
-        """As every executor; Ctrl-C ends it between two steps of a trial."""
+    def run(self, queue: TrialQueue, progress: Progress) -> ExecutorResult:
+        """As `Executor.run`; Ctrl-C interrupts the running trial."""
         threads = torch.get_num_threads()
-        memory.keep_between_steps()
+        memory.retain_freed_memory()
         try:
             while isinstance(config := queue.next(), TrialConfig):
                 progress.show()
@@ -35,14 +35,14 @@ class LocalExecutor(Executor):
                 progress.show()
             assert config is Signal.DONE, "a proposer waits although nothing is in flight"
         except KeyboardInterrupt:
-            return Ending(interrupted=True)
+            return ExecutorResult(interrupted=True)
         finally:
             torch.set_num_threads(threads)
-        return Ending()
+        return ExecutorResult()
 
     def _run(self, config: TrialConfig) -> Outcome:
         outcome, earlier = self._attempt(config), ""
-        for _ in range(1, ATTEMPTS):
+        for _ in range(1, MAX_ATTEMPTS):
             if outcome.retryable:
                 earlier = outcome.error
                 outcome = self._attempt(config)

@@ -1,4 +1,4 @@
-"""The memory of a process that runs trials: what one took at its peak, and what is given back after it."""
+"""Memory of a process that runs trials: peak measurement, allocator settings, release after a trial."""
 
 import contextlib
 import ctypes
@@ -13,22 +13,22 @@ RESET_PEAK = "5"  # see proc_pid_clear_refs(5)
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # see mallopt(3)
 
 
-def keep_between_steps() -> None:
-    """Let this process keep the memory of one step for the next, as `WORKER_ENVIRONMENT` does for workers."""
+def retain_freed_memory() -> None:
+    """Make glibc keep freed memory for the next training step, as `WORKER_ENVIRONMENT` does for workers."""
     with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc has no such function
         glibc = ctypes.CDLL(None)
         for option in (MMAP_THRESHOLD, TRIM_THRESHOLD):
             glibc.mallopt(option, KEPT)
 
 
-def forget_peak() -> None:
-    """Measure peaks from now on. Where the kernel forbids it, they stay those of the whole process so far."""
+def reset_peak() -> None:
+    """Reset the peak that `peak` returns; without effect where the kernel forbids it."""
     with contextlib.suppress(OSError):
         (PROCESS / "clear_refs").write_text(RESET_PEAK)
 
 
 def peak() -> float:
-    """The most memory in MiB that this process had resident since `forget_peak`, shared pages too; 0: unknown."""
+    """The most memory in MiB that this process had resident since `reset_peak`, shared pages too; 0: unknown."""
     with contextlib.suppress(OSError):
         for line in (PROCESS / "status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -36,8 +36,8 @@ def peak() -> float:
     return 0.0
 
 
-def give_back() -> None:
-    """Return to the system what the last trial no longer needs: freed memory in pieces is otherwise kept, and grows."""
+def release_memory() -> None:
+    """Collect garbage and return free memory to the system: glibc would keep fragments, and grow with every trial."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc has no such function
         ctypes.CDLL(None).malloc_trim(0)
@@ -51,14 +51,14 @@ def freeze() -> None:
     gc.freeze()
 
 
-def ran_out(error: Exception | None) -> bool:
-    """Whether `error` says that memory ran out, on a GPU or here."""
+def is_out_of_memory(error: Exception | None) -> bool:
+    """Whether `error` reports exhausted memory, of the GPU or of the host."""
     import torch  # here: a driver that only plans needs none
 
     cpu = "can't allocate memory"  # of PyTorch's allocator, a RuntimeError like any other
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or cpu in str(error or "")
 
 
-def without_gpu_compiler() -> None:
-    """Spare a process that trains on a CPU 60 MiB: PyTorch imports Triton with its first optimiser, for nothing."""
+def skip_triton_import() -> None:
+    """Prevent the import of Triton (60 MiB), which PyTorch's first optimiser imports on a CPU too, without use."""
     sys.modules.setdefault("triton", None)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What trials share, as arrays: Ray keeps those in shared memory and gives them to its workers without a copy."""
+"""Data sets and configs packed as arrays, which Ray keeps in shared memory and workers read without a copy."""
 
 import json
 import warnings
@@ -31,7 +31,7 @@ def unpack_data(packed: dict[str, Any]) -> Data:
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the array is read-only, and nobody writes to it
+        warnings.simplefilter("ignore", UserWarning)  # about a read-only array; nothing writes to it
         return torch.from_numpy(array)
 
 

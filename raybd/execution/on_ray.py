@@ -1,4 +1,4 @@
-"""The executor on Ray: Tune runs over a queue, one after another, until nothing is left."""
+"""The executor on Ray: consecutive Tune runs over a queue until it is empty."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import ray
 from ray.exceptions import OutOfMemoryError
 
 from raybd.execution.attempt import finished_on_disk, run_attempt
-from raybd.execution.executor import Ending, Executor, RunTrial
+from raybd.execution.executor import Executor, ExecutorResult, RunTrial
 from raybd.execution.object_store import pack_data
 from raybd.execution.progress import Progress
 from raybd.execution.queue import TrialQueue
@@ -16,11 +16,11 @@ from raybd.execution.tune_run import TuneRun
 from raybd.execution.worker_environment import driver_environment
 from raybd.types import Data
 
-MAX_RESTARTS = 3  # of Tune in a row without one more trial ended
+MAX_RESTARTS = 3  # consecutive restarts of Tune in which no trial ends
 
 
 class RayExecutor(Executor):
-    """Runs trials on the Ray that is connected. Tune that breaks down is started again over what is left."""
+    """Runs trials on the connected Ray cluster. If Tune itself fails, it is restarted with the remaining trials."""
 
     def __init__(
         self,
@@ -34,8 +34,8 @@ class RayExecutor(Executor):
         self.resources, self.cores, self.cpus = resources, cores, resources.cpus * resources.workers
 
     @driver_environment()
-    def run(self, queue: TrialQueue, progress: Progress) -> Ending:
-        """As every executor; Ctrl-C ends the Tune run, and what was in flight is left."""
+    def run(self, queue: TrialQueue, progress: Progress) -> ExecutorResult:
+        """As `Executor.run`; Ctrl-C ends the Tune run, and unfinished trials remain."""
         shared = {name: [ray.put(pack_data(one))] for name, one in self.data.items()}
         errors, failures = list[str](), 0
         while failures < MAX_RESTARTS:
@@ -43,27 +43,27 @@ class RayExecutor(Executor):
             run = TuneRun(queue, progress, self.setup, self.resources, shared, self.function)
             error = run.fit()
             if error is None and run.done:
-                return Ending(errors)
-            self._tell_unheard(queue)
+                return ExecutorResult(errors)
+            self._tell_unreported(queue)
             if error is None and (queue.in_flight or not run.full):
-                return Ending(errors, interrupted=True)  # without an error Tune ends early on Ctrl-C alone
+                return ExecutorResult(errors, interrupted=True)  # without an error Tune ends early on Ctrl-C alone
             if error is not None:
-                errors.append(_told(error))
+                errors.append(_error_line(error))
                 if isinstance(error.__cause__, OutOfMemoryError):
-                    queue.interrupted_by_memory([key for key in run.running if key in queue.in_flight])
-                queue.put_back()
+                    queue.tell_out_of_memory([key for key in run.running if key in queue.in_flight])
+                queue.requeue()
                 failures = 0 if queue.progress > before else failures + 1
-        return Ending(errors)
+        return ExecutorResult(errors)
 
-    def _tell_unheard(self, queue: TrialQueue) -> None:
-        """Trials that have finished on this disk although nobody lived to tell Tune."""
+    def _tell_unreported(self, queue: TrialQueue) -> None:
+        """Report trials that finished, as their folders show, although their workers could not report to Tune."""
         for key in list(queue.in_flight):
             if outcome := finished_on_disk(self.setup.folder.trial(key), self.setup):
                 queue.tell(outcome)
 
 
-def _told(error: Exception) -> str:
-    """A line about a Tune that broke down."""
+def _error_line(error: Exception) -> str:
+    """One line on the error that ended a Tune run."""
     if isinstance(error.__cause__, OutOfMemoryError):
         return "a node ran low on memory, and Ray's memory monitor ended trials there"
     return f"Ray Tune broke down: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

@@ -1,4 +1,4 @@
-"""SweepPlan: the trials of a sweep that has been checked, what is finished of them, and where its records go."""
+"""SweepPlan: the validated trials of a sweep, those of them still to run, its data, folder and tracking store."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raybd.errors import InputError
 from raybd.execution.outcome import Outcome
-from raybd.execution.queue import Finished
+from raybd.execution.queue import FinishedTrials
 from raybd.tracking.reading import load_record
 from raybd.tracking.store import Store
 from raybd.tracking.uploads import ensure_uploaded, upload_pending
@@ -19,33 +19,33 @@ from raybd.types import Data
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep that has been checked: what is done already and what there is to do."""
+    """A validated sweep: its trials, which of them are still to run, and where records go."""
 
     name: str
     todo: list[TrialConfig]
-    keys: list[str]  # of every trial, done or not
+    keys: list[str]  # of every trial, finished or not
     data: dict[str, Data]
     folder: SweepFolder
     store: Store
-    finished: "FinishedTrials"
+    finished: "StoredTrials"
 
     @property
-    def known(self) -> int:
-        """How many trials were done before."""
+    def finished_before(self) -> int:
+        """The number of trials that had finished before this start."""
         return len(self.keys) - len(self.todo)
 
 
 @dataclass
-class FinishedTrials(Finished):
-    """The trials of a sweep that have finished, as the tracking store and this disk have them."""
+class StoredTrials(FinishedTrials):
+    """The finished trials of a sweep, looked up in the tracking store and on this disk."""
 
     folder: SweepFolder
     store: Store
-    runs: dict[str, str]  # key -> run id, of those that the store has
-    metrics: bool = False  # whether outcomes shall hold the trials' metrics
+    runs: dict[str, str]  # key -> run id, of the trials in the store
+    metrics: bool = False  # whether outcomes get the trials' metrics
 
     def outcome(self, config: TrialConfig) -> Outcome | None:
-        """The outcome of a trial that has finished; one that only the disk has is uploaded."""
+        """The outcome of a trial that has finished, else None; a trial found only on disk is uploaded."""
         key = config.key
         if key not in self.runs and not ensure_uploaded(self.store.address, self.folder.trial(key)):
             return None
@@ -56,7 +56,7 @@ class FinishedTrials(Finished):
         return self.folder.trial(key).read() or load_record(self.runs[key], self.store.address.uri)
 
     def refresh(self) -> None:
-        """Ask the store again; where it is away, what it said before stands."""
+        """Query the store again; if it cannot be reached, the earlier answer stays."""
         with suppress(Exception):
             self.runs = self.store.finished()
 
@@ -68,7 +68,7 @@ def plan_sweep(
     tracking_uri: str | None = None,
     data_root: str | Path | None = None,
 ) -> SweepPlan:
-    """Check everything that can be wrong before any work, and leave out what is finished.
+    """Validate `configs` before any work, and leave out the trials that have finished.
 
     Raises:
         InputError: a config, the data, the results folder or the tracking store is not usable.
@@ -80,7 +80,7 @@ def plan_sweep(
 def resume(
     folder: SweepFolder, known: Sequence[TrialConfig], data: dict[str, Data], tracking_uri: str | None = None
 ) -> SweepPlan:
-    """The plan for trials that `prepare` has let pass: without those that the tracking store has finished.
+    """The plan for trials that `prepare` has validated, without those that have finished.
 
     Raises:
         InputError: the tracking store is not usable.
@@ -89,10 +89,10 @@ def resume(
     store = Store.open(name, tracking_uri)
     try:
         upload_pending(folder, store.address)
-        finished = FinishedTrials(folder, store, store.finished())
+        finished = StoredTrials(folder, store, store.finished())
         todo = [config for config in known if finished.outcome(config) is None]
     except Exception as error:
-        raise InputError(f"the tracking store has gone away: {type(error).__name__}: {error}") from error
+        raise InputError(f"the tracking store can no longer be reached: {type(error).__name__}: {error}") from error
     for config in todo:
-        folder.trial(config.key).clear_record()  # an old failure is not this sweep's
+        folder.trial(config.key).clear_record()  # of an earlier failure
     return SweepPlan(name, todo, [config.key for config in known], data, folder, store, finished)

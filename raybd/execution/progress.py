@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: one line of counts."""
+"""Progress line of a running sweep: trials done, running, failed and left, and the time."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ from typing import TextIO
 
 from raybd.execution.queue import TrialQueue
 
-EVERY = 5.0  # seconds between lines where the terminal cannot rewrite one
+LINE_SECONDS = 5.0  # between two lines where the output is no terminal
 
 
 class Progress:
@@ -14,32 +14,31 @@ class Progress:
 
     def __init__(self, queue: TrialQueue, stream: TextIO | None = None) -> None:
         self.queue = queue
-        self.stream = stream  # None: standard output as it is then
+        self.stream = stream  # None: the current sys.stdout
         self._begun, self._printed = time.monotonic(), 0.0
 
     @property
     def line(self) -> str:
-        """The counts, the time gone, and about how much is left."""
+        """The counts, the elapsed time and an estimate of the remaining time."""
         outcomes, running = self.queue.outcomes.values(), len(self.queue.in_flight)
         finished, left = sum(outcome.finished for outcome in outcomes), self.queue.left
         gone, ended = time.monotonic() - self._begun, len(outcomes)
-        rest = f", about {clock(gone / ended * left)} left" if ended and left else ""
-        return (
-            f"done {finished}  running {running}  failed {ended - finished}  left {left - running}  {clock(gone)}{rest}"
-        )
+        rest = f", about {format_duration(gone / ended * left)} left" if ended and left else ""
+        counts = f"done {finished}  running {running}  failed {ended - finished}  left {left - running}"
+        return f"{counts}  {format_duration(gone)}{rest}"
 
     def show(self) -> None:
-        """Print the line if the last one is old enough, or nothing is left."""
+        """Print the line, unless the last one was printed just now; always when no trial is left."""
         stream, last = self.stream or sys.stdout, not self.queue.left
         terminal = stream.isatty()
-        if not last and time.monotonic() - self._printed < (0.2 if terminal else EVERY):
+        if not last and time.monotonic() - self._printed < (0.2 if terminal else LINE_SECONDS):
             return
         self._printed = time.monotonic()
         end = "\n" if last or not terminal else ""
         print(("\r\x1b[K" if terminal else "") + self.line, end=end, file=stream, flush=True)
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as 1:05 or 2:03:04."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,4 +1,4 @@
-"""Proposers: what to run next, given what has ended. A list of trials is one; searches are others."""
+"""Proposers: sources of trials that see the outcomes of earlier ones. A list is one; searches are others."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -11,9 +11,9 @@ from raybd.trials.config import TrialConfig
 
 
 class Signal(Enum):
-    """What a proposer answers where it has no trial."""
+    """What a proposer returns instead of a trial."""
 
-    WAIT = "wait"  # for an outcome; never where no trial that it proposed is running
+    WAIT = "wait"  # for an outcome; only while a proposed trial is running
     DONE = "done"
 
 
@@ -21,26 +21,26 @@ Proposal = TrialConfig | Signal
 
 
 class Proposer(ABC):
-    """A source of trials. Several may run at once; `tell` reports each that has ended, whatever became of it."""
+    """A source of trials, which may run in parallel; `tell` reports the outcome of each, finished or failed."""
 
-    needs_metrics: ClassVar[bool] = False  # whether outcomes must hold the trials' metrics
+    needs_metrics: ClassVar[bool] = False  # whether outcomes must contain the trials' metrics
 
     @abstractmethod
     def next(self) -> Proposal:
-        """The next trial; asked often, so WAIT must cost nothing."""
+        """The next trial, or a Signal; called often, so WAIT must be cheap."""
 
     @abstractmethod
     def tell(self, outcome: Outcome) -> None:
-        """Take the outcome of every trial proposed under its key."""
+        """Receive the outcome of the trial or trials with its key."""
 
     @property
     @abstractmethod
     def remaining(self) -> int:
-        """How many trials it will still propose, as far as it knows."""
+        """The number of trials still to be proposed, as far as known."""
 
     @property
     def listed(self) -> Sequence[TrialConfig]:
-        """The trials to come that are known already; workers get them once for all."""
+        """Trials to come that are known already, so that workers get all their configs at once."""
         return ()
 
 
@@ -51,11 +51,11 @@ class ListProposer(Proposer):
         self.configs = deque(configs)
 
     def next(self) -> Proposal:
-        """The first that has not been proposed."""
+        """The first trial that has not been proposed."""
         return self.configs.popleft() if self.configs else Signal.DONE
 
     def tell(self, outcome: Outcome) -> None:
-        """Nothing to do: the list stands."""
+        """Does nothing: the list is fixed."""
 
     @property
     def remaining(self) -> int:
@@ -64,5 +64,5 @@ class ListProposer(Proposer):
 
     @property
     def listed(self) -> Sequence[TrialConfig]:
-        """All that are left."""
+        """The trials not proposed yet."""
         return tuple(self.configs)

@@ -1,4 +1,4 @@
-"""The queue between a proposer and an executor: skips what has finished, runs again what must, collects outcomes."""
+"""TrialQueue between a proposer and an executor: skips finished trials, requeues lost ones, collects outcomes."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,15 +10,15 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED
 
 
-class Finished:
-    """What has finished before: nothing, as far as this base class knows."""
+class FinishedTrials:
+    """Lookup of trials that finished earlier; this base class has none."""
 
     def outcome(self, config: TrialConfig) -> Outcome | None:
-        """The outcome of a trial that has finished; None if it has not."""
+        """The outcome of a trial that has finished, else None."""
         return None
 
     def refresh(self) -> None:
-        """Look again: an executor broke down, and its workers may have finished trials that nobody heard of."""
+        """Update the lookup after an executor failed: its workers may have finished trials without reporting them."""
 
 
 def _ignore(config: TrialConfig, outcome: Outcome) -> None:
@@ -26,32 +26,32 @@ def _ignore(config: TrialConfig, outcome: Outcome) -> None:
 
 
 class TrialQueue:
-    """Trials to run, and the outcomes of those that have ended; `ended` is called for each of these.
+    """Trials to run, and the outcomes of those that have ended; the callback `ended` gets each of these.
 
-    A trial that ran out of memory beside others waits for all others and then runs alone; only then has it failed.
+    A trial that ran out of memory while others ran is run again, alone, after all others; if that fails, it has failed.
     """
 
     def __init__(
         self,
         proposer: Proposer,
-        before: Finished | None = None,
+        before: FinishedTrials | None = None,
         ended: Callable[[TrialConfig, Outcome], None] = _ignore,
     ) -> None:
-        self.proposer, self._before, self._ended = proposer, before or Finished(), ended
+        self.proposer, self._before, self._ended = proposer, before or FinishedTrials(), ended
         self.in_flight: dict[str, TrialConfig] = {}
         self.outcomes: dict[str, Outcome] = {}
-        self.skipped = 0  # trials that had finished before
-        self._again: deque[TrialConfig] = deque()  # in flight when the executor broke down
-        self._alone: deque[TrialConfig] = deque()  # to be run with nothing beside them
-        self._exclusive: str | None = None  # key of the one that runs so now
-        self._shared: set[str] = set()  # keys of those in flight that had company
-        self._earlier: dict[str, str] = {}  # errors of trials that are to run alone
+        self.skipped = 0  # proposed trials that had finished before
+        self._requeued: deque[TrialConfig] = deque()  # were in flight when the executor failed
+        self._alone: deque[TrialConfig] = deque()  # to run while nothing else does
+        self._exclusive: str | None = None  # key of the trial that runs alone now
+        self._shared: set[str] = set()  # keys of those in flight that ran beside others
+        self._earlier: dict[str, str] = {}  # key -> error of the first attempt, of trials that run alone
 
     def next(self) -> Proposal:
         """The next trial; WAIT only while one is in flight, DONE only when none is."""
         if self._exclusive is not None:
             return Signal.WAIT
-        proposal = self._put_back_earlier() or self._proposed()
+        proposal = self._next_requeued() or self._next_proposed()
         if isinstance(proposal, TrialConfig):
             return self._start(proposal)
         if self.in_flight:
@@ -62,7 +62,7 @@ class TrialQueue:
         return self._start(self._alone.popleft())
 
     def tell(self, outcome: Outcome) -> None:
-        """Take the outcome of a trial in flight."""
+        """Receive the outcome of a trial in flight."""
         config = self.in_flight.pop(outcome.key)
         shared = outcome.key in self._shared
         self._shared.discard(outcome.key)
@@ -74,48 +74,48 @@ class TrialQueue:
         else:
             self._end(config, outcome)
 
-    def interrupted_by_memory(self, keys: Sequence[str]) -> None:
-        """The executor broke down because a node's memory ran out while `keys` were running."""
+    def tell_out_of_memory(self, keys: Sequence[str]) -> None:
+        """Mark the running trials `keys` as out of memory, when a node's memory ran out and the executor failed."""
         for key in keys:
             config = self.in_flight[key]
-            said = "memory ran out on its node although no other trial ran"
-            lost = {"error": said, "out_of_memory": True, "sent": False, "died": True}
+            error = "its node ran out of memory although no other trial was running"
+            lost = {"error": error, "out_of_memory": True, "uploaded": False, "died": True}
             self.tell(Outcome(key, config.label, FAILED, **lost))  # type: ignore[arg-type]
 
-    def put_back(self) -> None:
-        """The executor broke down: what is in flight is to be run again."""
+    def requeue(self) -> None:
+        """Run the trials in flight again, after the executor failed."""
         self._before.refresh()
-        self._again.extend(self.in_flight.values())
+        self._requeued.extend(self.in_flight.values())
         self.in_flight.clear()
         self._shared.clear()
         self._exclusive = None
 
     @property
     def left(self) -> int:
-        """Trials that have not ended."""
-        return len(self.in_flight) + len(self._again) + len(self._alone) + self.proposer.remaining
+        """The number of trials that have not ended."""
+        return len(self.in_flight) + len(self._requeued) + len(self._alone) + self.proposer.remaining
 
     @property
     def progress(self) -> int:
-        """A number that grows whenever an executor gets anywhere, even if only to learn who takes too much memory."""
+        """Number of trials that have ended or are known to need much memory, to detect an executor that stalls."""
         return len(self.outcomes) + len(self._alone)
 
     @property
     def listed(self) -> Sequence[TrialConfig]:
-        """The trials to come that are known already."""
-        return (*self._again, *self._alone, *self.proposer.listed)
+        """Trials to come that are known already."""
+        return (*self._requeued, *self._alone, *self.proposer.listed)
 
-    def _put_back_earlier(self) -> TrialConfig | None:
-        while self._again:
-            config = self._again.popleft()
+    def _next_requeued(self) -> TrialConfig | None:
+        while self._requeued:
+            config = self._requeued.popleft()
             if (outcome := self._before.outcome(config)) is None:
                 return config
             self._end(config, outcome)
         return None
 
-    def _proposed(self) -> Proposal:
+    def _next_proposed(self) -> Proposal:
         while isinstance(proposal := self.proposer.next(), TrialConfig):
-            if proposal.key in self.in_flight:  # its outcome will be told once for both
+            if proposal.key in self.in_flight:  # its outcome will count for both
                 continue
             outcome = self.outcomes.get(proposal.key) or self._before.outcome(proposal)
             if outcome is None:

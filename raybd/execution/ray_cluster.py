@@ -50,7 +50,7 @@ def _keep_token_private() -> None:
         (Path.home() / ".ray" / "auth_token").chmod(0o600)
 
 
-def check(resources: Resources, local_store: bool) -> None:
+def check_resources(resources: Resources, local_store: bool) -> None:
     """Refuse what the connected Ray can never give: Tune would wait for it without a word.
 
     Raises:
@@ -61,7 +61,7 @@ def check(resources: Resources, local_store: bool) -> None:
     problems = []
     if resources.workers > 1:
         each = " and ".join(f"{amount:g} {name}" for name, amount in resources.of_worker.items())
-        if (room := places(resources)) < resources.workers:
+        if (room := worker_slots(resources)) < resources.workers:
             problems.append(f"{resources.workers} workers with {each} each do not fit: there is room for {room}")
     elif not any(cpu >= resources.cpus and gpu >= (resources.gpus or 0) for cpu, gpu in sizes):
         there = ", ".join(f"{cpu:g} CPUs and {gpu:g} GPUs" for cpu, gpu in sizes)
@@ -74,7 +74,7 @@ def check(resources: Resources, local_store: bool) -> None:
         raise InputError(problems)
 
 
-def places(resources: Resources) -> int:
+def worker_slots(resources: Resources) -> int:
     """How many workers, of trials with several, the connected Ray has room for at once."""
     nodes, wanted = [node["Resources"] for node in ray.nodes() if node["Alive"]], resources.of_worker
     return sum(int(min(node.get(name, 0.0) / amount for name, amount in wanted.items())) for node in nodes)

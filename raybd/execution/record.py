@@ -1,4 +1,4 @@
-"""The record of a trial that has ended: finished, failed, or died without a word of its own."""
+"""Records of trials that have ended: finished, failed, or died before they could write one."""
 
 import logging
 import time
@@ -21,20 +21,20 @@ TAG_LENGTH = 500  # characters of an error in a tag
 
 @dataclass(frozen=True)
 class Start:
-    """When an attempt began: by the clock on the wall, and by one that nobody sets."""
+    """The start of an attempt, by the wall clock and by the monotonic clock."""
 
     wall: float = field(default_factory=time.time)
-    steady: float = field(default_factory=time.monotonic)
+    monotonic: float = field(default_factory=time.monotonic)
 
     @property
     def milliseconds(self) -> int:
-        """Since 1970."""
+        """The start in milliseconds since 1970."""
         return round(1000 * self.wall)
 
     @property
     def elapsed(self) -> float:
-        """Seconds since then; never negative, whatever became of the clock on the wall."""
-        return time.monotonic() - self.steady
+        """Seconds since the start, by the monotonic clock."""
+        return time.monotonic() - self.monotonic
 
 
 def tags_of(config: TrialConfig, setup: TrialSetup) -> dict[str, str]:
@@ -58,10 +58,10 @@ def finished_record(config: TrialConfig, tags: dict[str, str], start: Start, res
 
 def failed_record(config: TrialConfig, tags: dict[str, str], start: Start, error: Exception) -> Record:
     """The record of a trial that `error` ended."""
-    said = f"{type(error).__name__}: {error}"
+    message = f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
-    tags = tags | {"raybd.error": said[:TAG_LENGTH]}
-    return _record(config, tags, start, status=FAILED, error=said, traceback=trace)
+    tags = tags | {"raybd.error": message[:TAG_LENGTH]}
+    return _record(config, tags, start, status=FAILED, error=message, traceback=trace)
 
 
 def _record(config: TrialConfig, tags: dict[str, str], start: Start, **ending: Any) -> Record:
@@ -80,7 +80,7 @@ def _record(config: TrialConfig, tags: dict[str, str], start: Start, **ending: A
 
 
 def record_death(config: TrialConfig, setup: TrialSetup, error: str, trace: str = "") -> None:
-    """Keep and upload a failed record of a trial whose process died before it could write one."""
+    """Write and upload the record of a trial whose process died before it could."""
     folder = setup.folder.trial(config.key)
     if folder.read() is not None:
         return
@@ -102,4 +102,4 @@ def record_death(config: TrialConfig, setup: TrialSetup, error: str, trace: str 
         folder.write(record)
         TrialRun(setup.address, folder, config.label, tags, record.started).finish(record)
     except OSError as failure:
-        log.warning("the failure of %s could not be kept: %s", config.label, failure)
+        log.warning("the record of the failed trial %s could not be written: %s", config.label, failure)

@@ -1,27 +1,27 @@
-"""SweepResult: how a sweep ended, and the lines that say so."""
+"""SweepResult: outcomes of a sweep's trials, their summary and the exit status."""
 
 import statistics
 from dataclasses import dataclass
 
 from raybd.execution.outcome import Outcome
-from raybd.execution.progress import clock
+from raybd.execution.progress import format_duration
 
 SHOWN = 10  # failures listed at the end
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a sweep ended."""
+    """The result of a sweep."""
 
     name: str
-    known: int  # trials that were finished before it began
+    finished_before: int  # trials that had finished before this start
     outcomes: list[Outcome]  # the last attempt at every other trial that was started
-    left: int  # trials that were never ended: interrupted, or Ray gave up
+    left: int  # trials that have not ended: interrupted, or Ray failed too often
     seconds: float
     cores: int
     errors: list[str]  # of the executor or the tracking store, besides trials
     interrupted: bool = False
-    cpus: float = 1.0  # that a trial held
+    cpus: float = 1.0  # CPUs reserved for one trial
 
     @property
     def failures(self) -> list[Outcome]:
@@ -30,7 +30,7 @@ class SweepResult:
 
     @property
     def recovered(self) -> list[Outcome]:
-        """The trials that finished after a failure."""
+        """The trials that finished at the second attempt."""
         return [outcome for outcome in self.outcomes if outcome.finished and outcome.earlier]
 
     @property
@@ -40,43 +40,45 @@ class SweepResult:
 
     @property
     def pending_uploads(self) -> int:
-        """How many trials wait on disk for the tracking store."""
-        return sum(not outcome.sent for outcome in self.outcomes)
+        """The number of trials on disk that the tracking store does not have yet."""
+        return sum(not outcome.uploaded for outcome in self.outcomes)
 
     @property
     def busy(self) -> float:
         """Share of the core seconds of the sweep that were spent inside trials; nan where none ran."""
-        return self.inside / (self.cores * self.seconds) if self.outcomes else float("nan")
+        return self.core_seconds / (self.cores * self.seconds) if self.outcomes else float("nan")
 
     @property
-    def inside(self) -> float:
-        """Core seconds that trials held."""
+    def core_seconds(self) -> float:
+        """Core seconds reserved by trials."""
         return self.cpus * sum(outcome.seconds for outcome in self.outcomes)
 
     @property
     def text(self) -> str:
-        """The end of the sweep in a few lines."""
-        lines = [f"{len(self.outcomes) - len(self.failures)} trials finished, {self.known} were finished before"]
+        """The summary of the sweep in a few lines."""
+        lines = [
+            f"{len(self.outcomes) - len(self.failures)} trials finished, {self.finished_before} had finished before"
+        ]
         if self.outcomes:
-            lines.append(
-                f"{clock(self.seconds)} on {self.cores} core(s), {self.busy:.0%} of their seconds inside trials "
-                f"({self.inside:.1f} s / ({self.cores} x {self.seconds:.1f} s))"
-            )
+            share = f"{self.busy:.0%} of core seconds inside trials"
+            ratio = f"{self.core_seconds:.1f} s / ({self.cores} x {self.seconds:.1f} s)"
+            lines.append(f"{format_duration(self.seconds)} on {self.cores} core(s), {share} ({ratio})")
         if peaks := [outcome.memory for outcome in self.outcomes if outcome.memory]:
             lines.append(
                 f"peak memory of a trial: {statistics.median(peaks):,.0f} MiB, at most {max(peaks):,.0f} MiB, "
-                "data that trials share counted in each"
+                "shared data counted in each"
             )
         lines += [f"FAILED {o.label} [{o.key}]: {o.error}" for o in self.failures[:SHOWN]]
         if len(self.failures) > SHOWN:
-            lines.append(f"FAILED {len(self.failures) - SHOWN} more: all are in the tracking store")
-        lines += [f"tried twice: {o.label} [{o.key}], first: {o.earlier}" for o in self.recovered[:SHOWN]]
+            lines.append(f"FAILED {len(self.failures) - SHOWN} more: see the tracking store")
+        lines += [f"retried: {o.label} [{o.key}], first error: {o.earlier}" for o in self.recovered[:SHOWN]]
         if len(self.recovered) > SHOWN:
-            lines.append(f"tried twice: {len(self.recovered) - SHOWN} more")
+            lines.append(f"retried: {len(self.recovered) - SHOWN} more")
         lines += [f"note: {o.label} [{o.key}]: {o.note}" for o in self.outcomes if o.note][:SHOWN]
         if self.pending_uploads:
-            lines.append(f"{self.pending_uploads} trials wait on disk for the tracking store: raybd send {self.name!r}")
+            waiting = f"{self.pending_uploads} trials are on disk but not in the tracking store"
+            lines.append(f"{waiting}: upload them by raybd send {self.name!r}")
         lines += self.errors
         if self.left:
-            lines.append(f"{self.left} trials are left: the same command goes on with them")
+            lines.append(f"{self.left} trials are left: run the same command again to resume")
         return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""TrialSetup: what all trials of a sweep share."""
+"""TrialSetup: settings of a sweep that each of its trials gets."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from raybd.trials.records import SweepFolder
 
 @dataclass(frozen=True)
 class TrialSetup:
-    """What all trials of a sweep share: where records go, and what each runs on."""
+    """Settings shared by all trials of a sweep: where records go, device and threads, watchdog and checkpoints."""
 
     name: str
     folder: SweepFolder
     address: Address
     threads: int = 1  # of a trial on a CPU
     device: str = "cpu"
-    stall_seconds: float = 3600.0  # a trial without a heartbeat for so long is ended
-    checkpoint_seconds: float = 60.0
-    return_metrics: bool = False  # with the outcome
+    stall_seconds: float = 3600.0  # a trial without a heartbeat for so long is killed
+    checkpoint_seconds: float = 60.0  # between two checkpoints
+    return_metrics: bool = False  # in the outcome

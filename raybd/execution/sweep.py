@@ -1,4 +1,4 @@
-"""A sweep: trials from a proposer through an executor, to a result."""
+"""Sweeps: run_sweep runs a proposer's trials by an executor; sweep does the same for a list of configs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ from raybd.trials.config import TrialConfig
 
 @client_settings()
 def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = None) -> SweepResult:
-    """Run the trials of `proposer` (none: those that `plan` has to do) and sum up how it ended."""
+    """Run the trials of `proposer` (default: those of `plan` that are to run); the result."""
     start, source = monotonic(), proposer or ListProposer(plan.todo)
     before = replace(plan.finished, metrics=source.needs_metrics)
     executor.setup = replace(executor.setup, return_metrics=source.needs_metrics)
@@ -37,12 +37,12 @@ def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = N
     queue = TrialQueue(source, before, ended)
     ending = executor.run(queue, Progress(queue))
     errors, outcomes = list(ending.errors), list(queue.outcomes.values())
-    if any(not outcome.sent for outcome in outcomes):
-        errors += _send_again(plan)
+    if any(not outcome.uploaded for outcome in outcomes):
+        errors += _retry_uploads(plan)
     return SweepResult(
         name=plan.name,
-        known=plan.known + queue.skipped,
-        outcomes=[replace(o, sent=o.sent or not _waits(plan, o)) for o in outcomes],
+        finished_before=plan.finished_before + queue.skipped,
+        outcomes=[replace(o, uploaded=o.uploaded or not _is_pending(plan, o)) for o in outcomes],
         left=queue.left,
         seconds=monotonic() - start,
         cores=executor.cores,
@@ -52,17 +52,17 @@ def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = N
     )
 
 
-def _waits(plan: SweepPlan, outcome: Outcome) -> bool:
-    """Whether an outcome that was not sent still waits on some disk: of a worker that died there may be no record."""
+def _is_pending(plan: SweepPlan, outcome: Outcome) -> bool:
+    """Whether the trial still has to be uploaded; of a worker that died there may be no record to upload."""
     folder = plan.folder.trial(outcome.key)
-    return not folder.sent(plan.store.address.name)["done"] and not (outcome.died and folder.read() is None)
+    return not folder.upload_state(plan.store.address.name)["done"] and not (outcome.died and folder.read() is None)
 
 
-def _send_again(plan: SweepPlan) -> list[str]:
+def _retry_uploads(plan: SweepPlan) -> list[str]:
     try:
         upload_pending(plan.folder, plan.store.address)
-    except Exception as error:  # noqa: BLE001 - the trials are on disk, and the summary says so
-        return [f"the tracking store is still away: {type(error).__name__}"]
+    except Exception as error:  # noqa: BLE001 - the trials are on disk, and the summary reports them
+        return [f"the tracking store still cannot be reached: {type(error).__name__}"]
     return []
 
 
@@ -83,7 +83,7 @@ def ray_executor(
     Raises:
         InputError: no node has what a trial holds, a trial cannot use it, or workers elsewhere cannot reach the store.
     """
-    from raybd.execution import on_ray, ray_cluster  # imported late: who runs in this process needs no Ray
+    from raybd.execution import on_ray, ray_cluster  # imported here: runs in this process need no Ray
 
     if found := resources.problems():
         raise InputError(found)
@@ -91,7 +91,7 @@ def ray_executor(
     resources = replace(resources, workers=max([resources.workers, *(c.train.workers for c in plan.todo)]))
     if resources.gpus is None:
         resources = replace(resources, gpus=min(1.0, ray_cluster.gpus()))
-    ray_cluster.check(resources, path_of(plan.store.address.uri) is not None)
+    ray_cluster.check_resources(resources, path_of(plan.store.address.uri) is not None)
     if not resources.gpus and any(config.train.sync_batch_norm for config in plan.todo):
         raise InputError("sync_batch_norm needs GPUs: PyTorch's SyncBatchNorm refuses a CPU")
     setup = TrialSetup(
@@ -104,7 +104,7 @@ def ray_executor(
     )
     fitting = max(1, int(cores / resources.cpus))
     if resources.workers > 1:
-        fitting = ray_cluster.places(resources) // resources.workers
+        fitting = ray_cluster.worker_slots(resources) // resources.workers
     at_once = min(resources.at_once or fitting, fitting)
     return on_ray.RayExecutor(setup, plan.data, replace(resources, at_once=at_once), cores)
 

@@ -1,4 +1,4 @@
-"""A run of Ray Tune over the trials of a queue: hands out their keys, and tells the queue their outcomes."""
+"""TuneRun: a run of Ray Tune over the trials of a queue; its searcher suggests keys, its callback reports outcomes."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from raybd.execution.data_parallel import RESERVED
-from raybd.execution.executor import ATTEMPTS, RunTrial
+from raybd.execution.executor import MAX_ATTEMPTS, RunTrial
 from raybd.execution.object_store import pack_configs
 from raybd.execution.outcome import Outcome
 from raybd.execution.progress import Progress
@@ -26,7 +26,7 @@ from raybd.execution.worker import SCORE, run_in_worker
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED
 
-KEYS_PER_RUN = 5000  # of one Tune run, whose driver grows by 44 kB a trial
+KEYS_PER_RUN = 5000  # per Tune run, since the driver grows by 44 kB a trial
 
 
 class TuneRun:
@@ -49,18 +49,18 @@ class TuneRun:
         trial = tune.with_parameters(run_in_worker, **parameters, resources=resources)
         self.trainable = tune.with_resources(trial, reservation(resources))
         self.folder = setup.folder.path / "tune"
-        self.given = 0  # keys
-        self.done = False  # whether the queue is
-        self.running: set[str] = set()  # keys of trials that have begun and not ended
-        self.reported: dict[str, Outcome] = {}  # by key, of the attempt under way
+        self.suggested = 0  # number of keys
+        self.done = False  # whether the queue is empty
+        self.running: set[str] = set()  # keys of trials that have started and not ended
+        self.reported: dict[str, Outcome] = {}  # by key, of the current attempt
         self.earlier: dict[str, str] = {}  # by key, the error of the attempt before
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its search algorithm and callbacks for a restart that raybd does not use."""
+        """An empty state: Tune pickles searcher and callbacks for its own restart, which raybd does not use."""
         return {}
 
     def fit(self) -> Exception | None:
-        """Run; the error that Tune itself broke down with, if it did."""
+        """Run Tune to its end; the error that Tune itself raised, if any."""
         searcher: Searcher = KeySearcher(self)
         if (at_once := self.resources.at_once) is not None:
             searcher = ConcurrencyLimiter(searcher, at_once)
@@ -69,38 +69,38 @@ class TuneRun:
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=StartInOrder(),  # type: ignore[no-untyped-call]
-                num_samples=KEYS_PER_RUN + 1,  # the searcher ends it
+                num_samples=KEYS_PER_RUN + 1,  # the searcher ends the run
                 reuse_actors=True,
                 trial_dirname_creator=_trial_id,
             ),
             run_config=tune.RunConfig(
                 name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
                 storage_path=str(self.folder),
-                failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
+                failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),
                 callbacks=[OutcomeCallback(self)],
                 verbose=0,
             ),
         )
         try:
             tuner.fit()
-        except Exception as error:  # noqa: BLE001 - Tune raises what it meets: OutOfMemoryError, EOFError, OSError, ...
+        except Exception as error:  # noqa: BLE001 - Tune raises anything: OutOfMemoryError, EOFError, OSError, ...
             return error
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)  # every trial has its own folder
+            shutil.rmtree(self.folder, ignore_errors=True)  # trials have folders of their own
         return None
 
     @property
     def full(self) -> bool:
-        """Whether this run has had its number of keys."""
-        return self.given == KEYS_PER_RUN
+        """Whether this run has suggested all the keys it may."""
+        return self.suggested == KEYS_PER_RUN
 
     def next(self) -> dict[str, Any] | str | None:
-        """The next point for Tune: a key, with its config where workers do not have it yet."""
+        """The next configuration for Tune: a key, with the trial's config if workers do not have it yet."""
         if self.full:
             return Searcher.FINISHED
         proposal = self.queue.next()
         if isinstance(proposal, TrialConfig):
-            self.given += 1
+            self.suggested += 1
             point: dict[str, Any] = {"key": proposal.key}
             if proposal.train.workers > 1:
                 point["workers"] = proposal.train.workers
@@ -109,73 +109,73 @@ class TuneRun:
         return Searcher.FINISHED if self.done else None
 
     def begin(self, key: str) -> None:
-        """An attempt at a trial begins."""
+        """Handle the start of an attempt."""
         if outcome := self.reported.pop(key, None):
             self.earlier[key] = outcome.error
         self.running.add(key)
         self.progress.show()
 
     def end(self, key: str, died: str) -> None:
-        """The last attempt at a trial has ended; `died` tells how, where it reported nothing."""
+        """Handle the end of a trial's last attempt; `died` is the error if it reported nothing."""
         config = self.queue.in_flight[key]
         outcome = self.reported.pop(key, None)
         if outcome is None:
-            outcome = Outcome(key, config.label, FAILED, error=died, sent=False, died=True)
+            outcome = Outcome(key, config.label, FAILED, error=died, uploaded=False, died=True)
         self.running.discard(key)
         self.queue.tell(replace(outcome, earlier=self.earlier.pop(key, "")))
         self.progress.show()
 
-    def why(self, trial: Any) -> str:
-        """Why a worker that reported nothing has died: its crash report, or what Ray knows."""
+    def death_reason(self, trial: Any) -> str:
+        """Why a worker died without a report: from its crash report, or from Ray's error file."""
         with contextlib.suppress(OSError, IndexError):  # no file, or an empty one where the disk was full
             report = self.setup.folder.trial(trial.config["key"]).crash_report
             return report.read_text().splitlines()[0]
-        with contextlib.suppress(OSError, IndexError, TypeError):  # or no name of one
-            said = Path(trial.error_file).read_text().strip().splitlines()
-            return f"its worker died: {said[-1].split('Some common causes')[0].strip()[:300]}"
+        with contextlib.suppress(OSError, IndexError, TypeError):  # or no file name
+            lines = Path(trial.error_file).read_text().strip().splitlines()
+            return f"its worker died: {lines[-1].split('Some common causes')[0].strip()[:300]}"
         return "its worker died"
 
 
 class KeySearcher(Searcher):
-    """Tune's search algorithm: the keys of a queue. Outcomes come by the callback, which hears of every attempt."""
+    """Tune search algorithm that suggests a queue's keys. Outcomes come by OutcomeCallback."""
 
     def __init__(self, run: TuneRun) -> None:
         super().__init__(metric=SCORE, mode="max")
         self.run = run
 
     def suggest(self, trial_id: str) -> Any:
-        """A point, None to be asked again, or FINISHED."""
+        """A configuration, None to be asked again later, or FINISHED."""
         return self.run.next()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: trials have records of their own."""
+        """Saves nothing: trials have records of their own."""
 
     def ensure_uploaded(self, checkpoint_path: str) -> None:
-        """Nothing was saved."""
+        """Uploads nothing, since nothing was saved."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """As `save`."""
 
 
 class StartInOrder(FIFOScheduler):
-    """First in, first out. FIFOScheduler itself looks through all trials there ever were at each step."""
+    """First in, first out, at constant cost; FIFOScheduler itself scans all trials at each step."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """None: Tune then starts what is pending, in order."""
+        """None, so that Tune starts pending trials in order."""
         return
 
 
 class OutcomeCallback(tune.Callback):
-    """What Tune says of each attempt, to the run."""
+    """Tune callback that passes the events of each attempt to its TuneRun."""
 
     def __init__(self, run: TuneRun) -> None:
         self.run = run
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """An attempt begins."""
+        """An attempt starts."""
         self.run.begin(trial.config["key"])
 
     def on_trial_result(
@@ -186,22 +186,22 @@ class OutcomeCallback(tune.Callback):
             self.run.reported[trial.config["key"]] = Outcome.from_json(result["outcome"])
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """An attempt failed, and there will be another."""
+        """An attempt failed and is retried."""
         key = trial.config["key"]
         if key not in self.run.reported:
-            self.run.earlier[key] = self.run.why(trial)
+            self.run.earlier[key] = self.run.death_reason(trial)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial ended; its outcome has been reported."""
-        self.run.end(trial.config["key"], "it ended without a report")
+        self.run.end(trial.config["key"], "its worker ended without a report")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The last attempt failed."""
-        self.run.end(trial.config["key"], self.run.why(trial))
+        self.run.end(trial.config["key"], self.run.death_reason(trial))
 
 
 def reservation(resources: Resources) -> Any:
-    """What Tune reserves for a trial: nothing where the trial has several workers, which Ray Train reserves for."""
+    """The resources that Tune reserves for a trial: none for one of several workers, for which Ray Train reserves."""
     alone = {"cpu": resources.cpus, "gpu": resources.gpus or 0.0}
     if resources.workers == 1:
         return alone

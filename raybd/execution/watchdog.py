@@ -1,4 +1,4 @@
-"""The watchdog of a trial: a thread beside it that ends its process when heartbeats stop."""
+"""The watchdog of a trial: a thread that kills the process when heartbeats stop."""
 
 import faulthandler
 import os
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-HUNG = 17  # exit status of a worker that its watchdog ended
-REPORT_SECONDS = 10.0  # for the crash report, since a disk may hang too
+HUNG = 17  # exit status of a process that its watchdog killed
+REPORT_SECONDS = 10.0  # time limit for writing the crash report, since a disk may hang too
 
 
 @contextmanager
 def watchdog(seconds: float, crash_report: Path | None = None) -> Iterator[Callable[[], None]]:
-    """Yield the trial's heartbeat; end this process when it was not called for `seconds`.
+    """Yield the heartbeat function; kill this process when it was not called for `seconds`.
 
     The stacks of its threads are written to `crash_report`.
     """

@@ -1,4 +1,4 @@
-"""The Tune function: one attempt at a trial in a worker, and its report."""
+"""The Tune trainable: runs one attempt at a trial in a worker and reports its outcome."""
 
 import gc
 import json
@@ -18,7 +18,7 @@ from raybd.execution.setup import TrialSetup
 from raybd.execution.watchdog import HUNG, watchdog
 from raybd.trials.config import TrialConfig
 
-SCORE = "score"  # Tune wants a metric in every report; nothing is decided by it
+SCORE = "score"  # Tune requires a metric in every report; it decides nothing
 
 
 def run_in_worker(
@@ -29,12 +29,12 @@ def run_in_worker(
     function: RunTrial,
     resources: Resources,
 ) -> None:
-    """In a worker: one attempt, one report. What another attempt may mend is raised, for Tune to try again."""
+    """Run one attempt and report its outcome; a retryable failure is raised afterwards, so that Tune retries."""
     key = point["key"]
-    given = point.get("config")
-    config = TrialConfig.from_dict(json.loads(given)) if given else unpack_config(configs, key)
+    text = point.get("config")
+    config = TrialConfig.from_dict(json.loads(text)) if text else unpack_config(configs, key)
     if setup.device == "cpu":
-        memory.without_gpu_compiler()
+        memory.skip_triton_import()
     if config.train.workers > 1:
         outcome = run_on_ranks(config, shared[config.data][0], setup, resources)
     else:
@@ -49,11 +49,11 @@ def run_in_worker(
 
 
 class TrialFailedError(RuntimeError):
-    """A trial failed, and another attempt may not."""
+    """Raised for a failed attempt that Tune shall retry."""
 
 
 def clear_gpu(error: str) -> None:
-    """Leave the GPU to the next trial: give memory back, and end a process whose CUDA context a fault has broken."""
+    """Free the GPU's memory for the next trial; exit if an error has broken the process's CUDA context."""
     if "CUDA error" in error:
         os._exit(HUNG)
     gc.collect()

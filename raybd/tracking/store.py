@@ -82,7 +82,7 @@ class Store:
             close(self.client, run.info.run_id, "KILLED")
         parent = self.address.parent_id
         rounds = len(self.client.get_metric_history(parent, "trials"))  # of one step MLflow shows the latest by clock
-        self.client.log_batch(parent, metrics=entries([{"epoch": rounds, "time": now(), "metrics": metrics}]))
+        self.client.log_batch(parent, metrics=metric_entities([{"epoch": rounds, "time": now(), "metrics": metrics}]))
         self.client.set_tag(parent, NOTE, note)
         for path in artifacts:
             self.client.log_artifact(parent, str(path), "figures" if path.suffix == ".png" else None)
@@ -107,7 +107,7 @@ def close(client: MlflowClient, run_id: str, status: str) -> None:
     client.set_terminated(run_id, status, max(now(), client.get_run(run_id).info.start_time))
 
 
-def entries(lines: Iterable[dict[str, Any]]) -> list[Metric]:
+def metric_entities(lines: Iterable[dict[str, Any]]) -> list[Metric]:
     """MLflow's metrics for lines of a trial's history."""
     return [
         Metric(name, value, line["time"], line["epoch"]) for line in lines for name, value in line["metrics"].items()

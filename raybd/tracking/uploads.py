@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from raybd.errors import public
 from raybd.tracking.client import connect, one_line
-from raybd.tracking.store import NOTE, Address, close, entries
+from raybd.tracking.store import NOTE, Address, close, metric_entities
 from raybd.trials.records import FINISHED, Record, SweepFolder, TrialFolder
 
 FLUSH_SECONDS = 10.0  # how old an epoch's numbers may get before they are uploaded
@@ -54,18 +54,18 @@ class TrialRun:
         return str(run.info.run_id)
 
     def _flush(self, client: MlflowClient, params: dict[str, Any]) -> str:
-        state = self.folder.sent(self.address.name)
+        state = self.folder.upload_state(self.address.name)
         if _stage(client, state["run_id"]) != ACTIVE:
             state = {"lines": 0, "done": False}
             state["run_id"] = self._create(client)
-            self.folder.note_upload(self.address.name, state)
+            self.folder.write_upload_state(self.address.name, state)
         history = self.folder.history()
-        metrics = entries(history[state["lines"] :])
+        metrics = metric_entities(history[state["lines"] :])
         first = [Param(name, str(value)) for name, value in params.items()]
         for start in range(0, max(len(metrics), 1), METRICS_A_BATCH):
             batch = metrics[start : start + METRICS_A_BATCH]
             client.log_batch(state["run_id"], batch, [] if start else first)
-        self.folder.note_upload(self.address.name, state | {"lines": len(history)})
+        self.folder.write_upload_state(self.address.name, state | {"lines": len(history)})
         return str(state["run_id"])
 
 
@@ -85,7 +85,7 @@ def upload(address: Address, folder: TrialFolder, record: Record) -> None:
     if record.traceback:
         client.log_text(run_id, record.traceback, "traceback.txt")
     client.set_terminated(run_id, record.status, record.started + round(1000 * record.seconds))
-    folder.note_upload(address.name, folder.sent(address.name) | {"done": True})
+    folder.write_upload_state(address.name, folder.upload_state(address.name) | {"done": True})
 
 
 def upload_pending(sweep: SweepFolder, address: Address) -> int:
@@ -110,7 +110,7 @@ def ensure_uploaded(address: Address, folder: TrialFolder) -> bool:
     Raises:
         Exception: whatever the store raises.
     """
-    record, state = folder.read(), folder.sent(address.name)
+    record, state = folder.read(), folder.upload_state(address.name)
     if record is None or record.status != FINISHED:
         return False
     stage = _stage(connect(address.uri), state["run_id"])
@@ -135,7 +135,7 @@ def _stage(client: MlflowClient, run_id: str) -> str:
 
 def close_abandoned_run(address: Address, folder: TrialFolder) -> None:
     """Close the run that an earlier attempt at this trial left open when its worker died, if there is one."""
-    run_id = folder.sent(address.name)["run_id"]
+    run_id = folder.upload_state(address.name)["run_id"]
     if not run_id:
         return
     try:

@@ -15,7 +15,7 @@ from raybd.utils.figures import draw_examples, draw_suspects
 from raybd.utils.files import write_atomically
 
 
-def keep_probe(folder: TrialFolder, report: Report) -> None:
+def save_probe_arrays(folder: TrialFolder, report: Report) -> None:
     """For an attempt that goes on after this epoch: its own arrays begin there."""
     if not report.arrays:
         return
@@ -38,7 +38,7 @@ def _probed(folder: TrialFolder) -> dict[str, Tensor]:
     return found
 
 
-def keep(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None:
+def save_artifacts(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None:
     """All that a trial found and no number says: tables, arrays, pictures."""
     table = {name: column.cpu().numpy().astype(np.int16) for name, column in result.table.items()}
     table["train_roles"] = result.roles.cpu().numpy()

@@ -143,12 +143,12 @@ class TrialFolder:
         fields = _read(self.path / "trial.json")
         return Record(**fields) if fields else None
 
-    def sent(self, store: str) -> dict[str, Any]:
+    def upload_state(self, store: str) -> dict[str, Any]:
         """What the tracking store called `store` has of it: run_id, lines of the history, done."""
         state: dict[str, Any] = _read(self.path / "sent.json").get(store, {"run_id": "", "lines": 0, "done": False})
         return state
 
-    def note_upload(self, store: str, state: dict[str, Any]) -> None:
+    def write_upload_state(self, store: str, state: dict[str, Any]) -> None:
         """Write what the tracking store called `store` has."""
         path = self.path / "sent.json"
         write_text(path, json.dumps(_read(path) | {store: state}))
@@ -204,7 +204,7 @@ class SweepFolder:
         """Trials that have ended and are not whole in the tracking store called `store`."""
         for path in sorted((self.path / "trials").glob("*/trial.json")):
             folder = TrialFolder(path.parent)
-            if not folder.sent(store)["done"]:
+            if not folder.upload_state(store)["done"]:
                 yield folder
 
 

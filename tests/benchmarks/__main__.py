@@ -57,8 +57,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS | ALONE, default=list(BENCHMARKS), metavar="NAME")
     torch.set_num_threads(1)
-    memory.without_gpu_compiler()
-    memory.keep_between_steps()  # for both sides, as in a sweep: fresh pages cost a stamp more than its arithmetic
+    memory.skip_triton_import()
+    memory.retain_freed_memory()  # for both sides, as in a sweep: fresh pages cost a stamp more than its arithmetic
     start, rows = time.perf_counter(), []
     for name in parser.parse_args().only:
         print(f"{name} ...", flush=True)

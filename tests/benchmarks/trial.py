@@ -12,26 +12,26 @@ from typing import Any
 from unittest.mock import patch
 
 from raybd.attacks.poisoning import PoisonSpec
-from raybd.execution import attempt as execute_module
+from raybd.execution import attempt
 from raybd.execution.attempt import run_attempt
 from raybd.execution.plan import SweepPlan, plan_sweep
 from raybd.execution.setup import TrialSetup
 from raybd.tracking.uploads import TrialRun
-from raybd.training import loop as training_module
-from raybd.trials import artifacts
-from raybd.trials import run as trial_module
+from raybd.training import loop
+from raybd.trials import artifacts, base, network
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FINISHED, TrialFolder
+from raybd.utils import figures
 from tests.benchmarks.timing import REPETITIONS, Row, require
 
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "poisoning": [(PoisonSpec, "poison"), (PoisonSpec, "triggered")],
-    "gate": [(trial_module, "verify_poisoning")],
-    "training": [(training_module, "_one_epoch")],
-    "measuring": [(trial_module, "_evidence"), (trial_module, "_measure"), (trial_module, "per_sample")],
-    "figures": [(artifacts, "draw_examples"), (artifacts, "draw_curves")],
+    "verification": [(base, "verify_poisoning")],
+    "training": [(loop, "_one_epoch")],
+    "measuring": [(network, "_metric_context"), (network, "measure"), (base, "per_sample")],
+    "figures": [(artifacts, "draw_examples"), (figures, "draw_training_curves")],
     "records": [
-        *((execute_module, name) for name in ("_begin", "keep", "keep_probe")),
+        *((attempt, name) for name in ("_resume", "save_artifacts", "save_probe_arrays")),
         *((TrialFolder, name) for name in ("append", "write")),
     ],
     "tracking": [(TrialRun, "log"), (TrialRun, "finish")],
