@@ -23,7 +23,7 @@ from analysis.learning_curves import beta_cells, beta_table, region_table, regio
 from raybd.command_line.command import main
 from raybd.command_line.curve_grid import expand_curves
 from raybd.command_line.curve_options import CurveOptions
-from raybd.command_line.options import read
+from raybd.command_line.options import parse_options
 from raybd.convex.region import region_width, region_width_band
 from raybd.errors import InputError
 from raybd.tracking import load_runs
@@ -98,7 +98,7 @@ def run(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     compare: Sequence[Path] = ()
     with suppress(InputError):  # `main` says it
-        compare = read(PRESETS, given).curves.compare
+        compare = parse_options(PRESETS, given).curves.compare
     return main(PRESETS, partial(summarise, compare=compare), given, expand=expand_curves)
 
 

@@ -22,8 +22,8 @@ from raybd.command_line.search_grid import expand_comparison, search_cases
 from raybd.command_line.search_options import SearchOptions
 from raybd.defences import DEFENCES, Defence
 from raybd.execution.plan import SweepPlan
-from raybd.execution.search import OptunaProposer, Search, left, open_study, quiet_optuna
-from raybd.execution.search_report import winner, write
+from raybd.execution.search import OptunaProposer, Search, candidates_left, open_study, quiet_optuna
+from raybd.execution.search_report import winner, write_search_report
 from raybd.plugins import parse, spec
 from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
@@ -129,12 +129,12 @@ def search(options: SearchOptions, plan: SweepPlan, run: Run) -> list[TrialConfi
     )
     with quiet_optuna():
         study = open_study(wanted)
-        to_try = left(wanted, study)
+        to_try = candidates_left(wanted, study)
         print(f"search: {wanted.trials - to_try} candidates are done, {to_try} to try", flush=True)
         if to_try:
             run(replace(plan, data=data), OptunaProposer(wanted, study))
         chosen = winner(study, MAX_ATTACK_SUCCESS)
-        write(study, wanted, chosen, plan.folder.path)
+        write_search_report(study, wanted, chosen, plan.folder.path)
     found = wanted.defence(chosen.user_attrs["settings"]) if chosen else wanted.base
     _note(options, found, plan.folder.path)
     return [replace(trial, defence=found) for trial in expand_comparison(options) if trial.defence == wanted.base]

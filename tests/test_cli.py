@@ -59,7 +59,7 @@ def test_a_copy_of_the_script_runs_alone(tmp_path: Path) -> None:
     assert re.search(r"badnets +0\.1 ", said.stdout)
     assert (tmp_path / "results" / "ib" / "map.png").read_bytes().startswith(b"\x89PNG")
     second = run(*SMALL, "--inline", cwd=tmp_path, script=copy)
-    assert "2 trials are done, 0 to run" in second.stdout
+    assert "2 trials have finished, 0 to run" in second.stdout
 
 
 def test_dry_run_lists_the_trials_and_an_estimate(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_started_twice_then_killed_then_interrupted_twice_then_finished(tmp_path
     last = started(tmp_path, 8, "--inline")
     said, _ = last.communicate(timeout=120)
     assert last.returncode == 0, said
-    assert f"{between} trials are done, {8 - between} to run" in said
+    assert f"{between} trials have finished, {8 - between} to run" in said
     ends = statuses(tmp_path)
     assert len(ends) == 8
     assert all(runs.count("FINISHED") == 1 for runs in ends.values())

@@ -89,7 +89,7 @@ def test_a_server_that_is_away_at_the_start_in_the_middle_and_at_the_end(
     assert "3 trials finished, 0 were finished before" in said.out
     assert "2 trials are on disk but not in the tracking store: upload them by raybd send 'ib'" in said.out
     assert "the tracking store still cannot be reached" in said.out
-    assert "the sweep's own run stays open" in said.err
+    assert "the parent run of the sweep stays open" in said.err
 
     server.start()
     try:
@@ -98,14 +98,14 @@ def test_a_server_that_is_away_at_the_start_in_the_middle_and_at_the_end(
         assert list(runs["status"]) == ["FINISHED"] * 3
         assert runs["tags.raybd.key"].nunique() == 3
         assert main(PRESETS, summarise, args) == 0
-        assert "3 trials are done, 0 to run" in capsys.readouterr().out
+        assert "3 trials have finished, 0 to run" in capsys.readouterr().out
     finally:
         server.stop()
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait a fifth of a second for a lock, where raybd waits a minute and MLflow itself 20 seconds."""
-    monkeypatch.setattr(sqlite, "PATIENCE", 0.2)
+    monkeypatch.setattr(sqlite, "LOCK_TIMEOUT", 0.2)
     real = sqlalchemy.text
     monkeypatch.setattr(sqlalchemy, "text", lambda query: real(query.replace("timeout = 20000", "timeout = 200")))
 

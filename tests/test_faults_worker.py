@@ -152,7 +152,7 @@ def test_a_trial_that_exceeds_the_memory_fails_alone(tmp_path: Path) -> None:
     assert (result.exit_status, result.left) == (1, 0)
     [failure] = result.failures
     assert failure.key == keys(a, "hungry")[0]
-    assert "memory ran out on its node although no other trial ran" in result.text
+    assert "its node ran out of memory although no other trial was running" in result.text
     runs = load_runs("s", a.store.address.uri)
     assert sorted(runs[runs["status"] == "FINISHED"]["tags.raybd.key"]) == keys(a, "slow")
     assert list(runs[runs["status"] == "FAILED"]["tags.raybd.key"]) == keys(a, "hungry")

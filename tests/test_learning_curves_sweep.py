@@ -77,7 +77,7 @@ def test_widths_are_those_of_the_trials(done: tuple[Path, str], capsys: pytest.C
     width = region_width(np.array([0.01, 0.1, 1]), *means.to_numpy().T, 101, max_attack_success=0.1)
     assert sweep(done[0])[0] == 0  # a second run of the same name has nothing to do, and says it all again
     said = capsys.readouterr().out
-    assert "36 trials are done, 0 to run" in said
+    assert "36 trials have finished, 0 to run" in said
     line = next(line for line in said.splitlines() if line.split()[3:4] == ["svm"])
     assert f" {width:.2f} [" in line
 

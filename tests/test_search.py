@@ -24,8 +24,8 @@ from raybd.execution.plan import SweepPlan, resume
 from raybd.execution.proposers import Proposal, Signal
 from raybd.execution.queue import TrialQueue
 from raybd.execution.resources import Resources
-from raybd.execution.search import OptunaProposer, Search, left, open_study, tell
-from raybd.execution.search_report import winner, write
+from raybd.execution.search import OptunaProposer, Search, candidates_left, open_study, tell_study
+from raybd.execution.search_report import winner, write_search_report
 from raybd.execution.sweep import local_executor, ray_executor, run_sweep
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
@@ -106,7 +106,7 @@ def test_a_search_that_dies_half_way_loses_no_finished_trial(
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     interrupted = next(trial for trial in study.trials if searching.ABANDONED in trial.user_attrs)
     assert interrupted.params == study.trials[1].params
-    assert left(search, study) == 0
+    assert candidates_left(search, study) == 0
     assert len(study.trials) == 4
     assert study.trials[0].params == {"kappa": 10.0}
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_tried_has_failed_with_its_reason(tmp_path: Path, wanted:
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
     assert "kappa must be " in study.trials[0].user_attrs["error"]
     assert winner(study, 0.1) is None
-    write(study, search, None, tmp_path)
+    write_search_report(study, search, None, tmp_path)
     assert json.loads((tmp_path / "search.json").read_text())["winner"] is None
 
 
@@ -194,7 +194,7 @@ def study_of(*values: tuple[float, float] | None, cut: Sequence[int] = ()) -> op
     study = optuna.create_study(directions=["maximize", "minimize"])
     for number, pair in enumerate(values):
         said = dict(zip(GOALS, pair, strict=True)) if pair else {"good": math.nan, "bad": 0.0}
-        tell(study, study.ask(), said | ({"cut_short": 1} if number in cut else {}), GOALS)
+        tell_study(study, study.ask(), said | ({"cut_short": 1} if number in cut else {}), GOALS)
     return study
 
 

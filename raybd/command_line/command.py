@@ -1,4 +1,4 @@
-"""The main function of every sweep script: reads the options, then lists the trials or runs them."""
+"""Entry point of sweep scripts: parses options, expands them into trials, lists or runs these."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from raybd.command_line import grid
 from raybd.command_line.dry_run import print_trials
-from raybd.command_line.options import SweepOptions, read
+from raybd.command_line.options import SweepOptions, parse_options
 from raybd.errors import InputError
 from raybd.trials.config import TrialConfig
 
@@ -21,15 +21,15 @@ def main(
     search: "Search | None" = None,
     expand: Callable[[Any], list[TrialConfig]] = grid.expand,
 ) -> int:
-    """Run the sweep that `args` (default: the command line) ask for; the exit status.
+    """Run the sweep with the options `args` (default: the command line); the exit status.
 
-    `expand` turns the options into trials. `search` comes first, where there is one, and adds trials to the sweep.
+    `expand` turns the options into trials. `search`, if given, runs first and adds trials to the sweep.
     0: every trial has finished; 1: some have not; 2: the options cannot be run; 130: interrupted.
     """
     try:
         return _main(presets, summarise, list(sys.argv[1:] if args is None else args), search, expand)
-    except KeyboardInterrupt:  # a second one, or one before any trial: nothing is tidied up any more
-        print("\ninterrupted: what had ended is kept, and the same command goes on with the rest", file=sys.stderr)
+    except KeyboardInterrupt:  # a second one, or before any trial: no summary
+        print("\ninterrupted: trials that have ended are kept; run the same command again to resume", file=sys.stderr)
         return 130
 
 
@@ -41,11 +41,11 @@ def _main(
     expand: Callable[[Any], list[TrialConfig]],
 ) -> int:
     try:
-        options = read(presets, args)
+        options = parse_options(presets, args)
         configs = expand(options)
         if options.execution.dry_run:
             return print_trials(options, configs)
-        from raybd.command_line.runner import sweep  # MLflow takes a second to import, and a list needs none
+        from raybd.command_line.runner import sweep  # imported here: MLflow takes a second, and a dry run needs none
 
         return sweep(options, configs, summarise, search)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""The dry run of a sweep: its trials with their keys, and an estimate of the time; nothing runs."""
+"""Dry run: prints the trials of a sweep and an estimate of their time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,18 +29,18 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
     print(f"all trials: {_common_settings(configs)}\n")
     for config in known:
         print(f"{config.key}  {config.label}")
-    here = 1 if options.execution.inline else cpu_count()
+    cores = 1 if options.execution.inline else cpu_count()
     total = estimate_seconds(known, data)
     print(
-        f"{len(known)} trials, about {format_duration(total)} of one core, {format_duration(total / here)} on {here} "
-        f"(a rough guess from one training step here{', without the measures' * bool(known[0].metrics)})"
+        f"{len(known)} trials, about {format_duration(total)} of one core, {format_duration(total / cores)} on {cores} "
+        f"(a rough estimate from one training step on this machine{', without the measures' * bool(known[0].metrics)})"
     )
     return 0
 
 
 def _common_settings(configs: Sequence[TrialConfig]) -> str:
     """The settings that all of `configs` have in common."""
-    ends = configs[0].seed, configs[-1].seed  # all settings come with every seed: two tell what differs
+    ends = configs[0].seed, configs[-1].seed  # every setting occurs with every seed: two seeds show what differs
     params = [config.params for config in configs if config.seed in ends]
     same = {k: v for k, v in params[0].items() if all(k in other and other[k] == v for other in params)}
     return "  ".join(f"{name}={_text(value)}" for name, value in same.items() if value not in ("", None, []))

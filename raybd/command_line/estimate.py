@@ -1,4 +1,4 @@
-"""An estimate of how long a sweep takes: one unit of each kind of work, measured here, times the work."""
+"""Estimate of a sweep's time: seconds of one training step or fit, measured on this machine, times their number."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from raybd.types import Data
 
 
 def estimate_seconds(configs: Sequence[TrialConfig], data: dict[str, Data]) -> float:
-    """CPU seconds of one thread for all `configs` together, from a training step or a fit of each on this machine."""
+    """CPU seconds of one thread for all `configs` together; each kind of work is timed once."""
     costs: dict[tuple[object, ...], float] = {}
     total = 0.0
     for config in configs:

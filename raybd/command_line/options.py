@@ -1,4 +1,4 @@
-"""SweepOptions: the options of a sweep, in groups; on the command line they are one flat list of flags."""
+"""SweepOptions: the options of a sweep, in groups, which the command line shows as one flat list of flags."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -40,11 +40,11 @@ class SweepOptions:
 
     @classmethod
     def of(cls, **values: Any) -> Self:
-        """The default options but for `values`, by the names of their flags."""
+        """The default options with `values` replaced, by the names of their flags."""
         return cls().replace(**values)
 
     def replace(self, **values: Any) -> Self:
-        """These options but for `values`, by the names of their flags, whichever group has them.
+        """These options with `values` replaced, by the names of their flags, in whichever group.
 
         Raises:
             TypeError: there is no such option.
@@ -68,15 +68,15 @@ class SweepOptions:
         return {"name": self.name, "preset": self.preset} | inside
 
     def problems(self) -> list[str]:
-        """Everything wrong with the options themselves; a trial's own checks come later."""
+        """What is wrong with the options themselves; trials are validated later."""
         return check_name(self.name) + [problem for group in self.groups().values() for problem in group.problems()]
 
 
 Options = TypeVar("Options", bound=SweepOptions)
 
 
-def read(presets: Mapping[str, Options], args: list[str]) -> Options:
-    """The options that `args` give over the preset they name.
+def parse_options(presets: Mapping[str, Options], args: list[str]) -> Options:
+    """The options in `args`, on top of the preset that they name.
 
     Raises:
         InputError: the preset is unknown.

@@ -1,4 +1,4 @@
-"""The trials of a search for a defence's settings: what candidates are tried on, and the comparison at the end."""
+"""The trials of a search for a defence's settings: the cases of a candidate, and the comparison at the end."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ CANARY = "badnets:position=top_left,pattern=random"  # the defender's own trigge
 
 
 def expand_comparison(options: SearchOptions) -> list[TrialConfig]:
-    """The comparison, but for the winner: every defence and the searched one's default against every attack.
+    """The comparison's trials without the winner: every defence, and the searched one's default, against every attack.
 
     Raises:
         InputError: with everything wrong with the options.
@@ -24,7 +24,7 @@ def expand_comparison(options: SearchOptions) -> list[TrialConfig]:
 
 
 def search_cases(options: SearchOptions) -> list[TrialConfig]:
-    """What a candidate is tried on: every training attack at every rate, one seed after the other."""
+    """The cases of a candidate: every training attack at every rate, seed by seed."""
     search = options.search
     cases = network_trials(options.replace(defences=(search.base,), seeds=search.search_seeds, metrics=()))
     ordered = sorted((case for case in cases if case.poison_rate), key=lambda case: case.seed)
@@ -32,7 +32,7 @@ def search_cases(options: SearchOptions) -> list[TrialConfig]:
 
 
 def _with_canary(options: SearchOptions, case: TrialConfig) -> TrialConfig:
-    """`case` with the defender's own trigger in the training set too, for a class beside the attacker's."""
+    """`case` with the defender's own trigger in the training set too, with another target class than the attacker's."""
     rate = options.search.canary_rate
     targets = (options.attack.target, 1 if options.attack.target == 0 else 0)
     attacks = (describe(case.attack), CANARY)

@@ -1,7 +1,7 @@
 """A search for a defence's settings by Optuna: a candidate is evaluated on several attacks and seeds.
 
-Each of a candidate's cases is a trial with records of its own, so a search that is started again repeats none that
-has finished; the study lies in a database that optuna-dashboard can open.
+Each of a candidate's cases is a trial with a record of its own, so a restarted search repeats no finished trial; the
+study is in a database that optuna-dashboard can open.
 """
 
 import math
@@ -33,22 +33,25 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=8),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
-PRUNERS = {"none": math.inf, "worst_case": 0.5}  # a candidate ends at the first case with an attack success above
-ABANDONED = "abandoned"  # attribute of an Optuna trial whose search died: its settings were enqueued again
+PRUNERS = {
+    "none": math.inf,
+    "worst_case": 0.5,
+}  # a candidate is pruned at the first case with an attack success above this
+ABANDONED = "abandoned"  # attribute of an Optuna trial: settings enqueued again after a search died
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What is searched: the settings of `base`, evaluated on `cases`, for the best values of `goals`."""
+    """A search problem: settings of the defence `base`, evaluated on `cases`, optimised for `goals`."""
 
     name: str
     base: Defence
     cases: Sequence[TrialConfig]
     space: Space
     evaluate: Evaluate
-    goals: Mapping[str, str]  # what `evaluate` returns -> max or min
-    first: Mapping[str, Any]  # the settings that are tried first
-    trials: int
+    goals: Mapping[str, str]  # name of a value that `evaluate` returns -> max or min
+    first: Mapping[str, Any]  # the settings of the first candidate
+    trials: int  # number of candidates
     storage: str  # of the study, as Optuna's URL
     sampler: str = "tpe"
     pruner: str = "none"
@@ -60,13 +63,13 @@ class Search:
 
 
 def open_study(search: Search) -> optuna.Study:
-    """The study of `search`, made if need be; settings that a killed search was evaluating are enqueued again.
+    """The study of `search`, created if need be; candidates that a killed search was evaluating are enqueued again.
 
     Raises:
         InputError: its storage cannot be opened, or holds a study with other goals.
     """
-    ways = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
-    directions = [ways[mode] for mode in search.goals.values()]
+    modes = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+    directions = [modes[mode] for mode in search.goals.values()]
     try:
         study = optuna.create_study(
             study_name=search.name,
@@ -85,21 +88,21 @@ def open_study(search: Search) -> optuna.Study:
     return study
 
 
-def left(search: Search, study: optuna.Study) -> int:
-    """How many candidates are still to be tried."""
+def candidates_left(search: Search, study: optuna.Study) -> int:
+    """The number of candidates still to be evaluated."""
     ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.FAIL))
     again = sum(ABANDONED in trial.user_attrs for trial in study.get_trials())
     return max(0, search.trials - len(ended) + again)
 
 
-def tell(study: optuna.Study, trial: optuna.Trial, found: Mapping[str, Any], goals: Iterable[str]) -> None:
-    """End `trial` with everything `found` of its candidate: as failed, where a goal has no number.
+def tell_study(study: optuna.Study, trial: optuna.Trial, results: Mapping[str, Any], goals: Iterable[str]) -> None:
+    """End `trial` with its candidate's `results`, as failed if one of `goals` has no finite value.
 
-    Of a NaN Optuna only warns and leaves the trial running for ever, and samplers keep away from it.
+    Given a NaN, Optuna only warns and leaves the trial running for ever, which samplers then avoid.
     """
-    for name, value in found.items():
+    for name, value in results.items():
         trial.set_user_attr(name, value)
-    values = [found.get(goal, math.nan) for goal in goals]
+    values = [results.get(goal, math.nan) for goal in goals]
     if all(math.isfinite(value) for value in values):
         study.tell(trial, values)
     else:
@@ -108,7 +111,7 @@ def tell(study: optuna.Study, trial: optuna.Trial, found: Mapping[str, Any], goa
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Inside, Optuna tells neither of every trial nor that parts of it are experimental."""
+    """Context in which Optuna logs neither every trial nor warnings of experimental features."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -128,27 +131,29 @@ class Candidate:
     cases: list[TrialConfig]
     metrics: list[Mapping[str, float]] = field(default_factory=list)
     seconds: float = 0.0
-    running: bool = False  # whether its next case is
+    running: bool = False  # whether its next case is running
 
     @property
     def case(self) -> TrialConfig:
-        """The next case, or the one that runs."""
+        """The case that runs, or the next one."""
         return self.cases[len(self.metrics)]
 
 
 class OptunaProposer(Proposer):
-    """Optuna's candidates as trials: the cases of one run one after another, those of several side by side."""
+    """Proposer of Optuna's candidates: the cases of a candidate run in sequence, candidates in parallel."""
 
     needs_metrics = True
 
     def __init__(self, search: Search, study: optuna.Study) -> None:
         self.search, self.study = search, study
-        self.study.sampler = SAMPLERS[search.sampler](search.seed + len(study.trials))  # or it would draw as before
-        self.to_start = left(search, study)
+        self.study.sampler = SAMPLERS[search.sampler](
+            search.seed + len(study.trials)
+        )  # else it would draw the same candidates again
+        self.to_start = candidates_left(search, study)  # number of candidates
         self.candidates: list[Candidate] = []  # under evaluation
 
     def next(self) -> Proposal:
-        """The next case of a candidate that waits for one, else the first case of a new candidate."""
+        """The next case of a candidate under evaluation, else the first case of a new one."""
         waiting = next((c for c in self.candidates if not c.running), None) or self._new()
         if waiting is None:
             return Signal.WAIT if self.candidates else Signal.DONE
@@ -156,7 +161,7 @@ class OptunaProposer(Proposer):
         return waiting.case
 
     def tell(self, outcome: Outcome) -> None:
-        """Take the metrics of a case for every candidate that it belongs to; end candidates that need no more."""
+        """Receive the metrics of a case, for every candidate that has it; end complete or pruned ones."""
         for candidate in [c for c in self.candidates if c.running and c.case.key == outcome.key]:
             candidate.running = False
             candidate.seconds += outcome.seconds
@@ -167,12 +172,12 @@ class OptunaProposer(Proposer):
 
     @property
     def remaining(self) -> int:
-        """Cases to come, as far as no candidate is cut short."""
-        begun = sum(len(c.cases) - len(c.metrics) - c.running for c in self.candidates)
-        return begun + self.to_start * len(self.search.cases)
+        """The number of cases to come, if no candidate is pruned."""
+        started = sum(len(c.cases) - len(c.metrics) - c.running for c in self.candidates)
+        return started + self.to_start * len(self.search.cases)
 
     def _new(self) -> Candidate | None:
-        """A new candidate; those whose settings are not allowed have failed."""
+        """A new candidate; candidates with invalid settings are ended as failed."""
         while self.to_start:
             self.to_start -= 1
             trial = self.study.ask()
@@ -198,10 +203,10 @@ class OptunaProposer(Proposer):
         elif len(candidate.metrics) == len(candidate.cases):
             self._end(candidate)
 
-    def _end(self, candidate: Candidate, **found: Any) -> None:
+    def _end(self, candidate: Candidate, **results: Any) -> None:
         if candidate in self.candidates:
             self.candidates.remove(candidate)
-        found |= {"settings": candidate.settings, "seconds": candidate.seconds}
-        if "error" not in found:
-            found |= self.search.evaluate(candidate.cases, candidate.metrics)
-        tell(self.study, candidate.trial, found, self.search.goals)
+        results |= {"settings": candidate.settings, "seconds": candidate.seconds}
+        if "error" not in results:
+            results |= self.search.evaluate(candidate.cases, candidate.metrics)
+        tell_study(self.study, candidate.trial, results, self.search.goals)

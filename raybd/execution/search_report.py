@@ -15,38 +15,38 @@ from optuna.trial import FrozenTrial, TrialState
 from raybd.errors import public
 from raybd.execution.search import Search
 
-FEWEST = 8  # candidates below which importances say nothing
+MIN_CANDIDATES = 8  # for importances of settings
 
 
-def winner(study: optuna.Study, most: float) -> FrozenTrial | None:
-    """Of candidates that saw every case: the best first goal among those whose second is at most `most`.
+def winner(study: optuna.Study, max_second: float) -> FrozenTrial | None:
+    """The best candidate: the best first goal among those whose second goal is at most `max_second`.
 
-    Where none is, the one with the least second goal; None where no candidate has numbers.
+    If there is none, the one with the smallest second goal. Pruned candidates do not count; None without any other.
     """
-    whole = [t for t in study.get_trials(states=(TrialState.COMPLETE,)) if "cut_short" not in t.user_attrs]
-    good = [trial for trial in whole if trial.values[1] <= most]
-    if good:
-        return max(good, key=lambda trial: (trial.values[0], -trial.values[1], -trial.number))
-    return min(whole, key=lambda trial: (trial.values[1], -trial.values[0], trial.number)) if whole else None
+    complete = [t for t in study.get_trials(states=(TrialState.COMPLETE,)) if "cut_short" not in t.user_attrs]
+    allowed = [trial for trial in complete if trial.values[1] <= max_second]
+    if allowed:
+        return max(allowed, key=lambda trial: (trial.values[0], -trial.values[1], -trial.number))
+    return min(complete, key=lambda trial: (trial.values[1], -trial.values[0], trial.number)) if complete else None
 
 
-def write(study: optuna.Study, search: Search, chosen: FrozenTrial | None, folder: Path) -> None:
-    """search.json, pareto_front.png and, where candidates suffice, importances_GOAL.png in `folder`."""
+def write_search_report(study: optuna.Study, search: Search, chosen: FrozenTrial | None, folder: Path) -> None:
+    """Write search.json, pareto_front.png and, where candidates suffice, importances_GOAL.png to `folder`."""
     best = {trial.number for trial in study.best_trials}
     ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.FAIL))
-    said: dict[str, Any] = {
+    report: dict[str, Any] = {
         "goals": dict(search.goals),
         "storage": public(search.storage),
         "winner": chosen.number if chosen else None,
-        "candidates": [_line(trial, search.goals, best) for trial in ended],
+        "candidates": [_candidate(trial, search.goals, best) for trial in ended],
     }
-    (folder / "search.json").write_text(json.dumps(said, indent=1))
-    whole = study.get_trials(states=(TrialState.COMPLETE,))
-    if whole:
+    (folder / "search.json").write_text(json.dumps(report, indent=1))
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    if complete:
         _save(plots.plot_pareto_front(study, target_names=list(search.goals)), folder, "pareto")
-    for place, goal in enumerate(search.goals if len(whole) >= FEWEST else ()):
-        judged = FanovaImportanceEvaluator(seed=search.seed)
-        axes = plots.plot_param_importances(study, judged, target=_Value(place), target_name=goal)
+    for place, goal in enumerate(search.goals if len(complete) >= MIN_CANDIDATES else ()):
+        evaluator = FanovaImportanceEvaluator(seed=search.seed)
+        axes = plots.plot_param_importances(study, evaluator, target=_Value(place), target_name=goal)
         _save(axes, folder, f"importances_{goal}")
 
 
@@ -58,7 +58,7 @@ class _Value:
         return float(trial.values[self.place])
 
 
-def _line(trial: FrozenTrial, goals: Mapping[str, str], best: set[int]) -> dict[str, Any]:
+def _candidate(trial: FrozenTrial, goals: Mapping[str, str], best: set[int]) -> dict[str, Any]:
     values = dict(zip(goals, trial.values, strict=True)) if trial.values else {}
     kept = {name: trial.user_attrs[name] for name in ("seconds", "cut_short", "error") if name in trial.user_attrs}
     settings = trial.user_attrs.get("settings", trial.params)

@@ -1,4 +1,4 @@
-"""The MLflow client: connecting, experiments by name, the runs of trials."""
+"""MLflow clients: connection, experiments by name, the runs of trials."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -31,21 +31,21 @@ def client_settings() -> Iterator[None]:
 
 
 def absolute_uri(uri: str | None) -> str:
-    """`uri` or MLflow's own default, made absolute: a worker's current folder is not the driver's."""
+    """`uri`, or MLflow's own default, as an absolute URI: workers have other working folders than the driver."""
     uri = uri or mlflow.get_tracking_uri()
     path = sqlite.path_of(uri)
     return uri if path is None else f"sqlite:///{path}"
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the store at `uri`."""
+    """The client of the tracking store at `uri`."""
     # Many writers wait longer than SQLite's 5 seconds.
-    patient = f"{uri}?timeout={sqlite.PATIENCE:g}" if sqlite.path_of(uri) else uri
-    return MlflowClient(tracking_uri=patient)
+    with_timeout = f"{uri}?timeout={sqlite.LOCK_TIMEOUT:g}" if sqlite.path_of(uri) else uri
+    return MlflowClient(tracking_uri=with_timeout)
 
 
 def find_experiments(names: Sequence[str], tracking_uri: str | None) -> tuple[MlflowClient, dict[str, str]]:
-    """The store, and the id of each of the experiments `names`.
+    """The client of the store, and the ids of its experiments by name; all of `names` are among them.
 
     Raises:
         InputError: the store cannot be reached or an experiment is not in it.
@@ -62,10 +62,10 @@ def find_experiments(names: Sequence[str], tracking_uri: str | None) -> tuple[Ml
 
 
 def existing_store(tracking_uri: str | None) -> str:
-    """`absolute_uri`, of a store that exists.
+    """`absolute_uri` of a store that exists.
 
     Raises:
-        InputError: it is a file, and not there.
+        InputError: it is a file that does not exist.
     """
     uri = absolute_uri(tracking_uri)
     path = sqlite.path_of(uri)
@@ -75,16 +75,16 @@ def existing_store(tracking_uri: str | None) -> str:
 
 
 def trial_runs(client: MlflowClient, experiment_id: str, status: str | None = None) -> list[Any]:
-    """The runs of trials, all or those of one status."""
+    """The runs of an experiment's trials, all or those of one status."""
     query = "tags.`raybd.kind` = 'trial'" + (f" and attributes.status = '{status}'" if status else "")
-    found: list[Any] = []
+    runs: list[Any] = []
     token = None
     while True:
         page = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, 5000, page_token=token)
-        found += page
+        runs += page
         token = page.token
         if not token:
-            return found
+            return runs
 
 
 def one_line(error: BaseException) -> str:

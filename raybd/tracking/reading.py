@@ -14,9 +14,9 @@ from raybd.trials.records import Record
 
 
 def load_runs(experiment: str | Sequence[str], tracking_uri: str | None = None) -> pd.DataFrame:
-    """Every trial of the named experiments, one row each, with columns as mlflow.search_runs names them.
+    """Table of the trials of the named experiments, a row each, with the columns of mlflow.search_runs.
 
-    (That function itself sets the tracking URI of the whole process and of all it starts.)
+    (Unlike that function it does not set the tracking URI of the whole process.)
 
     Raises:
         InputError: the store cannot be reached or an experiment is not in it.
@@ -27,7 +27,7 @@ def load_runs(experiment: str | Sequence[str], tracking_uri: str | None = None) 
 
 
 def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
-    """What the run of a trial keeps of it: its settings, its last numbers and what it ran on.
+    """The record of the trial of run `run_id`: config, final metrics, environment.
 
     Raises:
         InputError: the store cannot be reached, has no such run, or the run holds no trial.
@@ -35,8 +35,8 @@ def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
     uri = existing_store(tracking_uri)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            kept = connect(uri).download_artifacts(run_id, "trial.json", folder)
-            return Record(**json.loads(Path(kept).read_text()))
+            path = connect(uri).download_artifacts(run_id, "trial.json", folder)
+            return Record(**json.loads(Path(path).read_text()))
     except Exception as error:
         raise InputError(f"no trial can be read from run {run_id} in {uri}: {one_line(error)}") from error
 

@@ -1,4 +1,4 @@
-"""Tracking stores that are a file on this machine."""
+"""Tracking stores in a SQLite file: path, creation, artifact folder."""
 
 import sqlite3
 from pathlib import Path
@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 from raybd.errors import InputError
 
-PATIENCE = 60.0  # seconds to wait for whoever has locked the file
+LOCK_TIMEOUT = 60.0  # seconds to wait for a locked file
 
 
 def path_of(uri: str) -> Path | None:
@@ -16,7 +16,7 @@ def path_of(uri: str) -> Path | None:
 
 
 def prepare(uri: str) -> None:
-    """Make the file of a SQLite URI and give it a write-ahead log: many trials write while people read.
+    """Create the file of a SQLite URI with a write-ahead log, since many trials write while others read.
 
     Raises:
         InputError: it cannot be written to.
@@ -26,7 +26,7 @@ def prepare(uri: str) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with sqlite3.connect(path, timeout=PATIENCE) as connection:
+        with sqlite3.connect(path, timeout=LOCK_TIMEOUT) as connection:
             connection.execute("PRAGMA journal_mode=wal")
         connection.close()
     except (OSError, sqlite3.Error) as error:
@@ -34,6 +34,6 @@ def prepare(uri: str) -> None:
 
 
 def artifacts_of(uri: str, name: str) -> str | None:
-    """Where the artifacts of experiment `name` go, as a URI: beside the file of `uri`; None where there is none."""
+    """The artifact URI of experiment `name`: a folder beside the file of `uri`; None if the store is no file."""
     path = path_of(uri)
     return None if path is None else (path.parent / "mlruns" / name).as_uri()

@@ -1,4 +1,4 @@
-"""The status of a sweep, from its tracking store alone: its trials, and whether its driver is alive."""
+"""SweepStatus: progress of a sweep's trials, and whether its driver is alive, from the tracking store alone."""
 
 import json
 import tempfile
@@ -11,12 +11,12 @@ from typing import Any
 from raybd.tracking.client import find_experiments, trial_runs
 from raybd.tracking.store import ALIVE, PLAN, PLANNED
 
-SILENT = 100.0  # seconds without a heartbeat after which a driver is not called alive: it has one every 30
+SILENT = 100.0  # seconds without a heartbeat after which a driver counts as silent; it sends one every 30
 
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """A trial that has begun and not ended."""
+    """A trial that has started and not ended."""
 
     label: str
     run_id: str
@@ -25,19 +25,19 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """A sweep: its trials, each counted once however often it was tried, and its driver."""
+    """Status of a sweep: numbers of its trials, each counted once whatever its attempts, and its driver's state."""
 
     name: str
-    planned: int | None  # by the driver that began last; None: none has, or it is still searching what to run
+    planned: int | None  # by the driver started last; None: no driver, or a search is still choosing trials
     finished: int
-    failed: int  # and not finished at another try
+    failed: int  # and finished at no other attempt
     running: list[RunningTrial]
     driver: str  # alive, silent, ended, or none
     driver_seen: float | None  # seconds since its last heartbeat
 
     @property
     def left(self) -> int | None:
-        """How many have not begun, or were cut off."""
+        """The number of trials that have not started or were interrupted."""
         if self.planned is None:
             return None
         return max(0, self.planned - self.finished - self.failed - len(self.running))
@@ -59,7 +59,7 @@ class SweepStatus:
 def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
     """The status of the sweep `name`.
 
-    Ages are by this machine's clock against those that logged.
+    Ages are differences between this machine's clock and those of the machines that logged.
 
     Raises:
         InputError: the store cannot be reached or has no such sweep.
@@ -68,12 +68,12 @@ def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
     parents = client.search_runs([known[name]], "tags.`raybd.kind` = 'sweep'", max_results=1)
     tags = parents[0].data.tags if parents else {}
     planned = _planned(client, parents[0].info.run_id) if tags.get(PLANNED) else None
-    tries: dict[str, list[Any]] = defaultdict(list)
+    attempts: dict[str, list[Any]] = defaultdict(list)
     for run in trial_runs(client, known[name]):
         key = run.data.tags.get("raybd.key", run.info.run_id)
         if planned is None or key in planned:
-            tries[key].append(run)
-    best = [min(runs, key=_place) for runs in tries.values()]
+            attempts[key].append(run)
+    best = [min(runs, key=_rank) for runs in attempts.values()]
     seen = _age(int(tags[ALIVE])) if ALIVE in tags else None
     return SweepStatus(
         name=name,
@@ -87,14 +87,14 @@ def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
 
 
 def _planned(client: Any, parent: str) -> set[str]:
-    """The keys of the trials that the driver which began last has planned: under its name there may be others."""
+    """The keys of the trials that the last driver planned; the experiment may hold others."""
     with tempfile.TemporaryDirectory() as folder:
-        kept = client.download_artifacts(parent, PLAN, folder)
-        return set(json.loads(Path(kept).read_text())["keys"])
+        path = client.download_artifacts(parent, PLAN, folder)
+        return set(json.loads(Path(path).read_text())["keys"])
 
 
-def _place(run: Any) -> tuple[int, int]:
-    """Which of several tries at a trial says how it stands: one that finished, else one that runs, else the latest."""
+def _rank(run: Any) -> tuple[int, int]:
+    """Sort key of a trial's attempts: a finished one first, then a running one, then the latest."""
     order = ("FINISHED", "RUNNING")
     return (order.index(run.info.status) if run.info.status in order else len(order), -run.info.start_time)
 

@@ -1,4 +1,4 @@
-"""A sweep's experiment in MLflow, with its parent run, as the driver sees it."""
+"""Store: a sweep's experiment in MLflow and its parent run, for the driver; Address: the same for workers."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ PLAN = "plan.json"  # its artifact with their keys
 
 @dataclass(frozen=True)
 class Address:
-    """The address of a sweep's runs: all that a worker needs to write there."""
+    """Where a sweep's runs are: store, experiment and parent run, all that a worker needs to log."""
 
     uri: str
     experiment_id: str
@@ -28,19 +28,19 @@ class Address:
 
     @property
     def name(self) -> str:
-        """The name of this store in trial folders."""
+        """The key of this store in upload states of trial folders, without passwords."""
         return f"{public(self.uri)} {self.experiment_id}"
 
 
 class Store:
-    """One sweep's experiment, as its driver sees it."""
+    """The experiment of a sweep, for its driver."""
 
     def __init__(self, client: MlflowClient, address: Address) -> None:
         self.client, self.address = client, address
 
     @classmethod
     def open(cls, name: str, uri: str | None = None) -> "Store":
-        """The experiment `name` in the store at `uri` with its parent run; both made if need be.
+        """The experiment `name` in the store at `uri` with its parent run, both created if need be.
 
         Raises:
             InputError: the store cannot be reached or written to.
@@ -50,20 +50,20 @@ class Store:
         try:
             client = connect(uri)
             experiment = client.get_experiment_by_name(name)
-            made = experiment.experiment_id if experiment else _make(client, name, sqlite.artifacts_of(uri, name))
-            return cls(client, Address(uri, made, _parent(client, made, name)))
+            id_ = experiment.experiment_id if experiment else _create(client, name, sqlite.artifacts_of(uri, name))
+            return cls(client, Address(uri, id_, _parent(client, id_, name)))
         except Exception as error:
             raise InputError(f"the tracking store {uri} cannot be used: {one_line(error)}") from error
 
     def finished(self) -> dict[str, str]:
-        """Key -> run id of every trial that has finished."""
+        """The run ids of the finished trials by key."""
         runs = trial_runs(self.client, self.address.experiment_id, "FINISHED")
         return {run.data.tags["raybd.key"]: run.info.run_id for run in runs if "raybd.key" in run.data.tags}
 
     def begin(self, options: dict[str, Any], keys: Sequence[str] | None) -> None:
-        """Open the parent run for another start of the sweep, with its options and the `keys` of all its trials.
+        """Open the parent run at the start of the sweep and log its options and the `keys` of all its trials.
 
-        None: a search is finding out which trials there will be.
+        `keys` is None while a search is still choosing them.
         """
         parent = self.address.parent_id
         self.client.update_run(parent, status="RUNNING")
@@ -77,20 +77,22 @@ class Store:
         self.client.set_tag(self.address.parent_id, ALIVE, now())
 
     def end(self, status: str, metrics: dict[str, float], note: str, artifacts: Iterable[Path]) -> None:
-        """Close the parent run with its summary; runs of workers that died are closed with it."""
+        """Close the parent run with its summary, and the runs that dead workers left open."""
         for run in trial_runs(self.client, self.address.experiment_id, "RUNNING"):
             close(self.client, run.info.run_id, "KILLED")
         parent = self.address.parent_id
-        rounds = len(self.client.get_metric_history(parent, "trials"))  # of one step MLflow shows the latest by clock
-        self.client.log_batch(parent, metrics=metric_entities([{"epoch": rounds, "time": now(), "metrics": metrics}]))
+        starts = len(
+            self.client.get_metric_history(parent, "trials")
+        )  # as step: within one, MLflow shows the latest by clock
+        self.client.log_batch(parent, metrics=metric_entities([{"epoch": starts, "time": now(), "metrics": metrics}]))
         self.client.set_tag(parent, NOTE, note)
         for path in artifacts:
             self.client.log_artifact(parent, str(path), "figures" if path.suffix == ".png" else None)
         close(self.client, parent, status)
 
 
-def _make(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    """A new experiment, which the UI shall show as trainings and not as conversations with a language model."""
+def _create(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """Create an experiment, of the kind that the UI shows as model training."""
     return str(client.create_experiment(name, artifacts, {"mlflow.experimentKind": "custom_model_development"}))
 
 
@@ -103,12 +105,12 @@ def _parent(client: MlflowClient, experiment_id: str, name: str) -> str:
 
 
 def close(client: MlflowClient, run_id: str, status: str) -> None:
-    """End the run now, or when it began where the clock has been set back since."""
+    """End the run now, or at its start time if the clock has been set back since."""
     client.set_terminated(run_id, status, max(now(), client.get_run(run_id).info.start_time))
 
 
 def metric_entities(lines: Iterable[dict[str, Any]]) -> list[Metric]:
-    """MLflow's metrics for lines of a trial's history."""
+    """MLflow's Metric entities for lines of a trial's history."""
     return [
         Metric(name, value, line["time"], line["epoch"]) for line in lines for name, value in line["metrics"].items()
     ]

@@ -1,4 +1,4 @@
-"""Uploads: a trial's folder on disk to its run in MLflow, while it goes on, at its end, or later."""
+"""Uploads of a trial's folder to its run in MLflow: during the trial, at its end, or later."""
 
 import logging
 import time
@@ -13,15 +13,15 @@ from raybd.tracking.client import connect, one_line
 from raybd.tracking.store import NOTE, Address, close, metric_entities
 from raybd.trials.records import FINISHED, Record, SweepFolder, TrialFolder
 
-FLUSH_SECONDS = 10.0  # how old an epoch's numbers may get before they are uploaded
-METRICS_A_BATCH = 1000  # MLflow's own limit
-ACTIVE, DELETED = "active", "deleted"  # what MLflow calls the stages of a run
+FLUSH_SECONDS = 10.0  # between two uploads of a running trial
+METRICS_PER_BATCH = 1000  # MLflow's own limit
+ACTIVE, DELETED = "active", "deleted"  # MLflow's lifecycle stages of a run
 PARENT = "mlflow.parentRunId"
 log = logging.getLogger(__name__)
 
 
 class TrialRun:
-    """One trial's run in MLflow, uploaded from the trial's folder: while it runs, at its end, or later."""
+    """The run of a trial in MLflow, uploaded from the trial's folder."""
 
     def __init__(self, address: Address, folder: TrialFolder, label: str, tags: dict[str, str], started: int) -> None:
         self.address, self.folder, self.label, self.tags, self.started = address, folder, label, tags, started
@@ -29,22 +29,28 @@ class TrialRun:
         self._broken = False
 
     def log(self) -> None:
-        """Upload the new lines of the history if the last upload is old enough. Never raises: a later one does it."""
+        """Upload new lines of the history, at most every FLUSH_SECONDS. Never raises: `finish` uploads the rest."""
         if self._broken or time.monotonic() - self._flushed < FLUSH_SECONDS:
             return
         try:
             self._flush(connect(self.address.uri), {})
-        except Exception as error:  # noqa: BLE001 - whatever a store does, the trial goes on
+        except Exception as error:  # noqa: BLE001 - a store may raise anything; the trial goes on
             self._broken = True
-            log.warning("the tracking store %s is away (%s)", public(self.address.uri), one_line(error))
+            log.warning(
+                "the tracking store %s cannot be reached (%s): the trial goes on and is uploaded at its end",
+                public(self.address.uri),
+                one_line(error),
+            )
         self._flushed = time.monotonic()
 
     def finish(self, record: Record) -> bool:
-        """Upload all that the store lacks and close the run; False, with a warning, where that fails."""
+        """Upload everything missing and close the run; False, with a warning, if that fails."""
         try:
             upload(self.address, self.folder, record)
         except Exception as error:  # noqa: BLE001 - as above
-            log.warning("trial %s stays on disk in %s: %s", record.key, self.folder.path, one_line(error))
+            log.warning(
+                "trial %s is not uploaded yet and stays in %s: %s", record.key, self.folder.path, one_line(error)
+            )
             return False
         return True
 
@@ -62,15 +68,15 @@ class TrialRun:
         history = self.folder.history()
         metrics = metric_entities(history[state["lines"] :])
         first = [Param(name, str(value)) for name, value in params.items()]
-        for start in range(0, max(len(metrics), 1), METRICS_A_BATCH):
-            batch = metrics[start : start + METRICS_A_BATCH]
+        for start in range(0, max(len(metrics), 1), METRICS_PER_BATCH):
+            batch = metrics[start : start + METRICS_PER_BATCH]
             client.log_batch(state["run_id"], batch, [] if start else first)
         self.folder.write_upload_state(self.address.name, state | {"lines": len(history)})
         return str(state["run_id"])
 
 
 def upload(address: Address, folder: TrialFolder, record: Record) -> None:
-    """Upload the trial in `folder` to the store, or the rest of it.
+    """Upload the trial in `folder` to the store, or what is missing of it.
 
     Raises:
         Exception: whatever the store raises; the upload then stays pending.
@@ -89,10 +95,10 @@ def upload(address: Address, folder: TrialFolder, record: Record) -> None:
 
 
 def upload_pending(sweep: SweepFolder, address: Address) -> int:
-    """Upload every trial of `sweep` that has ended and that the store lacks; how many there were.
+    """Upload every ended trial of `sweep` that the store does not have; their number.
 
     Raises:
-        Exception: whatever the store raises; what had been uploaded by then stays so.
+        Exception: any of the store; earlier uploads stay.
     """
     count = 0
     for folder in sweep.pending_uploads(address.name):
@@ -103,9 +109,9 @@ def upload_pending(sweep: SweepFolder, address: Address) -> int:
 
 
 def ensure_uploaded(address: Address, folder: TrialFolder) -> bool:
-    """Whether the trial in `folder` has finished and the store has it; it is uploaded where the store has no run of it.
+    """Whether the trial in `folder` has finished and is in the store, to which it is uploaded if it has no run there.
 
-    False too where somebody deleted its run, who wants it run again.
+    False if its run was deleted in the store: the trial is then to run again.
 
     Raises:
         Exception: whatever the store raises.
@@ -122,7 +128,7 @@ def ensure_uploaded(address: Address, folder: TrialFolder) -> bool:
 
 
 def _stage(client: MlflowClient, run_id: str) -> str:
-    """ACTIVE, DELETED by somebody, or "" where the store knows no such run: it may have been made anew since."""
+    """ACTIVE, DELETED (by a user), or "" if the store has no such run, as after it was created anew."""
     if not run_id:
         return ""
     try:
@@ -134,7 +140,7 @@ def _stage(client: MlflowClient, run_id: str) -> str:
 
 
 def close_abandoned_run(address: Address, folder: TrialFolder) -> None:
-    """Close the run that an earlier attempt at this trial left open when its worker died, if there is one."""
+    """Close the run that an earlier attempt at this trial left open when its worker died, if any."""
     run_id = folder.upload_state(address.name)["run_id"]
     if not run_id:
         return
