@@ -7,7 +7,7 @@ import pytest
 
 from raybd.command_line.boundary_options import BoundaryOptions
 from raybd.command_line.curve_options import CurveOptions
-from raybd.command_line.options import SweepOptions, read
+from raybd.command_line.options import SweepOptions, parse_options
 from raybd.command_line.search_options import SearchOptions
 from sweeps import attacks, boundary, defences, ib, learning_curves, smoothing, vibe
 
@@ -51,7 +51,7 @@ def test_ranges_are_told_all_at_once_by_their_flags() -> None:
 
 def test_the_command_line_changes_what_it_names() -> None:
     quick = ib.PRESETS["quick"]
-    options = read(ib.PRESETS, "--seeds 4 --poison-rates 0 0.2 --inline --sync-batch-norm".split())
+    options = parse_options(ib.PRESETS, "--seeds 4 --poison-rates 0 0.2 --inline --sync-batch-norm".split())
     changed = {"seeds": 4, "poison_rates": (0.0, 0.2), "inline": True, "sync_batch_norm": True}
     assert options.flat() == quick.flat() | changed
-    assert read(ib.PRESETS, ["--preset=paper"]) == ib.PRESETS["paper"]
+    assert parse_options(ib.PRESETS, ["--preset=paper"]) == ib.PRESETS["paper"]
