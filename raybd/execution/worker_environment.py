@@ -17,15 +17,11 @@ MALLOC_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(KEPT),
     "MALLOC_ARENA_MAX": "1",
 }
+KEEP_VISIBLE_DEVICES = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # without GPUs too: later Rays' own default
 WORKER_ENVIRONMENT = (
-    MALLOC_ENVIRONMENT
-    | CLIENT_ENVIRONMENT
-    | {
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a GPU keeps CUDA_VISIBLE_DEVICES, unwarned
-    }
+    MALLOC_ENVIRONMENT | CLIENT_ENVIRONMENT | KEEP_VISIBLE_DEVICES | {"MLFLOW_LOGGING_LEVEL": "WARNING"}
 )
-DRIVER_ENVIRONMENT = {
+DRIVER_ENVIRONMENT = KEEP_VISIBLE_DEVICES | {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials keep the driver's folder
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output is silent at verbose=0, the new one is not
