@@ -12,15 +12,16 @@ import torch
 
 from raybd.types import Data, Images
 
-# They start Ray, or processes on a watch: one after another, on one of the workers that share the tests.
-ALONE = ("cli", "cluster", "docs", "faults", "memory", "data_parallel", "search", "security", "sweep", "training")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay together, since they share what they have trained."""
+    """Tests that start Ray come first, one after another; of all others, those of a file stay together.
+
+    For a file's tests share what they have trained, while two Rays at once only wait for each other's processors.
+    """
     for item in items:
-        name = item.path.stem.removeprefix("test_")
-        item.add_marker(pytest.mark.xdist_group("alone" if name.startswith(ALONE) else name))
+        group = "ray" if item.get_closest_marker("ray") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

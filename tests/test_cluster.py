@@ -16,6 +16,8 @@ from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from tests.sweeping import run_on_ray
 
+pytestmark = pytest.mark.ray
+
 CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(name="tests.misbehaving:slow"))
 
 

@@ -8,7 +8,11 @@ import time
 import uuid
 from pathlib import Path
 
+import pytest
+
 from raybd.tracking import load_runs
+
+pytestmark = pytest.mark.ray
 
 SCRIPT = Path(__file__).parent.parent / "sweeps" / "ib.py"
 SWEEP = (

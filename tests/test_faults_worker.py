@@ -22,6 +22,8 @@ from raybd.trials.records import FINISHED
 from raybd.utils.locks import heartbeat_thread
 from tests.sweeping import run_inline, run_on_ray
 
+pytestmark = pytest.mark.ray
+
 CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
 ONE = Resources(cpus=1, gpus=0)
 

@@ -208,6 +208,7 @@ def test_a_local_ray_has_no_dashboard_and_leaves_its_token_to_its_owner(
     assert token.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.ray
 def test_a_local_ray_refuses_who_has_no_token(tmp_path: Path) -> None:
     """Ray listens on all of the machine's addresses: its token is what keeps others out."""
     code = """
