@@ -3,10 +3,11 @@
 import os
 import signal
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 
 class Net(nn.Module):
@@ -150,3 +151,79 @@ def by_ticket(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 def slow(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Net(shape, classes, lambda step: time.sleep(0.02))
+
+
+def _on_rank_1(act: Any) -> Any:
+    """`act` at a training step, but on rank 1 of a data-parallel training alone."""
+
+    def on_rank(step: int) -> None:
+        if distributed.is_initialized() and distributed.get_rank() == 1:
+            act(step)
+
+    return on_rank
+
+
+def rank_dies_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def act(step: int) -> None:
+        if step == 50 and _first_time("rank_dies_once"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return Net(shape, classes, _on_rank_1(act))
+
+
+def rank_dies(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def act(step: int) -> None:
+        if step == 30:
+            _fault_begins()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return Net(shape, classes, _on_rank_1(act))
+
+
+def rank_raises(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def act(step: int) -> None:
+        if step == 30:
+            _fault_begins()
+            raise ValueError("planted failure of a rank")
+
+    return Net(shape, classes, _on_rank_1(act))
+
+
+def rank_stops(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def act(step: int) -> None:
+        if step == 30:
+            _fault_begins()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    return Net(shape, classes, _on_rank_1(act))
+
+
+def diverges(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Its loss is no number on any rank, from the first step on."""
+
+    class Nan(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * float("nan")
+
+    return Nan(shape, classes, lambda step: None)
+
+
+def waits_for_company(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Its first step waits until three others have begun, and notes when it trained and on which GPU."""
+
+    folder, name = Path(os.environ["RAYBD_TEST_FLAGS"]) / "company", uuid.uuid4().hex
+
+    def act(step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        with (folder / name).open("a") as file:
+            file.write(f"{time.time()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+        deadline = time.monotonic() + 120
+        while step == 1 and len(list(folder.iterdir())) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.05)
+
+    return Net(shape, classes, act)
+
+
+def _fault_begins() -> None:
+    (Path(os.environ["RAYBD_TEST_FLAGS"]) / "fault").write_text(str(time.time()))

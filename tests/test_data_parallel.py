@@ -298,7 +298,7 @@ def test_the_command_line_refuses_workers_that_cannot_be_had(capsys: pytest.Capt
         assert command.main(presets, lambda *_: ("", []), ["--dry-run", *args]) == 0
         return {2 if "workers=2" in line else 1 for line in capsys.readouterr().out.splitlines() if "seed=" in line}
 
-    assert "a trial cannot hold 1.5 GPUs: a part of one (0.25), or a whole number" in said("--gpus-per-trial", "1.5")
+    assert "a trial cannot have 1.5 GPUs" in said("--gpus-per-trial", "1.5")
     assert "defence abl has no training that 2 workers" in said("--gpus-per-trial", "2", "--defences", "none", "abl")
     assert "--inline runs a trial in one process" in said("--workers-per-trial", "2", "--inline")
     assert "each worker has one GPU" in said("--workers-per-trial", "2", "--gpus-per-trial", "1")

@@ -6,22 +6,25 @@ upload); the others follow.
 """
 
 import os
+import random
 import shutil
 import time
 import traceback
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 import torch
 from ray import tune
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util import placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from raybd.execution.attempt import NOT_RETRYABLE, on_device, run_attempt
-from raybd.execution.memory import skip_triton_import
+from raybd.execution.memory import is_out_of_memory, skip_triton_import
 from raybd.execution.object_store import unpack_data
 from raybd.execution.outcome import Outcome
 from raybd.execution.record import record_death
@@ -34,6 +37,7 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED
 from raybd.trials.run import follow_trial
 
+MARKS = (2**24, 2**26)  # 16 to 64 MiB
 RANK_TIMEOUT = 24 * 3600  # seconds that a rank waits for another: rank 0's watchdog and Ray detect a hang sooner
 GRACE = 10.0  # seconds in which Ray or rank 0 can report why a rank lost the others
 RESERVED = tune.PlacementGroupFactory([{"memory": 1}])  # by the Tune function: a byte, since Ray refuses nothing
@@ -47,19 +51,12 @@ TRAIN_ENVIRONMENT = {  # read by Ray Train in the process that starts it, and ha
 
 
 class RankError(Exception):
-    """An exception of a rank with its traceback as text, which pickling would lose."""
+    """A rank has ended without the others, which Ray Train shall end: its outcome and, where no record has it, its
+    traceback; `lost` where it only lost another rank, which has the reason."""
 
-    def __init__(self, error: str, trace: str, lost: bool, permanent: bool) -> None:
-        super().__init__(error, trace, lost, permanent)
-        self.error, self.traceback, self.lost, self.permanent = error, trace, lost, permanent
-
-
-class AttemptEndedError(Exception):
-    """Raised by rank 0 when its attempt failed, so that Ray Train stops the other ranks."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome)
-        self.outcome = outcome
+    def __init__(self, outcome: Outcome, trace: str = "", lost: bool = False) -> None:
+        super().__init__(outcome, trace, lost)
+        self.outcome, self.trace, self.lost = outcome, trace, lost
 
 
 @dataclass(frozen=True)
@@ -71,12 +68,31 @@ class _Work:
     setup: TrialSetup
 
 
-def run_on_ranks(config: TrialConfig, data: ray.ObjectRef[Any], setup: TrialSetup, resources: Resources) -> Outcome:
+def new_mark() -> int:
+    """Bytes of memory that each rank of one trial reserves, by which its placement group is found again.
+
+    Ray Train gives it no name, and what removes it where the trial's process is killed needs Ray's dashboard.
+    """
+    return random.SystemRandom().randrange(*MARKS)
+
+
+def release(mark: int) -> None:
+    """Free what is still reserved for the ranks of a trial whose process has died: the next would wait for it."""
+    for found in placement_group_table().values():
+        if found["state"] != "REMOVED" and any(one.get("memory") == mark for one in found["bundles"].values()):
+            group_id = type(PlacementGroup.empty().id).from_hex(found["placement_group_id"])
+            remove_placement_group(PlacementGroup(group_id))
+
+
+def run_on_ranks(
+    config: TrialConfig, data: ray.ObjectRef[Any], setup: TrialSetup, resources: Resources, mark: int
+) -> Outcome:
     """One attempt at a trial by the ranks of `config.train.workers`; `data` refers to its packed data.
 
-    A rank that fails ends all: its text and traceback are the trial's record.
+    A rank that fails ends all: its text and traceback are the trial's record. What ranks hold is found by `mark`.
     """
     os.environ.update(TRAIN_ENVIRONMENT)
+    release(mark)  # of an attempt whose process was killed
     folder = setup.folder.path / "train"
     name = f"{config.key}-{uuid.uuid4().hex[:6]}"
     trainer = TorchTrainer(
@@ -86,7 +102,7 @@ def run_on_ranks(config: TrialConfig, data: ray.ObjectRef[Any], setup: TrialSetu
         scaling_config=ScalingConfig(
             num_workers=config.train.workers,
             use_gpu=setup.device == "cuda",
-            resources_per_worker=resources.of_worker,
+            resources_per_worker=resources.of_worker | {"memory": float(mark)},
             placement_strategy="PACK",
         ),
         run_config=RunConfig(name=name, storage_path=str(folder), failure_config=FailureConfig(max_failures=0)),
@@ -96,7 +112,7 @@ def run_on_ranks(config: TrialConfig, data: ray.ObjectRef[Any], setup: TrialSetu
     except WorkerGroupError as error:
         return _failed_outcome(config, setup, error.worker_failures)
     except (TrainingFailedError, RayError) as error:
-        return _record_failure(config, setup, f"Ray Train: {error}", traceback.format_exc(), False)
+        return _record_failure(config, setup, _failure(config, f"Ray Train: {error}"), traceback.format_exc())
     finally:
         shutil.rmtree(folder / name, ignore_errors=True)
     return outcome
@@ -111,13 +127,14 @@ def _run_rank(loop_config: dict[Any, Any]) -> Outcome | None:
         if Ranks.of(work.config.train.workers).primary:
             return _attempt(work)
         _follow(work)
-    except AttemptEndedError:
+    except RankError:
         raise
     except Exception as error:  # noqa: BLE001 - the trial's record gets any exception
         lost, permanent = lost_ranks(error), isinstance(error, NOT_RETRYABLE)
         if lost or permanent:  # another rank has the cause; a permanent error rank 0 raises and records too
             time.sleep(GRACE)
-        raise RankError(f"{type(error).__name__}: {error}", traceback.format_exc(), lost, permanent) from None
+        said, short = f"{type(error).__name__}: {error}", is_out_of_memory(error)
+        raise RankError(_failure(work.config, said, permanent, short), traceback.format_exc(), lost) from None
     return None
 
 
@@ -126,7 +143,7 @@ def _attempt(work: _Work) -> Outcome:
     with watchdog(setup.stall_seconds, folder.crash_report) as heartbeat:
         outcome = run_attempt(work.config, unpack_data(ray.get(work.data[0])), setup, heartbeat)
     if not outcome.finished:
-        raise AttemptEndedError(outcome)  # the others still wait for it
+        raise RankError(outcome)  # the others still wait for it
     return outcome
 
 
@@ -138,21 +155,35 @@ def _follow(work: _Work) -> None:
 
 
 def _failed_outcome(config: TrialConfig, setup: TrialSetup, failures: dict[int, Exception]) -> Outcome:
-    """The outcome of an attempt in which the ranks in `failures` failed."""
-    ended = [error.outcome for error in failures.values() if isinstance(error, AttemptEndedError)]
-    if ended:
-        return ended[0]
-    rank, error = min(failures.items(), key=lambda one: (isinstance(one[1], RankError) and one[1].lost, one[0]))
+    """The outcome of an attempt in which the ranks in `failures` failed, by the one that has the cause."""
+    known = {rank: error for rank, error in failures.items() if not (isinstance(error, RankError) and error.lost)}
+    rank, error = min((known or failures).items())
     who = f"rank {rank} of {config.train.workers}"
-    if isinstance(error, RankError):
-        return _record_failure(config, setup, f"{who}: {error.error}", error.traceback, error.permanent)
-    words = setup.folder.trial(config.key).crash_report
-    hung = words.read_text() if rank == 0 and words.exists() else ""
-    said = hung.splitlines()[0] if hung else f"died: {' '.join(str(error).split())[:300]}"
-    return _record_failure(config, setup, f"{who} {said}", hung or str(error), False)
+    if not isinstance(error, RankError):
+        return _dead(config, setup, rank, who, error)
+    if not error.trace:  # rank 0 has recorded it
+        return error.outcome
+    return _record_failure(config, setup, replace(error.outcome, error=f"{who}: {error.outcome.error}"), error.trace)
 
 
-def _record_failure(config: TrialConfig, setup: TrialSetup, error: str, trace: str, permanent: bool) -> Outcome:
-    """The outcome of a failure that no rank could record, and its record."""
-    record_death(config, setup, error, trace)
-    return Outcome(config.key, config.label, FAILED, error=error, permanent=permanent, uploaded=False, died=True)
+def _dead(config: TrialConfig, setup: TrialSetup, rank: int, who: str, error: Exception) -> Outcome:
+    """The outcome of an attempt whose `rank` has died, of which Ray says `error`."""
+    report = setup.folder.trial(config.key).crash_report
+    if rank == 0 and report.exists():  # its watchdog ended it, whichever rank it waited for
+        hung = report.read_text()
+        return _record_failure(config, setup, _failure(config, hung.partition("\n")[0]), hung)
+    reason = getattr(error, "health_check_failure", error)
+    said = " ".join(str(reason).split()).partition("Some common causes")[0].rpartition("The actor is dead because ")[2]
+    outcome = _failure(config, f"{who} died: {said[:300]}", short=isinstance(reason, OutOfMemoryError))
+    return _record_failure(config, setup, outcome, str(error))
+
+
+def _failure(config: TrialConfig, error: str, permanent: bool = False, short: bool = False) -> Outcome:
+    ending: dict[str, Any] = {"permanent": permanent, "out_of_memory": short, "uploaded": False, "died": True}
+    return Outcome(config.key, config.label, FAILED, error=error, **ending)
+
+
+def _record_failure(config: TrialConfig, setup: TrialSetup, outcome: Outcome, trace: str) -> Outcome:
+    """`outcome` of a failure that no rank could record, and its record."""
+    record_death(config, setup, outcome.error, trace)
+    return outcome

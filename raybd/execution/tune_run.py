@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
-from raybd.execution.data_parallel import RESERVED
+from raybd.execution.data_parallel import RESERVED, new_mark, release
 from raybd.execution.executor import MAX_ATTEMPTS, RunTrial
 from raybd.execution.object_store import pack_configs
 from raybd.execution.outcome import Outcome
@@ -54,6 +54,7 @@ class TuneRun:
         self.running: set[str] = set()  # keys of trials that have started and not ended
         self.reported: dict[str, Outcome] = {}  # by key, of the current attempt
         self.earlier: dict[str, str] = {}  # by key, the error of the attempt before
+        self.marks: dict[str, int] = {}  # by key, of what the ranks of a data-parallel trial hold
 
     def __getstate__(self) -> dict[str, Any]:
         """An empty state: Tune pickles searcher and callbacks for its own restart, which raybd does not use."""
@@ -84,6 +85,9 @@ class TuneRun:
         try:
             tuner.fit()
         except Exception as error:  # noqa: BLE001 - Tune raises anything: OutOfMemoryError, EOFError, OSError, ...
+            with contextlib.suppress(Exception):  # Ray itself may be gone
+                for key in self.running & self.marks.keys():
+                    release(self.marks[key])
             return error
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)  # trials have folders of their own
@@ -103,7 +107,7 @@ class TuneRun:
             self.suggested += 1
             point: dict[str, Any] = {"key": proposal.key}
             if proposal.train.workers > 1:
-                point["workers"] = proposal.train.workers
+                point["mark"] = self.marks[proposal.key] = new_mark()
             return point if proposal.key in self.listed else point | {"config": json.dumps(proposal.to_dict())}
         self.done = proposal is Signal.DONE
         return Searcher.FINISHED if self.done else None
@@ -121,6 +125,8 @@ class TuneRun:
         outcome = self.reported.pop(key, None)
         if outcome is None:
             outcome = Outcome(key, config.label, FAILED, error=died, uploaded=False, died=True)
+            if key in self.marks:
+                release(self.marks[key])
         self.running.discard(key)
         self.queue.tell(replace(outcome, earlier=self.earlier.pop(key, "")))
         self.progress.show()
@@ -153,8 +159,8 @@ class KeySearcher(Searcher):
     def save(self, checkpoint_path: str) -> None:
         """Saves nothing: trials have records of their own."""
 
-    def ensure_uploaded(self, checkpoint_path: str) -> None:
-        """Uploads nothing, since nothing was saved."""
+    def restore(self, checkpoint_path: str) -> None:
+        """Restores nothing, since nothing was saved."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """As `save`."""
@@ -206,7 +212,7 @@ def reservation(resources: Resources) -> Any:
     if resources.workers == 1:
         return alone
     bundle = {name.upper(): amount for name, amount in alone.items() if amount}
-    return lambda point: RESERVED if "workers" in point else tune.PlacementGroupFactory([bundle])
+    return lambda point: RESERVED if "mark" in point else tune.PlacementGroupFactory([bundle])
 
 
 def _trial_id(trial: Any) -> str:
