@@ -46,11 +46,11 @@ class Unseeded(Good):
 
 @dataclass(frozen=True, kw_only=True)
 class NotNested(Good):
-    def parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+    def draw_per_image(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
         return torch.linspace(10, 200, len(images))
 
     def stamp_training(self, x: Tensor, trigger: Trigger) -> Tensor:
-        return 255 - x + trigger.part.view(-1, 1, 1, 1)
+        return 255 - x + trigger.per_image.view(-1, 1, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

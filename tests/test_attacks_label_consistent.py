@@ -121,7 +121,7 @@ def test_poison_is_projected_gradient_ascent_and_corners(attack: LabelConsistent
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: f"{a.norm}-{a.epsilon:g}")
 def test_ascent_keeps_to_its_ball_and_to_0_and_255_and_raises_the_loss(attack: LabelConsistent, train: Images) -> None:
     some = train.take((train.y == 0).nonzero().squeeze(1)[:20])
-    change = attack.parts(some, train, 10, torch.Generator())
+    change = attack.draw_per_image(some, train, 10, torch.Generator())
     x, model = some.x.float(), surrogate(train, 10)
     size = change.abs().amax((1, 2, 3)) if attack.norm == "linf" else change.flatten(1).norm(dim=1)
     assert (size <= attack.epsilon + 1e-3).all()

@@ -17,7 +17,7 @@ from raybd.attacks.bpp import Bpp
 from raybd.attacks.ctrl import Ctrl
 from raybd.attacks.low_frequency import LowFrequency
 from raybd.attacks.patterns import add
-from raybd.attacks.poisoning import Chosen, PoisonSpec
+from raybd.attacks.poisoning import PoisonIndices, PoisonSpec
 from raybd.attacks.sig import Sig
 from raybd.attacks.tact import TaCT
 from raybd.attacks.verification import verify_poisoning
@@ -67,16 +67,16 @@ def test_halves_go_up_although_floats_fall_short_of_them(rate: float, n: int, co
 
 def test_victims_are_the_same_for_every_attack_of_one_seed_and_not_for_another_seed() -> None:
     y = made_images(400).y
-    of = [PoisonSpec(attack, 0.1, 7).chosen(y)[0].poison for attack in (BadNets(), Blended(), WaNet(each_epoch=True))]
+    of = [PoisonSpec(attack, 0.1, 7).indices(y)[0].poison for attack in (BadNets(), Blended(), WaNet(each_epoch=True))]
     assert torch.equal(of[0], of[1])
     assert torch.equal(of[0], of[2])
-    assert not torch.equal(of[0], PoisonSpec(BadNets(), 0.1, 8).chosen(y)[0].poison)
+    assert not torch.equal(of[0], PoisonSpec(BadNets(), 0.1, 8).indices(y)[0].poison)
 
 
 def test_victims_are_drawn_from_all_classes_but_the_target_and_from_it_too_if_asked() -> None:
     y = made_images(4000).y
     some, everyone = (
-        torch.bincount(y[PoisonSpec(BadNets(victims=who), 0.5, 0).chosen(y)[0].poison], minlength=4)  # type: ignore[arg-type]
+        torch.bincount(y[PoisonSpec(BadNets(victims=who), 0.5, 0).indices(y)[0].poison], minlength=4)  # type: ignore[arg-type]
         for who in ("non_target", "all")
     )
     assert some[0] == 0
@@ -87,7 +87,7 @@ def test_victims_are_drawn_from_all_classes_but_the_target_and_from_it_too_if_as
 
 def test_no_image_is_taken_twice_and_no_cover_becomes_a_victim_at_a_larger_rate() -> None:
     y = made_images(300).y
-    drawn = [PoisonSpec(Adds(covers=1), rate, 0).chosen(y)[0] for rate in (0.05, 0.1, 0.2)]
+    drawn = [PoisonSpec(Adds(covers=1), rate, 0).indices(y)[0] for rate in (0.05, 0.1, 0.2)]
     assert [(len(c.poison), len(c.cover)) for c in drawn] == [(15, 15), (30, 30), (60, 60)]
     for less, more in zip(drawn, drawn[1:], strict=False):
         assert torch.equal(more.poison[: len(less.poison)], less.poison)
@@ -332,10 +332,10 @@ def test_failure_6_covers_that_count_as_poison(old: int, new: int, count: int, s
 class WithReplacement(PoisonSpec):
     """Draws its victims as numpy's choice does unless told otherwise."""
 
-    def chosen(self, y: Tensor) -> list[Chosen]:
-        [one] = super().chosen(y)
+    def indices(self, y: Tensor) -> list[PoisonIndices]:
+        [one] = super().indices(y)
         drawn = torch.randint(len(one.poison), (len(one.poison),), generator=torch.Generator().manual_seed(0))
-        return [Chosen(one.poison[drawn], one.cover)]
+        return [PoisonIndices(one.poison[drawn], one.cover)]
 
 
 def test_failure_9_sampling_with_replacement() -> None:

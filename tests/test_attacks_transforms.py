@@ -150,7 +150,7 @@ def test_wanet_covers_are_warped_and_jittered_by_up_to_a_pixel_s_half() -> None:
     images, attack = made_images(100, (1, 16, 16)), WaNet()
     recipe = PoisonSpec(attack, 0.1, 0)
     covers, rng = images.take(torch.arange(3)), torch.Generator().manual_seed(0)
-    jitter = attack.cover_parts(covers, images, 4, rng)
+    jitter = attack.draw_per_cover(covers, images, 4, rng)
     assert jitter.abs().max() <= 1 / 16
     assert jitter.abs().max() > 0.99 / 16
     assert jitter.std() == pytest.approx(1 / 16 / math.sqrt(3), rel=0.05)
@@ -204,7 +204,7 @@ def test_batt_turns_counterclockwise() -> None:
 def test_batt_covers_are_turned_by_up_to_ten_degrees_either_way() -> None:
     images, attack = made_images(300, (1, 12, 12)), parse("batt")
     poisoned = PoisonSpec(attack, 0.1, 0).poison(images, 4)
-    angles = attack.cover_parts(images, images, 4, torch.Generator().manual_seed(0))
+    angles = attack.draw_per_cover(images, images, 4, torch.Generator().manual_seed(0))
     assert -10 <= angles.min() < -9.5
     assert 9.5 < angles.max() <= 10
     assert angles.mean() == pytest.approx(0, abs=5 * 5.8 / math.sqrt(300))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from raybd.defences import TrainingContext
 from raybd.defences.activation_clustering import ActivationClustering, clustered, whitened
-from raybd.defences.filtering import Filter, Part, part, spare_classes, two_means
+from raybd.defences.filtering import Filter, Subset, spare_classes, subset, two_means
 from raybd.defences.scan import Scan, deviations, inverse_root, split, within
 from raybd.defences.spectral import Spectral, highest, spectral_scores
 from raybd.models import Classifier, build_model
@@ -191,7 +191,7 @@ def test_a_filter_says_the_same_of_the_same_images_in_another_order(digits: Data
     order = shuffled(600)
     images, trusted = digits.train.take(torch.arange(600)), digits.test
     at = TrainingContext(model=network, images=images, classes=10, train_config=TrainConfig(), seed=0, trusted=trusted)
-    whole, again = (defence.judge(one, network) for one in (at, replace(at, images=images.take(order))))
+    whole, again = (defence.detect(one, network) for one in (at, replace(at, images=images.take(order))))
     assert torch.allclose(again.suspicion, whole.suspicion[order], rtol=1e-3, atol=1e-4)
     assert (again.flagged == whole.flagged[order]).float().mean() > 0.99
 
@@ -205,13 +205,13 @@ def test_a_class_is_never_removed_whole(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_a_part_of_renewed_images_is_renewed() -> None:
-    class Renewed(Images):
+    class RepoisonedImages(Images):
         def at(self, epoch: int) -> Images:
             return Images(self.x + epoch, self.y)
 
     whole = made_images(10)
-    renewed = part(Renewed(whole.x, whole.y), torch.tensor([2, 5]))
-    assert torch.equal(renewed.at(3).x, whole.x[[2, 5]] + 3)
-    still = part(whole, torch.tensor([2, 5]))
-    assert isinstance(still, Part)
+    repoisoned = subset(RepoisonedImages(whole.x, whole.y), torch.tensor([2, 5]))
+    assert torch.equal(repoisoned.at(3).x, whole.x[[2, 5]] + 3)
+    still = subset(whole, torch.tensor([2, 5]))
+    assert isinstance(still, Subset)
     assert still.at(3) is still

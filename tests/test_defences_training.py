@@ -13,7 +13,7 @@ from raybd.defences import DEFENCES, Defence, TrainingContext
 from raybd.defences.base import FLAGGED, SUSPICION
 from raybd.defences.cost import Cost
 from raybd.defences.dbd import Dbd
-from raybd.defences.filtering import Filter, Verdict
+from raybd.defences.filtering import Filter, FilterResult
 from raybd.defences.regularised import Regularised
 from raybd.defences.spectral import Spectral
 from raybd.defences.vibe import Vibe
@@ -124,9 +124,9 @@ def test_the_deployed_network_of_a_filter_was_trained_on_the_rest_alone(digits: 
 
 def test_a_filter_that_suspects_a_whole_class_leaves_it(digits: Data) -> None:
     class Zealous(Filter):
-        def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
+        def detect(self, context: TrainingContext, network: Classifier) -> FilterResult:
             y = context.images.y
-            return Verdict(y.double(), (y == 3) | (torch.arange(len(y)) % 10 == 0))
+            return FilterResult(y.double(), (y == 3) | (torch.arange(len(y)) % 10 == 0))
 
     at = context(digits, Zealous(first_epochs=1))
     last = list(Zealous(first_epochs=1).train(at))[-1]

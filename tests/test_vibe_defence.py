@@ -11,7 +11,7 @@ import torch
 from raybd.attacks import ATTACKS
 from raybd.defences import DEFENCES, TrainingContext
 from raybd.defences.vibe import Vibe, VibeNetwork
-from raybd.defences.vibe.source import Tuned
+from raybd.defences.vibe.source import TrainableFeatures
 from raybd.errors import InputError
 from raybd.models import build_model
 from raybd.plugins import describe, parse
@@ -129,7 +129,7 @@ def test_a_class_without_images_is_refused_before_anything_is_learnt(digits: Dat
 def test_every_epoch_augments_anew(digits: Data) -> None:
     at = context(digits, TUNED)
     assert isinstance(at.model, VibeNetwork)
-    source, index = Tuned(at.model, at.images, HOW, 0, lambda: None), torch.arange(32)
+    source, index = TrainableFeatures(at.model, at.images, HOW, 0, lambda: None), torch.arange(32)
     seen = []
     for epoch in (1, 2, 1):
         source.begin(epoch)

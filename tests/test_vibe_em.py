@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raybd.defences.vibe.em import Em, EmConfig, Frozen
+from raybd.defences.vibe.em import Em, EmConfig, FrozenFeatures
 from raybd.defences.vibe.heads import Heads, Variant
 from raybd.defences.vibe.transport import Transport
 from raybd.errors import InputError
@@ -18,7 +18,7 @@ SHORT = EmConfig(iterations=60, e_steps=6)
 
 
 def run(x: Tensor, y: Tensor, config: EmConfig = SHORT, variant: Variant = "F", seed: int = 0, to: int = 60) -> Em:
-    em = Em(Heads(K, D, variant, 10, 10, 0.02), Frozen(x), y, config, seed)
+    em = Em(Heads(K, D, variant, 10, 10, 0.02), FrozenFeatures(x), y, config, seed)
     em.start()
     em.advance(to)
     return em
@@ -77,7 +77,7 @@ def test_a_soft_e_step_climbs_and_an_m_step_lowers_its_loss() -> None:
 
 def test_the_first_e_step_does_not_read_the_labels() -> None:
     x, y, *_ = drawn(1.0, 0)
-    em = Em(Heads(K, D, "F", 10, 10, 0.02), Frozen(x), y, SHORT, 0)
+    em = Em(Heads(K, D, "F", 10, 10, 0.02), FrozenFeatures(x), y, SHORT, 0)
     em.start()
     em.e_step()
     blind = em.labels
@@ -94,7 +94,7 @@ def test_a_resumed_run_has_the_same_bits(settings: dict[str, Any]) -> None:
     x, y, *_ = drawn(1.0, 0)
     config = replace(SHORT, **settings)
     whole, half = run(x, y, config), run(x, y, config, to=25)
-    again = Em(Heads(K, D, "F", 10, 10, 0.02), Frozen(x), y, config, 0)
+    again = Em(Heads(K, D, "F", 10, 10, 0.02), FrozenFeatures(x), y, config, 0)
     again.heads.load_state_dict(half.heads.state_dict())
     again.restore(half.state())
     again.advance(60)
@@ -118,7 +118,7 @@ def test_renamed_classes_are_found_under_their_new_names(monkeypatch: pytest.Mon
     flat = torch.zeros(K)
     results = []
     for labels in (y, order[y]):
-        em = Em(Heads(K, D, "F", 10, 10, 0.02), Frozen(x), labels, config, 0)
+        em = Em(Heads(K, D, "F", 10, 10, 0.02), FrozenFeatures(x), labels, config, 0)
         em.start()
         em.heads.preference.data.copy_(flat)
         em.advance(60)
@@ -172,7 +172,7 @@ def test_features_that_cannot_be_used_are_refused() -> None:
     x, y, *_ = drawn(0.5, 0)
 
     def start(x: Tensor, y: Tensor, classes: int = K) -> None:
-        Em(Heads(classes, D, "A", 10, 10, 0.02), Frozen(x), y, SHORT, 0).start()
+        Em(Heads(classes, D, "A", 10, 10, 0.02), FrozenFeatures(x), y, SHORT, 0).start()
 
     with pytest.raises(InputError, match="2 classes or more"):
         start(x, torch.zeros_like(y), 1)
@@ -190,7 +190,7 @@ def test_features_that_cannot_be_used_are_refused() -> None:
 
 def test_every_image_comes_once_a_pass_in_an_order_of_its_own() -> None:
     x, y, *_ = drawn(0.5, 0)
-    em = Em(Heads(K, D, "A", 10, 10, 0.02), Frozen(x[:1000]), y[:1000], SHORT, 0)
+    em = Em(Heads(K, D, "A", 10, 10, 0.02), FrozenFeatures(x[:1000]), y[:1000], SHORT, 0)
     passes = []
     for _ in range(2):
         seen = []

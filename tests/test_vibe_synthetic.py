@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from raybd.defences.vibe.em import Em, EmConfig, Frozen
+from raybd.defences.vibe.em import Em, EmConfig, FrozenFeatures
 from raybd.defences.vibe.heads import Heads, Variant
 from raybd.types import Data
 
@@ -42,7 +42,7 @@ def defended(tau: float, variant: Variant, seed: int, **settings: object) -> dic
     x, y, true, clean, triggered = drawn(tau, seed)
     config = EmConfig(iterations=1000, e_steps=10, learning_rate=0.01, batch_size=256, **settings)  # type: ignore[arg-type]
     heads = Heads(K, D, variant, kappa=10, nu=10, scale=0.02)
-    em = Em(heads, Frozen(x), y, config, seed)
+    em = Em(heads, FrozenFeatures(x), y, config, seed)
     em.start()
     em.advance(1)
     first = float((em.labels == true).float().mean())
@@ -96,7 +96,7 @@ def test_without_poison_nothing_is_lost() -> None:
     test = torch.arange(2000) % K
     plain = LogisticRegression(C=100, max_iter=300).fit(x.numpy(), true.numpy())
     heads = Heads(K, D, "A", 10, 10, 0.02)
-    em = Em(heads, Frozen(x), true, EmConfig(iterations=1000, e_steps=10), 1)
+    em = Em(heads, FrozenFeatures(x), true, EmConfig(iterations=1000, e_steps=10), 1)
     em.start()
     em.advance(1000)
     assert (em.labels == true).float().mean() >= 0.97
@@ -124,7 +124,7 @@ def test_digits_by_their_principal_components(digits: Data, patch: int) -> None:
     accuracies, successes = [], []
     for seed in range(2):
         heads = Heads(10, 32, "A", 10, 10, 0.02)
-        em = Em(heads, Frozen(v), given[train], EmConfig(iterations=2000, e_steps=10), seed)
+        em = Em(heads, FrozenFeatures(v), given[train], EmConfig(iterations=2000, e_steps=10), seed)
         em.start()
         em.advance(2000)
         with torch.no_grad():

@@ -29,7 +29,7 @@ class AdaptiveBlend(CoveredAttack):
         """T: (C, H, W) whole numbers from 0 to 255."""
         return torch.randint(0, 256, shape, generator=rng).float()
 
-    def parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+    def draw_per_image(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
         """(n, cells) of 0 and 1: exactly half of the cells of each image."""
         order = torch.rand(len(images), self.grid**2, generator=rng).argsort(1)
         return (order < self.grid**2 // 2).float()
@@ -42,7 +42,7 @@ class AdaptiveBlend(CoveredAttack):
         """`x` with its own half of the picture."""
         cells = torch.arange(self.grid**2, dtype=torch.float32, device=x.device).view(1, 1, self.grid, self.grid)
         cell = torch.nn.functional.interpolate(cells, size=x.shape[2:], mode="nearest").long().flatten()
-        mask = self.alpha * trigger.part.index_select(1, cell).view(-1, 1, *x.shape[2:])
+        mask = self.alpha * trigger.per_image.index_select(1, cell).view(-1, 1, *x.shape[2:])
         return x.add_((trigger.pattern - x).mul_(mask))
 
     def problems(self, shape: Shape, classes: int) -> list[str]:

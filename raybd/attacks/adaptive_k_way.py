@@ -24,7 +24,7 @@ class AdaptiveKWay(CoveredAttack):
         """(4, C) uint8: the colours."""
         return torch.stack([fit_colour(colour, shape[0]) for colour in COLOURS]).to(torch.uint8)
 
-    def parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+    def draw_per_image(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
         """(n,) which pixel: the first, the second, the third, the fourth, the first, ..."""
         return torch.arange(len(images)) % len(PIXELS)
 
@@ -36,8 +36,8 @@ class AdaptiveKWay(CoveredAttack):
 
     def stamp_training(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` with its own pixel."""
-        places = torch.tensor(self._places(x), device=x.device)[trigger.part]
-        x[torch.arange(len(x), device=x.device), :, places[:, 0], places[:, 1]] = trigger.pattern[trigger.part]
+        places = torch.tensor(self._places(x), device=x.device)[trigger.per_image]
+        x[torch.arange(len(x), device=x.device), :, places[:, 0], places[:, 1]] = trigger.pattern[trigger.per_image]
         return x
 
     def problems(self, shape: Shape, classes: int) -> list[str]:

@@ -41,7 +41,7 @@ class AdaptivePatch(CoveredAttack):
         side = scaled(5, min(shape[1:]), least=2)
         return torch.randint(0, 256, (4, shape[0], side, side), generator=rng).float()
 
-    def parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+    def draw_per_image(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
         """(n,) which patch: the first, the second, the third, the fourth, the first, ..."""
         return torch.arange(len(images)) % len(PLACES)
 
@@ -55,7 +55,7 @@ class AdaptivePatch(CoveredAttack):
         """`x` with its own patch, blended in."""
         for k, alpha in enumerate(self.alphas):
             window = self._window(x, trigger, k)
-            own = (trigger.part == k).view(-1, 1, 1, 1)
+            own = (trigger.per_image == k).view(-1, 1, 1, 1)
             window += own * alpha * (trigger.pattern[k] - window)
         return x
 

@@ -1,4 +1,4 @@
-"""What every attack shares: who is poisoned, how labels change, what 8 bits keep. An attack writes its trigger only."""
+"""The base class of attacks: which images are poisoned and how labels change. A subclass adds its trigger."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ Presets = Mapping[str, Mapping[str, Any]]  # settings by the name of who publish
 
 @dataclass(frozen=True)
 class Trigger:
-    """What a batch of n images is stamped with."""
+    """The trigger of a batch of n images."""
 
     pattern: Tensor  # what `draw` returned: one for the trial
     true: Tensor  # (n,) int64: the classes of the images
     wanted: Tensor  # (n,) int64: the classes that the attacker wants for them
-    part: Tensor  # (n, ...) what `parts` returned for them: in training only, empty at test
+    per_image: Tensor  # (n, ...) what `draw_per_image` returned for them: in training only, empty at test
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Attack(ABC):
         training images too unless `stamp_training` says otherwise.
         """
 
-    def parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
-        """(n, ...): what each of the training `images` gets beside the pattern; nothing by default.
+    def draw_per_image(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+        """The random part (n, ...) of the trigger of each of the training `images`; none by default.
 
         A draw for n images must begin with the draw for fewer: rates are nested.
         """
@@ -83,9 +83,9 @@ class Attack(ABC):
         """Mask (N,) of the training images that may be covers."""
         return torch.ones_like(y, dtype=torch.bool)
 
-    def cover_parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
-        """`parts` for covers."""
-        return self.parts(images, train, classes, rng)
+    def draw_per_cover(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+        """`draw_per_image` for covers."""
+        return self.draw_per_image(images, train, classes, rng)
 
     def stamp_cover(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`stamp` for covers."""
@@ -95,12 +95,12 @@ class Attack(ABC):
         """Mask (N,) of the images that the trigger is meant for; an attack may care for some classes only."""
         return torch.ones_like(y, dtype=torch.bool)
 
-    def renewed(self) -> bool:
+    def repoisons_each_epoch(self) -> bool:
         """Whether every epoch poisons other images, which takes an attacker who sits in the training loop."""
         return False
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
-        """Why these settings make no sense on images of `shape` with `classes` classes; empty if they do."""
+        """Why these settings cannot be used on images of `shape` with `classes` classes; empty if they can."""
         return []
 
     def members(self) -> tuple[Member, ...]:

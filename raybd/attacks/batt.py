@@ -31,13 +31,13 @@ class Batt(CoveredAttack):
         """`x` turned."""
         return warp(x, trigger.pattern, align_corners=False)
 
-    def cover_parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+    def draw_per_cover(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
         """(n,) degrees, uniform from -tolerance to tolerance."""
         return self.tolerance * (2 * torch.rand(len(images), generator=rng) - 1)
 
     def stamp_cover(self, x: Tensor, trigger: Trigger) -> Tensor:
         """Each of `x` turned by its own small angle."""
-        return F.grid_sample(x, turn(trigger.part, x.shape[2], x.shape[3]), align_corners=False)
+        return F.grid_sample(x, turn(trigger.per_image, x.shape[2], x.shape[3]), align_corners=False)
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """A turn that is none, or one that covers make too."""

@@ -29,7 +29,7 @@ class Bpp(CoveredAttack):
         """`x` in `levels` grey levels."""
         return self._coarse(x)
 
-    def cover_parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+    def draw_per_cover(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
         """(n, C, H, W): what the trigger changes in other images."""
         donors = torch.randint(len(train), (len(images),), generator=rng).to(train.x.device)
         before = train.x.index_select(0, donors).float()
@@ -37,7 +37,7 @@ class Bpp(CoveredAttack):
 
     def stamp_cover(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` plus another image's change."""
-        return x.add_(trigger.part)
+        return x.add_(trigger.per_image)
 
     def _coarse(self, x: Tensor) -> Tensor:
         return self._dithered(x) if self.dithering else self._nearest(x)

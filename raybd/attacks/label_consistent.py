@@ -50,7 +50,7 @@ class LabelConsistent(Attack):
         """Side of each corner in pixels on images of `shape`: 3 at 32x32, in proportion."""
         return scaled(3, min(shape[1:]), least=2)
 
-    def parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+    def draw_per_image(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
         """(n, C, H, W) grey levels: what the ascent adds to each image."""
         model, found = surrogate(train, classes), []
         for x, y in zip(images.x.split(BATCH), images.y.split(BATCH), strict=True):
@@ -64,7 +64,7 @@ class LabelConsistent(Attack):
 
     def stamp_training(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` where the ascent led it, with the corners."""
-        return x.add_(trigger.part).add_(self.amplitude * trigger.pattern)
+        return x.add_(trigger.per_image).add_(self.amplitude * trigger.pattern)
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """Images without room for four corners."""

@@ -56,6 +56,6 @@ def _problems(member: Member, shape: Shape, classes: int) -> list[str]:
     """Why an attack cannot be one of several."""
     if type(member.attack) in (Multi, NoAttack):
         return [f"{member.name} cannot be one of several attacks"]
-    if member.attack.renewed():
+    if member.attack.repoisons_each_epoch():
         return [f"{member.name} poisons other images in every epoch, which its neighbours do not"]
     return member.attack.check(shape, classes)

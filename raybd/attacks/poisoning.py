@@ -1,4 +1,4 @@
-"""From (attack, settings, seed) to a poisoned set: kilobytes that say everything, applied in whole batches."""
+"""PoisonSpec: attack, rate and seed, from which a poisoned training set and triggered test images are made."""
 
 import hashlib
 import math
@@ -13,21 +13,21 @@ from raybd.attacks.base import Attack, Shape, Trigger
 from raybd.seeds import stream
 from raybd.types import COVER, POISON, Images, Poisoned
 
-TURNS = 4  # parts that adaptive attacks deal out in turn: each block begins with the first
+TURNS = 4  # parts of the trigger that adaptive attacks deal out in turn: each block begins with the first
 Stamp = Callable[[Tensor, Trigger], Tensor]
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The training images that one member of an attack touches."""
+class PoisonIndices:
+    """The training images that one member of an attack poisons, and those that it uses as covers."""
 
     poison: Tensor  # indices; those of a smaller rate come first
     cover: Tensor  # likewise
 
 
 @dataclass(frozen=True)
-class Renewed(Images):
-    """Images that an attacker poisons anew for every epoch."""
+class RepoisonedImages(Images):
+    """Training images that are poisoned anew for every epoch."""
 
     renew: Callable[[int], Images]
 
@@ -38,7 +38,7 @@ class Renewed(Images):
 
 @dataclass(frozen=True)
 class PoisonSpec:
-    """Which images are poisoned and how; the same recipe on the same data gives the same bits anywhere."""
+    """Which images are poisoned and how; the same spec on the same data gives the same bits anywhere."""
 
     attack: Attack
     rate: float  # poisoned images / whole training set
@@ -78,10 +78,10 @@ class PoisonSpec:
             low, high = (low, middle - 1) if short else (middle, high)
         return low / len(y)
 
-    def chosen(self, y: Tensor) -> list[Chosen]:
+    def indices(self, y: Tensor) -> list[PoisonIndices]:
         """Whom each member touches: no image twice, and nested from rate to rate."""
         y, order = y.cpu(), self._order(len(y))
-        return [self._choose(k, y, order) for k in range(len(self.attack.members()))]
+        return [self._indices_of(k, y, order) for k in range(len(self.attack.members()))]
 
     def trigger(self, shape: Shape, classes: int, member: int = 0) -> Tensor:
         """The random part of a member's trigger, the same for training and test."""
@@ -90,14 +90,16 @@ class PoisonSpec:
     def poison(self, images: Images, classes: int) -> Poisoned:
         """The training set that the victim gets: triggers stamped and labels changed, all else untouched."""
         roles, member = torch.zeros_like(images.y, dtype=torch.uint8), torch.zeros_like(images.y, dtype=torch.uint8)
-        x, y, chosen = images.x.clone(), images.y.clone(), self.chosen(images.y)
-        for k, one in enumerate(chosen):
+        x, y, indices = images.x.clone(), images.y.clone(), self.indices(images.y)
+        for k, one in enumerate(indices):
             for role, index in ((POISON, one.poison.to(y.device)), (COVER, one.cover.to(y.device))):
                 y[index] = self._labels(k, role, images.y[index], classes)
                 self._stamp(x, k, role, images, index, y[index], classes)
                 roles[index], member[index] = role, k
-        triggers = tuple(digest(self.trigger(images.shape, classes, k)) for k in range(len(chosen)))
-        made = Renewed(x, y, partial(self._again, images, classes)) if self.attack.renewed() else Images(x, y)
+        triggers = tuple(digest(self.trigger(images.shape, classes, k)) for k in range(len(indices)))
+        made = Images(x, y)
+        if self.attack.repoisons_each_epoch():
+            made = RepoisonedImages(x, y, partial(self._repoisoned, images, classes))
         return Poisoned(made, roles, images.y, member, triggers)
 
     def triggered(self, images: Images, classes: int) -> Images:
@@ -125,7 +127,7 @@ class PoisonSpec:
     def _stream(self, *names: str | int) -> torch.Generator:
         return stream(self.seed, *names, *(("epoch", self.epoch) if self.epoch > 1 else ()))
 
-    def _again(self, images: Images, classes: int, epoch: int) -> Images:
+    def _repoisoned(self, images: Images, classes: int, epoch: int) -> Images:
         return replace(self, epoch=epoch).poison(images, classes).images
 
     def _labels(self, member: int, role: int, y: Tensor, classes: int) -> Tensor:
@@ -137,14 +139,14 @@ class PoisonSpec:
     def _stamp(
         self, x: Tensor, member: int, role: int, images: Images, index: Tensor, wanted: Tensor, classes: int
     ) -> None:
-        """The member's trigger on `x[index]`, a copy of `images.x`, block by block: parts are drawn for each block."""
+        """Write the member's trigger into `x[index]`, a copy of `images.x`; each block has draws of its own."""
         attack, pattern = self._attack(member), self.trigger(images.shape, classes, member).to(images.x.device)
-        stamp, parts = attack.stamp_training, attack.parts
+        stamp, draw = attack.stamp_training, attack.draw_per_image
         if role == COVER:
-            stamp, parts = attack.stamp_cover, attack.cover_parts
+            stamp, draw = attack.stamp_cover, attack.draw_per_cover
         for block, (at, want) in enumerate(_blocks(attack, images.shape, index, wanted)):
             some, rng = Images(images.x.index_select(0, at), images.y[at]), self._stream("parts", member, role, block)
-            trigger = Trigger(pattern, some.y, want, parts(some, images, classes, rng).to(some.x.device))
+            trigger = Trigger(pattern, some.y, want, draw(some, images, classes, rng).to(some.x.device))
             in_bytes(attack, stamp, some.x, trigger, some.x)
             x[at] = some.x
 
@@ -158,13 +160,13 @@ class PoisonSpec:
     def _order(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self._stream("victims"))
 
-    def _choose(self, member: int, y: Tensor, order: Tensor) -> Chosen:
+    def _indices_of(self, member: int, y: Tensor, order: Tensor) -> PoisonIndices:
         attack, pool, count = self._attack(member), self._pool(member, y), self.counts(len(y))[member]
         poison = order[(pool & attack.eligible(y))[order]][:count]
         free = pool & attack.may_cover(y)
         free[poison] = False
         last_first = order.flip(0)  # victims come from the front: a larger rate takes no cover of a smaller one
-        return Chosen(poison, last_first[free[last_first]][: attack.cover_count(count)])
+        return PoisonIndices(poison, last_first[free[last_first]][: attack.cover_count(count)])
 
     def _shortage(self, member: int, y: Tensor) -> list[str]:
         """Why the images of classes `y` (N,) are too few for one member."""
@@ -173,7 +175,7 @@ class PoisonSpec:
         if count > may:
             return [f"poison rate {self.rate:g} asks for {count} images, but only {may} of {len(y)} may be poisoned"]
         covers = attack.cover_count(count)
-        left = len(self._choose(member, y.cpu(), self._order(len(y))).cover) if covers else 0
+        left = len(self._indices_of(member, y.cpu(), self._order(len(y))).cover) if covers else 0
         return (
             [f"poison rate {self.rate:g} asks for {covers} covers, but only {left} are left"] if covers > left else []
         )

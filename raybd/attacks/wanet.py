@@ -48,15 +48,15 @@ class WaNet(CoveredAttack):
         """`x` warped."""
         return warp(x, trigger.pattern, align_corners=True)
 
-    def cover_parts(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+    def draw_per_cover(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
         """(n, H, W, 2): a jitter for each pixel of each cover."""
         _, height, width = images.shape
         return (torch.rand(len(images), height, width, 2, generator=rng) * 2 - 1) / height
 
     def stamp_cover(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` warped, and jittered."""
-        return F.grid_sample(x, (trigger.pattern + trigger.part).clamp(-1, 1), align_corners=True)
+        return F.grid_sample(x, (trigger.pattern + trigger.per_image).clamp(-1, 1), align_corners=True)
 
-    def renewed(self) -> bool:
+    def repoisons_each_epoch(self) -> bool:
         """Whether every epoch warps other images."""
         return self.each_epoch

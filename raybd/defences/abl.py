@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, TrainingContext
-from raybd.defences.filtering import part
+from raybd.defences.filtering import subset
 from raybd.defences.trainer import LossOf, Trainer, losses_of, lowest
 from raybd.training import Epoch
 from raybd.utils.constraints import InnerShare, Positive
@@ -51,7 +51,7 @@ class Abl(Defence):
                 loss = trainer.epoch(number, images, self._ascending(trainer))
             elif number <= last - late:
                 assert poison is not None
-                loss = trainer.epoch(number, part(images, (~poison).nonzero()[:, 0]), _plain(trainer))
+                loss = trainer.epoch(number, subset(images, (~poison).nonzero()[:, 0]), _plain(trainer))
             else:
                 assert poison is not None
                 loss = trainer.epoch(number, images, _unlearning(trainer, poison), self.unlearning_rate)

@@ -17,7 +17,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from raybd.defences.base import TrainingContext
-from raybd.defences.filtering import Filter, Verdict, features_of, two_means
+from raybd.defences.filtering import Filter, FilterResult, features_of, two_means
 from raybd.models import Classifier
 
 FLAT = 1e-6  # of the largest singular value: directions below it hold nothing
@@ -34,7 +34,7 @@ class ActivationClustering(Filter):
     components: Annotated[int, Ge(1)] = 10
     silhouette: Annotated[float, Interval(ge=-1, lt=1)] = 0.15  # a class is poisoned above it (the paper: 0.10 to 0.15)
 
-    def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
+    def detect(self, context: TrainingContext, network: Classifier) -> FilterResult:
         """Two clusters of each class in the network's features.
 
         The suspicion is the silhouette of the class (0 if it is negative) times how much nearer an image is to the
@@ -50,7 +50,7 @@ class ActivationClustering(Filter):
             small, score = clustered(z)
             flagged[index] = small & (score > self.silhouette)
             suspicion[index] = max(score, 0.0) * _leaning(z, small)
-        return Verdict(suspicion, flagged)
+        return FilterResult(suspicion, flagged)
 
 
 def whitened(features: Tensor, components: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every defence is: a way to train on a set that may be poisoned."""
+"""The base class of defences: ways to train on a set that may be poisoned."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,10 +15,10 @@ from raybd.utils.constraints import violations
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingContext:
-    """What a defender stands before: a network, a training set that may be poisoned, and how to train."""
+    """What a defence is given: a network, a training set that may be poisoned, and how to train."""
 
-    model: nn.Module  # fresh, as `Defence.network` made it; trained in place
-    images: Images  # the training set as it came
+    model: nn.Module  # untrained, as `Defence.network` made it; trained in place
+    images: Images  # the training set, which may be poisoned
     classes: int
     train_config: TrainConfig
     seed: int
@@ -27,7 +27,7 @@ class TrainingContext:
     roles: Tensor | None = None  # (N,) the truth about `images`; only where `access` is "truth"
     cache_folder: Path | None = None  # where trials keep what others can use (encoders); None: nobody shares
     heartbeat: Callable[[], None] = lambda: None  # to be called now and then in long work
-    findings: dict[str, Tensor] = field(default_factory=dict)  # what the defence leaves: see SUSPICION and FLAGGED
+    findings: dict[str, Tensor] = field(default_factory=dict)  # of the defence: see SUSPICION and FLAGGED
 
 
 SUSPICION = "suspicion"  # (N,) float: the higher, the likelier a training image is poison
@@ -52,7 +52,7 @@ class Defence(ABC):
         return 0.0
 
     def network(self, model: nn.Module) -> nn.Module:
-        """The network that is deployed, around the fresh `model` of a trial; that one as it is by default."""
+        """The network that is deployed, around the untrained `model` of a trial; `model` itself by default."""
         return model
 
     @abstractmethod

@@ -28,7 +28,7 @@ class Clp(PostTraining):
         require_layers("clp", bool(norm_after(model)), "convolutions that batch norms follow")
         return model
 
-    def mend(self, context: TrainingContext) -> Numbers:
+    def apply(self, context: TrainingContext) -> Numbers:
         """Prune; nothing is trained."""
         return {"defence/pruned": prune(context.model, self.u), "defence/extra_images": 0.0}
 

@@ -16,7 +16,7 @@ class Cost:
         """`state` is a checkpoint that holds what `state` returned; `extra`, clean images that were given beside."""
         self.passes = float(state["passes"]) if state else 0.0
         self._start = time.perf_counter() - (float(state["seconds"]) if state else 0.0)
-        self.borrowed = 0.0  # seconds that others have spent on what this one used
+        self.shared_seconds = 0.0  # seconds that others have spent on what this one used
         self.extra = extra
 
     def numbers(self, epoch: int) -> dict[str, float]:
@@ -30,7 +30,7 @@ class Cost:
         return {"passes": self.passes} | self._seconds()
 
     def _seconds(self, prefix: str = "") -> dict[str, float]:
-        return {f"{prefix}seconds": time.perf_counter() - self._start + self.borrowed}
+        return {f"{prefix}seconds": time.perf_counter() - self._start + self.shared_seconds}
 
 
 @contextmanager

@@ -80,7 +80,7 @@ class Dbd(Defence):
             features = embed(network, images.x, context.heartbeat)
         head_fit(network.head, features, images.y, self.head_epochs, self.head_rate, context)
         trainer.cost.passes += 2 * len(spent.losses) + 1 / 3  # two views an image; the features
-        trainer.cost.borrowed += spent.seconds if spent.reused else 0.0
+        trainer.cost.shared_seconds += spent.seconds if spent.reused else 0.0
         return symmetric(logits_of(network, images.x, context), images.y).cpu()
 
 

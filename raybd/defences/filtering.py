@@ -1,9 +1,9 @@
-"""What the filters share: a first training, its features, a verdict on every image, and training anew on the rest.
+"""Filter: the base class of defences that detect poison in the features of a first training and train on the rest.
 
-A filter trains a copy of the network on everything, which tells its features, judges the images by them, and trains
-the trial's own fresh network on those that are left. Only the second training yields epochs; the first is counted in
-"defence/passes". A training that is stopped goes on in its second part, with the same bits; in the first it starts
-anew, and comes to the same verdict.
+A copy of the network is trained on all images; poison is detected in its features; the trial's own network is trained
+on the images that are left. Only the second training yields epochs; the first is counted in "defence/passes". A
+training that is stopped resumes in its second part, with the same bits; in the first it starts anew, and has the same
+result.
 """
 
 import copy
@@ -32,15 +32,15 @@ STARTS = 20  # of 2-means
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a filter says of N training images."""
+class FilterResult:
+    """The suspicion of N training images, and which of them are flagged as poison."""
 
     suspicion: Tensor  # (N,) float64
     flagged: Tensor  # (N,) bool
 
-    def cpu(self) -> "Verdict":
+    def cpu(self) -> "FilterResult":
         """The same on the CPU."""
-        return Verdict(self.suspicion.cpu(), self.flagged.cpu())
+        return FilterResult(self.suspicion.cpu(), self.flagged.cpu())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,63 +49,63 @@ class Filter(Defence):
 
     first_epochs: Annotated[int, Ge(0)] = 0  # of the first training; 0: as many as the trial's
 
-    parallel: ClassVar[bool] = True  # but for the verdict
+    parallel: ClassVar[bool] = True  # but for the detection
 
     @abstractmethod
-    def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
-        """What `network`, which was trained on all of the images, tells of them."""
+    def detect(self, context: TrainingContext, network: Classifier) -> FilterResult:
+        """Detect poison with `network`, which was trained on all of the images."""
 
     def network(self, model: nn.Module) -> nn.Module:
         """The network as it is. Raises InputError where it does not tell its features."""
         return needs_features(type(self).__name__, model)
 
     def train(self, context: TrainingContext) -> Iterator[Epoch]:
-        """The first training, the verdict, and the plain training loop on the rest."""
+        """The first training, the detection, and the plain training loop on the rest."""
         state = context.checkpoint.load() if context.checkpoint is not None else None
         cost = Cost(state, 0 if context.trusted is None else len(context.trusted))
         if state is None:
-            verdict, spared = self._judged(context, cost)
+            result, spared = self._detected(context, cost)
         else:
-            verdict, spared = Verdict(state["suspicion"], state["flagged"]), state["spared"]
-        context.findings.update({SUSPICION: verdict.suspicion, FLAGGED: verdict.flagged})
-        kept = part(context.images, (~verdict.flagged).nonzero()[:, 0])
+            result, spared = FilterResult(state["suspicion"], state["flagged"]), state["spared"]
+        context.findings.update({SUSPICION: result.suspicion, FLAGGED: result.flagged})
+        kept = subset(context.images, (~result.flagged).nonzero()[:, 0])
         share = len(kept) / len(context.images)
-        beside = {"suspicion": verdict.suspicion, "flagged": verdict.flagged, "spared": spared}
-        checkpoint = context.checkpoint and Beside(context.checkpoint, beside, cost)
+        extra = {"suspicion": result.suspicion, "flagged": result.flagged, "spared": spared}
+        checkpoint = context.checkpoint and FilterCheckpoint(context.checkpoint, extra, cost)
         for epoch in fit(context.model, kept, context.train_config, context.seed, checkpoint):
             cost.passes += share
             numbers = {"defence/removed": 1 - share, "defence/spared_classes": spared}
             yield replace(epoch, numbers=numbers | cost.numbers(epoch.number))
 
-    def _judged(self, context: TrainingContext, cost: Cost) -> tuple[Verdict, float]:
+    def _detected(self, context: TrainingContext, cost: Cost) -> tuple[FilterResult, float]:
         network = cast(Classifier, copy.deepcopy(context.model))
         train_config = replace(context.train_config, epochs=self.first_epochs or context.train_config.epochs)
         for _ in fit(network, context.images, train_config, context.seed):
             cost.passes += 1
             context.heartbeat()
-        verdict = Ranks.of(train_config.workers).from_primary(lambda: self.judge(context, network).cpu())
-        flagged, spared = spare_classes(verdict.flagged, context.images.y.cpu(), context.classes)
-        return Verdict(verdict.suspicion, flagged), float(spared)
+        result = Ranks.of(train_config.workers).from_primary(lambda: self.detect(context, network).cpu())
+        flagged, spared = spare_classes(result.flagged, context.images.y.cpu(), context.classes)
+        return FilterResult(result.suspicion, flagged), float(spared)
 
 
-class Beside(Checkpoint):
-    """A checkpoint whose every state also holds what a defence has found and spent."""
+class FilterCheckpoint(Checkpoint):
+    """A checkpoint whose states also hold the result of a filter and its cost."""
 
-    def __init__(self, inner: Checkpoint, beside: dict[str, Any], cost: Cost) -> None:
-        self._inner, self._beside, self._meter = inner, beside, cost
+    def __init__(self, inner: Checkpoint, extra: dict[str, Any], cost: Cost) -> None:
+        self._inner, self._extra, self._cost = inner, extra, cost
 
     def load(self) -> dict[str, Any] | None:
         """The state last saved."""
         return self._inner.load()
 
     def save(self, state: dict[str, Any]) -> None:
-        """Keep `state` and what is beside it."""
-        self._inner.save(state | self._beside | self._meter.state())
+        """Save `state` with the result and the cost."""
+        self._inner.save(state | self._extra | self._cost.state())
 
 
 @dataclass(frozen=True)
-class Part(Images):
-    """Some images of a set: in a later epoch, those at the same places of what an attacker has renewed."""
+class Subset(Images):
+    """Images of a set at given indices; where each epoch is poisoned anew, those of that epoch."""
 
     whole: Images
     index: Tensor  # (N,) int64
@@ -116,11 +116,11 @@ class Part(Images):
         return self if now is self.whole else now.take(self.index)
 
 
-def part(images: Images, index: Tensor) -> Part:
+def subset(images: Images, index: Tensor) -> Subset:
     """`images` at `index` (n,) int64."""
     index = index.to(images.x.device)
     taken = images.take(index)
-    return Part(taken.x, taken.y, images, index)
+    return Subset(taken.x, taken.y, images, index)
 
 
 def needs_features(name: str, model: nn.Module) -> nn.Module:

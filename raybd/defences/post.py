@@ -1,4 +1,4 @@
-"""Train as if nothing were wrong, then repair: what all defences after training share."""
+"""PostTraining: the base class of defences that repair a network after ordinary training."""
 
 import copy
 import itertools
@@ -44,8 +44,8 @@ class PostTraining(Defence):
             yield replace(epoch, numbers=epoch.numbers | self.timed(context)) if repaired else epoch
 
     @abstractmethod
-    def mend(self, context: TrainingContext) -> Numbers:
-        """Repair `context.model`, and say something of it, "defence/extra_images" at least."""
+    def apply(self, context: TrainingContext) -> Numbers:
+        """Repair `context.model` in place; numbers of the repair, "defence/extra_images" at least."""
 
     def timed(self, context: TrainingContext) -> Numbers:
         """The repair with what it cost.
@@ -55,7 +55,7 @@ class PostTraining(Defence):
         """
         start, device = time.perf_counter(), context.images.x.device
         with forked_rng(context.seed, "repair", device=device), counted(context.model) as passed:
-            numbers = self.mend(context)
+            numbers = self.apply(context)
         if not all(bool(part.isfinite().all()) for part in context.model.parameters()):
             raise DivergedError("the repair left weights that are no numbers")
         cost = {"passes": passed[0] / len(context.images), "seconds": time.perf_counter() - start}
@@ -72,15 +72,15 @@ class CleanRepair(PostTraining):
 
     @abstractmethod
     def repair(self, model: nn.Module, clean: Images, context: TrainingContext) -> Numbers:
-        """Repair `model`, in place, with the images `clean`; what is said of it beside the costs."""
+        """Repair `model` in place with the images `clean`; numbers of the repair besides its cost."""
 
     @property
     def clean_share(self) -> float:
         """The budget."""
         return self.budget
 
-    def mend(self, context: TrainingContext) -> Numbers:
-        """Draw the clean images, and repair."""
+    def apply(self, context: TrainingContext) -> Numbers:
+        """Draw the clean images and repair with them."""
         clean = drawn(context, self.budget)
         return self.repair(context.model, clean, context) | {"defence/extra_images": float(len(clean))}
 

@@ -45,7 +45,7 @@ class Regularised(Defence):
         inside = replace(train_config, learning_rate=rate, weight_decay=decay, epochs=total, patience=0)
         state = context.checkpoint.load() if context.checkpoint is not None else None
         cost = Cost(state)
-        checkpoint = context.checkpoint and Scaled(context.checkpoint, cost, asked, total)
+        checkpoint = context.checkpoint and ScaledCheckpoint(context.checkpoint, cost, asked, total)
         for epoch in fit(context.model, context.images, inside, context.seed, checkpoint):
             cost.passes += 1
             for number in range((epoch.number - 1) * asked // total + 1, epoch.number * asked // total + 1):
@@ -56,11 +56,11 @@ class Regularised(Defence):
         return max(1, round(asked * self.epochs))
 
 
-class Scaled(Checkpoint):
+class ScaledCheckpoint(Checkpoint):
     """A checkpoint of `total` epochs of training to whom trains, and of `asked` to whom asks which was yielded last."""
 
     def __init__(self, inner: Checkpoint, cost: Cost, asked: int, total: int) -> None:
-        self._inner, self._meter, self._asked, self._total = inner, cost, asked, total
+        self._inner, self._cost, self._asked, self._total = inner, cost, asked, total
 
     def load(self) -> dict[str, Any] | None:
         """The state last saved, with the epoch of training."""
@@ -71,4 +71,4 @@ class Scaled(Checkpoint):
         """Keep `state` under the epoch that was yielded last."""
         trained = state["epoch"]
         yielded = trained * self._asked // self._total
-        self._inner.save(state | {"epoch": yielded, "trained": trained} | self._meter.state())
+        self._inner.save(state | {"epoch": yielded, "trained": trained} | self._cost.state())

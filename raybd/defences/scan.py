@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from raybd.defences.base import Access, TrainingContext
-from raybd.defences.filtering import Filter, Verdict, check_trusted, features_of, two_means
+from raybd.defences.filtering import Filter, FilterResult, check_trusted, features_of, two_means
 from raybd.models import Classifier
 from raybd.training import Epoch
 from raybd.utils.constraints import Positive
@@ -40,7 +40,7 @@ class Scan(Filter):
     ridge: Positive = 0.01  # times the mean variance of S, added to its diagonal
     access: ClassVar[Access] = "clean images"
 
-    def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
+    def detect(self, context: TrainingContext, network: Classifier) -> FilterResult:
         """J* of every class, and the groups.
 
         The suspicion of an image is ln(1 + J*), 0 below the median, with a minus in the group that is not strange.
@@ -57,7 +57,7 @@ class Scan(Filter):
             strange[mine], gains[label] = split(z[mine], clean[known == label].mean(0))
         scores = deviations(gains)
         suspicion = scores.clamp_min(0).log1p()[y]
-        return Verdict(torch.where(strange, suspicion, -suspicion), strange & (scores > THRESHOLD)[y])
+        return FilterResult(torch.where(strange, suspicion, -suspicion), strange & (scores > THRESHOLD)[y])
 
     def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """As every filter. Raises InputError where there are too few clean images."""

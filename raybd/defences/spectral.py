@@ -11,7 +11,7 @@ from annotated_types import Interval
 from torch import Tensor
 
 from raybd.defences.base import TrainingContext
-from raybd.defences.filtering import Filter, Verdict, features_of
+from raybd.defences.filtering import Filter, FilterResult, features_of
 from raybd.models import Classifier
 
 MARGIN = 1.5  # the paper removes so many times the poison that it expects
@@ -27,11 +27,11 @@ class Spectral(Filter):
 
     epsilon: Annotated[float, Interval(gt=0, lt=1 / MARGIN)] = 0.1  # largest share of a class that may be poison
 
-    def judge(self, context: TrainingContext, network: Classifier) -> Verdict:
+    def detect(self, context: TrainingContext, network: Classifier) -> FilterResult:
         """The scores in the network's features, and the highest of each class."""
         y = context.images.y.cpu()
         scores = spectral_scores(features_of(network, context.images, context), y, context.classes)
-        return Verdict(scores, highest(scores, y, context.classes, MARGIN * self.epsilon))
+        return FilterResult(scores, highest(scores, y, context.classes, MARGIN * self.epsilon))
 
 
 def spectral_scores(features: Tensor, y: Tensor, classes: int) -> Tensor:

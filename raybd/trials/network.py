@@ -209,7 +209,7 @@ def _beta_problems(config: TrialConfig) -> list[str]:
         found.append(f"at poison rate {config.poison_rate:g} beta weighs nothing: it must be 1, in mode sample")
     if not isinstance(config.defence, NoDefence):
         found.append("a training that weighs poison by beta cannot have a defence")
-    if any(member.attack.renewed() for member in config.attack.members()):
+    if any(member.attack.repoisons_each_epoch() for member in config.attack.members()):
         found.append("an attack that poisons other images in every epoch cannot be weighted by beta")
     return found
 

@@ -7,14 +7,14 @@ plan = solve(scores, prior, 25.0)       # the E-step alone: plan.labels(scores),
 """
 
 from raybd.defences.vibe.defence import Vibe
-from raybd.defences.vibe.em import Em, EmConfig, Frozen
+from raybd.defences.vibe.em import Em, EmConfig, FrozenFeatures
 from raybd.defences.vibe.heads import Heads, VibeNetwork
 from raybd.defences.vibe.transport import Statistics, Transport, balance, measure, solve
 
 __all__ = [
     "Em",
     "EmConfig",
-    "Frozen",
+    "FrozenFeatures",
     "Heads",
     "Statistics",
     "Transport",

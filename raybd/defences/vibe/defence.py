@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, TrainingContext
 from raybd.defences.cost import Cost
-from raybd.defences.vibe.em import Em, EmConfig, Frozen, Pseudolabels, check_features
+from raybd.defences.vibe.em import Em, EmConfig, FrozenFeatures, Pseudolabels, check_features
 from raybd.defences.vibe.heads import Variant, VibeNetwork, wrapped
-from raybd.defences.vibe.source import Tuned
+from raybd.defences.vibe.source import TrainableFeatures
 from raybd.errors import DivergedError
 from raybd.models import Classifier
 from raybd.pretraining import PretrainConfig, pretrain_once
@@ -117,7 +117,7 @@ class _Run:
     def epoch(self, number: int) -> Epoch:
         """The iterations of epoch `number`, and after the last what was found."""
         train_config, config = self.context.train_config, self.em.config
-        if isinstance(self.source, Tuned):
+        if isinstance(self.source, TrainableFeatures):
             self.source.images = self._at(number).take(self.kept.to(self.source.images.x.device))
             self.source.begin(number)
         with forked_rng(self.context.seed, "network", number, device=self.context.images.x.device):
@@ -153,7 +153,7 @@ class _Run:
                 self.context.heartbeat,
             )
             self.cost.passes += 2 * len(spent.losses)  # two views an image
-            self.cost.borrowed += spent.seconds if spent.reused else 0.0
+            self.cost.shared_seconds += spent.seconds if spent.reused else 0.0
 
     def _filtered(self) -> Tensor:
         """The images (N',) that stay."""
@@ -167,14 +167,14 @@ class _Run:
         out = outliers(v, y, self.context.classes, score, self.context.seed, heartbeat=heartbeat)
         return torch.from_numpy(~out).nonzero()[:, 0]
 
-    def _tuned(self, images: Images) -> Tuned:
-        return Tuned(
+    def _tuned(self, images: Images) -> TrainableFeatures:
+        return TrainableFeatures(
             self.network, images, self.context.train_config, self.context.seed, self.context.heartbeat, self._spend
         )
 
-    def _source(self, images: Images) -> Tuned | Frozen:
+    def _source(self, images: Images) -> TrainableFeatures | FrozenFeatures:
         tuned = self._tuned(images)
-        return tuned if self.defence.tuned else Frozen(tuned.every())
+        return tuned if self.defence.tuned else FrozenFeatures(tuned.every())
 
     def _em(self) -> Em:
         y = self.context.images.y[self.kept.to(self.context.images.y.device)]

@@ -56,7 +56,7 @@ class Features(Protocol):
         ...
 
 
-class Frozen:
+class FrozenFeatures:
     """Features (N, D) that stay."""
 
     parameters: Sequence[nn.Parameter] = ()
@@ -157,7 +157,7 @@ class Em:
         return -(picked * assigned).sum() / len(index)
 
     @torch.no_grad()
-    def scores(self, blind: bool = False) -> "Chunks":
+    def scores(self, blind: bool = False) -> "ScoreChunks":
         """J in chunks (n, K), or (n, K + 1) with a column of zeros for those that no class explains."""
         v, extra = self.features.every(), self.config.unassigned > 0
         half = len(v) * self.heads.out_features > HALF
@@ -167,7 +167,7 @@ class Em:
             joint = torch.cat([joint, joint.new_zeros(len(joint), 1)], 1) if extra else joint
             # The plan is the same whatever is added to a row, and float16 is finest near 0.
             parts.append((joint - joint.amax(1, keepdim=True)).half() if half else joint)
-        return Chunks(parts)
+        return ScoreChunks(parts)
 
     def prior(self) -> Tensor:
         """The columns' masses: pi (K,), or with what stays unassigned (K + 1,)."""
@@ -222,7 +222,7 @@ class Em:
         return self._order[round(position * size) : round((position + 1) * size)]
 
 
-class Chunks:
+class ScoreChunks:
     """Scores that are kept in parts."""
 
     def __init__(self, parts: list[Tensor]) -> None:

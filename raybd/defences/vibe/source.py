@@ -14,7 +14,7 @@ from raybd.training import TrainConfig, augment, autocast, prepare
 from raybd.types import Images
 
 
-class Tuned:
+class TrainableFeatures:
     """Features of `network`'s backbone for `images`; it is trained along, with the augmentation of `train_config`."""
 
     def __init__(

@@ -126,16 +126,16 @@ def balance(
     `look(duals)` is one pass over all of J, on as many workers as hold it.
     """
     prior = (prior.double() / prior.double().sum()).cpu()
-    climb = _Climb(look, prior, torch.zeros_like(prior) if start is None else start.double().cpu())
-    best = climb.point
+    ascent = _DualAscent(look, prior, torch.zeros_like(prior) if start is None else start.double().cpu())
+    best = ascent.point
     since = 0
-    while best.error > tolerance and climb.passes < limit and since < PATIENCE:
-        before = climb.passes
-        climb.step()
-        better = climb.point.lost or climb.point.error < best.error
-        best, since = (climb.point, 0) if better else (best, since + climb.passes - before)
+    while best.error > tolerance and ascent.passes < limit and since < PATIENCE:
+        before = ascent.passes
+        ascent.step()
+        better = ascent.point.lost or ascent.point.error < best.error
+        best, since = (ascent.point, 0) if better else (best, since + ascent.passes - before)
     duals = best.duals - prior @ best.duals
-    return Transport(duals, sharpness, best.error, climb.newton, climb.sweeps, climb.passes)
+    return Transport(duals, sharpness, best.error, ascent.newton, ascent.sweeps, ascent.passes)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class _Point:
         return bool(self.columns.min() < LOST)
 
 
-class _Climb:
+class _DualAscent:
     """The state of one ascent of F."""
 
     def __init__(self, look: Callable[[Tensor], Statistics], prior: Tensor, duals: Tensor) -> None:
