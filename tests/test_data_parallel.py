@@ -303,7 +303,7 @@ def test_the_command_line_refuses_workers_that_cannot_be_had(capsys: pytest.Capt
     assert "--inline runs a trial in one process" in said("--workers-per-trial", "2", "--inline")
     assert "each worker has one GPU" in said("--workers-per-trial", "2", "--gpus-per-trial", "1")
     assert "--sync-batch-norm needs several workers" in said("--sync-batch-norm")
-    assert "--workers-per-trial 0 must be at least 1" in said("--workers-per-trial", "0")
+    assert "--workers-per-trial must be at least 1, got 0" in said("--workers-per-trial", "0")
     assert workers() == workers("--gpus-per-trial", "0.25") == {1}
     assert workers("--gpus-per-trial", "2") == workers("--workers-per-trial", "2") == {2}
     assert not any(Resources(gpus=gpus).problems() for gpus in (None, 0.0, 0.25, 1.0, 2.0))

@@ -21,6 +21,7 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.model import ModelConfig
 from raybd.trials.records import Record
 
+pytestmark = pytest.mark.ray
 CONFIG = TrialConfig(train=TrainConfig(epochs=4, workers=2), poison_rate=0.1)
 TWO = Resources(cpus=1, gpus=0, workers=2)
 
