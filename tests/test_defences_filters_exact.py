@@ -204,7 +204,7 @@ def test_a_class_is_never_removed_whole(caplog: pytest.LogCaptureFixture) -> Non
     assert "[0]" in caplog.text
 
 
-def test_a_part_of_renewed_images_is_renewed() -> None:
+def test_a_subset_of_repoisoned_images_is_repoisoned() -> None:
     class RepoisonedImages(Images):
         def at(self, epoch: int) -> Images:
             return Images(self.x + epoch, self.y)
