@@ -62,7 +62,7 @@ def upload_pending_trials(
         raise InputError(f"there is no sweep {name!r} in {Path(results).absolute()}")
     folder = SweepFolder.of(results, name)
     with folder.locked():
-        print(f"{upload_pending(folder, Store.open(name, tracking_uri).address)} trials sent")
+        print(f"{upload_pending(folder, Store.open(name, tracking_uri).address)} trials uploaded")
     return 0
 
 

@@ -37,11 +37,11 @@ from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
 from raybd.trials.validate import prepare
 
-FILE = "boundary.json"  # what the search did, in the sweep's folder
+FILE = "boundary.json"  # the rounds of the search, in the sweep's folder
 
 
 def expand(options: BoundaryOptions) -> list[TrialConfig]:
-    """What is run for sure: the first cells with their clean twins, or with `compare` the whole grid.
+    """The trials known beforehand: the first cells with their clean twins, or with `compare` the whole grid.
 
     Raises:
         InputError: with everything wrong with the options.
@@ -53,7 +53,7 @@ def expand(options: BoundaryOptions) -> list[TrialConfig]:
 
 
 def every_trial(options: BoundaryOptions) -> list[TrialConfig]:
-    """The whole grid, with its clean twins, which no attack has a part in."""
+    """The trials of the whole grid; clean twins are shared by all attacks."""
     rates = grid.distinct((0.0, *options.attack.poison_rates))
     return grid.share_twins(grid.expand(options.replace(poison_rates=tuple(rates))))
 
@@ -72,12 +72,12 @@ class BoundarySearch:
 
     @cached_property
     def budget(self) -> int:
-        """Most trials."""
+        """Most trials of the search."""
         return self.options.search.budget or len(self.trials) // 4
 
     @cached_property
     def most_seeds(self) -> int:
-        """Of a cell."""
+        """Most seeds of a cell."""
         return self.options.search.most_seeds or 2 * self.options.training.seeds
 
     @cached_property
@@ -126,7 +126,7 @@ class BoundaryProposer(Proposer):
         self.chosen = list(search.first_trials())
         self.todo, self.running = deque(self.chosen), set[str]()
         self.rounds: list[dict[str, Any]] = []
-        self.reason = ""  # for the end, once it has come
+        self.reason = ""  # why the search ended; empty while it goes on
 
     def next(self) -> Proposal:
         """The next trial of this round; after its last outcome, of the next."""
@@ -138,7 +138,7 @@ class BoundaryProposer(Proposer):
         return self.todo.popleft()
 
     def tell(self, outcome: Outcome) -> None:
-        """One less to wait for: its numbers are read from the tracking store."""
+        """Note that the trial has ended; its metrics are read from the tracking store."""
         self.running.discard(outcome.key)
 
     @property
@@ -155,11 +155,11 @@ class BoundaryProposer(Proposer):
         search, runs = self.search, self.load()
         found, boundary = search.boundary(runs[runs["tags.raybd.key"].isin([t.key for t in self.chosen])])
         self.rounds.append({"trials": len(self.chosen), "widest": boundary.widest_band if boundary else None})
-        self.reason = _enough(search, self.chosen, boundary)
+        self.reason = _end_reason(search, self.chosen, boundary)
         candidates = [] if self.reason else self._candidates(found)
         self.reason = self.reason or ("" if candidates else "every cell of the grid is measured or sure")
-        told = f"round {len(self.rounds)}: {_describe(self.rounds[-1])}"
-        print(f"{told}{', ' * bool(self.reason)}{self.reason}", flush=True)
+        line = f"round {len(self.rounds)}: {_describe(self.rounds[-1])}"
+        print(f"{line}{', ' * bool(self.reason)}{self.reason}", flush=True)
         new = search.seeds_of(candidates, self.seeds_asked)
         self.seeds_asked |= {c: self.seeds_asked.get(c, 0) + search.options.training.seeds for c in candidates}
         self.chosen += new
@@ -181,8 +181,8 @@ def search(options: BoundaryOptions, plan: SweepPlan, run: Run) -> list[TrialCon
     return proposer.chosen
 
 
-def _enough(search: BoundarySearch, chosen: Sequence[TrialConfig], boundary: GridBoundary | None) -> str:
-    """Why the search is at its end; empty if it is not."""
+def _end_reason(search: BoundarySearch, chosen: Sequence[TrialConfig], boundary: GridBoundary | None) -> str:
+    """Why the search ends now; empty if it goes on."""
     narrow = search.options.search.stop_decades
     whole = boundary is not None and {tuple(s[n] for n in search.grid.group_names) for s in boundary.settings}
     if boundary is not None and len(whole or ()) == len(search.grid.groups) and boundary.widest_band <= narrow:

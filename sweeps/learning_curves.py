@@ -97,7 +97,7 @@ def run(args: Sequence[str] | None = None) -> int:
     """The sweep that `args` ask for; the exit status."""
     given = list(sys.argv[1:] if args is None else args)
     compare: Sequence[Path] = ()
-    with suppress(InputError):  # `main` says it
+    with suppress(InputError):  # `main` reports it
         compare = parse_options(PRESETS, given).curves.compare
     return main(PRESETS, partial(summarise, compare=compare), given, expand=expand_curves)
 

@@ -80,22 +80,22 @@ def space(trial: Any) -> dict[str, Any]:
     }
 
 
-def evaluate(objective: str, cases: Sequence[TrialConfig], seen: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def evaluate(objective: str, cases: Sequence[TrialConfig], metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """A candidate's goals: means over all its cases, and of the attack that does best, by its mean over seeds.
 
-    With `canary`, from what a defender has: labels of held-out images, and the success of his own trigger. What the
-    attacks do is noted all the same, for the report.
+    With `canary`, from what a defender has: labels of held-out images, and the success of his own trigger. The
+    attacks' success is added all the same, for the report.
     """
     truth = {
-        "clean_accuracy": _mean(one["accuracy/clean"] for one in seen),
-        "worst_attack_success": _worst(cases, [one["attack_success"] for one in seen]),
+        "clean_accuracy": _mean(one["accuracy/clean"] for one in metrics),
+        "worst_attack_success": _worst(cases, [one["attack_success"] for one in metrics]),
     }
     if objective == "truth":
         return truth
     members = [case.attack.members() for case in cases]
-    theirs = _worst(cases, [one[f"attack_success/{m[0].name}"] for m, one in zip(members, seen, strict=False)])
-    own = _worst(cases, [one[f"attack_success/{m[1].name}"] for m, one in zip(members, seen, strict=False)])
-    agreement = _mean(one["accuracy/validation"] for one in seen)
+    theirs = _worst(cases, [one[f"attack_success/{m[0].name}"] for m, one in zip(members, metrics, strict=False)])
+    own = _worst(cases, [one[f"attack_success/{m[1].name}"] for m, one in zip(members, metrics, strict=False)])
+    agreement = _mean(one["accuracy/validation"] for one in metrics)
     return truth | {"worst_attack_success": theirs, "agreement": agreement, "worst_canary": own}
 
 
@@ -114,7 +114,7 @@ def _worst(cases: Sequence[TrialConfig], values: Sequence[float]) -> float:
 def search(options: SearchOptions, plan: SweepPlan, run: Run) -> list[TrialConfig]:
     """Find the winner; its trials against every attack."""
     cases, data = prepare(search_cases(options), options.dataset.data_root)
-    wanted = Search(
+    problem = Search(
         name=options.name,
         base=options.search.defence(),
         cases=cases,
@@ -128,49 +128,49 @@ def search(options: SearchOptions, plan: SweepPlan, run: Run) -> list[TrialConfi
         pruner=options.search.pruner,
     )
     with quiet_optuna():
-        study = open_study(wanted)
-        to_try = candidates_left(wanted, study)
-        print(f"search: {wanted.trials - to_try} candidates are done, {to_try} to try", flush=True)
+        study = open_study(problem)
+        to_try = candidates_left(problem, study)
+        print(f"search: {problem.trials - to_try} candidates have finished, {to_try} to run", flush=True)
         if to_try:
-            run(replace(plan, data=data), OptunaProposer(wanted, study))
+            run(replace(plan, data=data), OptunaProposer(problem, study))
         chosen = winner(study, MAX_ATTACK_SUCCESS)
-        write_search_report(study, wanted, chosen, plan.folder.path)
-    found = wanted.defence(chosen.user_attrs["settings"]) if chosen else wanted.base
-    _note(options, found, plan.folder.path)
-    return [replace(trial, defence=found) for trial in expand_comparison(options) if trial.defence == wanted.base]
+        write_search_report(study, problem, chosen, plan.folder.path)
+    best = problem.defence(chosen.user_attrs["settings"]) if chosen else problem.base
+    _add_defences(options, best, plan.folder.path)
+    return [replace(trial, defence=best) for trial in expand_comparison(options) if trial.defence == problem.base]
 
 
-def _note(options: SearchOptions, found: Defence, folder: Path) -> None:
-    """What the comparison is of, beside what the search has found."""
+def _add_defences(options: SearchOptions, best: Defence, folder: Path) -> None:
+    """Add the defences of the comparison and the held-out attacks to search.json."""
     rivals = {text: parse("defence", DEFENCES, text) for text in options.training.defences}
-    named = rivals | {"default": options.search.defence(), "winner": found}
-    said = json.loads((folder / "search.json").read_text())
-    said["defences"] = {name: spec(DEFENCES, defence) for name, defence in named.items()}
-    said["held_out"] = [text.partition(":")[0] for text in options.search.held_out]
-    (folder / "search.json").write_text(json.dumps(said, indent=1))
+    named = rivals | {"default": options.search.defence(), "winner": best}
+    report = json.loads((folder / "search.json").read_text())
+    report["defences"] = {name: spec(DEFENCES, defence) for name, defence in named.items()}
+    report["held_out"] = [text.partition(":")[0] for text in options.search.held_out]
+    (folder / "search.json").write_text(json.dumps(report, indent=1))
 
 
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
     """The Pareto front, the winner, and every defence against every attack."""
-    said = json.loads((folder / "search.json").read_text())
-    table = compare_defences(load_runs(name, tracking_uri), said["defences"])
+    report = json.loads((folder / "search.json").read_text())
+    table = compare_defences(load_runs(name, tracking_uri), report["defences"])
     table.to_csv(folder / "defences.csv", index=False)
-    defence_figure(table, said["held_out"]).savefig(folder / "defences.png")
+    defence_figure(table, report["held_out"]).savefig(folder / "defences.png")
     pictures = [folder / "defences.png", *sorted(folder.glob("pareto*.png")), *sorted(folder.glob("importances_*.png"))]
-    text = f"Pareto front (^: the winner)\n{_front(said)}\n\nACC / ASR %, mean ± deviation over seeds\n"
-    return text + defence_table(table, said["held_out"]), [folder / "defences.csv", folder / "search.json", *pictures]
+    text = f"Pareto front (^: the winner)\n{_front(report)}\n\nACC / ASR %, mean ± deviation over seeds\n"
+    return text + defence_table(table, report["held_out"]), [folder / "defences.csv", folder / "search.json", *pictures]
 
 
-def _front(said: Mapping[str, Any]) -> str:
-    lines = [["candidate", *said["goals"], "seconds", "settings"]]
-    for one in said["candidates"]:
-        if one["front"] or one["number"] == said["winner"]:
-            mark = "^" if one["number"] == said["winner"] else ""
+def _front(report: Mapping[str, Any]) -> str:
+    lines = [["candidate", *report["goals"], "seconds", "settings"]]
+    for one in report["candidates"]:
+        if one["front"] or one["number"] == report["winner"]:
+            mark = "^" if one["number"] == report["winner"] else ""
             settings = ", ".join(f"{name}={_short(value)}" for name, value in one["settings"].items())
-            goals = [f"{one['values'][goal]:.4f}" for goal in said["goals"]]
+            goals = [f"{one['values'][goal]:.4f}" for goal in report["goals"]]
             lines.append([f"{one['number']}{mark}", *goals, f"{one['seconds']:.0f}", settings])
-    tried, failed = len(said["candidates"]), sum("error" in one for one in said["candidates"])
-    return align_columns(lines) + f"\n{tried} candidates, {failed} failed; the study: {said['storage']}"
+    tried, failed = len(report["candidates"]), sum("error" in one for one in report["candidates"])
+    return align_columns(lines) + f"\n{tried} candidates, {failed} failed; the study: {report['storage']}"
 
 
 def _short(value: object) -> str:

@@ -34,7 +34,7 @@ def test_the_search_and_its_comparison(tmp_path: Path, capsys: pytest.CaptureFix
     assert (
         main(vibe.PRESETS, vibe.summarise, args, vibe.search, expand_comparison) == 0
     )  # nothing is left to try, or to train
-    assert "2 candidates are done, 0 to try" in capsys.readouterr().out
+    assert "2 candidates have finished, 0 to run" in capsys.readouterr().out
     assert len(load_runs("vibe", f"sqlite:///{tmp_path}/m.db")) == count
 
 

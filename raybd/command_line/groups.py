@@ -153,7 +153,7 @@ class ExecutionOptions(OptionGroup):
     max_concurrent: Count | None = None
     """Most trials at once; none: as many as fit."""
     stall_seconds: Annotated[float, Ge(1)] = 3600.0
-    """A trial without a heartbeat (an epoch, a batch of a long measurement) for so long is ended."""
+    """A trial without a heartbeat (an epoch, a batch of a long measurement) for so long is killed."""
     tracking_uri: str | None = None
     """MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default."""
     results: str = field(default_factory=lambda: os.environ.get("RAYBD_RESULTS", "results"))

@@ -141,4 +141,4 @@ def _next_commands(name: str, uri: str, uri_given: bool) -> str:
     look = f"mlflow server --backend-store-uri '{uri}' --port 5000   (in a checkout: make ui)"
     where = f", tracking_uri='{uri}'" if uri_given else ""
     ask = f"from analysis import DefendedRegionMap; print(DefendedRegionMap.from_mlflow('{name}'{where}).axes)"
-    return f'Look at the runs:  {uri if uri.startswith("http") else look}\nAsk the map:       python -c "{ask}"'
+    return f'Look at the runs:  {uri if uri.startswith("http") else look}\nQuery the map:     python -c "{ask}"'

@@ -1,4 +1,4 @@
-"""Batches: their order, augmentation, and what a network is fed."""
+"""Batches: order, augmentation, and conversion to a network's input."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from raybd.training.config import TrainConfig
 
 
 def in_batches(order: Tensor, size: int) -> list[Tensor]:
-    """`order` in batches; a lone last image waits for another epoch, for batch norm cannot take it."""
+    """`order` in batches; a single last image is left out of the epoch, for batch norm cannot take it."""
     batches = list(order.split(size))
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 

@@ -1,4 +1,4 @@
-"""The state of a training on disk."""
+"""Checkpoint: the state of a training on disk."""
 
 import logging
 import time
@@ -38,5 +38,5 @@ class Checkpoint:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, partial(torch.save, state))
-        except (OSError, RuntimeError) as error:  # PyTorch says a full disk its own way; the training can do without
+        except (OSError, RuntimeError) as error:  # PyTorch raises RuntimeError for a full disk; training goes on
             log.warning("the checkpoint %s cannot be written: %s", self.path, error)

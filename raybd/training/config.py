@@ -1,4 +1,4 @@
-"""TrainConfig: how a network is trained; and what one epoch of it reports."""
+"""TrainConfig: the hyperparameters of a training; Epoch: the report of one epoch."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from raybd.utils.constraints import NonNegative, Positive, Share
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a network is trained; every field changes what comes out."""
+    """Hyperparameters of a training; every field changes its result."""
 
     epochs: Annotated[int, Ge(1)] = 20
     batch_size: Annotated[int, Ge(2)] = 64
@@ -43,9 +43,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of training that has ended."""
+    """Report of an epoch of training."""
 
     number: int  # from 1
     loss: float  # mean over its images, in nats
     last: bool
-    numbers: dict[str, float] = field(default_factory=dict)  # what a defence says of itself
+    numbers: dict[str, float] = field(default_factory=dict)  # metrics of the defence's own

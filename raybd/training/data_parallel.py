@@ -56,7 +56,7 @@ class Ranks:
 
     @property
     def stream(self) -> tuple[int, ...]:
-        """What names this rank's own random streams, where ranks must not draw the same numbers."""
+        """Suffix of the names of this rank's own random streams, where ranks must draw different numbers."""
         return (self.rank,) if self.rank else ()
 
     def decide(self, answer: bool = False) -> bool:
@@ -136,7 +136,7 @@ def _synchronised(model: nn.Module) -> nn.Module:
 
 
 def lost_ranks(error: BaseException) -> bool:
-    """Whether `error` says no more than that another rank is gone or silent: the reason is that rank's."""
+    """Whether `error` only reports a lost connection to another rank, which has the actual error."""
     if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError):
         return False
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()

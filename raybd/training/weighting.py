@@ -1,4 +1,4 @@
-"""Training in which poison counts for less: every poisoned image's loss by beta, from 0 (left out) to 1 (as ever)."""
+"""Loss weighting: each poisoned image's loss counts beta times, from 0 (left out) to 1 (ordinary training)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

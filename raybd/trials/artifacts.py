@@ -1,4 +1,4 @@
-"""What a trial leaves in its folder beside its record: tables, arrays, pictures."""
+"""Artifacts of a trial, beside its record in its folder: tables, arrays, figures."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from raybd.utils.files import write_atomically
 
 
 def save_probe_arrays(folder: TrialFolder, report: Report) -> None:
-    """For an attempt that goes on after this epoch: its own arrays begin there."""
+    """Save the arrays of a probe, for an attempt that resumes after this epoch."""
     if not report.arrays:
         return
     folder.probes.mkdir(exist_ok=True)
@@ -30,7 +30,7 @@ def save_probe_arrays(folder: TrialFolder, report: Report) -> None:
 
 
 def _probed(folder: TrialFolder) -> dict[str, Tensor]:
-    """What the probes of all attempts have kept."""
+    """The arrays saved at the probes, by all attempts."""
     found: dict[str, Tensor] = {}
     for path in folder.probes.glob("*.npz"):
         with np.load(path) as arrays:
@@ -39,7 +39,7 @@ def _probed(folder: TrialFolder) -> dict[str, Tensor]:
 
 
 def save_artifacts(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None:
-    """All that a trial found and no number says: tables, arrays, pictures."""
+    """Save the artifacts of a finished trial: per-sample table, arrays, figures."""
     table = {name: column.cpu().numpy().astype(np.int16) for name, column in result.table.items()}
     table["train_roles"] = result.roles.cpu().numpy()
     np.savez_compressed(folder.path / "per_sample.npz", allow_pickle=False, **table)

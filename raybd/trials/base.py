@@ -1,4 +1,4 @@
-"""What both kinds of trial share: what they are given, what they leave, and how their models are measured."""
+"""TrialKind, TrialSession and TrialResult, and the poisoning and measuring that both kinds of trial share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -25,18 +25,18 @@ EXAMPLES = 8  # images in the picture of the trigger
 
 @dataclass(frozen=True)
 class TrialSession:
-    """What a running trial reports to, resumes from, and shares with others."""
+    """Callbacks, checkpoint and shared folder of a running trial."""
 
     report: Callable[[Report], None] = lambda _: None  # called with the metrics of every epoch
     checkpoint: Checkpoint | None = None
-    shared: Path | None = None  # folder of what other trials can use: clean twins, encoders of defences
+    shared: Path | None = None  # folder that trials share: clean twins, encoders of defences
     heartbeat: Callable[[], None] = lambda: None  # called during long work
     earlier: History = ()  # of the epochs before `checkpoint`
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """Last metrics of a trial, its tables and arrays, and images that show the trigger."""
+    """Final metrics of a trial, its tables and arrays, and example images with the trigger."""
 
     metrics: dict[str, float]
     manifest: dict[str, Any]
@@ -76,7 +76,7 @@ class TrialKind(ABC):
         """
 
     def follow(self, config: TrialConfig, data: Data, session: TrialSession) -> None:
-        """What every rank after the first does of a trial by several workers, while the first one runs it."""
+        """The part of every rank but the first in a trial by several workers."""
         raise InputError(f"model {config.model.name} cannot be trained by several workers")
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""A trial of a convex learner: the same images, poison and gate as a network's, solved instead of trained.
+"""A trial of a convex learner: the same images, poison and verification as a network's, solved instead of trained.
 
 With `recipe="published"` images, poison and patches are drawn, and models solved, as the authors of arXiv 2106.07214
 did; their patches are floats, so there the images in bytes are for people to look at.

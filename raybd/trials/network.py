@@ -137,7 +137,7 @@ class _Measurements:
         self.session.report(Report(epoch.number, self.metrics, new))
 
     def result(self) -> TrialResult:
-        """What was measured last, with all arrays and the findings of the defence."""
+        """The trial's result: the last metrics, all arrays and the findings of the defence."""
         findings = self.training.findings
         kept = {f"defence/{name}": found.cpu() for name, found in findings.items()}
         suspects = most_suspected(self.poisoned, findings.get(SUSPICION))
@@ -185,9 +185,9 @@ def _training_context(
     poisoned: Poisoned | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> TrainingContext:
-    """What the defence is given; without `model` and `poisoned`, an untrained one and the clean training set."""
+    """The defence's TrainingContext; by default with an untrained network and the clean training set."""
     images = poisoned.images if poisoned else data.train
-    if poisoned and config.train.weighted:  # nobody else is told which is which
+    if poisoned and config.train.weighted:  # no other training is given the poison mask
         images = Flagged(images.x, images.y, poisoned.roles == POISON)
     roles = poisoned.roles if poisoned else torch.zeros_like(data.train.y, dtype=torch.uint8)
     return TrainingContext(
@@ -209,7 +209,7 @@ def _twin(
 ) -> Twin | None:
     """The clean twin, where a metric compares with it; and where the trial is one, for others to share.
 
-    Other ranks hear each time that they must train it along (`NetworkTraining.follow`), and when that is over.
+    Rank 0 tells the other ranks to train it too, each time it does (`NetworkTraining.follow`), and when it is done.
     """
     if not _has_twin(config, session):
         return None

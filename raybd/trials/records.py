@@ -1,10 +1,10 @@
-"""A trial's folder on disk: everything that the tracking store gets of it, so that a lost store loses no trial.
+"""Record, TrialFolder and SweepFolder: trials on disk, with all that is uploaded, so that a lost store loses no trial.
 
     history.jsonl     one line an epoch, as it ends      trial.json     settings, status, last metrics, environment
     per_sample.npz    predictions and roles              figures/*.png  pictures
     arrays.npz        arrays that metrics keep           probes/*.npz   the same, while it runs
     sent.json         what each tracking store has       checkpoint.pt  while it runs
-    crash_report.txt  of an attempt that was ended: why, and the stack of each thread
+    crash_report.txt  of a killed attempt: the reason and the stack of each thread
 
 Imports no torch and no MLflow.
 """
@@ -48,7 +48,7 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        """Whether the trial ended well."""
+        """Whether the trial finished, without an error."""
         return self.status == FINISHED
 
     @property
@@ -56,10 +56,10 @@ class Record:
         """The description of its run in the MLflow UI, in Markdown."""
         if self.status != FINISHED:
             return f"**{self.label}** failed: {self.error}"
-        said = self.metrics
+        metrics = self.metrics
         return (
-            f"**{self.label}**: clean accuracy {said['accuracy/clean']:.2%}, "
-            f"attack success {said['attack_success']:.2%}, robust accuracy {said['accuracy/robust']:.2%}.\n\n"
+            f"**{self.label}**: clean accuracy {metrics['accuracy/clean']:.2%}, "
+            f"attack success {metrics['attack_success']:.2%}, robust accuracy {metrics['accuracy/robust']:.2%}.\n\n"
             "`attack_success`: triggered test images whose true class is not the target, predicted as the target; "
             "`accuracy/robust`: the same images predicted as their true class. "
             "Metrics have the epoch as step; losses are in nats."
@@ -74,7 +74,7 @@ class TrialFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the state of its training is kept."""
+        """The checkpoint of its training."""
         return self.path / "checkpoint.pt"
 
     @property
@@ -85,21 +85,21 @@ class TrialFolder:
 
     @property
     def probes(self) -> Path:
-        """Where each probe's arrays are kept, as EPOCH.npz."""
+        """The folder of the probes' arrays, EPOCH.npz each."""
         return self.path / "probes"
 
     @property
     def crash_report(self) -> Path:
-        """Why an attempt was ended from outside, and the stack of each of its threads."""
+        """The reason why an attempt was killed, and the stack of each of its threads."""
         return self.path / "crash_report.txt"
 
     @property
     def artifacts(self) -> list[Path]:
-        """The files that go to the tracking store, besides trial.json."""
+        """The files to upload, besides trial.json."""
         return sorted(p for p in [*self.path.glob("*.npz"), *self.path.glob("figures/*.png")] if p.is_file())
 
     def start(self, epoch: int) -> None:
-        """Begin an attempt that goes on after `epoch` (0: from the start); what came later is deleted."""
+        """Prepare for an attempt that resumes after `epoch` (0: from the start); later epochs are deleted."""
         self.path.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self.history() if line["epoch"] <= epoch]
         write_text(self.history_file, "".join(json.dumps(line) + "\n" for line in kept))
@@ -112,7 +112,7 @@ class TrialFolder:
 
     @contextmanager
     def locked(self, heartbeat: Callable[[], None]) -> Iterator[None]:
-        """Lock the trial: an attempt that a driver has given up on may still run, and is waited for."""
+        """Lock the trial; waits for an earlier attempt that still runs although its driver gave up on it."""
         self.path.mkdir(parents=True, exist_ok=True)
         with lock(self.path / ".lock", heartbeat):
             yield
@@ -139,17 +139,17 @@ class TrialFolder:
         write_text(self.path / "trial.json", json.dumps(asdict(record), indent=1))
 
     def read(self) -> Record | None:
-        """The record of the trial; None while it has not ended, or where nobody can read it."""
+        """The record of the trial; None if it has not ended, or if the file is damaged."""
         fields = _read(self.path / "trial.json")
         return Record(**fields) if fields else None
 
     def upload_state(self, store: str) -> dict[str, Any]:
-        """What the tracking store called `store` has of it: run_id, lines of the history, done."""
+        """What has been uploaded to the tracking store `store`: run_id, number of history lines, done."""
         state: dict[str, Any] = _read(self.path / "sent.json").get(store, {"run_id": "", "lines": 0, "done": False})
         return state
 
     def write_upload_state(self, store: str, state: dict[str, Any]) -> None:
-        """Write what the tracking store called `store` has."""
+        """Write what has been uploaded to the tracking store `store`."""
         path = self.path / "sent.json"
         write_text(path, json.dumps(_read(path) | {store: state}))
 
@@ -201,7 +201,7 @@ class SweepFolder:
         return TrialFolder(self.path / "trials" / key)
 
     def pending_uploads(self, store: str) -> Iterator[TrialFolder]:
-        """Trials that have ended and are not whole in the tracking store called `store`."""
+        """Folders of ended trials that are not completely uploaded to the tracking store `store`."""
         for path in sorted((self.path / "trials").glob("*/trial.json")):
             folder = TrialFolder(path.parent)
             if not folder.upload_state(store)["done"]:

@@ -1,4 +1,4 @@
-"""A trial once more, from the settings that its run keeps: do the same numbers come out?"""
+"""Rerun of a recorded trial, and the comparison of its metrics with the logged ones."""
 
 import math
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from raybd.utils.environment import environment
 
 @dataclass(frozen=True)
 class Rerun:
-    """What was logged and what came out now."""
+    """The logged metrics of a trial and those of its rerun."""
 
     record: Record
-    logged: dict[str, float]  # without what the clock said
+    logged: dict[str, float]  # without seconds
     now: dict[str, float]
-    changed: dict[str, tuple[str, str]]  # what ran it: then and now, where they differ
+    changed: dict[str, tuple[str, str]]  # environment: then and now, where they differ
 
     @property
     def different(self) -> list[str]:
@@ -40,7 +40,7 @@ def rerun(record: Record, data_root: str | None = None, threads: int = 1) -> Rer
     """Run the trial of `record` again on the CPU; nothing is logged.
 
     Raises:
-        InputError: the trial did not finish, or its data are not those of then.
+        InputError: the trial did not finish, or its data have changed.
     """
     if record.status != FINISHED:
         raise InputError(f"{record.label} did not finish ({record.error}): there are no numbers to compare")

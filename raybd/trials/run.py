@@ -24,7 +24,7 @@ def run_trial(
 ) -> TrialResult:
     """Check `config`, poison, train under the defence, measure at every probe; on the device where `data` lies.
 
-    `shared` is a folder for what other trials can use: clean twins, encoders of defences; `heartbeat` is called while
+    `shared` is a folder that trials share: clean twins, encoders of defences; `heartbeat` is called while
     such work goes on; `earlier` is the history of the epochs before `checkpoint`. A trial by several workers
     is run by rank 0 of their process group, while the others call `follow_trial`.
 

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with trials, found before any work."""
+"""Validation of trials, before any work: every problem of configs and data at once."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -59,7 +59,7 @@ def _poison_problems(config: TrialConfig, data: Data) -> list[str]:
 
 
 def _clean_problems(config: TrialConfig) -> list[str]:
-    """Why the defence would not get the clean images that it needs."""
+    """Problems with the clean images that the defence needs."""
     wanted, given = config.defence.clean_share, config.validation
     if config.defence.access != "clean images" or (given > 0 and given >= wanted):
         return []
@@ -112,11 +112,11 @@ def prepare(
 
 def _lowered(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list[TrialConfig]:
     lowered = [at_most(config, data[config.data]) for config in configs]
-    said = {
-        f"{describe(old.attack)}: a poison rate of {old.poison_rate:g} cannot be had here, {new.poison_rate:.4g} can"
+    messages = {
+        f"{describe(old.attack)}: a poison rate of {old.poison_rate:g} is too large: lowered to {new.poison_rate:.4g}"
         for old, new in zip(configs, lowered, strict=True)
         if old != new
     }
-    for line in sorted(said):
+    for line in sorted(messages):
         print(line, flush=True)
     return lowered

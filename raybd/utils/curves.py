@@ -1,4 +1,4 @@
-"""Numbers of one curve of shares: where it gets over a level, how much lies under it. NumPy only."""
+"""Summaries of a curve: where it crosses a level, the area under it, its slope. NumPy only."""
 
 from collections.abc import Sequence
 

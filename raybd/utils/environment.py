@@ -1,4 +1,4 @@
-"""What trials ran on: versions, commit, machine."""
+"""The environment of a trial: library versions, commit, machine."""
 
 import importlib.metadata
 import os
@@ -17,7 +17,7 @@ COMMIT = "RAYBD_COMMIT"  # tells a worker of a cluster, whose copy of raybd is n
 
 @cache
 def environment() -> dict[str, str]:
-    """What ran the trial: versions, commit, machine."""
+    """Library versions, commit and machine."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "mlflow")}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     machine = {"python": platform.python_version(), "host": socket.gethostname(), "gpu": gpu, "cpu": platform.machine()}
@@ -26,8 +26,8 @@ def environment() -> dict[str, str]:
 
 def _commit() -> str:
     """The commit of the checkout that raybd runs from, with a + where files differ from it; "" outside a checkout."""
-    if told := os.environ.get(COMMIT):
-        return told
+    if commit := os.environ.get(COMMIT):
+        return commit
     where = str(Path(__file__).parent)
     command = ["git", "-C", where, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:

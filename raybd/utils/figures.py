@@ -73,8 +73,8 @@ def draw_suspects(images: Images, suspicion: Sequence[float], poison: Sequence[b
         if poison[place]:
             pen.rectangle((left - 4, top - 4, left + TILE + 3, top + TILE + 3), fill="#b2182b")
         canvas.paste(_tile(image), (left, top))
-        said = f"{labels[place]}{' P' if poison[place] else ''}  {suspicion[place]:.2f}"
-        pen.text((left, top + TILE + 5), said, fill="black", font_size=14)
+        caption = f"{labels[place]}{' P' if poison[place] else ''}  {suspicion[place]:.2f}"
+        pen.text((left, top + TILE + 5), caption, fill="black", font_size=14)
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path)
 
@@ -83,8 +83,8 @@ def draw_training_curves(history: Sequence[Mapping[str, Any]], title: str, path:
     """Write a PNG: accuracies at the probes on the left, training loss of every epoch on the right."""
     figure, (left, right) = subplots(title, 9, 3.2, 2)
     for label, (name, line, mark) in CURVES.items():
-        seen = [(entry["epoch"], entry["metrics"][name]) for entry in history if name in entry["metrics"]]
-        left.plot(*zip(*seen, strict=True), line, marker=mark, markersize=4, label=label)
+        points = [(entry["epoch"], entry["metrics"][name]) for entry in history if name in entry["metrics"]]
+        left.plot(*zip(*points, strict=True), line, marker=mark, markersize=4, label=label)
     left.set(xlabel="epoch", ylabel="share of test images", ylim=(-0.03, 1.03))
     left.legend(fontsize="small")
     right.plot([entry["epoch"] for entry in history], [entry["metrics"]["loss/train"] for entry in history])

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all. Imports nothing of raybd."""
+"""Atomic writing of files. Imports nothing of raybd."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from uuid import uuid4
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file under a temporary name beside `path` and rename it: nobody ever sees half of it.
+    """Let `write` make a file under a temporary name beside `path` and rename it: no reader sees a part of it.
 
     Raises:
         OSError: the file cannot be written; what was there is still there.
