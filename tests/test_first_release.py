@@ -91,13 +91,13 @@ def test_the_same_sweep_finds_all_its_trials_finished(
 ) -> None:
     where = ["--inline", "--tracking-uri", uri, "--results", str(root / results)]
     assert main(PRESETS, summarise, [*NETWORKS.split(), "--name", "first", *where]) == 0
-    assert "first: 2 trials are done, 0 to run" in capsys.readouterr().out
+    assert "first: 2 trials have finished, 0 to run" in capsys.readouterr().out
     assert learning_curves.run([*CONVEX.split(), "--name", *CURVES, *where]) == 0
-    assert "first_curves: 2 trials are done, 0 to run" in capsys.readouterr().out
+    assert "first_curves: 2 trials have finished, 0 to run" in capsys.readouterr().out
 
 
 def test_a_trial_of_other_settings_is_run(root: Path, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--inline", "--tracking-uri", uri, "--results", str(root / "results"), "--name", "first"]
     other = NETWORKS.replace("0 0.05", "0 0.06")
     assert main(PRESETS, summarise, [*other.split(), *where]) == 0
-    assert "first: 1 trials are done, 1 to run" in capsys.readouterr().out
+    assert "first: 1 trials have finished, 1 to run" in capsys.readouterr().out
