@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from raybd import tracking
 from raybd.cli import main as command
 from raybd.command_line.command import main
 from raybd.data import load
 from raybd.errors import InputError, public
+from raybd.tracking import client, uploads
+from raybd.tracking.store import Address
 from raybd.training import Checkpoint
 from raybd.trials.records import FINISHED, Record, SweepFolder, check_name
 from sweeps.ib import PRESETS
@@ -139,12 +140,12 @@ def test_a_store_that_goes_away_is_logged_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(uploads, "FLUSH_SECONDS", 0.0)
     folder = SweepFolder.of(tmp_path, "x").trial("key")
     folder.start(0)
     folder.append(1, {"loss": 1.0})
     record = Record(key="key", label="label", config={}, params={}, status=FINISHED)
-    run = tracking.TrialRun(tracking.Address(URI, "1", "2"), folder, "label", {}, 0)
+    run = uploads.TrialRun(Address(URI, "1", "2"), folder, "label", {}, 0)
     run.log()
     assert not run.finish(record)
     assert caplog.text.count("http://***@127.0.0.1:1") >= 3
@@ -157,7 +158,7 @@ def test_a_sweep_keeps_no_password(
     """A whole sweep with a URI that has one; what answers under it is a file."""
     monkeypatch.chdir(tmp_path)
     store = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(tracking, "connect", lambda uri: store)
+    monkeypatch.setattr(client, "MlflowClient", lambda tracking_uri: store)
     preset = PRESETS["quick"].replace(attacks=("badnets",), metrics=("stealth",), noise=0.0, seeds=1, epochs=(1,))
     args = "--inline --poison-rates 0.05 --weight-decays 5e-4 --widths 0.5 --name kept".split()
 
