@@ -15,7 +15,7 @@ from raybd.execution.outcome import Outcome
 from raybd.execution.plan import SweepPlan, plan_sweep
 from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
-from raybd.execution.sweep import ray_executor, run_sweep
+from raybd.execution.sweep import local_executor, ray_executor, run_sweep
 from raybd.training import TrainConfig
 from raybd.trials.config import TrialConfig
 from raybd.trials.model import ModelConfig
@@ -126,6 +126,8 @@ def test_workers_that_do_not_fit_are_refused(flags: Path) -> None:
         ray_executor(planned(flags, [CONFIG]), Resources(cpus=2, gpus=0), "local")
     with pytest.raises(InputError, match="2 workers with 1 CPU and 1 GPU each do not fit: there is room for 0"):
         ray_executor(planned(flags, [CONFIG]), Resources(gpus=2), "local")
+    with pytest.raises(InputError, match="a trial by several workers runs on Ray"):
+        local_executor(planned(flags, [CONFIG]))
     synchronised = replace(CONFIG, train=replace(CONFIG.train, sync_batch_norm=True))
     with pytest.raises(InputError, match="sync_batch_norm needs GPUs"):
         ray_executor(planned(flags, [synchronised]), Resources(gpus=0), "local")

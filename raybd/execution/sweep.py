@@ -67,7 +67,14 @@ def _retry_uploads(plan: SweepPlan) -> list[str]:
 
 
 def local_executor(plan: SweepPlan, threads: int = 1, device: str = "cpu") -> Executor:
-    """An executor in this process."""
+    """An executor in this process.
+
+    Raises:
+        InputError: a trial has several workers.
+    """
+    if any(config.train.workers > 1 for config in plan.todo):
+        raise InputError("a trial by several workers runs on Ray (ray_executor; without --inline), not in this process")
+
     from raybd.execution.local import LocalExecutor
 
     setup = TrialSetup(plan.name, plan.folder, plan.store.address, threads, device)
