@@ -24,6 +24,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
+@pytest.fixture(autouse=True)
+def _no_ray_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The next test starts its own, with its own environment."""
+    yield
+    if request.node.get_closest_marker("ray"):
+        import ray
+
+        ray.shutdown()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is trained or fetched once and kept, is kept for these tests only, and never taken from a person's home."""
