@@ -1,11 +1,16 @@
 """Importing raybd changes nothing of a process, and a sweep puts back what it changed."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from raybd.execution.worker_environment import driver_environment, worker_variables
 
 ROOT = Path(__file__).parent.parent
 STATE = """
@@ -80,6 +85,24 @@ def test_a_sweep_in_this_process_puts_back_what_it_changed(tmp_path: Path) -> No
     own, libraries = said_by(SWEEP.format(tmp_path))
     theirs, _ = said_by(ONLY_LIBRARIES, libraries)
     assert own == theirs
+
+
+def test_the_driver_s_environment_is_for_a_while_and_what_a_person_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AIR_NEW_OUTPUT", raising=False)
+    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "1")
+    before, level = dict(os.environ), logging.getLogger("ray.tune").level
+    with driver_environment():
+        assert (os.environ["RAY_AIR_NEW_OUTPUT"], os.environ["RAY_CHDIR_TO_TRIAL_DIR"]) == ("0", "1")
+        assert logging.getLogger("ray.tune").level == logging.CRITICAL
+    assert (dict(os.environ), logging.getLogger("ray.tune").level) == (before, level)
+
+
+def test_workers_get_the_driver_s_own_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "7")
+    variables = worker_variables()
+    assert (variables["MLFLOW_HTTP_REQUEST_TIMEOUT"], variables["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) == ("20", "7")
+    assert {"MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} <= set(variables)
 
 
 def test_import_raybd_loads_no_heavy_library() -> None:
