@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from raybd.trials.config import ModelConfig, TrialConfig
     from raybd.trials.run import run_trial
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "ATTACKS",
     "DATASETS",

@@ -86,7 +86,7 @@ def test_a_server_that_is_away_at_the_start_in_the_middle_and_at_the_end(
         patch.setattr(attempt, "run_checked", going)
         assert main(PRESETS, summarise, args) == 1
     said = capsys.readouterr()
-    assert "3 trials finished, 0 were finished before" in said.out
+    assert "3 trials finished, 0 had finished before" in said.out
     assert "2 trials are on disk but not in the tracking store: upload them by raybd send 'ib'" in said.out
     assert "the tracking store still cannot be reached" in said.out
     assert "the parent run of the sweep stays open" in said.err
@@ -170,7 +170,7 @@ def test_a_trial_that_failed_first_counts_once_on_the_map_and_in_the_summary(
     a = plan_sweep("s", [config], tmp_path / "r", f"sqlite:///{tmp_path}/m.db")
     result = run_inline(a)
     assert (len(result.outcomes), result.exit_status) == (1, 0)
-    assert "1 trials finished, 0 were finished before" in result.text
+    assert "1 trials finished, 0 had finished before" in result.text
     assert "first error: RuntimeError: planted failure" in result.text
     assert sorted(load_runs("s", a.store.address.uri)["status"]) == ["FAILED", "FINISHED"]
     [cell] = DefendedRegionMap.from_mlflow("s", tracking_uri=a.store.address.uri).cells
