@@ -114,6 +114,7 @@ def run_on_ranks(
     except (TrainingFailedError, RayError) as error:
         return _record_failure(config, setup, _failure(config, f"Ray Train: {error}"), traceback.format_exc())
     finally:
+        release(mark)  # where Ray Train's controller has died, nobody else does
         shutil.rmtree(folder / name, ignore_errors=True)
     return outcome
 
