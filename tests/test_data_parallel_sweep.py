@@ -64,7 +64,7 @@ def test_trials_run_one_after_another_and_a_killed_rank_costs_what_came_after_th
     told = {outcome.key: outcome for outcome in result.outcomes}
     died, healthy = (told[config.key] for config in plan.todo)
     assert died.earlier.startswith("rank 1 of 2 died: ")
-    assert died.note.startswith("went on from its checkpoint, after epoch ")  # 2: step 50 is in the third of 22 steps
+    assert died.note.startswith("resumed from its checkpoint after epoch ")  # 2: step 50 is in the third of 22 steps
     ended = [record_of(plan, config) for config in plan.todo]
     assert {record.metrics.keys() == ended[0].metrics.keys() for record in ended} == {True}
     first, second = (record.started / 1000 for record in sorted(ended, key=lambda record: record.started))

@@ -50,7 +50,7 @@ class RayExecutor(Executor):
             if error is not None:
                 errors.append(_error_line(error))
                 if isinstance(error.__cause__, OutOfMemoryError):
-                    queue.tell_out_of_memory([key for key in run.running if key in queue.in_flight])
+                    queue.tell_out_of_memory([key for key in queue.in_flight if key in run.running])
                 queue.requeue()
                 failures = 0 if queue.progress > before else failures + 1
         return ExecutorResult(errors)

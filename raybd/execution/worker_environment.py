@@ -5,8 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from raybd.tracking.client import CLIENT_ENVIRONMENT
-from raybd.utils.process import default_variables, log_levels
+from raybd.utils.process import CLIENT_ENVIRONMENT, default_variables, log_levels
 
 # Read by glibc when a process starts: it keeps the memory of one step for the next instead of asking for it anew
 # (small_cnn on 28x28 images: 1.1 to 1.3 times as fast), and keeps it in one place: Tune runs each trial in a thread of

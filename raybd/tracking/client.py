@@ -11,15 +11,7 @@ from mlflow.entities import ViewType
 
 from raybd.errors import InputError, public
 from raybd.tracking import sqlite
-from raybd.utils.process import default_variables, log_levels
-
-# MLflow's defaults block a trial for minutes when a server is away: what is on disk is uploaded later.
-CLIENT_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
+from raybd.utils.process import CLIENT_ENVIRONMENT, default_variables, log_levels
 
 
 @contextmanager

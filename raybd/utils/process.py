@@ -5,6 +5,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+# MLflow's defaults block a trial for minutes when a server is away: what is on disk is uploaded later.
+CLIENT_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
 
 @contextmanager
 def default_variables(defaults: Mapping[str, str]) -> Iterator[None]:
