@@ -90,6 +90,7 @@ class Attempts:
         return outcome, seconds, record_of(self.plan, self.plan.todo[number])
 
 
+@pytest.mark.calibration  # two attempts, half a minute each
 def test_a_rank_that_raises_is_the_trial_s_failure_and_so_is_a_loss_that_is_no_number(flags: Path) -> None:
     attempts = Attempts(flags, [own("rank_raises"), own("diverges")])
     outcome, seconds, record = attempts.run(0)

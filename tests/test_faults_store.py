@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sqlalchemy
+import sqlalchemy.sql
 
 from raybd.cli import main as raybd
 from raybd.command_line.command import main
@@ -106,8 +106,8 @@ def test_a_server_that_is_away_at_the_start_in_the_middle_and_at_the_end(
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait a fifth of a second for a lock, where raybd waits a minute and MLflow itself 20 seconds."""
     monkeypatch.setattr(sqlite, "LOCK_TIMEOUT", 0.2)
-    real = sqlalchemy.text
-    monkeypatch.setattr(sqlalchemy, "text", lambda query: real(query.replace("timeout = 20000", "timeout = 200")))
+    real = sqlalchemy.sql.text
+    monkeypatch.setattr(sqlalchemy.sql, "text", lambda query: real(query.replace("timeout = 20000", "timeout = 200")))
 
 
 def test_a_database_that_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
