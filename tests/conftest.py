@@ -13,6 +13,7 @@ import torch
 from raybd.types import Data, Images
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that start Ray come first, one after another; of all others, those of a file stay together.
 
