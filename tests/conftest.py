@@ -13,15 +13,11 @@ import torch
 from raybd.types import Data, Images
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start Ray come first, one after another; of all others, those of a file stay together.
+    """Files with tests that start Ray come first: they take longest, and the other worker need not wait for them.
 
-    For a file's tests share what they have trained, while two Rays at once only wait for each other's processors.
+    The tests of a file stay together (`--dist loadfile`), since they share what they have trained.
     """
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
