@@ -129,7 +129,8 @@ def test_without_poison_it_does_no_harm(defence: str, flagged: tuple[float, floa
         assert flagged[0] <= found["defence/flagged"] <= flagged[1]
 
 
-@missed("mean accuracy 0.959, undefended 0.983")
+@pytest.mark.calibration
+@pytest.mark.xfail(strict=True, reason="mean accuracy 0.959, undefended 0.983")
 def test_asd_without_poison_costs_no_accuracy() -> None:
     plain, split = ([numbers(name, "none", 0.0, seed)["accuracy/clean"] for seed in SEEDS] for name in ("none", "asd"))
     assert sum(split) >= sum(plain) - len(SEEDS) * HARMLESS
