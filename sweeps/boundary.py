@@ -9,7 +9,6 @@ same cells each time, and what it asks for and the tracking store has finished c
 
 import json
 import sys
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,7 +31,7 @@ from raybd.command_line.runner import Run
 from raybd.errors import InputError
 from raybd.execution.outcome import Outcome
 from raybd.execution.plan import SweepPlan
-from raybd.execution.proposers import Proposal, Proposer, Signal
+from raybd.execution.proposers import ListProposer, Proposal, Signal
 from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
 from raybd.trials.validate import prepare
@@ -113,7 +112,7 @@ class BoundarySearch:
         return found, grid_boundary(self.grid, surrogates, self.options.search.along) if surrogates else None
 
 
-class BoundaryProposer(Proposer):
+class BoundaryProposer(ListProposer):
     """Rounds of cells whose verdict is least sure, each cell for all its seeds, chosen from a map of what has ended.
 
     It ends when the budget is spent, the boundary's band is narrow, or every cell is measured or sure.
@@ -124,32 +123,24 @@ class BoundaryProposer(Proposer):
         self.search, self.load = search, load
         self.seeds_asked = dict.fromkeys(search.grid.initial_design(), search.options.training.seeds)
         self.chosen = list(search.first_trials())
-        self.todo, self.running = deque(self.chosen), set[str]()
+        super().__init__(self.chosen)  # of which the list has those of this round
+        self.running: set[str] = set()  # keys
         self.rounds: list[dict[str, Any]] = []
         self.reason = ""  # why the search ended; empty while it goes on
 
     def next(self) -> Proposal:
         """The next trial of this round; after its last outcome, of the next."""
-        if not (self.todo or self.running or self.reason):
+        if not (self.configs or self.running or self.reason):
             self._next_round()
-        if not self.todo:
-            return Signal.WAIT if self.running else Signal.DONE
-        self.running.add(self.todo[0].key)
-        return self.todo.popleft()
+        proposal = super().next()
+        if isinstance(proposal, TrialConfig):
+            self.running.add(proposal.key)
+            return proposal
+        return Signal.WAIT if self.running else proposal
 
     def tell(self, outcome: Outcome) -> None:
         """Note that the trial has ended; its metrics are read from the tracking store."""
         self.running.discard(outcome.key)
-
-    @property
-    def remaining(self) -> int:
-        """The trials of this round that are still to be proposed."""
-        return len(self.todo)
-
-    @property
-    def listed(self) -> Sequence[TrialConfig]:
-        """As `remaining`."""
-        return tuple(self.todo)
 
     def _next_round(self) -> None:
         search, runs = self.search, self.load()
@@ -163,7 +154,7 @@ class BoundaryProposer(Proposer):
         new = search.seeds_of(candidates, self.seeds_asked)
         self.seeds_asked |= {c: self.seeds_asked.get(c, 0) + search.options.training.seeds for c in candidates}
         self.chosen += new
-        self.todo.extend(new)
+        self.configs.extend(new)
 
     def _candidates(self, found: DefendedRegionMap) -> list[Candidate]:
         options, search = self.search.options, self.search

@@ -21,6 +21,7 @@ from raybd.tracking.client import client_settings
 from raybd.tracking.sqlite import path_of
 from raybd.tracking.uploads import upload_pending
 from raybd.trials.config import TrialConfig
+from raybd.trials.records import SweepFolder
 
 
 @client_settings()
@@ -135,7 +136,7 @@ def sweep(
     Raises:
         InputError: a config, the data, the results folder, the tracking store or the resources are not usable.
     """
-    plan = plan_sweep(name, configs, results, tracking_uri, data_root)
-    with plan.folder.locked():
+    with SweepFolder.of(results, name).locked():  # before planning, which uploads and clears records
+        plan = plan_sweep(name, configs, results, tracking_uri, data_root)
         executor = local_executor(plan) if inline else ray_executor(plan, resources or Resources(), address)
         return run_sweep(plan, executor)

@@ -43,9 +43,9 @@ class TuneRun:
     ) -> None:
         """`shared`: references to the packed data sets by name, each in a list, since Ray fetches a bare one."""
         self.queue, self.progress, self.setup, self.resources = queue, progress, setup, resources
-        self.listed = {config.key for config in queue.listed[:KEYS_PER_RUN]}
-        configs = pack_configs(queue.listed[:KEYS_PER_RUN])
-        parameters = {"configs": configs, "shared": shared, "setup": setup, "function": function}
+        listed = queue.listed[:KEYS_PER_RUN]
+        self.listed = {config.key for config in listed}
+        parameters = {"configs": pack_configs(listed), "shared": shared, "setup": setup, "function": function}
         trial = tune.with_parameters(run_in_worker, **parameters, resources=resources)
         self.trainable = tune.with_resources(trial, reservation(resources))
         self.folder = setup.folder.path / "tune"
