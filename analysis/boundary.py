@@ -12,6 +12,7 @@ from analysis.cell_table import CellTable
 from analysis.cells import Cell, group_cells
 from analysis.surrogate import NoSurrogateError, Surrogate
 from analysis.values import Value, distinct, format_value, is_number
+from analysis.verdict import UNDEFENDED
 from raybd.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -25,7 +26,7 @@ class Boundary:
 
     value: float  # the largest defended value
     low: float  # up to here all that was measured is defended; NaN if not even the smallest is
-    high: float  # from here on all is undefended
+    high: float  # from here on all is undefended: kept_out or backdoored
     holes: tuple[float, ...] = ()  # values below `value` that are not defended
     reason: str = ""
 
@@ -100,7 +101,7 @@ def measured_boundary(values: Sequence[float], statuses: Sequence[str]) -> Bound
     result = Boundary(
         value=values[last] if last >= 0 else np.nan,
         low=values[first_gap - 1] if first_gap else np.nan,
-        high=next((v for i, v in enumerate(values) if all(s == "undefended" for s in statuses[i:])), np.inf),
+        high=next((v for i, v in enumerate(values) if UNDEFENDED.issuperset(statuses[i:])), np.inf),
         holes=tuple(v for v, good in zip(values[: last + 1], defended, strict=False) if not good),
     )
     return replace(result, reason=_describe(result, values))
@@ -111,13 +112,13 @@ def _measure(cells: Sequence[Cell], along: str) -> Boundary:
     values = distinct(cell.setting[along] for cell in cells)
     statuses = [{c.verdict.status for c in cells if c.setting[along] == v} for v in values]
     return measured_boundary(
-        [float(str(v)) for v in values], [s.pop() if len(s) == 1 else "uncertain" for s in statuses]
+        [float(str(v)) for v in values], [s.pop() if len(s) == 1 or s <= UNDEFENDED else "uncertain" for s in statuses]
     )
 
 
 def _most_defended(cells: Sequence[Cell]) -> str:
     statuses = {cell.verdict.status for cell in cells}
-    return "defended" if "defended" in statuses else "undefended" if statuses == {"undefended"} else ""
+    return "defended" if "defended" in statuses else statuses.pop() if statuses <= UNDEFENDED else "uncertain"
 
 
 def _interpolate(table: CellTable, along: str, setting: Mapping[str, Value]) -> Boundary:

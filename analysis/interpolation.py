@@ -50,10 +50,11 @@ def _status(bands: Bands) -> tuple[Status, str]:
         return "uncertain", "there is no reference accuracy"
     if bands.surely_defended[0]:
         return "defended", "both bands are clear of the thresholds"
-    if not bands.surely_undefended[0]:
-        return "uncertain", "a band holds its threshold"
-    high = bands.success[1, 0] > bands.max_attack_success
-    return "undefended", f"the band of {'attack success' if high else 'clean accuracy'} is beyond its threshold"
+    if bands.success[1, 0] > bands.max_attack_success:
+        return "backdoored", "the band of attack success is beyond its threshold"
+    if bands.surely_undefended[0] and bands.success[2, 0] <= bands.max_attack_success:
+        return "kept_out", "the band of attack success is within its threshold, that of clean accuracy beyond"
+    return "uncertain", "a band holds its threshold"
 
 
 def _leave_one_out(surrogate: Surrogate) -> str:

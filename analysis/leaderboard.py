@@ -19,7 +19,7 @@ COLUMNS = {  # ours: what the column may be called
     "robust_accuracy": ("ra", "test_ra"),
 }
 RATES = ("clean_accuracy", "attack_success", "robust_accuracy")
-UNDEFENDED = ("no defense", "no defence", "none")
+NO_DEFENCE = ("no defense", "no defence", "none")
 NO_NUMBER = "listed without a number (-100 %)"
 
 
@@ -37,7 +37,7 @@ def read(path: str | Path) -> pd.DataFrame:
     table[numbers] = _to_numbers(path, table[numbers])
     table = table[table[["clean_accuracy", "attack_success"]].notna().all(axis=1)].reset_index(drop=True)
     table[names] = table[names].apply(lambda column: column.str.strip().str.lower())
-    table["defence.name"] = table["defence.name"].where(~table["defence.name"].isin(UNDEFENDED), "none")
+    table["defence.name"] = table["defence.name"].where(~table["defence.name"].isin(NO_DEFENCE), "none")
     absent = (table[["clean_accuracy", "attack_success"]] < 0).any(axis=1)
     rates = table[list(RATES)].where(~absent)
     table[list(RATES)] = rates / 100 if (rates > 1).any(axis=None) else rates

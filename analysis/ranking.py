@@ -9,7 +9,7 @@ from analysis.cells import Cell, group_cells
 from analysis.values import Value, distinct
 from analysis.verdict import Status, Verdict
 
-RANK: Mapping[Status, int] = {"defended": 0, "uncertain": 1, "undefended": 2, "unmeasured": 3}
+RANK: Mapping[Status, int] = {"defended": 0, "uncertain": 1, "kept_out": 2, "backdoored": 3, "unmeasured": 4}
 
 
 def robust(table: CellTable, over: str) -> pd.DataFrame:

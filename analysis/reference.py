@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from analysis.records import Trials
 from analysis.values import MISSING, Value
 
-Policy = Literal["best", "twin", "undefended"]
+Policy = Literal["best", "twin", "no_defence"]
 NO_TWIN = "no clean twin was measured (poison rate 0 or attack none, no defence): there is no reference accuracy"
 ONLY_DEFENDED = "only clean twins under a defence were measured: the reference are those without one"
 NO_OWN_TWIN = "a seed has no clean twin of its own setting (poison rate 0 or attack none, no defence)"
-NO_UNDEFENDED = "no training without a defence was measured: there is no reference accuracy"
+NO_TRAINING = "no training without a defence was measured: there is no reference accuracy"
 
 
 def best_twins(trials: Trials) -> dict[Value, float]:
@@ -27,7 +27,7 @@ def best_twins(trials: Trials) -> dict[Value, float]:
     keys are data sets, or (source, data set) where there are several sources.
     """
     by = _present(trials, ["source", "data"])
-    best = _best(trials, _clean(trials) & _undefended(trials), _training_parameters(trials), by)
+    best = _best(trials, _clean(trials) & _without_defence(trials), _training_parameters(trials), by)
     result = {}
     for at, accuracy in best.items():
         names = _values_at(trials, dict(zip(by, at[1:], strict=True)))
@@ -39,18 +39,18 @@ def reference_accuracies(trials: Trials, policy: Policy) -> tuple[NDArray[np.flo
     """The reference accuracy of every trial, NaN where there is none, and why it would be missing.
 
     best: the best clean twins of the same source and data. twin: the clean twin of the same setting and seed,
-    whatever its defence. undefended: the best mean over seeds of trainings without a defence, at any attack, rate
+    whatever its defence. no_defence: the best mean over seeds of trainings without a defence, at any attack, rate
     and complexity, of the same source, data and network; for tables that hold no clean training.
     """
-    undefended = _undefended(trials)
+    plain = _without_defence(trials)
     if policy == "twin":
-        return _twin_accuracies(trials, _clean(trials) & undefended), NO_OWN_TWIN
-    if policy == "undefended":
+        return _twin_accuracies(trials, _clean(trials) & plain), NO_OWN_TWIN
+    if policy == "no_defence":
         by = _present(trials, ["source", "data", "model.name"])
-        best = _best(trials, trials.rows["done"] & undefended, list(trials.values), by)
-        return _broadcast(trials, best, by), NO_UNDEFENDED
+        best = _best(trials, trials.rows["done"] & plain, list(trials.values), by)
+        return _broadcast(trials, best, by), NO_TRAINING
     by = _present(trials, ["source", "data"])
-    best = _best(trials, _clean(trials) & undefended, _training_parameters(trials), by)
+    best = _best(trials, _clean(trials) & plain, _training_parameters(trials), by)
     return _broadcast(trials, best, by), ONLY_DEFENDED if _clean(trials).any() else NO_TWIN
 
 
@@ -58,7 +58,7 @@ def _clean(trials: Trials) -> "pd.Series[bool]":
     return trials.rows["done"] & (_is(trials, "poison_rate", 0) | _is(trials, "attack.name", "none"))
 
 
-def _undefended(trials: Trials) -> "pd.Series[bool]":
+def _without_defence(trials: Trials) -> "pd.Series[bool]":
     if "defence.name" not in trials.codes:
         return pd.Series(True, index=trials.codes.index)
     return _is(trials, "defence.name", "none") | (trials.codes["defence.name"] == MISSING)

@@ -31,8 +31,8 @@ class DefendedRegionMap:
     """The verdict on every measured setting of a backdoor sweep; it never extrapolates.
 
     A seed is defended if its clean accuracy is at least `reference - max_accuracy_loss` and its attack
-    success at most `max_attack_success`. A setting is `defended` or `undefended` if Jeffreys' 90 % interval
-    of the chance that a seed is defended lies above or below a half (and, to be defended, no seed's attack
+    success at most `max_attack_success`. A setting is `defended`, or `backdoored` or `kept_out`, if Jeffreys' 90 %
+    interval of the chance that a seed is defended lies above or below a half (and, to be defended, no seed's attack
     success is over twice the threshold), else `uncertain`; without a finished trial it is `unmeasured`.
 
     Args:
@@ -43,7 +43,7 @@ class DefendedRegionMap:
         max_accuracy_loss: allowed loss of clean accuracy, in [0, 1].
         max_attack_success: allowed attack success, in [0, 1].
         reference: what the loss is measured from, always trained without a defence. "best": the best clean twins
-            over all settings; "twin": the clean twin of the same setting and seed; "undefended": the best training
+            over all settings; "twin": the clean twin of the same setting and seed; "no_defence": the best training
             without a defence, poisoned or not, of the same network.
         seed_spread: deviation between seeds by which a cell of a single seed is judged; None: one seed never decides.
 
@@ -80,9 +80,9 @@ class DefendedRegionMap:
         """The map of BackdoorBench's published leaderboard (dataset, backbone, attack, defence, ratio, acc, asr, ra).
 
         It has one seed a cell, which decides only where it is far from the thresholds, and no clean training: the
-        accuracy is measured from the best undefended one of the same network.
+        accuracy is measured from the best one without a defence of the same network.
         """
-        options: RuleOptions = {"reference": "undefended", "seed_spread": leaderboard.SPREAD}
+        options: RuleOptions = {"reference": "no_defence", "seed_spread": leaderboard.SPREAD}
         options.update(rule)
         return cls(leaderboard.read(csv), **options)
 
@@ -109,8 +109,8 @@ class DefendedRegionMap:
     def boundary(self, along: str = "poison_rate", interpolate: bool = False, **fixed: Value) -> pd.DataFrame:
         """The largest defended value of the axis `along`, one row a setting of the axes not `fixed`.
 
-        `low`: up to there all is defended; `high`: from there on all is undefended, infinite if that was not reached;
-        `holes`: values below the largest that are not defended. With `interpolate` all three are read off a Gaussian
+        `low`: up to there all is defended; `high`: from there on all is `kept_out` or `backdoored`, infinite if that
+        was not reached; `holes`: values below the largest that are not defended. With `interpolate` all three are read off a Gaussian
         process, `low` and `high` where its 90 % bands leave the thresholds.
         """
         (name,) = self.table.names.full_names([along])

@@ -96,8 +96,8 @@ def _boundaries(table: CellTable) -> str:
         parts.append(f"{heading}{svg.intervals(drawn, 'poison rate')}{_table(_records(rows))}")
     note = (
         "The largest defended poison rate of each setting. Up to low everything is defended, from high on all is "
-        "undefended (inf: not reached). Surface: read off a Gaussian process through the cells, with its 90 % band, "
-        "where there are cells enough."
+        "kept_out or backdoored (inf: not reached). Surface: read off a Gaussian process through the cells, with its "
+        "90 % band, where there are cells enough."
     )
     return f"<h2>Where the region ends</h2><p>{note}</p>{''.join(parts)}"
 

@@ -21,7 +21,8 @@ class CellStyle:
 
 STYLES: Mapping[Status, CellStyle] = {
     "defended": CellStyle("#b9e4dc", "", "#b9e4dc", INK),
-    "undefended": CellStyle("#b4500a", "////", "#d98a4e", "#ffffff"),
+    "kept_out": CellStyle("#f3dc8f", "\\\\\\\\", "#cfa93a", INK),
+    "backdoored": CellStyle("#b4500a", "////", "#d98a4e", "#ffffff"),
     "uncertain": CellStyle("#c9ccd1", "...", GREY, INK),
     "unmeasured": CellStyle("#ffffff", "xx", "#c4c8ce", "#5b6470"),
 }

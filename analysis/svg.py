@@ -17,7 +17,8 @@ Row = tuple[str, float, float, float]  # label, low, value, high
 def patterns() -> str:
     """The hatches, to be drawn once a page."""
     marks = {
-        "undefended": '<path d="M0 8 L8 0 M-2 2 L2 -2 M6 10 L10 6" stroke="{line}" stroke-width="1.6"/>',
+        "kept_out": '<path d="M0 0 L8 8 M-2 6 L2 10 M6 -2 L10 2" stroke="{line}" stroke-width="1.6"/>',
+        "backdoored": '<path d="M0 8 L8 0 M-2 2 L2 -2 M6 10 L10 6" stroke="{line}" stroke-width="1.6"/>',
         "uncertain": '<circle cx="4" cy="4" r="1.4" fill="{line}"/>',
         "unmeasured": '<path d="M0 0 L8 8 M8 0 L0 8" stroke="{line}" stroke-width="1"/>',
         "defended": "",
@@ -37,7 +38,7 @@ def legend() -> str:
         f'<text x="{150 * i + 34}" y="15" font-size="13" fill="{INK}">{s}</text>'
         for i, s in enumerate(STYLES)
     ]
-    return f'<svg role="img" aria-label="legend" width="600" height="20">{"".join(items)}</svg>'
+    return f'<svg role="img" aria-label="legend" width="{150 * len(items)}" height="20">{"".join(items)}</svg>'
 
 
 def grid(map_slice: MapSlice) -> str:

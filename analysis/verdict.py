@@ -10,8 +10,9 @@ import numpy as np
 
 from analysis.values import Value, format_value
 
-Status = Literal["defended", "undefended", "uncertain", "unmeasured"]
-STATUSES: tuple[Status, ...] = ("defended", "undefended", "uncertain", "unmeasured")
+Status = Literal["defended", "kept_out", "backdoored", "uncertain", "unmeasured"]
+STATUSES: tuple[Status, ...] = ("defended", "kept_out", "backdoored", "uncertain", "unmeasured")
+UNDEFENDED: frozenset[str] = frozenset({"kept_out", "backdoored"})
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Verdict:
     evidence: tuple[str, ...] = ()  # run ids, nearest first
     failures: tuple[str, ...] = ()  # "run id: error" of the trials that failed there
     interpolated: bool = False  # read off a surface through measured cells, not measured
+
+    @property
+    def undefended(self) -> bool:
+        """Whether the setting is surely not defended: the backdoor takes hold, or accuracy is lost."""
+        return self.status in UNDEFENDED
 
     def __str__(self) -> str:
         where = ", ".join(f"{name}={format_value(value)}" for name, value in self.setting.items())

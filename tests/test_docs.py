@@ -82,7 +82,7 @@ def test_the_page_of_attacks_names_every_attack_and_setting() -> None:
         assert all(f"`{name}:{preset}`" in section for preset in attack.presets)
 
 
-def test_the_readme_s_questions_run_on_a_sweep_and_meet_all_four_statuses(
+def test_the_readme_s_questions_run_on_a_sweep_and_meet_the_statuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The README's own blocks, on a smaller sweep of the same name."""
@@ -98,7 +98,7 @@ def test_the_readme_s_questions_run_on_a_sweep_and_meet_all_four_statuses(
         exec(compile(block, "README.md", "exec"), names)
     said = capsys.readouterr().out
     assert "\ndefended\n" in said
-    assert all(f"\n{status} at attack=badnets" in said for status in ("undefended", "uncertain", "unmeasured"))
+    assert all(f"\n{status} at attack=badnets" in said for status in ("backdoored", "uncertain", "unmeasured"))
     assert "poison_rate=0.03 was not measured" in said
     frame = names["m"].to_frame()  # type: ignore[attr-defined]
     assert len(frame) == 2 * 2 * 2 * 2

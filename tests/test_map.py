@@ -34,7 +34,7 @@ def verdict(successes, accuracies=None, **thresholds):
 
 def test_three_seeds_that_agree_decide():
     defended, undefended = verdict([0.02, 0.03, 0.04]), verdict([0.9, 0.8, 0.95])
-    assert (defended.status, undefended.status) == ("defended", "undefended")
+    assert (defended.status, undefended.status) == ("defended", "backdoored")
     assert defended.reason == "3 of 3 seeds defended"
     assert undefended.reason == "0 of 3 seeds defended: 3 with an attack success over 10.0%"
     assert defended.seeds == undefended.seeds == 3
@@ -59,7 +59,7 @@ def test_status_follows_the_jeffreys_quantiles(seeds):
     for defended in range(seeds + 1):
         posterior = stats.beta(defended + 0.5, seeds - defended + 0.5)
         low, high = posterior.ppf(0.05), posterior.ppf(0.95)
-        expected = "defended" if low > 0.5 else "undefended" if high < 0.5 else "uncertain"
+        expected = "defended" if low > 0.5 else "backdoored" if high < 0.5 else "uncertain"
         asked = verdict([0.05] * defended + [0.15] * (seeds - defended))  # 0.15 fails, and is under 2 x 0.1
         assert asked.status == expected, (defended, seeds)
         assert asked.probability == pytest.approx((defended + 0.5) / (seeds + 1))
@@ -68,21 +68,23 @@ def test_status_follows_the_jeffreys_quantiles(seeds):
 
 def test_both_conditions_are_needed():
     backdoored, spoilt = verdict([0.9] * 3), verdict([0.0] * 3, [0.8] * 3)
-    assert backdoored.status == spoilt.status == "undefended"
+    assert (backdoored.status, spoilt.status) == ("backdoored", "kept_out")
+    assert backdoored.undefended
+    assert spoilt.undefended
     assert spoilt.reason == "0 of 3 seeds defended: 3 with a clean accuracy under 88.0%"
     halves = verdict([0.0, 0.0, 0.9, 0.9], [0.8, 0.8, 0.9, 0.9])
-    assert halves.status == "undefended"  # each seed fails one of the two
+    assert halves.status == "uncertain"  # each seed fails one of the two
     assert halves.reason.endswith("2 with an attack success over 10.0%, 2 with a clean accuracy under 88.0%")
 
 
 def test_rates_on_the_thresholds_are_within_them():
     assert verdict([0.1] * 3, [0.88] * 3).status == "defended"  # 0.9 - 0.02, and 0.1
-    assert verdict([0.100001] * 3, [0.88] * 3).status == "undefended"
-    assert verdict([0.1] * 3, [0.879999] * 3).status == "undefended"
+    assert verdict([0.100001] * 3, [0.88] * 3).status == "backdoored"
+    assert verdict([0.1] * 3, [0.879999] * 3).status == "kept_out"
 
 
 def test_thresholds_can_be_set():
-    assert verdict([0.3] * 3, [0.75] * 3).status == "undefended"
+    assert verdict([0.3] * 3, [0.75] * 3).status == "backdoored"
     assert verdict([0.3] * 3, [0.75] * 3, max_accuracy_loss=0.2, max_attack_success=0.4).status == "defended"
     with pytest.raises(InputError) as error:
         verdict([0.3], max_accuracy_loss=-1, max_attack_success=10)
@@ -138,7 +140,7 @@ def test_each_data_set_has_its_reference_and_defences_have_none():
     found = region_map(rows, twins=[])
     assert found.reference == {"mnist": 0.90, "svhn": 0.70}
     assert found.query(data="svhn", defence="vibe", poison_rate=0.1).status == "defended"
-    assert found.query(data="mnist", defence="vibe", poison_rate=0.1).status == "undefended"
+    assert found.query(data="mnist", defence="vibe", poison_rate=0.1).status == "kept_out"
 
 
 def test_attack_none_is_a_twin_even_without_an_attack_success():

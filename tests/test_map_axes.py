@@ -70,7 +70,7 @@ def test_short_and_full_names_are_the_same_question():
     found = region_map(three(train__weight_decay=0.01), three(train__weight_decay=0.1, **BAD))
     for name in ("weight_decay", "train.weight_decay"):
         full = found.query(**{"attack.name": "badnets", "poison_rate": 0.1, name: 0.1})
-        assert full.status == "undefended"
+        assert full.status == "backdoored"
         assert full.setting == {"attack": "badnets", "poison_rate": 0.1, "weight_decay": 0.1}
     with pytest.raises(InputError, match=r"given twice, by its short and its full name: train.weight_decay"):
         found.query(**{"weight_decay": 0.1, "train.weight_decay": 0.1})
@@ -142,7 +142,7 @@ def cells(*outcomes):
     ("outcomes", "status"),
     [
         (("good", "good"), "defended"),
-        (("bad", "bad"), "undefended"),
+        (("bad", "bad"), "backdoored"),
         (("good", "bad"), "uncertain"),
         (("good", "open"), "uncertain"),
         (("good", "failed"), "uncertain"),
@@ -156,7 +156,7 @@ def test_an_axis_left_out_is_answered_conservatively(outcomes, status):
 
 def test_what_several_cells_say_together():
     asked = cells("good", "bad", "open", "bad", "failed")
-    assert asked.reason == ("5 cells match, over width (5): 1 defended, 2 undefended, 1 uncertain, 1 unmeasured")
+    assert asked.reason == ("5 cells match, over width (5): 1 defended, 2 backdoored, 1 uncertain, 1 unmeasured")
     assert asked.probability == pytest.approx(0.5 / 4)  # 0 of 3, the least
     assert asked.attack_success.value == pytest.approx((0.02 + 0.9 + 0.02 + 0.9) / 4)
     assert (asked.attack_success.low, asked.attack_success.high) == (0.0, 1.0)  # the single seed has no count
@@ -201,7 +201,7 @@ def test_a_map_is_loaded_from_the_tracking_store(monkeypatch):
     assert found.axes == {"poison_rate": [0.0, 0.05, 0.1]}
     assert found.reference == {"digits": pytest.approx(0.9)}
     asked = found.query(attack="blend", poison_rate=0.05, weight_decay=5e-4)
-    assert (asked.status, asked.evidence) == ("undefended", ("r8-0.05", "r9-0.05", "r10-0.05"))
+    assert (asked.status, asked.evidence) == ("backdoored", ("r8-0.05", "r9-0.05", "r10-0.05"))
     assert asked.attack_success.low > 0.85  # the counts were read
     assert "boom" in found.query(poison_rate=0.1).reason
 

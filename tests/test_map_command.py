@@ -28,7 +28,7 @@ def said(capsys, *args, status=0):
 @pytest.mark.usefixtures("store")
 def test_a_question_is_answered(capsys):
     text = said(capsys, "map", "ib", "query", "attack=badnets", "poison_rate=0.1", "width=1")
-    assert text.startswith("undefended at attack=badnets, poison_rate=0.1, width=1\n")
+    assert text.startswith("backdoored at attack=badnets, poison_rate=0.1, width=1\n")
     found = json.loads(said(capsys, "map", "ib", "query", "poison_rate=0.1", "width=0.5", "--json"))
     assert (found["status"], found["setting"]["width"]) == ("unmeasured", 0.5)
     assert found["attack_success"] is None

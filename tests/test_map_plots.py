@@ -26,7 +26,7 @@ def rows(success, accuracy=0.9, seeds=3, **parameters):
 def plane():
     """Two rates up, three decays across; every cell has an attack success of its own.
 
-    At rate 0: 0.01 defended, 0.02 defended, 0.03 one seed. At 0.05: 0.9 undefended, 0.04 defended, none measured.
+    At rate 0: 0.01 defended, 0.02 defended, 0.03 one seed. At 0.05: 0.9 backdoored, 0.04 defended, none measured.
     """
     trials = [
         *rows(0.01, poison_rate=0.0, train__weight_decay=0.001),
@@ -38,7 +38,7 @@ def plane():
     return DefendedRegionMap.from_frame(pd.DataFrame(trials))
 
 
-STATUSES = [["defended", "defended", "uncertain"], ["undefended", "defended", "unmeasured"]]
+STATUSES = [["defended", "defended", "uncertain"], ["backdoored", "defended", "unmeasured"]]
 TEXTS = [
     ["ASR 1.0%\nACC 90.0%", "ASR 2.0%\nACC 90.0%", "ASR 3.0%\nACC 90.0%"],
     ["ASR 90.0%\nACC 90.0%", "ASR 4.0%\nACC 89.0%", "not\nmeasured"],
@@ -56,7 +56,7 @@ def test_a_slice_has_its_verdicts_at_y_then_x(plane):
 def test_a_slice_as_a_frame(plane):
     frame = plane.slice(x="train.weight_decay", y="poison_rate").to_frame().set_index(["weight_decay", "poison_rate"])
     assert len(frame) == 6
-    assert frame.loc[(0.001, 0.05), "status"] == "undefended"
+    assert frame.loc[(0.001, 0.05), "status"] == "backdoored"
     assert frame.loc[(0.1, 0.0), ["status", "seeds", "attack_success"]].tolist() == ["uncertain", 1, 0.03]
 
 
@@ -96,7 +96,7 @@ def test_a_slice_draws_into_the_axes_it_is_given(plane):
 
 
 def test_statuses_differ_without_colour():
-    assert len({look.hatch for look in STYLES.values()}) == len(STYLES) == 4
+    assert len({look.hatch for look in STYLES.values()}) == len(STYLES) == 5
 
     def light(colour):
         red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
@@ -198,4 +198,4 @@ def test_the_frame_has_one_row_a_cell(plane):
         *("attack_success", "attack_success_low", "attack_success_high"),
         "failures",
     ]
-    assert frame["status"].tolist() == ["defended", "defended", "uncertain", "undefended", "defended"]
+    assert frame["status"].tolist() == ["defended", "defended", "uncertain", "backdoored", "defended"]

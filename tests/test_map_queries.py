@@ -49,10 +49,12 @@ def rates(width, *successes, **more):
         ("d?uu", 1, 1, 3, ()),
         ("du?", 1, 1, math.inf, ()),
         ("dudu", 3, 1, 4, (2,)),
+        ("dku", 1, 1, 2, ()),
+        ("dukdk", 4, 1, 5, (2, 3)),
     ],
 )
 def test_an_edge_among_measured_values(statuses, value, low, high, holes):
-    words = {"d": "defended", "u": "undefended", "?": "uncertain"}
+    words = {"d": "defended", "u": "backdoored", "k": "kept_out", "?": "uncertain"}
     edge = measured_boundary([i + 1.0 for i in range(len(statuses))], [words[s] for s in statuses])
     assert (edge.value, edge.low, edge.high) == pytest.approx((value, low, high), nan_ok=True)
     assert edge.holes == holes
@@ -117,7 +119,7 @@ def test_the_best_settings_stand_first():
         [4, "defended", 2],
         [3, "defended", 2],
         [1, "uncertain", 2],
-        [2, "undefended", 2],
+        [2, "backdoored", 2],
     ]
     assert found.best(poison_rate=0.01)["width"].tolist() == [4, 1, 3, 2]
 
@@ -199,7 +201,7 @@ def test_a_hole_inside_the_region_is_not_interpolated_over():
     assert [text.partition(": ")[2] for text in gap.failures] == ["out of memory"] * 3
     bad = plane({"attack_success": 0.12}).query(interpolate=True, **beside)
     assert bad.status == "uncertain"
-    assert "the surface passes over the undefended cell beside it, at badnets, 0.02, 2" in bad.reason
+    assert "the surface passes over the backdoored cell beside it, at badnets, 0.02, 2" in bad.reason
 
 
 def test_failures_are_listed():

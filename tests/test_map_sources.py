@@ -50,8 +50,12 @@ def test_thresholds_are_checked_together():
     assert error.value.problems == [
         "max_attack_success must be in [0, 1], got 1.5",
         "seed_spread must be in [0, 1], got -1",
-        "reference must be one of best, twin, undefended, got 'twins'",
+        "reference must be one of best, twin, no_defence, got 'twins'",
     ]
+
+
+def test_the_old_word_for_a_training_without_a_defence_is_accepted():
+    assert region_map(three(), reference="undefended").rule.reference == "no_defence"
 
 
 def test_layers_are_never_mixed():
@@ -60,7 +64,7 @@ def test_layers_are_never_mixed():
     found = DefendedRegionMap.from_layers({"ours": own, "theirs": theirs})
     assert found.axes["source"] == ["ours", "theirs"]
     assert found.query(source="ours", poison_rate=0.1).status == "defended"
-    assert found.query(source="theirs", poison_rate=0.1).status == "undefended"
+    assert found.query(source="theirs", poison_rate=0.1).status == "backdoored"
     with pytest.raises(InputError, match="several sources answer, which are never mixed: say source= one of ours, th"):
         found.query(poison_rate=0.1)
     with pytest.raises(InputError, match="several sources"):
@@ -94,13 +98,13 @@ def test_the_leaderboard_is_a_layer_of_single_seeds(tmp_path):
     found = DefendedRegionMap.from_backdoorbench(leaderboard(tmp_path, ROWS))
     at = {"source": "backdoorbench", "poison_rate": 0.1, "model": "vgg19_bn"}
     # one seed decides beyond 1.645 x 0.26 = 42.8 points: 95 % is 85 over the threshold, 2 % is 8 under it
-    assert found.query(defence="none", **at).status == "undefended"
+    assert found.query(defence="none", **at).status == "backdoored"
     ft = found.query(defence="ft", **at)
     assert ft.status == "uncertain"
     assert ft.reason.startswith("1 seed is too few: at least 3 that agree are needed, and its rates are within the 43")
-    # 40 % is 48 points under 88 %, the best undefended vgg19_bn less 2
+    # 40 % is 48 points under 88 %, the best vgg19_bn without a defence less 2
     anp = found.query(defence="anp", **at)
-    assert anp.status == "undefended"
+    assert anp.status == "kept_out"
     assert "its clean accuracy misses" in anp.reason
     clp = found.query(defence="clp", **at)
     assert clp.status == "unmeasured"
@@ -176,7 +180,7 @@ def curve(model, loss, success):
         for s, (a, b) in enumerate(zip(*rates, strict=True))
     ]
     return DefendedRegionMap.from_frame(
-        pd.DataFrame(rows), max_accuracy_loss=loss, max_attack_success=success, reference="undefended"
+        pd.DataFrame(rows), max_accuracy_loss=loss, max_attack_success=success, reference="no_defence"
     )
 
 

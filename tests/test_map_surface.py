@@ -162,7 +162,7 @@ def test_it_says_how_the_verdict_came_about():
     assert str(inner).startswith("defended (interpolated) at")
     assert len(inner.evidence) == 20  # 4 cells of 5 seeds
     outer = found.query(interpolate=True, poison_rate=edge * 3, weight_decay=MIDDLE["weight_decay"])
-    assert (outer.status, outer.probability < 0.1) == ("undefended", True)
+    assert (outer.status, outer.probability < 0.1) == ("backdoored", True)
     at_edge = found.query(interpolate=True, poison_rate=edge, weight_decay=MIDDLE["weight_decay"])
     assert at_edge.status == "uncertain"
     default = found.query(poison_rate=edge, weight_decay=MIDDLE["weight_decay"])

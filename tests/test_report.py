@@ -83,7 +83,7 @@ def test_every_cell_has_its_words():
     page = Page(report(runs(error="boom"), "ib"))
     assert page.open == []
     assert len(page.cells) == 6
-    assert "undefended at attack=badnets, poison_rate=0.1, width=1: attack success 90.1% (" in " ".join(page.cells)
+    assert "backdoored at attack=badnets, poison_rate=0.1, width=1: attack success 90.1% (" in " ".join(page.cells)
     assert "0 of 3 seeds defended: 3 with an attack success over 10.0%" in " ".join(page.cells)
     assert "unmeasured at attack=badnets, poison_rate=0.1, width=0.5: no finished trial: 3 failed" in " ".join(
         page.cells
@@ -98,7 +98,13 @@ def test_it_needs_nothing_from_outside():
     assert not {"src", "href", "xlink:href"} & names
     assert not [name for name in names if name.startswith("on")]
     assert "http" not in text
-    assert set(re.findall(r"url\((.*?)\)", text)) <= {"#defended", "#undefended", "#uncertain", "#unmeasured"}
+    assert set(re.findall(r"url\((.*?)\)", text)) <= {
+        "#defended",
+        "#kept_out",
+        "#backdoored",
+        "#uncertain",
+        "#unmeasured",
+    }
 
 
 def test_hostile_names_stay_text():
