@@ -25,7 +25,7 @@ class Boundary:
     """Where the defended region ends along an axis; NaN where nothing was measured, infinite where it is open."""
 
     value: float  # the largest defended value
-    low: float  # up to here all that was measured is defended; NaN if not even the smallest is
+    low: float  # up to here all is defended, whatever comes later; NaN if not even the smallest value is
     high: float  # from here on all is undefended: kept_out or backdoored
     holes: tuple[float, ...] = ()  # values below `value` that are not defended
     reason: str = ""
@@ -95,16 +95,33 @@ def measured_boundary(values: Sequence[float], statuses: Sequence[str]) -> Bound
     """The boundary among measured `values`, ascending, with the status of each."""
     if not values:
         return _unknown("no value was measured")
-    defended = [status == "defended" for status in statuses]
-    last = max((i for i, good in enumerate(defended) if good), default=-1)
-    first_gap = next((i for i, good in enumerate(defended) if not good), len(defended))
-    result = Boundary(
-        value=values[last] if last >= 0 else np.nan,
-        low=values[first_gap - 1] if first_gap else np.nan,
-        high=next((v for i, v in enumerate(values) if UNDEFENDED.issuperset(statuses[i:])), np.inf),
-        holes=tuple(v for v, good in zip(values[: last + 1], defended, strict=False) if not good),
+    defended = np.array([status == "defended" for status in statuses])
+    undefended = np.array([status in UNDEFENDED for status in statuses])
+    result = read_line(np.array(values), defended, defended, undefended)
+    holes = tuple(v for v, good in zip(values, defended, strict=True) if not good and v < result.value)
+    return replace(result, holes=holes, reason=_describe(replace(result, holes=holes), values))
+
+
+def read_line(values: Floats, defended: Flags, surely_defended: Flags, surely_undefended: Flags) -> Boundary:
+    """The boundary on a line of `values` (s,), ascending, from flags (s,); its holes are where they begin.
+
+    `low` ends the run of `surely_defended` from the start, `high` begins the run of `surely_undefended` to the end:
+    what lies beyond the first gap, a second region or a hole, moves neither.
+    """
+    first, last = _run_length(surely_defended), len(values) - _run_length(surely_undefended[::-1])
+    largest = int(np.flatnonzero(defended)[-1]) if defended.any() else -1
+    begins = ~defended & np.concatenate([[True], defended[:-1]])
+    return Boundary(
+        value=float(values[largest]) if largest >= 0 else np.nan,
+        low=float(values[first - 1]) if first else np.nan,
+        high=float(values[last]) if last < len(values) else np.inf,
+        holes=tuple(values[: largest + 1][begins[: largest + 1]].tolist()),
     )
-    return replace(result, reason=_describe(result, values))
+
+
+def _run_length(flags: Flags) -> int:
+    """The number of flags before the first that is not set."""
+    return len(flags) if flags.all() else int(np.argmin(flags))
 
 
 def _measure(cells: Sequence[Cell], along: str) -> Boundary:
@@ -140,32 +157,9 @@ def _surrogate_boundary(surrogate: Surrogate, along: str, setting: Mapping[str, 
     bands = surrogate.bands(points)
     coordinates = points[:, list(surrogate.axes).index(along)]
     values = 10**coordinates if surrogate.axes[along] == "log" else coordinates
-    result = Boundary(
-        value=_largest(values, bands.defended),
-        low=_largest(values, bands.surely_defended),
-        high=_undefended_from(values, bands.surely_undefended),
-        holes=_hole_starts(values, bands.defended),
-    )
+    result = read_line(values, bands.defended, bands.surely_defended, bands.surely_undefended)
     missed = f"the cells left out in turn are missed by {100 * surrogate.errors[0]:.1f} points of attack success"
     return replace(result, reason=f"{_describe(result, values.tolist())}, on a surface; {missed}")
-
-
-def _largest(values: Floats, flags: Flags) -> float:
-    return float(values[flags].max()) if flags.any() else float("nan")
-
-
-def _undefended_from(values: Floats, undefended: Flags) -> float:
-    """The last value that is not surely undefended; infinite if the axis does not end undefended."""
-    if not undefended[-1]:
-        return float("inf")
-    return float(values[0]) if undefended.all() else _largest(values, ~undefended)
-
-
-def _hole_starts(values: Floats, defended: Flags) -> tuple[float, ...]:
-    """Where a run of values that are not defended begins, below one that is."""
-    last = int(np.flatnonzero(defended)[-1]) if defended.any() else -1
-    starts = [i for i in range(last) if not defended[i] and (i == 0 or defended[i - 1])]
-    return tuple(float(values[i]) for i in starts)
 
 
 def _unknown(reason: str) -> Boundary:

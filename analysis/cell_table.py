@@ -8,7 +8,7 @@ from analysis.interpolation import interpolate_verdict
 from analysis.parameter_names import ParameterNames
 from analysis.records import Trials
 from analysis.reference import best_twins
-from analysis.surrogate import NoSurrogateError, Surrogate, fit_surrogate, select_cells
+from analysis.surrogate import NoSurrogateError, Surrogate, failed_cells, fit_surrogate, select_cells
 from analysis.values import Value, axis_scale
 from analysis.verdict import Verdict, pooled
 from raybd.errors import InputError
@@ -75,10 +75,11 @@ class CellTable:
         Raises:
             NoSurrogateError: there is none, and why.
         """
-        cells, axes = select_cells(self._beside(setting), setting, self.scales, self.names.short)
+        beside = self._beside(setting)
+        cells, axes = select_cells(beside, setting, self.scales, self.names.short)
         key = tuple(map(id, cells))
         if key not in self._surrogates:
-            self._surrogates[key] = fit_surrogate(cells, axes, self.rule)
+            self._surrogates[key] = fit_surrogate(cells, axes, self.rule, failed_cells(beside, cells, axes))
         return self._surrogates[key]
 
     def check_one_source(self, cells: Sequence[Cell]) -> None:
@@ -99,7 +100,7 @@ class CellTable:
             return self._unmeasured(setting, str(error))
         if not surrogate.contains(setting):
             return self._unmeasured(setting, "outside the hull of what was measured, and never extrapolated")
-        return interpolate_verdict(surrogate, setting, self.names.short_setting(setting), self._beside(setting))
+        return interpolate_verdict(surrogate, setting, self.names.short_setting(setting))
 
     def _beside(self, setting: Mapping[str, Value]) -> list[Cell]:
         """The cells that match `setting` in all but its numbers."""

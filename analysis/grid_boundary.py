@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.boundary import read_line
 from analysis.search_grid import Grid, Group
 from analysis.surrogate import Surrogate
 from raybd.errors import InputError
@@ -66,13 +67,8 @@ class GridBoundary:
         """
         rows = []
         for i, setting in enumerate(self.settings):
-            last = self.values[self.defended[i]]
-            numbers = (
-                float(last[-1]) if len(last) else float("nan"),
-                _end_of_first_run(self.values, self.surely_defended[i]),
-                _start_of_last_run(self.values, self.surely_undefended[i]),
-                self.band_widths[i],
-            )
+            line = read_line(self.values, self.defended[i], self.surely_defended[i], self.surely_undefended[i])
+            numbers = (line.value, line.low, line.high, self.band_widths[i])
             rows.append(setting | dict(zip(COLUMNS, numbers, strict=True)))
         return pd.DataFrame(rows)
 
@@ -102,15 +98,3 @@ def grid_boundary(grid: Grid, surrogates: Mapping[Group, Surrogate], along: str)
         surely_defended=np.concatenate([b.surely_defended for b in bands]).reshape(shape),
         surely_undefended=np.concatenate([b.surely_undefended for b in bands]).reshape(shape),
     )
-
-
-def _end_of_first_run(values: Floats, flags: Flags) -> float:
-    """The last value of the run of flags from the start; NaN if there is none."""
-    run = int(np.argmin(flags)) if not flags.all() else len(flags)
-    return float(values[run - 1]) if run else float("nan")
-
-
-def _start_of_last_run(values: Floats, flags: Flags) -> float:
-    """The first value of the run of flags to the end; infinite if there is none."""
-    run = int(np.argmin(flags[::-1])) if not flags.all() else len(flags)
-    return float(values[len(flags) - run]) if run else float("inf")

@@ -10,26 +10,19 @@ from analysis.values import Value, format_value
 from analysis.verdict import Estimate, Status, Verdict
 
 
-def interpolate_verdict(
-    surrogate: Surrogate, setting: Mapping[str, Value], named: Mapping[str, Value], beside: Sequence[Cell]
-) -> Verdict:
+def interpolate_verdict(surrogate: Surrogate, setting: Mapping[str, Value], named: Mapping[str, Value]) -> Verdict:
     """The verdict at `setting`, a point within the hull of the surrogate's cells.
 
     Args:
         surrogate: through the cells that differ from the setting in numeric axes only.
         setting: the point, by full names.
         named: the point, by short names.
-        beside: all cells around the point, measured or not: where the surrogate is smooth across a hole at a corner of
-            the box around the point, the verdict is uncertain.
     """
     point = np.array([surrogate.coordinates(setting)])
     bands = surrogate.bands(point)
-    status, why = _status(bands)
-    corners = surrogate.corners(point[0], beside)
-    if contradicting := [c for c in corners if status != "uncertain" and surrogate.contradicts(c)]:
-        hole = contradicting[0].verdict
-        values = ", ".join(format_value(v) for v in hole.setting.values())
-        status, why = "uncertain", f"the surface passes over the {hole.status} cell beside it, at {values}"
+    over = [cell for cell in surrogate.overruling if surrogate.beside(point, cell)[0]]
+    failing = [cell for cell in (*surrogate.cells, *surrogate.failed) if cell.verdict.failures]
+    status, why = _status(bands, over)
     nearest = surrogate.nearest(point[0])[: 2 ** len(surrogate.axes)]
     return Verdict(
         setting=named,
@@ -40,14 +33,17 @@ def interpolate_verdict(
         attack_success=Estimate(*bands.success[:, 0].tolist()),
         seeds=min(len(cell.seeds) for cell in nearest),
         evidence=tuple(run for cell in nearest for run in cell.verdict.evidence),
-        failures=tuple(failure for cell in corners for failure in cell.verdict.failures),
+        failures=tuple(f for cell in failing if surrogate.beside(point, cell)[0] for f in cell.verdict.failures),
         interpolated=True,
     )
 
 
-def _status(bands: Bands) -> tuple[Status, str]:
+def _status(bands: Bands, over: Sequence[Cell]) -> tuple[Status, str]:
     if np.isnan(bands.min_accuracy):
         return "uncertain", "there is no reference accuracy"
+    if over:
+        values = ", ".join(format_value(v) for v in over[0].verdict.setting.values())
+        return "uncertain", f"the surface passes over the {over[0].verdict.status} cell beside it, at {values}"
     if bands.surely_defended[0]:
         return "defended", "both bands are clear of the thresholds"
     if bands.success[1, 0] > bands.max_attack_success:

@@ -1,8 +1,9 @@
 """Surrogates of a map: Gaussian processes through the logits of measured cells, with their 90 % bands."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ class Bands:
     accuracy: Floats
     max_attack_success: float
     min_accuracy: float
+    overruled: Flags  # (m,) beside a measured cell that the means contradict, or one whose trials failed: never sure
 
     @property
     def defended(self) -> Flags:
@@ -44,13 +46,13 @@ class Bands:
     def surely_defended(self) -> Flags:
         """(m,) where both bands are within the thresholds."""
         within: Flags = (self.success[2] <= self.max_attack_success) & (self.accuracy[1] >= self.min_accuracy)
-        return within
+        return within & ~self.overruled
 
     @property
     def surely_undefended(self) -> Flags:
         """(m,) where one band is beyond its threshold."""
         beyond: Flags = (self.success[1] > self.max_attack_success) | (self.accuracy[2] < self.min_accuracy)
-        return beyond
+        return beyond & ~self.overruled
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Surrogate:
     rule: DecisionRule
     success: Logits
     accuracy: Logits
+    failed: Sequence[Cell] = ()  # cells among them without a finished trial
 
     @cached_property
     def min_accuracy(self) -> float:
@@ -111,9 +114,36 @@ class Surrogate:
 
     def bands(self, points: Floats) -> Bands:
         """Both rates at `points` (m, d) with their 90 % bands."""
+        overruled = np.zeros(len(points), dtype=bool)
+        for cell in self.overruling:
+            overruled |= self.beside(points, cell)
+        return replace(self._bands(points), overruled=overruled)
+
+    @cached_property
+    def overruling(self) -> list[Cell]:
+        """The cells that the means put on the other side of the thresholds, and those that failed."""
+        defended = self._bands(self.points).defended
+        sides = [
+            (c.verdict.undefended if mean else c.verdict.status == "defended")
+            for c, mean in zip(self.cells, defended, strict=True)
+        ]
+        return [*compress(self.cells, sides), *self.failed]
+
+    def beside(self, points: Floats, cell: Cell) -> Flags:
+        """(m,) whether `cell` is a corner of the box of measured values that holds a point, for each of (m, d)."""
+        corner: Flags = np.ones(len(points), dtype=bool)
+        for own, column, at in zip(self.points.T, points.T, self.coordinates(cell.setting), strict=True):
+            slack = TOLERANCE * np.ptp(own)
+            between = np.unique(own[np.abs(own - at) > slack])[:, None]
+            low, high = np.minimum(column, at) - slack, np.maximum(column, at) + slack
+            corner &= ~((between >= low) & (between <= high)).any(0)
+        return corner
+
+    def _bands(self, points: Floats) -> Bands:
         predicted = [process.predict(points) for process in self.processes]
         success, accuracy = (expit(np.stack([m, m - Z * d, m + Z * d])) for m, d in predicted)
-        return Bands(success, accuracy, self.rule.max_attack_success, self.min_accuracy)
+        nowhere = np.zeros(len(points), dtype=bool)
+        return Bands(success, accuracy, self.rule.max_attack_success, self.min_accuracy, nowhere)
 
     def probability(self, point: Floats) -> float:
         """That a new seed at `point` (1, d) is defended, its success and its accuracy taken as independent."""
@@ -127,22 +157,6 @@ class Surrogate:
         process = self.processes[0]
         distances = ((process.points - process.scaled(point)) ** 2).sum(1)
         return [self.cells[i] for i in np.argsort(distances, kind="stable").tolist()]
-
-    def corners(self, point: Floats, cells: Sequence[Cell]) -> list[Cell]:
-        """Of `cells` those at the corners of the box of measured values that holds `point` (d,)."""
-        boxes = []
-        for own, coordinate in zip(self.points.T, point, strict=True):
-            slack = TOLERANCE * np.ptp(own)
-            boxes.append({own[own <= coordinate + slack].max(), own[own >= coordinate - slack].min()})
-        on_scale = [c for c in cells if all(_on_scale(c.setting[n], scale) for n, scale in self.axes.items())]
-        return [c for c in on_scale if all(x in box for x, box in zip(self.coordinates(c.setting), boxes, strict=True))]
-
-    def contradicts(self, cell: Cell) -> bool:
-        """Whether the means are on the other side of the thresholds than a measured cell, or it has no trial."""
-        if cell.verdict.status in ("uncertain", "unmeasured"):
-            return cell.verdict.status == "unmeasured"
-        within = self.bands(np.array([self.coordinates(cell.setting)])).defended[0]
-        return bool(within) != (cell.verdict.status == "defended")
 
 
 def select_cells(
@@ -174,8 +188,22 @@ def select_cells(
     return usable, axes
 
 
-def fit_surrogate(cells: Sequence[Cell], axes: Mapping[str, str], rule: DecisionRule) -> Surrogate:
-    """The surrogate through `cells`.
+def failed_cells(cells: Sequence[Cell], measured: Sequence[Cell], axes: Mapping[str, str]) -> list[Cell]:
+    """Of `cells` those among the `measured` ones that have no rates: a surface over them is a guess.
+
+    They differ from the measured cells, none of which they are, in the numeric `axes` only.
+    """
+    known = {id(cell) for cell in measured}
+    others = [c for c in cells if c.poisoned and id(c) not in known]
+    same = {name: value for name, value in measured[0].setting.items() if name not in axes}
+    others = [c for c in others if all(equal_values(c.setting[name], value) for name, value in same.items())]
+    return [c for c in others if all(_on_scale(c.setting[name], scale) for name, scale in axes.items())]
+
+
+def fit_surrogate(
+    cells: Sequence[Cell], axes: Mapping[str, str], rule: DecisionRule, failed: Sequence[Cell] = ()
+) -> Surrogate:
+    """The surrogate through `cells`, never sure beside those that `failed`.
 
     Raises:
         NoSurrogateError: they are measured by different references, or nothing tells how far seeds spread.
@@ -185,7 +213,7 @@ def fit_surrogate(cells: Sequence[Cell], axes: Mapping[str, str], rule: Decision
     success, accuracy = cell_logits(cells)
     if success is None or accuracy is None:
         raise NoSurrogateError("no cell has two seeds: nothing tells how far they spread, so there is no band")
-    return Surrogate(cells, axes, rule, success, accuracy)
+    return Surrogate(cells, axes, rule, success, accuracy, failed)
 
 
 def _on_scale(value: Value, scale: str) -> bool:
