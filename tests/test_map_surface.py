@@ -184,3 +184,62 @@ def test_where_it_does_not_interpolate(asked, why):
     verdict = found.query(interpolate=True, **asked)
     assert verdict.status == "unmeasured"
     assert why in verdict.reason
+
+
+RATES = np.geomspace(1e-3, 0.1, 17)
+HIGHEST, LOWEST = logit(0.95), logit(0.01)
+
+
+def line(kind, draw):
+    """A map of one axis with a planted hole or island, and whether log10 of a rate is defended in truth."""
+    rng = np.random.default_rng(draw)
+    middle, half, edge = rng.uniform(-2.4, -1.9), rng.uniform(0.13, 0.3), rng.uniform(-1.5, -1.2)
+
+    def inside(x):  # decades inside the region, negative outside
+        hole, island = np.minimum(np.abs(x - middle) - half, edge - x), half - np.abs(x - middle)
+        return hole if kind == "hole" else np.maximum(-2.8 - x, island)
+
+    rows = [{"poison_rate": 0.0, "seed": s, "attack_success": 0.0} for s in range(3)]
+    for rate in RATES.tolist():
+        level = np.clip(logit(0.1) - 12 * inside(np.log10(rate)), LOWEST, HIGHEST)
+        seeds = enumerate(expit(level + 0.3 * rng.standard_normal(3)).tolist())
+        rows += [{"poison_rate": rate, "seed": s, "attack_success": v} for s, v in seeds]
+    frame = pd.DataFrame(rows).assign(clean_accuracy=0.95, triggered_count=900.0, clean_count=1000.0)
+    return DefendedRegionMap.from_frame(frame.assign(**{"attack.name": "badnets"})), lambda x: inside(x) > 0
+
+
+@pytest.mark.parametrize("kind", ["hole", "island"])
+def test_low_ends_at_the_first_gap_and_high_begins_after_the_last_defended(kind):
+    """Over 40 draws of each: never past a cell on the other side, past the truth as often as 90 % bands may be."""
+    x, past, held = np.linspace(-3, -1, 2001), [], []
+    for draw in range(40):
+        found, defended = line(kind, draw)
+        [row] = found.boundary(interpolate=True).to_dict("records")
+        first_gap, last_defended = x[np.argmin(defended(x))], x[defended(x)][-1]
+        beyond = [rate for rate in RATES if not defended(np.log10(rate))]
+        assert not row["low"] >= min(beyond), (draw, row)
+        assert row["high"] > max(rate for rate in RATES if defended(np.log10(rate))), (draw, row)
+        assert row["holes"], draw
+        past.append(np.log10(row["low"]) > first_gap + 0.005)  # the axis is read in steps of 0.005 decades
+        held.append(np.log10(row["high"]) >= last_defended - 0.005)
+    assert sum(past) <= 4
+    assert sum(held) >= 36
+
+
+def test_a_rate_whose_trials_failed_ends_the_sure_run():
+    """Its place on the axis holds no measured cell: the surface over it is a guess, and so is what comes after."""
+    rows = [{"poison_rate": 0.0, "seed": s, "attack_success": 0.0, "clean_accuracy": 0.95} for s in range(3)]
+    for rate in (0.001, 0.002, 0.004, 0.008, 0.016):
+        failed = {"attack_success": np.nan, "clean_accuracy": np.nan, "status": "FAILED", "error": "out of memory"}
+        good = {"clean_accuracy": 0.95, "status": "FINISHED"}
+        for s, success in enumerate((0.002, 0.004, 0.006)):
+            rows.append(
+                {"poison_rate": rate, "seed": s, "attack_success": success} | (failed if rate == 0.004 else good)
+            )
+    found = DefendedRegionMap.from_frame(pd.DataFrame(rows).assign(**{"attack.name": "badnets"}))
+    [row] = found.boundary(interpolate=True).to_dict("records")
+    assert (row["largest defended"], row["low"]) == pytest.approx((0.016, 0.002), rel=0.01)
+    beside = found.query(interpolate=True, poison_rate=0.003)
+    assert (beside.status, len(beside.failures)) == ("uncertain", 3)
+    assert found.query(interpolate=True, poison_rate=0.0015).status == "defended"
+    assert found.query(interpolate=True, poison_rate=0.012).status == "defended"
