@@ -21,10 +21,11 @@ def draw_all(table: pd.DataFrame, regions: Sequence[Region]) -> dict[str, Figure
     convex = table[table["C"].notna() & (table["poison_rate"] > 0)]
     figures: dict[str, Figure] = {}
     if not convex.empty and "curve/slope" in convex:
-        for (data, attack), part in convex.groupby(["data", "attack"]):
-            figures[f"slopes {data} {attack}"] = draw_slopes(part, f"{data}, {attack}")
+        for (data, attack, setting), part in convex.groupby(["data", "attack", "setting"]):
+            place = [str(name) for name in (data, attack, setting) if name]
+            figures[" ".join(["slopes", *place])] = draw_slopes(part, ", ".join(place))
             for model, cell in part.groupby("model"):
-                cell_name, title = f"{data} {attack} {model}", f"{data}, {attack}, {model}"
+                cell_name, title = " ".join([*place, str(model)]), ", ".join([*place, str(model)])
                 figures[f"curves {cell_name}"] = draw_losses(_one_gamma(cell), title)
                 figures[f"paths {cell_name}"] = draw_paths(_one_gamma(cell), title)
                 if cell["gamma"].nunique() > 1:
@@ -103,10 +104,10 @@ def draw_regions(regions: Sequence[Region], title: str) -> Figure:
     limits = sorted({region.limit for region in regions})
     figure = Figure(figsize=(4.5 * len(limits), 3.4), dpi=80, layout="constrained")
     for axes, limit in zip(np.atleast_1d(figure.subplots(1, len(limits), sharey=True)), limits, strict=True):
-        for model, gamma in dict.fromkeys(region.setting[2:4] for region in regions):
-            selected = [r for r in regions if r.limit == limit and r.setting[2:4] == (model, gamma)]
+        for model, gamma, others in dict.fromkeys(_line(region) for region in regions):
+            selected = [r for r in regions if r.limit == limit and _line(r) == (model, gamma, others)]
             rates = [float(str(region.setting[4])) for region in selected]
-            label = str(model) if gamma == NO_GAMMA else f"{model} gamma={gamma:g}"
+            label = f"{model} {others}".strip() if gamma == NO_GAMMA else f"{model} gamma={gamma:g} {others}".strip()
             axes.plot(rates, [region.width for region in selected], marker="o", markersize=4, label=label)
             axes.fill_between(rates, [r.low for r in selected], [r.high for r in selected], alpha=0.15)
         axes.set(xlabel="poison rate", title=f"attack success <= {limit:g}")
@@ -114,6 +115,12 @@ def draw_regions(regions: Sequence[Region], title: str) -> Figure:
     figure.axes[0].set_ylabel("region, decades of C")
     figure.suptitle(title, fontsize="medium")
     return figure
+
+
+def _line(region: Region) -> tuple[object, object, object]:
+    """Learner, gamma and the other parameters: what a line over the poison rate is of."""
+    _, _, model, gamma, _, others = region.setting
+    return model, gamma, others
 
 
 def draw_epoch_curves(histories: Mapping[str, Sequence[Sequence[tuple[int, float]]]], title: str) -> Figure:

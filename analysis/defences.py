@@ -5,14 +5,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from analysis.attacks import attack_names
-from analysis.text_table import align_columns, format_mean_std
+from analysis.grouping import RATE, setting_columns
+from analysis.text_table import align_columns, format_cell, format_mean_std
+from raybd.utils.metric_names import ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY, SECONDS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ACC, ASR, RA = "metrics.accuracy/clean", "metrics.attack_success", "metrics.accuracy/robust"
+ACC, ASR, RA = (f"metrics.{name}" for name in (ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY))
+THREAT = ["attack", "poison_rate"]
+NUMBERS = ("defence", "seed", "ACC", "ASR", "RA", "DER", "RIR", "seconds", "precision", "recall")
 
 
 def compare_defences(
@@ -20,28 +25,34 @@ def compare_defences(
 ) -> pd.DataFrame:
     """The finished trials of the named `defences` (name -> their settings, as params say them), one row each.
 
-    Columns: defence, attack, poison_rate, seed, ACC, ASR, RA in [0, 1]; DER and RIR against the undefended trial of
-    the same attack, rate and seed; seconds; and precision and recall of what the defence flagged as poison.
-    DER is the `effectiveness` of the fall of ASR, RIR that of the rise of RA.
+    Columns: defence; attack, poison_rate and every other parameter that varies besides the defence; seed; ACC, ASR, RA
+    in [0, 1]; DER and RIR against the trial without a defence of the same setting and seed; seconds; and precision
+    and recall of what the defence flagged as poison. DER is the `effectiveness` of the fall of ASR, RIR that of the
+    rise of RA.
     """
-    done = runs[runs["status"] == "FINISHED"].copy()
-    done["attack"] = attack_names(done)
-    parts = []
-    for name, settings in defences.items():
-        matches = np.ones(len(done), bool)
-        for key, value in settings.items():
-            column = done.get(f"params.defence.{key}")
-            matches &= (column == str(value)).to_numpy() if column is not None else False
-        part = done[matches]
-        columns = {"attack": part["attack"], "poison_rate": part["params.poison_rate"].astype(float)}
-        columns |= {"seed": part["params.seed"].astype(int), "ACC": part[ACC], "ASR": part[ASR], "RA": part[RA]}
-        columns |= {"seconds": part["metrics.seconds/trial"]}
-        for score in ("precision", "recall"):
-            columns[score] = part.get(f"metrics.defence/{score}", pd.Series(np.nan, part.index))
-        parts.append(pd.DataFrame({"defence": name} | columns))
-    table = pd.concat(parts, ignore_index=True)
+    done = runs[runs["status"] == "FINISHED"]
+    chosen = [(name, done[_has_settings(done, settings)]) for name, settings in defences.items()]
+    met = pd.concat([part for _, part in chosen], ignore_index=True)
+    setting = setting_columns(met, ("defence.",)).rename(columns={RATE: "poison_rate"})
+    names = [name for name, part in chosen for _ in range(len(part))]
+    scores = {score: _column(met, f"metrics.defence/{score}") for score in ("precision", "recall")}
+    rates = {heading: _column(met, name) for heading, name in (("ACC", ACC), ("ASR", ASR), ("RA", RA))}
+    more = {"seed": met["params.seed"].astype(int), **rates, "seconds": _column(met, f"metrics.{SECONDS}")}
+    table = pd.concat([pd.DataFrame({"defence": names}), setting, pd.DataFrame(more | scores)], axis=1)
     table = table if attacks is None else table[table["attack"].isin([*attacks, "none"])]
     return _with_effectiveness(table)
+
+
+def _has_settings(runs: pd.DataFrame, settings: Mapping[str, object]) -> "pd.Series[bool]":
+    matches = pd.Series(True, runs.index)
+    for key, value in settings.items():
+        column = runs.get(f"params.defence.{key}")
+        matches &= (column == str(value)) if column is not None else False
+    return matches
+
+
+def _column(runs: pd.DataFrame, name: str) -> "pd.Series[float]":
+    return runs[name].astype(float) if name in runs else pd.Series(np.nan, runs.index)
 
 
 def effectiveness(gain: "pd.Series[float]", accuracy_loss: "pd.Series[float]") -> "pd.Series[float]":
@@ -53,34 +64,58 @@ def effectiveness(gain: "pd.Series[float]", accuracy_loss: "pd.Series[float]") -
 
 
 def _with_effectiveness(table: pd.DataFrame) -> pd.DataFrame:
-    cell = ["attack", "poison_rate", "seed"]
-    undefended = table[table["defence"] == "none"].drop_duplicates(cell)[[*cell, "ACC", "ASR", "RA"]]
-    table = table.merge(undefended, on=cell, how="left", suffixes=("", "_0"))
+    cell = table[[*setting_of(table), "seed"]].astype(str).agg(" | ".join, axis=1) if len(table) else ""
+    table = table.assign(cell=cell)
+    plain = table[table["defence"] == "none"].drop_duplicates("cell")[["cell", "ACC", "ASR", "RA"]]
+    table = table.merge(plain, on="cell", how="left", suffixes=("", "_0"))
     loss = table["ACC_0"] - table["ACC"]
     table["DER"] = effectiveness(table["ASR_0"] - table["ASR"], loss)
     table["RIR"] = effectiveness(table["RA"] - table["RA_0"], loss)
-    return table.drop(columns=["ACC_0", "ASR_0", "RA_0"])
+    return table.drop(columns=["ACC_0", "ASR_0", "RA_0", "cell"])
+
+
+def setting_of(table: pd.DataFrame) -> list[str]:
+    """The columns of `compare_defences` that tell a trial's setting: attack, poison_rate, and what else varies."""
+    return [name for name in map(str, table) if name not in NUMBERS]
 
 
 def defence_ranking(table: pd.DataFrame, access: Mapping[str, str]) -> str:
     """Table of `compare_defences`, a line a defence, best mean DER first: what it needs and costs, ACC / ASR by attack.
 
-    All in %, means over attacks and seeds; the deviation by attack is over seeds. The clean twins' accuracy stands
-    under "no poison": what the defence costs where there is nothing to defend against.
+    A line for each value of other parameters that vary. All in %, means over attacks and seeds; the deviation by attack
+    is over seeds. The clean twins' accuracy stands under "no poison": what the defence costs where there is nothing to
+    defend against.
     """
+    others = [name for name in setting_of(table) if name not in THREAT]
     poisoned = table[table["poison_rate"] > 0]
-    attacks = list(dict.fromkeys(zip(poisoned["attack"], poisoned["poison_rate"], strict=True)))
-    order = poisoned.groupby("defence")["DER"].mean().sort_values(ascending=False, kind="stable").index
-    named = [f"{attack} {rate:g}" for attack, rate in attacks]
-    lines = [["defence", "needs", "seconds", "DER", "RIR", "precision", "recall", "no poison", *named]]
-    for name in order:
-        part, clean = (half[half["defence"] == name] for half in (poisoned, table[table["poison_rate"] == 0]))
-        cells = [part[(part["attack"] == a) & (part["poison_rate"] == r)] for a, r in attacks]
-        means = [_percent(part[column].mean()) for column in ("DER", "RIR", "precision", "recall")]
-        shares = [_shares(cell) for cell in cells]
-        seconds = f"{part['seconds'].mean():.1f}"
-        lines.append([str(name), access.get(str(name), "-"), seconds, *means, format_mean_std(clean["ACC"]), *shares])
+    attacks = list(poisoned[THREAT].drop_duplicates().itertuples(index=False, name=None))
+    heads = ["defence", *others, "needs", "seconds", "DER", "RIR", "precision", "recall", "no poison"]
+    lines = [[*heads, *(f"{attack} {rate:g}" for attack, rate in attacks)]]
+    order = poisoned.groupby(["defence", *others], dropna=False)["DER"].mean()
+    for at in order.sort_values(ascending=False, kind="stable").index:
+        place = dict(zip(["defence", *others], at if others else [at], strict=True))
+        lines.append(_ranking_line(_at(table, place), place, attacks, access))
     return align_columns(lines)
+
+
+def _ranking_line(
+    part: pd.DataFrame, place: Mapping[str, object], attacks: Sequence[tuple[str, float]], access: Mapping[str, str]
+) -> list[str]:
+    name, *others = place.values()
+    poisoned, clean = part[part["poison_rate"] > 0], part[part["poison_rate"] == 0]
+    cells = [_at(poisoned, dict(zip(THREAT, attack, strict=True))) for attack in attacks]
+    means = [_percent(poisoned[column].mean()) for column in ("DER", "RIR", "precision", "recall")]
+    needs, seconds = access.get(str(name), "-"), f"{poisoned['seconds'].mean():.1f}"
+    heads = [str(name), *map(format_cell, others), needs, seconds]
+    return [*heads, *means, format_mean_std(clean["ACC"].tolist()), *map(_shares, cells)]
+
+
+def _at(table: pd.DataFrame, place: Mapping[str, object]) -> pd.DataFrame:
+    """The rows at the values of `place`, where NaN is a value too."""
+    mask = pd.Series(True, table.index)
+    for name, value in place.items():
+        mask &= table[name].isna() if pd.isna(value) else table[name] == value  # type: ignore[call-overload]
+    return table[mask]
 
 
 def _shares(cell: pd.DataFrame) -> str:
@@ -92,50 +127,54 @@ def _percent(value: float) -> str:
 
 
 def defence_table(table: pd.DataFrame, held_out: Sequence[str] = ()) -> str:
-    """Table of `compare_defences`, a line an attack and rate: ACC / ASR of each defence in %, mean ± deviation."""
-    names = list(dict.fromkeys(table["defence"]))
-    lines = [["attack", "rate", "seeds", *names]]
-    for (attack, rate), cell in table.groupby(["attack", "poison_rate"], sort=False):
+    """Table of `compare_defences`, a line a setting: ACC / ASR of each defence in %, mean ± deviation over seeds."""
+    names, setting = list(dict.fromkeys(table["defence"])), setting_of(table)
+    lines = [["attack", "rate", *setting[len(THREAT) :], "seeds", *names]]
+    for at, cell in table.groupby(setting, sort=False, dropna=False):
         parts = [cell[cell["defence"] == name] for name in names]
+        attack, *others = at
         mark = " *" if attack in held_out else ""
-        seeds = str(max(len(part) for part in parts))
-        lines.append(
-            [
-                f"{attack}{mark}",
-                f"{rate:g}",
-                seeds,
-                *(f"{format_mean_std(c['ACC'])} / {format_mean_std(c['ASR'])}" for c in parts),
-            ]
-        )
-    worst = [_worst(table[table["defence"] == name]) for name in names]
-    lines += [["worst", "", "", *worst]]
+        seeds = str(max(part["seed"].nunique() for part in parts))
+        lines.append([f"{attack}{mark}", *map(format_cell, others), seeds, *map(_shares, parts)])
+    worst = [_worst(table[table["defence"] == name], setting) for name in names]
+    lines += [["worst", *("" for _ in setting), *worst]]
     text = align_columns(lines)
     return text + ("\n* never seen by the search" if held_out else "")
 
 
-def _worst(part: pd.DataFrame) -> str:
-    means = part[part["poison_rate"] > 0].groupby(["attack", "poison_rate"])[["ACC", "ASR"]].mean()
+def _worst(part: pd.DataFrame, setting: list[str]) -> str:
+    means = part[part["poison_rate"] > 0].groupby(setting, dropna=False)[["ACC", "ASR"]].mean()
     return f"{100 * means['ACC'].min():.1f} / {100 * means['ASR'].max():.1f}" if len(means) else "-"
 
 
 def defence_figure(table: pd.DataFrame, held_out: Sequence[str] = ()) -> "Figure":
-    """Two heat maps, ASR and clean accuracy in %, defence x attack, with the mean over seeds written in each cell."""
+    """Two heat maps, ASR and clean accuracy in %, defence x setting, with the mean over seeds written in each cell."""
     from matplotlib.figure import Figure  # slow to import, and only drawing needs it
 
-    names = list(dict.fromkeys(table["defence"]))
-    cells = list(dict.fromkeys(zip(table["attack"], table["poison_rate"], strict=True)))
-    labels = [f"{attack}{' *' if attack in held_out else ''} {rate:g}" for attack, rate in cells]
+    names, setting = list(dict.fromkeys(table["defence"])), setting_of(table)
+    cells = list(table.groupby(setting, sort=False, dropna=False))
+    labels = [_label(at, held_out) for at, _ in cells]
     figure = Figure(figsize=(3 + 1.4 * len(cells), 1.8 + 0.36 * len(names)), dpi=80, layout="constrained")
     panels = (("ASR", "attack success %", "Reds"), ("ACC", "clean accuracy %", "Blues"))
     for axes, (column, title, colours) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
-        means = table.groupby(["attack", "poison_rate", "defence"])[column].mean()
-        grid = np.array([[100 * means.get((*cell, name), np.nan) for cell in cells] for name in names])
+        grid = np.array(
+            [[100 * cell.loc[cell["defence"] == name, column].mean() for _, cell in cells] for name in names]
+        )
         axes.imshow(grid, cmap=colours, vmin=0, vmax=100, aspect="auto")
         axes.set_xticks(range(len(cells)), labels, rotation=30, ha="right")
         axes.set_title(title, fontsize="medium")
-        for place, value in np.ndenumerate(grid):
-            if np.isfinite(value):
-                shade = "white" if value > 60 else "black"
-                axes.text(place[1], place[0], f"{value:.1f}", ha="center", va="center", color=shade, fontsize="small")
+        _write_numbers(axes, grid)
     figure.axes[0].set_yticks(range(len(names)), names)
     return figure
+
+
+def _label(at: Sequence[object], held_out: Sequence[str]) -> str:
+    attack, *others = at
+    return " ".join([f"{attack}{' *' if attack in held_out else ''}", *map(format_cell, others)])
+
+
+def _write_numbers(axes: "Axes", grid: NDArray[np.float64]) -> None:
+    for place, value in np.ndenumerate(grid):
+        if np.isfinite(value):
+            shade = "white" if value > 60 else "black"
+            axes.text(place[1], place[0], f"{value:.1f}", ha="center", va="center", color=shade, fontsize="small")

@@ -7,20 +7,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.attacks import attack_names
+from analysis.grouping import ATTACK, RATE, setting_columns
 from analysis.text_table import align_columns, format_mean_std
+from analysis.values import format_value, to_python
 from raybd.utils.curves import crossing, log_area, log_slope
 
 Floats = NDArray[np.float64]
 Width = Callable[..., float]  # raybd.convex.region.region_width, ...
 Band = Callable[..., tuple[float, float]]  # ... and region_width_band, which load torch
-SETTING = ("data", "attack", "model", "gamma", "poison_rate")  # what a region along C is of
+SETTING = ("data", "attack", "model", "gamma", "poison_rate", "setting")  # what a region along C is of
 LIMITS = (0.1, 0.2)  # allowed attack success
-OWN_COLUMNS = (
-    "params.model.name",
-    "params.model.C",
-    "params.model.gamma",
-    "params.train.beta",
-)  # in columns of their own
+OWN_PARAMETERS = ("data", "fingerprint", "model.name", "model.C", "model.gamma", "train.beta")  # in their own columns
 NO_GAMMA = -1.0  # of a learner without one, as in the authors' tables
 
 
@@ -41,16 +39,14 @@ def trial_table(runs: pd.DataFrame) -> pd.DataFrame:
 
     `runs` as `raybd.tracking.load_runs` gives them. Columns: data, attack (with its size), size, model, C, gamma
     (NO_GAMMA where there is none), poison_rate, beta (1 for convex learners), seed, key, and setting, the other
-    parameters of a network that vary; metrics by their names.
+    parameters that vary; metrics by their names.
     """
     done = runs[runs["status"] == "FINISHED"].reset_index(drop=True)
-    size = done["params.attack.size"] if "params.attack.size" in done else pd.Series("None", done.index)
-    sized = size.notna() & (size != "None")
     table = pd.DataFrame(
         {
             "data": done["params.data"],
-            "attack": done["params.attack.name"].where(~sized, done["params.attack.name"] + " " + size.astype(str)),
-            "size": pd.to_numeric(size, errors="coerce"),
+            "attack": _attacks(done),
+            "size": _numbers(done, "params.attack.size"),
             "model": done["params.model.name"],
             "C": _numbers(done, "params.model.C"),
             "gamma": _numbers(done, "params.model.gamma").fillna(NO_GAMMA),
@@ -94,13 +90,15 @@ def rates_over_c(cell: pd.DataFrame) -> tuple[Floats, Floats, Floats, int]:
 def region_table(regions: Sequence[Region]) -> str:
     """One line a learner and poison rate: decades of C, in brackets the 5 % and 95 % points over seeds; "" if none."""
     limits = sorted({region.limit for region in regions})
-    lines = [["data", "trigger", "learner", "gamma", "rate", "seeds", *(f"ASR <= {limit:g}" for limit in limits)]]
+    heads = ["data", "trigger", "learner", "gamma", "rate", "setting", "seeds"]
+    lines = [[*heads, *(f"ASR <= {limit:g}" for limit in limits)]]
     for setting in dict.fromkeys(region.setting for region in regions):
         by_limit = {region.limit: region for region in regions if region.setting == setting}
-        data, attack, model, gamma, rate = setting
+        data, attack, model, gamma, rate, others = setting
         seeds = str(next(iter(by_limit.values())).seeds)
         widths = [f"{r.width:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in (by_limit[limit] for limit in limits)]
-        lines.append([str(data), str(attack), str(model), _gamma(gamma), f"{rate:g}", seeds, *widths])
+        place = [str(data), str(attack), str(model), _gamma(gamma), f"{rate:g}", str(others)]
+        lines.append([*place, seeds, *widths])
     return align_columns(lines) if regions else ""
 
 
@@ -154,12 +152,21 @@ def _median_crossing(values: "pd.Series[float]") -> str:
 
 
 def _settings(runs: pd.DataFrame) -> "pd.Series[str]":
-    """What tells networks apart besides their name and beta, for instance "width=0.5 weight_decay=0.05"."""
-    text = pd.Series("", runs.index)
-    for name in map(str, runs):
-        if name.startswith(("params.train.", "params.model.")) and name not in OWN_COLUMNS and runs[name].nunique() > 1:
-            text += (" " + name.rpartition(".")[2] + "=" + runs[name].astype(str)).where(runs[name].notna(), "")
-    return text.str.strip()
+    """What else tells trials apart, for instance "width=0.5 weight_decay=0.05"."""
+    others = setting_columns(runs, OWN_PARAMETERS).drop(columns=[ATTACK, RATE])
+    known = {name: others[name].map(to_python) for name in others}
+    text = [
+        " ".join(f"{name}={format_value(values[at])}" for name, values in known.items() if values[at] is not None)
+        for at in runs.index
+    ]
+    return pd.Series(text, runs.index)
+
+
+def _attacks(runs: pd.DataFrame) -> "pd.Series[str]":
+    """The attack with its settings that vary; of a trigger's size always, without its name."""
+    names = attack_names(runs.drop(columns="params.attack.size", errors="ignore"))
+    size = runs["params.attack.size"] if "params.attack.size" in runs else pd.Series("None", runs.index)
+    return names.where(size.isna() | (size == "None"), names + " " + size.astype(str))
 
 
 def _numbers(runs: pd.DataFrame, name: str) -> "pd.Series[float]":

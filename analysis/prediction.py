@@ -6,11 +6,13 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from analysis.region_map import DefendedRegionMap
-from analysis.signatures import COLUMNS, GAP, excess, smoothing_sigmas
+from analysis.signatures import MEASURES, smoothing_sigmas
+from raybd.utils.metric_names import GAP
 from raybd.utils.statistics import auroc
 
 Floats = NDArray[np.float64]
 DRAWS = 1000  # of the bootstrap
+NAMES = {"isotropic": "isotropic signature", "I(T;Y) from": "I(T;Y), lower bound", "to": "I(T;Y), upper bound"}
 HEAD = ["measure", "cells", "got through", "median there", "median elsewhere", "AUC", "low", "high", "rank correlation"]
 
 
@@ -36,13 +38,9 @@ def prediction_table(runs: pd.DataFrame, region_map: DefendedRegionMap) -> pd.Da
 
 def _measures(runs: pd.DataFrame) -> pd.DataFrame:
     """The measures of each run, by their names in tables."""
-    columns = {"I(X;T) excess": excess(runs, "mi/xt"), "I(T;Y) excess": excess(runs, "mi/ty")}
-    names = {"I(S;T)": "mi/st/backdoor"} | {heading: own for heading, (own, _) in COLUMNS.items()}
-    names |= {
-        f"smoothing gap at sigma {s}": f"{GAP.removeprefix('metrics.')}/triggered/sigma_{s}"
-        for s in smoothing_sigmas(runs)
-    }
-    columns |= {heading: runs[f"metrics.{name}"] for heading, name in names.items() if f"metrics.{name}" in runs}
+    names = {NAMES.get(measure.heading, measure.heading): measure.name for measure in MEASURES}
+    names |= {f"smoothing gap at sigma {s}": f"{GAP}/triggered/sigma_{s}" for s in smoothing_sigmas(runs)}
+    columns = {heading: runs[f"metrics.{name}"] for heading, name in names.items() if f"metrics.{name}" in runs}
     return pd.DataFrame(columns, index=runs.index).dropna(axis=1, how="all")
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.values import MISSING, Value, distinct, index_of, parse, to_python
 from raybd.errors import InputError
+from raybd.utils.metric_names import ACCURACY, ATTACK_SUCCESS, CLEAN_COUNT, TRIGGERED_COUNT
 
 REQUIRED = ("attack.name", "poison_rate", "seed", "clean_accuracy", "attack_success")
 OPTIONAL = ("run_id", "status", "key", "clean_count", "triggered_count", "error", "start_time")
@@ -18,10 +19,10 @@ LOGGED = {  # a column of MLflow's -> ours; the other params.* are parameters
     "start_time": "start_time",
     "tags.raybd.key": "key",
     "tags.raybd.error": "error",
-    "metrics.accuracy/clean": "clean_accuracy",
-    "metrics.attack_success": "attack_success",
-    "metrics.count/clean": "clean_count",
-    "metrics.count/triggered": "triggered_count",
+    f"metrics.{ACCURACY}": "clean_accuracy",
+    f"metrics.{ATTACK_SUCCESS}": "attack_success",
+    f"metrics.{CLEAN_COUNT}": "clean_count",
+    f"metrics.{TRIGGERED_COUNT}": "triggered_count",
 }
 FAMILIES = ("attack.name", "poison_rate", "train.", "model.", "attack.")  # the order in which parameters are shown
 NO_METRICS = "finished without a clean accuracy or an attack success"
@@ -67,11 +68,17 @@ def read(frame: pd.DataFrame) -> Trials:
     frame = _with_setting(frame)
     if frame.empty:
         raise InputError("no trial: the frame has no row that names its attack and its poison rate")
-    values = {name: distinct(frame[name]) for name in _parameters(frame)}
-    codes = pd.DataFrame({name: _codes(frame[name], values[name]) for name in values})
+    codes, values = encode_parameters(frame)
     rows = _rows(frame)
     order = _latest(rows, codes)
     return Trials(rows.loc[order].reset_index(drop=True), codes.loc[order].reset_index(drop=True), values)
+
+
+def encode_parameters(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[Value]]]:
+    """Every parameter of a canonical frame as positions (a column each) among its distinct values, and these."""
+    values = {name: distinct(frame[name]) for name in _parameters(frame)}
+    codes = {name: _codes(frame[name], known) for name, known in values.items()}
+    return pd.DataFrame(codes, index=frame.index), values
 
 
 def _with_setting(frame: pd.DataFrame) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def write_report(experiment: str | Sequence[str], path: str | Path, tracking_uri
     """
     from raybd import tracking  # here, because it takes MLflow's seconds
 
-    runs = tracking.load_runs(experiment, tracking_uri)
+    runs = tracking.load_runs(experiment, tracking_uri, all_metrics=True)
     if runs.empty:
         raise InputError(f"no trial is logged in {experiment!r}")
     text = report(runs, experiment if isinstance(experiment, str) else ", ".join(experiment))

@@ -1,122 +1,148 @@
 """Tables of information, stealthiness and smoothing over the runs of a sweep: means over seeds, with their nulls."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.attacks import setting_names
+from analysis.grouping import RATE, RunGroup, group_runs
 from analysis.text_table import align_columns, format_mean_std
+from raybd.utils.metric_names import (
+    ATTACK_SUCCESS,
+    CLASS_INFORMATION,
+    DECODABILITY,
+    FRESH,
+    GAP,
+    ISOTROPIC,
+    S1,
+    S_DEV,
+    SEMANTICS,
+    SIGNATURE,
+)
 
 SEED = "params.seed"
-GAP = "metrics.smoothness/gap"
 CONTROLS = ("random_patch", "moved_patch", "random_direction")
-COLUMNS = {  # heading: metric, and its null on the clean twin
-    "S1": ("stealth/s1", "stealth/s1/null"),
-    "S_dev": ("stealth/s_dev", "stealth/s_dev/null"),
-    "S2 (nats)": ("stealth/decodability", "stealth/decodability/null"),
-    "I(S;T|B=1)": ("stealth/semantics", "stealth/semantics/null"),
-}
 Judge = Callable[[Sequence[float], Sequence[float], Mapping[str, Sequence[float]]], Any]
 
 
-def signature_table(runs: pd.DataFrame) -> str:
-    """One line an attack and poison rate: the backdoor's information less that of the clean classes, and stealthiness.
+@dataclass(frozen=True)
+class Measure:
+    """A column of the table of signatures: a metric in nats, with its null and its ceiling where it has them."""
 
-    `runs` as `raybd.tracking.load_runs` gives them. Mean ± deviation over seeds, each the mean over its complexities,
-    at the last epoch; in brackets the same of the null. "" where the runs hold no such numbers.
+    heading: str
+    name: str
+    null: str = ""
+
+    def logged(self, runs: pd.DataFrame) -> bool:
+        """Whether any run has it, or could have if it were not at its ceiling."""
+        return any(f"metrics.{name}" in runs for name in (self.name, f"{self.name}/saturated"))
+
+    def cell(self, runs: pd.DataFrame) -> str:
+        """Mean ± deviation over `runs`, of one seed each, and the mean of the null in brackets.
+
+        ">=" where one is at its ceiling, which its value then is only a bound of; "cannot be told" where there is no
+        value because what it is built on was at its ceiling.
+        """
+        values, saturated = _values(runs, self.name), _values(runs, f"{self.name}/saturated")
+        at_ceiling = bool((np.array(saturated) > 0).any())
+        if np.isnan(values).all():
+            return "cannot be told" if at_ceiling else "-"
+        null = _values(runs, self.null) if self.null else [np.nan]
+        expected = "" if np.isnan(null).all() else f" ({np.nanmean(null):.2f})"
+        return f"{'>= ' * at_ceiling}{format_mean_std(values, 1, 2)}{expected}"
+
+
+MEASURES = (
+    Measure("signature", SIGNATURE),
+    Measure("isotropic", ISOTROPIC),
+    Measure("I(X;T)", f"mi/xt/{FRESH}"),
+    Measure("I(T;Y) from", f"mi/ty/{FRESH}/lower"),
+    Measure("to", f"mi/ty/{FRESH}/upper"),
+    Measure("I(S;T)", CLASS_INFORMATION, f"{CLASS_INFORMATION}/null"),
+    Measure("S1", S1, f"{S1}/null"),
+    Measure("S_dev", S_DEV, f"{S_DEV}/null"),
+    Measure("S2", DECODABILITY, f"{DECODABILITY}/null"),
+    Measure("I(S;T|B=1)", SEMANTICS, f"{SEMANTICS}/null"),
+)
+
+
+def signature_table(runs: pd.DataFrame) -> str:
+    """One line a setting with poison: the backdoor's information and stealthiness at the last epoch, in nats.
+
+    `runs` as `raybd.tracking.load_runs` gives them. Mean ± deviation over seeds; in brackets the mean of the null. ""
+    where the runs hold no such numbers.
     """
-    done = runs[(runs["status"] == "FINISHED") & (runs["params.poison_rate"].astype(float) > 0)]
-    if "metrics.mi/xt/backdoor" not in done:
+    groups = [group for group in group_runs(_finished(runs)) if group.rate > 0]
+    shown = [m for m in MEASURES if any(m.logged(g.runs) for g in groups)]
+    if not shown:
         return ""
-    table = pd.DataFrame({"attack": setting_names(done), "rate": done["params.poison_rate"].astype(float)})
-    for kind in ("xt", "ty"):
-        table[kind], table[f"{kind} null"] = excess(done, f"mi/{kind}"), excess(done, f"mi/control/{kind}")
-    table["st"] = done["metrics.mi/st/backdoor"]
-    pairs = {"I(X;T) excess": ("xt", "xt null"), "I(T;Y) excess": ("ty", "ty null"), "I(S;T)": ("st", None)}
-    for heading, (name, null) in COLUMNS.items():
-        if f"metrics.{name}" in done:
-            table[name], table[null] = done[f"metrics.{name}"], done[f"metrics.{null}"]
-            pairs[heading] = (name, null)
-    means = table.groupby(["attack", "rate", done[SEED]]).mean().dropna(subset=["xt"])
-    lines = [["attack", "rate", "seeds", *pairs]]
-    for attack, rate in means.reset_index(SEED, drop=True).index.unique():
-        cell = means.loc[(attack, rate)]
-        lines.append([str(attack), f"{rate:g}", str(len(cell)), *(_number(cell, *pair) for pair in pairs.values())])
+    lines = [[*groups[0].setting, "seeds", *(measure.heading for measure in shown)]]
+    lines += [[*g.cells(), str(g.seeds), *(m.cell(g.runs) for m in shown)] for g in groups]
     return align_columns(lines)
 
 
 def smoothing_table(runs: pd.DataFrame, judge: Judge) -> str:
-    """One line an attack, poison rate and sigma: the gap W(clean) - W(triggered) in nats, and `judge`'s conclusion.
+    """One line a setting with poison and sigma: the gap W(clean) - W(triggered) in nats, and `judge`'s conclusion.
 
     The gap on clean twins is that of the twin of each trial where it was measured, else that of the runs at rate 0.
     "" where the runs hold no such numbers.
     """
-    done = runs[runs["status"] == "FINISHED"]
-    lines = [["attack", "rate", "sigma", "seeds", "gap (nats), 95 %", "on clean twins", "largest control", "verdict"]]
-    for sigma in smoothing_sigmas(done):
-        gaps = _by_seed(done, "triggered", sigma)
-        twins = _by_seed(done, "twin_triggered", sigma)
-        controls = {name: gap for name in CONTROLS if not (gap := _by_seed(done, name, sigma)).empty}
-        for key in gaps.index[gaps.index.get_level_values("rate") > 0]:
-            gap = gaps.loc[key].dropna()
-            same_seeds = {n: other.loc[key].reindex(gap.index) for n, other in controls.items() if key in other.index}
-            known = {name: values.tolist() for name, values in same_seeds.items() if values.notna().all()}
-            clean = twins.loc[key] if key in twins.index else _at_rate_zero(gaps, key)
-            columns = _conclusion_columns(gap, clean.reindex(gap.index), known, judge)
-            lines.append([str(key[0]), f"{key[1]:g}", sigma, *columns])
-    return align_columns(lines) if len(lines) > 1 else ""
+    groups = group_runs(_finished(runs))
+    clean = {group.key({RATE}): group for group in groups if group.rate == 0}
+    lines = []
+    for sigma in smoothing_sigmas(runs):
+        for group in groups:
+            gaps = _gaps(group, "triggered", sigma).dropna()
+            if group.rate > 0 and len(gaps):
+                twins = _gaps(group, "twin_triggered", sigma)
+                if twins.isna().all() and group.key({RATE}) in clean:
+                    twins = _gaps(clean[group.key({RATE})], "triggered", sigma)
+                controls = {name: _gaps(group, name, sigma).reindex(gaps.index) for name in CONTROLS}
+                known = {name: values.tolist() for name, values in controls.items() if values.notna().all()}
+                columns = _conclusion_columns(gaps, twins.reindex(gaps.index), known, judge)
+                lines.append([*group.cells(), sigma, *columns])
+    heads = ["sigma", "seeds", "gap (nats), 95 %", "on clean twins", "largest control", "verdict"]
+    return align_columns([[*groups[0].setting, *heads], *lines]) if lines else ""
 
 
 def smoothing_sigmas(runs: pd.DataFrame) -> list[str]:
     """The sigmas at which the gap of the trigger was measured, smallest first."""
-    return sorted((name.removeprefix(f"{GAP}/triggered/sigma_") for name in _gap_columns(runs, "triggered")), key=float)
+    start = f"metrics.{GAP}/triggered/sigma_"
+    return sorted((str(name).removeprefix(start) for name in runs if str(name).startswith(start)), key=float)
 
 
 def smoothing_gaps(runs: pd.DataFrame, sigma: str) -> pd.DataFrame:
     """The poisoned trials as `raybd.metrics.smoothing.figures.draw_gaps` takes them."""
-    done = runs[(runs["status"] == "FINISHED") & (runs["params.poison_rate"].astype(float) > 0)]
-    return pd.DataFrame(
-        {
-            "attack": setting_names(done),
-            "poison_rate": done["params.poison_rate"].astype(float),
-            "attack_success": done["metrics.attack_success"],
-            "gap": done[f"{GAP}/triggered/sigma_{sigma}"],
-        }
-    ).dropna()
+    groups = [group for group in group_runs(_finished(runs)) if group.rate > 0]
+    parts = [
+        pd.DataFrame(
+            {
+                "attack": group.label,
+                "poison_rate": group.rate,
+                "attack_success": group.runs[f"metrics.{ATTACK_SUCCESS}"],
+                "gap": group.runs[f"metrics.{GAP}/triggered/sigma_{sigma}"],
+            }
+        )
+        for group in groups
+    ]
+    return pd.concat(parts).dropna() if parts else pd.DataFrame(columns=["attack", "poison_rate", "gap"])
 
 
-def excess(runs: pd.DataFrame, prefix: str) -> "pd.Series[float]":
-    """The backdoor's value less the mean of the clean classes', of each run."""
-    start = f"metrics.{prefix}/clean_"
-    classes = [name for name in runs if str(name).startswith(start) and "/" not in str(name)[len(start) :]]
-    if f"metrics.{prefix}/backdoor" not in runs:
-        return pd.Series(np.nan, index=runs.index)
-    return runs[f"metrics.{prefix}/backdoor"] - runs[classes].mean(axis=1)
+def _finished(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs["status"] == "FINISHED"]
 
 
-def _number(cell: pd.DataFrame, name: str, null: str | None) -> str:
-    own = format_mean_std(cell[name].tolist(), 1, 2)
-    return own if null is None else f"{own} ({cell[null].mean():.2f})"
+def _values(runs: pd.DataFrame, name: str) -> list[float]:
+    column = f"metrics.{name}"
+    return runs[column].astype(float).tolist() if column in runs else [float("nan")] * len(runs)
 
 
-def _gap_columns(runs: pd.DataFrame, variant: str) -> list[str]:
-    return [str(name) for name in runs if str(name).startswith(f"{GAP}/{variant}/sigma_")]
-
-
-def _by_seed(runs: pd.DataFrame, variant: str, sigma: str) -> pd.DataFrame:
-    """The gap of a variant: a line an attack and rate, a column a seed, each the mean over complexities."""
-    name = f"{GAP}/{variant}/sigma_{sigma}"
-    if name not in runs:
-        return pd.DataFrame()
-    attack = setting_names(runs).rename("attack")
-    rate = runs["params.poison_rate"].astype(float).rename("rate")
-    return runs[name].groupby([attack, rate, runs[SEED]]).mean().dropna().unstack(SEED)
-
-
-def _at_rate_zero(gaps: pd.DataFrame, key: Any) -> "pd.Series[float]":
-    return gaps.loc[(key[0], 0.0)] if (key[0], 0.0) in gaps.index else pd.Series(dtype=float)
+def _gaps(group: RunGroup, variant: str, sigma: str) -> "pd.Series[float]":
+    """The gap of a variant by seed."""
+    values = pd.Series(_values(group.runs, f"{GAP}/{variant}/sigma_{sigma}"), group.runs[SEED])
+    return values.groupby(level=0).mean()
 
 
 def _conclusion_columns(

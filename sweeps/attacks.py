@@ -7,7 +7,7 @@ python sweeps/attacks.py --preset fashion     Fashion-MNIST, three seeds
 import sys
 from pathlib import Path
 
-from analysis.attacks import attack_table
+from analysis.attack_table import attack_table
 from raybd.command_line.command import main
 from raybd.command_line.options import SweepOptions
 from raybd.tracking import load_runs

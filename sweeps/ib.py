@@ -48,27 +48,29 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     # here: pandas, SciPy's statistics and matplotlib take over a second to import, which no wrong option shall wait for
     from analysis import DefendedRegionMap
     from analysis.plots import plot_map
-    from analysis.report import write_report
+    from analysis.records import canonical_frame
+    from analysis.report import report
     from analysis.signatures import signature_table, smoothing_gaps, smoothing_sigmas, smoothing_table
     from analysis.summary import summary
     from raybd.metrics.smoothing.conclusion import judge_smoothing
     from raybd.metrics.smoothing.figures import draw_gaps
     from raybd.tracking import load_runs
 
-    region = DefendedRegionMap.from_mlflow(name, tracking_uri=tracking_uri)
-    runs = load_runs(name, tracking_uri)
+    runs = load_runs(name, tracking_uri, all_metrics=True)
+    region = DefendedRegionMap.from_frame(canonical_frame(runs))
     pictures = [folder / "map.png"]
     plot_map(region).savefig(pictures[0])
     tables = [summary(region)]
     if signatures := signature_table(runs):
-        tables.append(f"Information and stealthiness (nats; in brackets the null, of the clean twin)\n{signatures}")
+        tables.append(f"Information and stealthiness (nats; in brackets the null)\n{signatures}")
     if smoothing := smoothing_table(runs, judge_smoothing):
         tables.append(f"Smoothing\n{smoothing}")
         pictures.append(folder / "smoothing.png")
         sigma = smoothing_sigmas(runs)[-1]  # at the smallest, clean images mostly vote alike
         draw_gaps(smoothing_gaps(runs, sigma), f"{name}: smoothing at sigma {sigma}").savefig(pictures[1])
-    report = write_report(name, folder / "report.html", tracking_uri)
-    return "\n\n".join(tables) + f"\n\nThe map: {pictures[0]}\nThe report: {report}", [*pictures, report]
+    page = folder / "report.html"
+    page.write_text(report(runs, name), encoding="utf-8")
+    return "\n\n".join(tables) + f"\n\nThe map: {pictures[0]}\nThe report: {page}", [*pictures, page]
 
 
 if __name__ == "__main__":

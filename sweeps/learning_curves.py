@@ -51,7 +51,7 @@ PRESETS = {
 
 def summarise(name: str, tracking_uri: str, folder: Path, compare: Sequence[Path] = ()) -> tuple[str, list[Path]]:
     """Region widths, what networks' betas show, differences to the authors' files; all figures."""
-    table = trial_table(load_runs(name, tracking_uri))
+    table = trial_table(load_runs(name, tracking_uri, all_metrics=True))
     areas = regions(table, region_width, region_width_band)
     cells = beta_table(beta_cells(table))
     parts = {

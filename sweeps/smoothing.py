@@ -6,11 +6,14 @@ python sweeps/smoothing.py --data mnist --data-root data --epochs 3 --probes 3  
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
-from analysis.attacks import setting_names
+from analysis.grouping import group_runs
 from analysis.signatures import smoothing_gaps, smoothing_sigmas, smoothing_table
 from raybd.command_line.command import main
 from raybd.command_line.options import SweepOptions
@@ -35,25 +38,28 @@ PRESETS = {
 
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
     """The verdict on each attack, the gap over all trials, and W over sigma for each attack at its highest rate."""
-    runs = load_runs(name, tracking_uri)
+    runs = load_runs(name, tracking_uri, all_metrics=True)
     runs = runs[runs["status"] == "FINISHED"]
     sigmas, pictures = smoothing_sigmas(runs), []
     for sigma in sigmas:
         if len(gaps := smoothing_gaps(runs, sigma)):
             pictures.append(folder / f"gap_{sigma}.png")
             draw_gaps(gaps, f"{name}: smoothing at sigma {sigma}").savefig(pictures[-1])
-    highest = runs[runs["params.poison_rate"].astype(float) == runs["params.poison_rate"].astype(float).max()]
-    for attack, cell in highest.groupby(setting_names(highest)):
-        columns = {v: [f"metrics.smoothness/{v}/sigma_{sigma}" for sigma in sigmas] for v in SHOWN}
-        levels = {
-            v: cell[names].to_numpy(dtype=float) for v, names in columns.items() if set(names) <= set(cell) and names
-        }
-        levels = {v: values[np.isfinite(values).all(1)] for v, values in levels.items()}
-        pictures.append(folder / f"levels_{re.sub(r'[^A-Za-z0-9_.=-]', '_', str(attack))}.png")
-        draw_levels(levels, [float(sigma) for sigma in sigmas], str(attack)).savefig(pictures[-1])
+    groups = group_runs(runs)
+    highest = max((group.rate for group in groups), default=0.0)
+    for group in [group for group in groups if group.rate == highest]:
+        pictures.append(folder / f"levels_{re.sub(r'[^A-Za-z0-9_.=-]', '_', group.label)}.png")
+        draw_levels(_levels(group.runs, sigmas), [float(s) for s in sigmas], group.label).savefig(pictures[-1])
     table = smoothing_table(runs, judge_smoothing)
     (folder / "smoothing.txt").write_text(table + "\n")
     return table + f"\n\nPictures: {folder}", [folder / "smoothing.txt", *pictures]
+
+
+def _levels(runs: pd.DataFrame, sigmas: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """W (seeds, sigmas) of each variant that was measured."""
+    columns = {v: [f"metrics.smoothness/{v}/sigma_{sigma}" for sigma in sigmas] for v in SHOWN}
+    levels = {v: runs[names].to_numpy(dtype=float) for v, names in columns.items() if names and set(names) <= set(runs)}
+    return {v: values[np.isfinite(values).all(1)] for v, values in levels.items()}
 
 
 if __name__ == "__main__":

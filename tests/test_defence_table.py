@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.attacks import setting_names
 from analysis.defences import compare_defences, defence_figure, defence_ranking, defence_table
 
 
@@ -72,9 +71,18 @@ def test_the_figure_has_a_number_in_each_measured_cell() -> None:
     assert np.allclose(sorted(numbers), [0.0, 20.0, 50.0, 60.0])
 
 
-def test_signatures_of_a_defended_network_are_a_line_of_their_own() -> None:
-    assert setting_names(RUNS).tolist()[:4] == ["badnets", "badnets", "sig", "badnets / vibe"]
-    assert setting_names(RUNS.drop(columns="params.defence.name")).tolist()[3] == "badnets"
+def test_defences_are_compared_at_the_same_setting_only() -> None:
+    wide = RUNS.assign(**{"params.model.width": "1.0"})
+    narrow = RUNS.assign(**{"params.model.width": "0.5", "metrics.accuracy/clean": RUNS["metrics.accuracy/clean"] / 2})
+    table = compare_defences(pd.concat([wide, narrow]), NAMED)
+    assert (table[table["defence"] == "none"]["DER"] == 0.5).all()
+    mine = table[table["defence"] == "mine"].set_index(["width", "attack", "seed"])["DER"]
+    assert mine[1.0, "badnets", 0] == pytest.approx((0.9 - 0.05 + 1) / 2)
+    assert mine[0.5, "badnets", 0] == pytest.approx((0.9 - 0.025 + 1) / 2)
+    heads, *lines = defence_table(table).splitlines()
+    assert "width" in heads
+    assert len(lines) == 5  # two attacks at two widths, and the worst
+    assert len(defence_ranking(table, {}).splitlines()) == 5  # two defences at two widths
 
 
 def test_the_ranking_puts_the_best_first_and_says_what_it_needs() -> None:

@@ -35,7 +35,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_every_trial_is_there_with_its_numbers(done: tuple[Path, str]) -> None:
-    table = trial_table(load_runs("lc", done[1]))
+    table = trial_table(load_runs("lc", done[1], all_metrics=True))
     assert len(table) == 2 * 3 * 2 * 3  # learners, C, rates with the clean twin, seeds
     assert sorted(table["poison_rate"].unique()) == [0, 0.1]
     poisoned = table[table["poison_rate"] > 0]
@@ -50,7 +50,7 @@ def test_artifacts_of_a_trial_and_of_the_sweep(done: tuple[Path, str]) -> None:
     folder = done[0] / "results" / "lc"
     names = {p.name for p in (folder / "figures").glob("*.png")}
     assert {n.split("_")[0] for n in names} == {"curves", "paths", "slopes", "regions"}
-    key = trial_table(load_runs("lc", done[1])).query("poison_rate > 0")["key"].iloc[0]
+    key = trial_table(load_runs("lc", done[1], all_metrics=True)).query("poison_rate > 0")["key"].iloc[0]
     trial = folder / "trials" / str(key)
     assert {p.name for p in (trial / "figures").iterdir()} == {"examples.png", "learning_curve.png"}
     kept = np.load(trial / "arrays.npz")
@@ -62,7 +62,7 @@ def test_the_map_answers_for_learners(done: tuple[Path, str]) -> None:
     region = DefendedRegionMap.from_mlflow("lc", tracking_uri=done[1])
     assert region.axes["C"] == [0.01, 0.1, 1]
     assert set(region.axes["model"]) == {"svm", "ridge"}
-    table = trial_table(load_runs("lc", done[1]))
+    table = trial_table(load_runs("lc", done[1], all_metrics=True))
     cell = table.query("model == 'svm' and C == 0.1 and poison_rate == 0.1")
     verdict = region.query(model="svm", C=0.1, poison_rate=0.1)
     assert verdict.clean_accuracy.value == pytest.approx(cell["accuracy/clean"].mean())
@@ -72,7 +72,7 @@ def test_the_map_answers_for_learners(done: tuple[Path, str]) -> None:
 
 
 def test_widths_are_those_of_the_trials(done: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
-    table = trial_table(load_runs("lc", done[1])).query("model == 'svm' and poison_rate == 0.1")
+    table = trial_table(load_runs("lc", done[1], all_metrics=True)).query("model == 'svm' and poison_rate == 0.1")
     means = table.groupby("C")[["accuracy/clean", "attack_success"]].mean()
     width = region_width(np.array([0.01, 0.1, 1]), *means.to_numpy().T, 101, max_attack_success=0.1)
     assert sweep(done[0])[0] == 0  # a second run of the same name has nothing to do, and says it all again
@@ -84,7 +84,7 @@ def test_widths_are_those_of_the_trials(done: tuple[Path, str], capsys: pytest.C
 
 def test_compare_prints_differences_by_row(done: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     """A file made from the sweep's own trials, with one accuracy one test point off and one slope a half too large."""
-    table = trial_table(load_runs("lc", done[1])).query("model == 'ridge' and poison_rate == 0.1").reset_index()
+    table = trial_table(load_runs("lc", done[1], all_metrics=True)).query("model == 'ridge' and poison_rate == 0.1").reset_index()
     path = done[0] / "ridge_pair7-1_ttypebadnet_tsize2.csv"
     legacy = ("mean_absolute", "total_absolute", "mean_loss", "min_loss", "max_loss")
     with path.open("w") as file:
@@ -194,7 +194,7 @@ def test_networks_over_beta_end_to_end(tmp_path: Path, capsys: pytest.CaptureFix
     text = "--models small_cnn --pairs --labels all_to_one --poison-rates 0.1 --seeds 1 --epochs 4 --widths 0.25"
     text += f" --betas 0 0.1 1 --weight-decays 0.0005 --inline --results {tmp_path}/r --tracking-uri {uri}"
     assert run(text.split()) == 0
-    table: pd.DataFrame = trial_table(load_runs("learning_curves", uri))
+    table: pd.DataFrame = trial_table(load_runs("learning_curves", uri, all_metrics=True))
     assert sorted(table.query("poison_rate > 0")["beta"]) == [0, 0.1, 1]
     assert table.query("beta == 1 and poison_rate > 0")["curve/epoch50"].between(1, 4).all()
     assert "beta50" in capsys.readouterr().out

@@ -209,8 +209,8 @@ def test_a_map_is_loaded_from_the_tracking_store(monkeypatch):
 def test_a_sweep_that_logged_nothing_or_finished_nothing(monkeypatch):
     runs = pd.DataFrame([{"run_id": "a", "status": "FAILED", "params.seed": "0"}])
     runs = runs.assign(**{"params.attack.name": "blend", "params.poison_rate": "0.1"})
-    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_: runs)
+    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_, **__: runs)
     assert DefendedRegionMap.from_mlflow("ib").query().status == "unmeasured"
-    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_: runs[:0])
+    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_, **__: runs[:0])
     with pytest.raises(InputError, match="no trial is logged in 'ib'"):
         DefendedRegionMap.from_mlflow("ib")

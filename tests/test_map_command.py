@@ -16,7 +16,7 @@ UNREACHABLE = "sqlite:////nowhere/at/all.db"
 
 @pytest.fixture
 def store(monkeypatch):
-    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_: runs(error="boom"))
+    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_, **__: runs(error="boom"))
 
 
 def said(capsys, *args, status=0):
@@ -80,7 +80,7 @@ def test_a_value_that_was_not_measured_is_no_error(capsys, store):
 
 
 def test_a_sweep_without_trials(capsys, monkeypatch):
-    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_: pd.DataFrame())
+    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_, **__: pd.DataFrame())
     assert "no trial is logged in 'ib'" in said(capsys, "map", "ib", "show", status=2)
     assert "no trial is logged in 'ib'" in said(capsys, "runs", "ib", status=2)
 

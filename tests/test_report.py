@@ -162,12 +162,12 @@ def test_runs_are_listed_in_order_of_their_settings():
 
 
 def test_it_is_written_where_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_: runs())
+    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_, **__: runs())
     path = write_report("ib", tmp_path / "r.html")
     assert path.read_text().startswith("<!DOCTYPE html>")
     with pytest.raises(InputError, match="cannot be written"):
         write_report("ib", tmp_path / "no" / "r.html")
-    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_: runs()[:0])
+    monkeypatch.setattr("raybd.tracking.load_runs", lambda *_, **__: runs()[:0])
     with pytest.raises(InputError, match="no trial is logged in 'ib'"):
         write_report("ib", tmp_path / "r.html")
 

@@ -3,7 +3,9 @@
 import pandas as pd
 import pytest
 
-from analysis.attacks import attack_names, attack_table
+from analysis.attack_table import attack_table
+from analysis.attacks import attack_names
+from analysis.grouping import group_runs
 from analysis.signatures import signature_table, smoothing_gaps, smoothing_table
 from raybd.metrics.smoothing.conclusion import judge_smoothing
 
@@ -18,37 +20,83 @@ def run(rate: float, seed: int, **metrics: float) -> dict[str, object]:
     }
 
 
-def informed(seed: int, backdoor: float) -> dict[str, object]:
+def informed(seed: int, signature: float, **more: float) -> dict[str, object]:
     told = {
-        "mi/xt/backdoor": backdoor,
-        "mi/xt/clean_1": 2.0,
-        "mi/xt/clean_2": 3.0,
-        "mi/xt/clean_1/lower": 99.0,  # no class of its own
-        "mi/control/xt/backdoor": 2.0,
-        "mi/control/xt/clean_1": 2.0,
-        "mi/ty/backdoor": 5.0,
-        "mi/ty/clean_1": 4.0,
-        "mi/st/backdoor": 1.5,
-        "stealth/s1": 3.0,
-        "stealth/s1/null": 0.25,
+        "mi/signature": signature,
+        "mi/xt/fresh_train": 4.16,
+        "mi/xt/fresh_train/saturated": 1.0,
+        "mi/st/fresh_train": 1.5,
+        "mi/st/fresh_train/null": 0.25,
     }
-    return run(0.1, seed, **told)
+    return run(0.1, seed, **{**told, **more})
 
 
 def cells(table: str, line: int) -> list[str]:
     return [cell for cell in table.splitlines()[line].split("  ") if cell.strip()]
 
 
+def row(table: str, line: int = 1) -> dict[str, str]:
+    return dict(zip(map(str.strip, cells(table, 0)), map(str.strip, cells(table, line)), strict=True))
+
+
 def test_signatures_by_hand() -> None:
-    table = signature_table(pd.DataFrame([informed(0, 4.0), informed(1, 5.0), run(0.0, 0, attack_success=0.0)]))
-    found = dict(zip(map(str.strip, cells(table, 0)), map(str.strip, cells(table, 1)), strict=True))
+    table = signature_table(pd.DataFrame([informed(0, -0.2), informed(1, -0.4), run(0.0, 0, attack_success=0.0)]))
+    found = row(table)
     assert found["attack"] == "badnets"
     assert found["seeds"] == "2"
-    assert found["I(X;T) excess"] == "2.00 ± 0.71 (0.00)"  # 4 and 5 less (2 + 3) / 2
-    assert found["I(T;Y) excess"] == "1.00 ± 0.00 (nan)"
-    assert found["I(S;T)"] == "1.50 ± 0.00"
-    assert found["S1"] == "3.00 ± 0.00 (0.25)"
+    assert found["signature"] == "-0.30 ± 0.14"
+    assert found["I(S;T)"] == "1.50 ± 0.00 (0.25)"
     assert len(table.splitlines()) == 2
+
+
+def test_a_value_at_its_ceiling_is_a_bound() -> None:
+    assert row(signature_table(pd.DataFrame([informed(0, 0.0)])))["I(X;T)"] == ">= 4.16"
+
+
+def test_what_rests_on_values_at_their_ceiling_cannot_be_told() -> None:
+    assert (
+        row(signature_table(pd.DataFrame([informed(0, 0.0, **{"stealth/s1/saturated": 1.0})])))["S1"]
+        == "cannot be told"
+    )
+
+
+def test_a_mean_says_of_how_many_seeds_it_is() -> None:
+    runs = pd.DataFrame([informed(seed, -0.5) for seed in range(3)])
+    runs.loc[1:, "metrics.mi/st/fresh_train"] = float("nan")
+    assert row(signature_table(runs))["I(S;T)"] == "1.50 (1 of 3) (0.25)"
+
+
+def varied(**params: object) -> dict[str, object]:
+    return {f"params.{name.replace('__', '.')}": str(value) for name, value in params.items()}
+
+
+VARIATIONS = [
+    ("weight_decay", {"train__weight_decay": 0.0005}, {"train__weight_decay": 0.05}),
+    ("width", {"model__name": "small_cnn", "model__width": 0.5}, {"model__name": "small_cnn", "model__width": 1.0}),
+    ("data", {"data": "digits", "fingerprint": "a"}, {"data": "mnist", "fingerprint": "b"}),
+    ("defence", {"defence__name": "none"}, {"defence__name": "vibe"}),
+    ("noise", {"noise": 0.1}, {"noise": 0.4}),
+]
+
+
+@pytest.mark.parametrize(("column", "first", "second"), VARIATIONS, ids=[name for name, *_ in VARIATIONS])
+def test_no_table_pools_over_a_parameter(column: str, first: dict[str, object], second: dict[str, object]) -> None:
+    runs = []
+    for seed in range(2):
+        for number, params in enumerate((first, second)):
+            measured = {"stealth/s1": 1.0 + number, "smoothness/gap/triggered/sigma_0.5": 1.0 + number + seed / 10}
+            rates = {"accuracy/clean": 0.9, "accuracy/robust": 0.0, "attack_success": 0.1 + number / 2}
+            runs += [run(rate, seed, **measured, **rates) | varied(**params) for rate in (0.0, 0.1)]
+    frame = pd.DataFrame(runs)
+    assert [group.seeds for group in group_runs(frame)] == [2] * 4
+    for table in (signature_table(frame), smoothing_table(frame, judge_smoothing)):
+        heads, *lines = table.splitlines()
+        assert column in heads
+        assert len(lines) == 2
+    assert [row(signature_table(frame), line)["S1"] for line in (1, 2)] == ["1.00 ± 0.00", "2.00 ± 0.00"]
+    lines = attack_table(frame).splitlines()[2:]
+    assert [line.split("|")[-4].strip() for line in lines] == ["10.0 ± 0.0", "60.0 ± 0.0"]
+    assert [line.split("|")[-2].strip() for line in lines] == ["10.0 ± 0.0", "60.0 ± 0.0"]  # each its own twin
 
 
 def test_runs_without_such_metrics_have_no_tables() -> None:

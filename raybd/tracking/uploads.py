@@ -10,8 +10,10 @@ from mlflow.exceptions import MlflowException
 
 from raybd.errors import public
 from raybd.tracking.client import connect, one_line
+from raybd.tracking.metric_table import format_table
 from raybd.tracking.store import NOTE, Address, close, metric_entities
 from raybd.trials.records import FINISHED, Record, SweepFolder, TrialFolder
+from raybd.utils.metric_names import TABLE, headline
 
 FLUSH_SECONDS = 10.0  # between two uploads of a running trial
 METRICS_PER_BATCH = 1000  # MLflow's own limit
@@ -66,7 +68,7 @@ class TrialRun:
             state["run_id"] = self._create(client)
             self.folder.write_upload_state(self.address.name, state)
         history = self.folder.history()
-        metrics = metric_entities(history[state["lines"] :])
+        metrics = metric_entities(map(_headline, history[state["lines"] :]))
         first = [Param(name, str(value)) for name, value in params.items()]
         for start in range(0, max(len(metrics), 1), METRICS_PER_BATCH):
             batch = metrics[start : start + METRICS_PER_BATCH]
@@ -88,10 +90,17 @@ def upload(address: Address, folder: TrialFolder, record: Record) -> None:
     client.log_batch(run_id, tags=tags)
     for path in [folder.path / "trial.json", *folder.artifacts]:
         client.log_artifact(run_id, str(path), "figures" if path.suffix == ".png" else None)
+    if history := folder.history():
+        client.log_text(run_id, format_table(history), TABLE)
     if record.traceback:
         client.log_text(run_id, record.traceback, "traceback.txt")
     client.set_terminated(run_id, record.status, record.started + round(1000 * record.seconds))
     folder.write_upload_state(address.name, folder.upload_state(address.name) | {"done": True})
+
+
+def _headline(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of a history with its headline metrics alone."""
+    return line | {"metrics": {name: line["metrics"][name] for name in headline(line["metrics"])}}
 
 
 def upload_pending(sweep: SweepFolder, address: Address) -> int:

@@ -1,0 +1,74 @@
+"""The table of all metrics of a trial: an artifact of its run, CSV, a row a metric and a column an epoch."""
+
+import csv
+import io
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import mlflow
+
+from raybd.tracking.client import one_line
+from raybd.utils.metric_names import TABLE, headline
+
+NAME = "metric"
+DOWNLOADS = 8  # at once, of tables that are not on this machine
+log = logging.getLogger(__name__)
+
+
+def format_table(history: Sequence[Mapping[str, Any]]) -> str:
+    """The table of `history`, lines {"epoch": ..., "metrics": {...}}; what an epoch has no number of is empty."""
+    names = dict.fromkeys(name for line in history for name in line["metrics"])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([NAME, *(f"epoch {line['epoch']}" for line in history)])
+    writer.writerows([name, *(line["metrics"].get(name, "") for line in history)] for name in names)
+    return text.getvalue()
+
+
+def last_values(text: str) -> dict[str, float]:
+    """Every metric's last value, of a table that `format_table` wrote."""
+    rows = list(csv.reader(io.StringIO(text)))[1:]
+    values = {name: next((value for value in reversed(row) if value), "") for name, *row in rows}
+    return {name: float(value) for name, value in values.items() if value}
+
+
+def read_tables(runs: Sequence[Any], tracking_uri: str) -> dict[str, dict[str, float]]:
+    """The last values of all metrics of each of `runs`, by its id; without those that have no table.
+
+    Runs of raybd 0.1 have none, and every metric in MLflow. A table that is missing or damaged is told in a warning.
+    """
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(DOWNLOADS) as pool:
+        tables = list(pool.map(partial(_read, tracking_uri, Path(folder)), runs))
+    found = {run.info.run_id: table for run, table in zip(runs, tables, strict=True) if table}
+    lost = [run.info.run_id for run in runs if run.info.run_id not in found and _had_table(run)]
+    if lost:
+        log.warning("%d trials have lost their table of all metrics (%s): headline metrics alone", len(lost), lost[0])
+    return found
+
+
+def _had_table(run: Any) -> bool:
+    """Whether a finished run was logged with its headline metrics alone; those of raybd 0.1 have more."""
+    names = run.data.metrics
+    return run.info.status == "FINISHED" and len(headline(names)) == len(names)
+
+
+def _read(tracking_uri: str, folder: Path, run: Any) -> dict[str, float]:
+    """The last values in a run's table; {} where it cannot be had."""
+    place = urlparse(run.info.artifact_uri)
+    try:
+        if place.scheme in ("", "file"):
+            return last_values((Path(url2pathname(place.path)) / TABLE).read_text())
+        uri, own = f"{run.info.artifact_uri}/{TABLE}", folder / run.info.run_id
+        own.mkdir()
+        path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(own), tracking_uri=tracking_uri)
+        return last_values(Path(path).read_text())
+    except Exception as error:  # noqa: BLE001 - a store may raise anything; the run's headline metrics are there
+        log.debug("no table of run %s: %s", run.info.run_id, one_line(error))
+        return {}

@@ -1,0 +1,57 @@
+"""Names of a trial's metrics: those that other modules read, and the headline ones, which are logged to MLflow.
+
+A trial has hundreds of numbers. A run in MLflow has the headline ones, with the epoch as step; all of them are in its
+artifact TABLE. `analysis` and `sweeps` take the names they read from here.
+"""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+TABLE = "metrics.csv"  # artifact of a run: a row a metric, a column an epoch
+
+ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY = "accuracy/clean", "attack_success", "accuracy/robust"
+CLEAN_COUNT, TRIGGERED_COUNT = "count/clean", "count/triggered"
+SECONDS = "seconds/trial"
+
+SIGNATURE, ISOTROPIC, DIRECTION = "mi/signature", "mi/signature_isotropic", "mi/signature/direction"
+FRESH = "fresh_train"  # the group of images whose information is a headline
+CLASS_INFORMATION = f"mi/st/{FRESH}"
+S1, S_DEV = "stealth/s1", "stealth/s_dev"
+DECODABILITY, SEMANTICS = "stealth/decodability", "stealth/semantics"
+GAP = "smoothness/gap"  # GAP/VARIANT/sigma_S
+SLOPE = "curve/slope"
+
+MOST_PER_PATTERN = 4  # names that one pattern of HEADLINE stands for
+MOST_OF_OTHERS = 12  # names of metrics that are not raybd's own
+FAMILIES = ("accuracy", "attack_success", "count", "curve", "defence", "loss", "mi", "neural_cleanse", "noise_votes")
+FAMILIES += ("seconds", "smoothness", "stealth", "strip")  # the first parts of raybd's own names
+HEADLINE: Mapping[str, tuple[str, ...]] = {  # by what measures them
+    "accuracy": (
+        *(ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY, CLEAN_COUNT, TRIGGERED_COUNT),
+        *("loss/train", "loss/clean", "loss/triggered", "accuracy/validation", SECONDS, "attack_success/*"),
+    ),
+    "mutual_information": (
+        *(SIGNATURE, f"{SIGNATURE}/error", f"{SIGNATURE}/s", DIRECTION, ISOTROPIC, f"{ISOTROPIC}/error"),
+        *(f"mi/xt/{FRESH}", f"mi/ty/{FRESH}/lower", f"mi/ty/{FRESH}/upper", CLASS_INFORMATION),
+    ),
+    "stealthiness": (S1, f"{S1}/null", S_DEV, f"{S_DEV}/null", DECODABILITY, SEMANTICS),
+    "smoothness": ("smoothness/clean/sigma_*", f"{GAP}/triggered/sigma_*"),
+    "stealth": ("stealth/l2", "stealth/linf", "stealth/psnr", "stealth/ssim_reflect11"),
+    "learning_curves": (
+        *(SLOPE, "curve/theta", "curve/log_slope", "curve/secant", "curve/beta50", "curve/area", "curve/unique"),
+        *("curve/epoch50", "curve/epoch50/clean", "accuracy/train", "accuracy/clean_model"),
+    ),
+    "detection": ("*/auroc", "*/null_auroc"),
+    "defences": ("defence/flagged", "defence/precision", "defence/recall", "defence/auroc", "defence/pruned"),
+}
+
+
+def headline(names: Iterable[str]) -> list[str]:
+    """The headline metrics of `names`: those by HEADLINE, and the first few of metrics that are not raybd's own."""
+    known = dict.fromkeys(names)
+    chosen: dict[str, None] = {}
+    for pattern in (pattern for patterns in HEADLINE.values() for pattern in patterns):
+        matches = [pattern] if pattern in known else sorted(name for name in known if fnmatchcase(name, pattern))
+        chosen |= dict.fromkeys(matches[:MOST_PER_PATTERN])
+    others = [name for name in known if name.partition("/")[0] not in FAMILIES]
+    return [*chosen, *others[:MOST_OF_OTHERS]]
