@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, Protocol, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,16 @@ class Poisoned:
     manifest: dict[str, Any] = field(default_factory=dict)
 
 
+class TestTrigger(Protocol):
+    """The trigger as it is stamped at test, for any images; of an attack of several, that of each member in turn."""
+
+    def triggered(self, images: Images, classes: int) -> Images:
+        """All of `images` (N) with each member's trigger, labelled with what the attacker wants: (members x N)."""
+
+    def measured(self, y: Tensor) -> Tensor:
+        """Mask (members x N,) of those that the attack success rate would count, of images of classes `y` (N,)."""
+
+
 @dataclass(frozen=True)
 class MetricContext:
     """What a metric may look at, at one probe of a trial."""
@@ -111,6 +121,7 @@ class MetricContext:
     epoch: int = 1
     last: bool = True
     twin: nn.Module | None = None  # the clean twin's network at this epoch, where a metric needs it
+    trigger: TestTrigger | None = None  # where there is an attack
     heartbeat: Callable[[], None] = lambda: (
         None
     )  # to be called now and then in a long measurement: who does not is hung

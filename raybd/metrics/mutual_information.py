@@ -24,6 +24,7 @@ from raybd.metrics.information.plug_in_estimator import (
     source_information,
     whitened_axes,
 )
+from raybd.metrics.information.resolved_groups import resolved_metrics
 from raybd.metrics.information.trained_critics import feature_pairs, published_estimates, train_critics
 from raybd.seeds import forked_rng
 from raybd.types import POISON, Data, MetricContext
@@ -45,9 +46,10 @@ class MutualInformation(Metric):
     """Signatures with their bounds, ceilings and controls.
 
     mi/xt/GROUP is a lower bound (`plug_in_estimator.py`), mi/ty/GROUP the middle of two bounds (`gaussian_channel.py`),
-    mi/st/GROUP the part of xt that tells the true class. Groups: `groups.py`. mi/control/... are the same images
-    without the trigger in the clean twin. mi/count/GROUP counts the images that there are: one of fewer than 32 has
-    no other number.
+    mi/st/GROUP the part of xt that tells the true class. Groups: `groups.py`. mi/xt_own/..., mi/xt_iso/... and
+    mi/signature... are information at a resolution, which does not saturate: `resolved_groups.py`. mi/control/... are
+    the same images in the clean twin, trigger and all. mi/count/GROUP counts the images that there are: one of fewer
+    than 32 has no other number.
     """
 
     needs_twin: ClassVar[bool] = True
@@ -69,6 +71,7 @@ class MutualInformation(Metric):
             return {}
         groups = choose_groups(context.poisoned, self.samples, self.classes, context.seed)
         found: dict[str, float | Tensor] = {f"mi/count/{name}": float(n) for name, n in groups.counts.items()}
+        found |= resolved_metrics(context, self.samples, self.passes)
         if not groups.size:
             return found
         found |= {"mi/samples": float(groups.size)} | self._with_control(context, groups)
@@ -91,7 +94,7 @@ class MutualInformation(Metric):
         found: dict[str, float | Tensor] = {"mi/noise_ratio": next(iter(model.values())).noise_ratio, "mi/map": drawing}
         found |= to_metrics(model, "mi")
         if context.twin is not None and context.twin is not context.model:
-            control, _ = self._estimates(context, context.twin, context.data.train.x, groups)
+            control, _ = self._estimates(context, context.twin, context.poisoned.images.x, groups)
             found |= to_metrics(control, "mi/control", ("error", "saturated"))
         return found
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raybd.attacks import NoAttack
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.defences import TrainingContext
 from raybd.defences.audit import audit, most_suspected
@@ -250,12 +251,13 @@ def _metric_context(
     with forked_rng(config.seed, "prediction", epoch.number, device=data.test.x.device):
         clean, stamped = (predict(model, images.x, config.train) for images in (data.test, triggered))
         held_out = None if validation is None else predict(model, validation.x, config.train)
+    spec = PoisonSpec(config.attack, config.poison_rate, config.seed)
     return MetricContext(
         model=model.eval(),
         data=data,
         poisoned=poisoned,
         triggered=triggered,
-        measured=PoisonSpec(config.attack, config.poison_rate, config.seed).measured(data.test.y),
+        measured=spec.measured(data.test.y),
         clean_logits=clean,
         triggered_logits=stamped,
         validation_logits=held_out,
@@ -264,6 +266,7 @@ def _metric_context(
         epoch=epoch.number,
         last=epoch.last,
         twin=_control(config, data, model, twin, epoch.number),
+        trigger=None if isinstance(config.attack, NoAttack) else spec,
     )
 
 

@@ -5,23 +5,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
-from raybd.utils.statistics import t_quantile
+from raybd.metrics.information.signature import ratio
 
 History = Sequence[Mapping[str, Any]]
 KINDS = ("xt", "ty")
-QUANTILE = 0.975  # of the normal distribution, which two standard errors stand for
 PHASES = (5 / 120, 40 / 120, 100 / 120)  # early learning, compression and convergence, as the paper samples them
 
 
 def stealth_scores(history: History) -> dict[str, float]:
-    """S_dev and S1 of a trial's `history`, each with its null; {} where a control is missing."""
+    """S_dev and S1 of a trial's `history`, each with its null; {} where there is no twin or no backdoor."""
     measured = [entry for entry in history if "mi/samples" in entry["metrics"]]
-    if not any(f"mi/control/{kind}/backdoor" in entry["metrics"] for entry in measured for kind in KINDS):
-        return {}
-    chosen = phase_entries(measured)
-    return s_dev(chosen) | s1(chosen)
+    signed = [entry for entry in history if "mi/signature/saturated" in entry["metrics"]]
+    return s_dev(phase_entries(measured)) | s1(phase_entries(signed))
 
 
 def phase_entries(history: History) -> list[Mapping[str, Any]]:
@@ -39,8 +35,11 @@ def s_dev(entries: History) -> dict[str, float]:
     At each epoch the values of the target group g and of the clean classes are brought to [0, 1] by their least and
     largest; d(g) is the mean over epochs of |mean_c (q_g - q_c)|, summed over xt and ty and over g = target_clean and
     target. It is free of scale: where all classes agree to 0.01 nats it may still be near 4, and clean networks score
-    as high as poisoned ones. Hence the null: the twin's target class in both places of g.
+    as high as poisoned ones. Hence the null: the twin's target class in both places of g. What rests on a saturated
+    value cannot be told: it is left out, and .../saturated is 1.
     """
+    if not any(f"mi/control/{kind}/target_clean" in entry["metrics"] for entry in entries for kind in KINDS):
+        return {}
     found: dict[str, float] = {}
     for kind in KINDS:
         sizes = [_mean_difference(entries, f"mi/{kind}", group) for group in ("target_clean", "target")]
@@ -48,63 +47,64 @@ def s_dev(entries: History) -> dict[str, float]:
         found |= {f"stealth/s_dev/{kind}": sum(sizes), f"stealth/s_dev/{kind}/null": 2 * null}
     for end in ("", "/null"):
         found[f"stealth/s_dev{end}"] = sum(found[f"stealth/s_dev/{kind}{end}"] for kind in KINDS)
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+    told = {name: value for name, value in found.items() if not math.isnan(value)}
+    return told | _saturation(entries)
+
+
+def _saturation(entries: History) -> dict[str, float]:
+    """Whether any value that S_dev rests on is saturated, by kind and in all."""
+    kinds = {kind: any(_is_saturated(entry["metrics"], kind) for entry in entries) for kind in KINDS}
+    found = {f"stealth/s_dev/{kind}/saturated": float(flag) for kind, flag in kinds.items()}
+    return found | {"stealth/s_dev/saturated": float(any(kinds.values()))}
+
+
+def _is_saturated(metrics: Mapping[str, float], kind: str) -> bool:
+    prefixes = (f"mi/{kind}", f"mi/control/{kind}")
+    names = [f"{prefix}/{group}" for prefix in prefixes for group in ("target_clean", "target")]
+    names += [name for prefix in prefixes for name in _clean_classes(metrics, prefix)]
+    return any(metrics.get(f"{name}/saturated", 0) > 0 for name in names)
 
 
 def _mean_difference(entries: History, prefix: str, group: str) -> float:
     return float(np.mean([_scaled_difference(entry["metrics"], prefix, group) for entry in entries]))
 
 
-def _scaled_difference(metrics: dict[str, float], prefix: str, group: str) -> float:
-    """|mean over clean classes of (q_group - q_class)| at one epoch; nan where the group is not measured."""
-    others = _clean_classes(metrics, prefix)
-    values = np.array([metrics.get(f"{prefix}/{group}", math.nan), *(metrics[name] for name in others)])
+def _scaled_difference(metrics: Mapping[str, float], prefix: str, group: str) -> float:
+    """|mean over clean classes of (q_group - q_class)| at one epoch; nan where one is not measured, or saturated."""
+    names = [f"{prefix}/{group}", *_clean_classes(metrics, prefix)]
+    values = np.array([_told(metrics, name) for name in names])
     scaled = (values - values.min()) / (values.max() - values.min() + 1e-8)
     return abs(float(np.mean(scaled[0] - scaled[1:])))
 
 
+def _told(metrics: Mapping[str, float], name: str) -> float:
+    """A value; nan where it is missing or saturated."""
+    return math.nan if metrics.get(f"{name}/saturated", 0) else metrics.get(name, math.nan)
+
+
 def s1(entries: History) -> dict[str, float]:
-    """S1 = mean |G| / error, G the difference in differences of the backdoor, in nats with its sign; 0: integrated.
+    """S1 = mean |G| / error over the phases, G = mi/signature; 0: the backdoor is integrated.
 
-    G(e) = [Q_bd - mean_c Q_c] - [Q_ctl - mean_c Q_c^clean]: how much further from the clean classes the backdoor is
-    than the same images without trigger are in the clean twin. Its error is that of estimates and training together:
-    the larger of the standard errors and of the spread over clean classes of Q_c - Q_c^clean, where nothing but chance
-    is at work, widened by Student's t for how few they are.
-    stealth/g_xt and g_ty are means over the phases; above 0: the backdoor keeps more than the classes do. Were there
-    no backdoor, |G| / error would exceed 2 one time in twenty; `null` is S1 of the random group.
+    G = D(network) - D(twin) is what the trigger takes from I(X; T + s Z) by the backdoor alone (`signature.py`), its
+    error that over the images and over triggers that hold no backdoor. Without a backdoor |G| / error would exceed 2
+    one time in twenty; `null` is the same ratio of the triggers that hold none, each against the others. stealth/g_xt
+    is the mean G in nats; below 0: the backdoor keeps less of the image. Where a phase cannot be told, neither can S1.
     """
-    found: dict[str, float] = {}
-    ratios: dict[str, list[float]] = {"backdoor": [], "random": []}
-    for kind in KINDS:
-        for group, end in (("backdoor", ""), ("random", "/null")):
-            gaps = [difference_in_differences(entry["metrics"], kind, group) for entry in entries]
-            found[f"stealth/g_{kind}{end}"] = float(np.mean([g for g, _ in gaps]))
-            found[f"stealth/g_{kind}{end}/error"] = float(np.mean([error for _, error in gaps]))
-            ratios[group] += [abs(g) / error for g, error in gaps]
-    found |= {"stealth/s1": float(np.mean(ratios["backdoor"])), "stealth/s1/null": float(np.mean(ratios["random"]))}
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+    if not entries:
+        return {}
+    metrics = [entry["metrics"] for entry in entries]
+    if any(found["mi/signature/saturated"] for found in metrics):
+        return {"stealth/s1/saturated": 1.0}
+    ratios = [ratio(found["mi/signature"], found["mi/signature/error_total"]) for found in metrics]
+    parts = {"g_xt": "", "g_xt/error": "/error_total", "g_xt/null": "/null", "s1/null": "/null/ratio"}
+    means = {f"stealth/{name}": _mean(metrics, f"mi/signature{end}") for name, end in parts.items()}
+    return means | {"stealth/s1": float(np.mean(ratios)), "stealth/s1/saturated": 0.0}
 
 
-def difference_in_differences(metrics: dict[str, float], kind: str, group: str) -> tuple[float, float]:
-    """G of `group` at one epoch and its standard error, in nats; nan where it or a clean class is not measured."""
-    names = [name.rpartition("/")[2] for name in _clean_classes(metrics, f"mi/{kind}")]
-    changes = [_difference_from_twin(metrics, kind, name) for name in names]
-    if len(changes) < 2:
-        return math.nan, math.nan
-    own, error = _difference_from_twin(metrics, kind, group)
-    chance = np.var([change for change, _ in changes], ddof=1)  # of estimate and training, for one group
-    estimate = error**2 + sum(e**2 for _, e in changes) / len(changes) ** 2
-    spread = chance * (1 + 1 / len(changes)) * (t_quantile(QUANTILE, len(changes) - 1) / float(ndtri(QUANTILE))) ** 2
-    return own - float(np.mean([change for change, _ in changes])), math.sqrt(max(float(spread), estimate))
+def _mean(metrics: Sequence[Mapping[str, float]], name: str) -> float:
+    return float(np.mean([found[name] for found in metrics]))
 
 
-def _difference_from_twin(metrics: dict[str, float], kind: str, group: str) -> tuple[float, float]:
-    """Information of a group less that of the same images in the twin, and its standard error."""
-    pair = [f"mi/{kind}/{group}", f"mi/control/{kind}/{group}"]
-    values, errors = ([metrics.get(name + end, math.nan) for name in pair] for end in ("", "/error"))
-    return values[0] - values[1], math.hypot(*errors)
-
-
-def _clean_classes(metrics: dict[str, float], prefix: str) -> list[str]:
+def _clean_classes(metrics: Mapping[str, float], prefix: str) -> list[str]:
     start = f"{prefix}/clean_"
     return [name for name in metrics if name.startswith(start) and "/" not in name[len(start) :]]
