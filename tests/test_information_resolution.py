@@ -46,7 +46,7 @@ def test_gaussian_truth(truth: float, d: int) -> None:
 
 @pytest.mark.parametrize(("d", "least"), [(3, 2.55), (7, 2.45), (50, 2.25)])
 def test_noise_of_its_own_costs_little(d: int, least: float) -> None:
-    """Truth 3, 64 images, a fifth of the noise T's own: the true channel says 2.66, 2.60, 2.51 below (specification)."""
+    """Truth 3, 64 images, a fifth of the noise T's own: the true channel says 2.66, 2.60, 2.51 below."""
     rng = torch.Generator().manual_seed(d)
     found = torch.stack([gaussian(3.0, 64, d, rng, 0.2).low[0].mean() for _ in range(8)])
     assert least < float(found.mean()) < 2.75

@@ -194,7 +194,9 @@ def test_a_scattered_trigger_by_hand() -> None:
     changes = torch.tensor([[[9, 0, 0, 100], [20, 0, 0, 100], [30, 0, 0, 100]], [[-241, 0, 0, 0]] * 3])
     changes[1, :, 0] = torch.tensor([-241, -230, -220])
     assert torch.equal(moved.flatten(2).long(), plain.flatten(2).long() + changes[..., order])
-    bright = TriggerPair(torch.full_like(plain, 200), torch.tensor([0, 100], dtype=torch.uint8).view(2, 1, 1, 1) + plain)
+    bright = TriggerPair(
+        torch.full_like(plain, 200), torch.tensor([0, 100], dtype=torch.uint8).view(2, 1, 1, 1) + plain
+    )
     assert scattered(bright, torch.Generator()).max() <= 255
 
 

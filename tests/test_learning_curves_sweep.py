@@ -84,7 +84,11 @@ def test_widths_are_those_of_the_trials(done: tuple[Path, str], capsys: pytest.C
 
 def test_compare_prints_differences_by_row(done: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     """A file made from the sweep's own trials, with one accuracy one test point off and one slope a half too large."""
-    table = trial_table(load_runs("lc", done[1], all_metrics=True)).query("model == 'ridge' and poison_rate == 0.1").reset_index()
+    table = (
+        trial_table(load_runs("lc", done[1], all_metrics=True))
+        .query("model == 'ridge' and poison_rate == 0.1")
+        .reset_index()
+    )
     path = done[0] / "ridge_pair7-1_ttypebadnet_tsize2.csv"
     legacy = ("mean_absolute", "total_absolute", "mean_loss", "min_loss", "max_loss")
     with path.open("w") as file:

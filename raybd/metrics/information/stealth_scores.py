@@ -73,6 +73,8 @@ def _scaled_difference(metrics: Mapping[str, float], prefix: str, group: str) ->
     """|mean over clean classes of (q_group - q_class)| at one epoch; nan where one is not measured, or saturated."""
     names = [f"{prefix}/{group}", *_clean_classes(metrics, prefix)]
     values = np.array([_told(metrics, name) for name in names])
+    if len(values) < 2:
+        return math.nan
     scaled = (values - values.min()) / (values.max() - values.min() + 1e-8)
     return abs(float(np.mean(scaled[0] - scaled[1:])))
 
