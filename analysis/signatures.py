@@ -29,18 +29,18 @@ Judge = Callable[[Sequence[float], Sequence[float], Mapping[str, Sequence[float]
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of the table of signatures: a metric in nats, with its null and its ceiling where it has them."""
+    """A column of the table of signatures: a metric in nats, and those of its nulls that it has."""
 
     heading: str
     name: str
-    null: str = ""
+    nulls: tuple[str, ...] = ()  # the ends of their names: /null is the clean twin, /permuted labels in random order
 
     def logged(self, runs: pd.DataFrame) -> bool:
         """Whether any run has it, or could have if it were not at its ceiling."""
         return any(f"metrics.{name}" in runs for name in (self.name, f"{self.name}/saturated"))
 
     def cell(self, runs: pd.DataFrame) -> str:
-        """Mean ± deviation over `runs`, of one seed each, and the mean of the null in brackets.
+        """Mean ± deviation over `runs`, of one seed each, and the mean of each null in brackets.
 
         ">=" where one is at its ceiling, which its value then is only a bound of; "cannot be told" where there is no
         value because what it is built on was at its ceiling.
@@ -49,9 +49,9 @@ class Measure:
         at_ceiling = bool((np.array(saturated) > 0).any())
         if np.isnan(values).all():
             return "cannot be told" if at_ceiling else "-"
-        null = _values(runs, self.null) if self.null else [np.nan]
-        expected = "" if np.isnan(null).all() else f" ({np.nanmean(null):.2f})"
-        return f"{'>= ' * at_ceiling}{format_mean_std(values, 1, 2)}{expected}"
+        nulls = [_values(runs, self.name + end) for end in self.nulls]
+        expected = "; ".join(f"{np.nanmean(null):.2f}" for null in nulls if not np.isnan(null).all())
+        return f"{'>= ' * at_ceiling}{format_mean_std(values, 1, 2)}{f' ({expected})' * bool(expected)}"
 
 
 MEASURES = (
@@ -60,19 +60,19 @@ MEASURES = (
     Measure("I(X;T)", f"mi/xt/{FRESH}"),
     Measure("I(T;Y) from", f"mi/ty/{FRESH}/lower"),
     Measure("to", f"mi/ty/{FRESH}/upper"),
-    Measure("I(S;T)", CLASS_INFORMATION, f"{CLASS_INFORMATION}/null"),
-    Measure("S1", S1, f"{S1}/null"),
-    Measure("S_dev", S_DEV, f"{S_DEV}/null"),
-    Measure("S2", DECODABILITY, f"{DECODABILITY}/null"),
-    Measure("I(S;T|B=1)", SEMANTICS, f"{SEMANTICS}/null"),
+    Measure("I(S;T)", CLASS_INFORMATION, ("/permuted",)),
+    Measure("S1", S1, ("/null",)),
+    Measure("S_dev", S_DEV, ("/null",)),
+    Measure("S2", DECODABILITY, ("/permuted", "/null")),
+    Measure("I(S;T|B=1)", SEMANTICS, ("/permuted", "/null")),
 )
 
 
 def signature_table(runs: pd.DataFrame) -> str:
     """One line a setting with poison: the backdoor's information and stealthiness at the last epoch, in nats.
 
-    `runs` as `raybd.tracking.load_runs` gives them. Mean ± deviation over seeds; in brackets the mean of the null. ""
-    where the runs hold no such numbers.
+    `runs` as `raybd.tracking.load_runs` gives them. Mean ± deviation over seeds; in brackets the means of the nulls:
+    labels in random order, where it is information on labels, and the clean twin. "" where there are no such numbers.
     """
     groups = [group for group in group_runs(_finished(runs)) if group.rate > 0]
     shown = [m for m in MEASURES if any(m.logged(g.runs) for g in groups)]

@@ -70,7 +70,7 @@ def test_the_anomaly_index_by_hand_and_by_scipy() -> None:
     np.testing.assert_allclose(
         neural_cleanse.anomaly_index(3 * draws + 7), neural_cleanse.anomaly_index(draws), rtol=1e-9
     )
-    assert not neural_cleanse.anomaly_index(np.ones(5)).any()
+    assert np.isnan(neural_cleanse.anomaly_index(np.ones(5))).all()
 
 
 def test_the_verdict_by_hand() -> None:
@@ -84,6 +84,9 @@ def test_the_verdict_by_hand() -> None:
     assert "auroc" not in everything
     assert "false_alarms" not in everything
     assert everything["targets_found"] == pytest.approx(1 / 3)
+    unknown = np.full((1, 3), np.nan)  # a run whose masks are all of one size
+    assert neural_cleanse.infection_metrics(np.concatenate([indices, unknown]), np.array([1]), 2.0) == found
+    assert neural_cleanse.infection_metrics(unknown, np.array([1]), 2.0) == {}
 
 
 def test_stamping_by_hand() -> None:

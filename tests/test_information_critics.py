@@ -12,7 +12,6 @@ from raybd.metrics.information.critics import (
     Critics,
     CriticTraining,
     Pairs,
-    agrees_with_cold_start,
     all_pairs,
     evaluate,
     fit,
@@ -135,11 +134,6 @@ def test_one_cached_draw_is_learnt_by_heart() -> None:
     outside = evaluate(critics, others)[0].lower
     assert inside > 3
     assert outside < -1
-
-
-def test_hysteresis() -> None:
-    assert agrees_with_cold_start(1.0, 1.09)
-    assert not agrees_with_cold_start(1.0, 1.11)
 
 
 def test_paper_mode_learns_below_its_ceiling() -> None:

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import mutual_info_score, silhouette_samples
 from torch import Tensor
 
+from raybd.metrics.information.bounds import MIEstimate
 from raybd.metrics.information.decoders import decoded_information
 from raybd.metrics.information.silhouette import silhouettes
 
@@ -35,7 +36,7 @@ def test_discrete_truths(rate: float, expected: float) -> None:
     flag, label = flags(rate, 10_000)
     assert mutual_info_score(flag, label) == pytest.approx(formula, abs=1e-9)
     one_hot = torch.eye(classes)[label[:2000]] * 50
-    found = decoded_information(one_hot, torch.tensor(flag[:2000]), DECODERS, seed=0)
+    found = decoded(one_hot, torch.tensor(flag[:2000]), 0)
     assert found.lower == pytest.approx(expected, abs=0.005)
     assert found.lower <= found.ceiling == pytest.approx(entropy(rate, 1 - rate), abs=1e-6)
 
@@ -49,6 +50,12 @@ def test_entropies_of_the_specification() -> None:
     assert entropy(share, 1 - share) == pytest.approx(0.69176, abs=2e-5)
 
 
+def decoded(t: Tensor, labels: Tensor, seed: int, permutations: int = 0) -> MIEstimate:
+    found = decoded_information(t, labels, DECODERS, seed, permutations)
+    assert found is not None
+    return found
+
+
 def target_class(seed: int, n: int = 950, d: int = 32) -> tuple[Tensor, Tensor]:
     """T of a target class and flags with the proportions 5000 / 9500."""
     rng = torch.Generator().manual_seed(seed)
@@ -58,7 +65,7 @@ def target_class(seed: int, n: int = 950, d: int = 32) -> tuple[Tensor, Tensor]:
 
 def test_a_random_flag_is_not_decodable() -> None:
     for seed in range(3):
-        found = decoded_information(*target_class(seed), DECODERS, seed)
+        found = decoded(*target_class(seed), seed)
         assert 0 <= found.lower <= max(2 * found.error, 0.01)
 
 
@@ -66,7 +73,7 @@ def test_a_planted_offset_raises_it_to_the_entropy() -> None:
     t, flag = target_class(0)
     values = []
     for offset in (0.0, 0.5, 1.0, 8.0):
-        found = decoded_information(t + offset * flag[:, None] * (torch.arange(32) < 4), flag, DECODERS, 0)
+        found = decoded(t + offset * flag[:, None] * (torch.arange(32) < 4), flag, 0)
         assert found.ceiling == pytest.approx(0.6918, abs=2e-4)
         assert found.lower <= found.ceiling
         values.append(found.lower)
@@ -82,23 +89,39 @@ def test_a_gaussian_offset_against_its_integral() -> None:
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     truth = math.log(2) - weights @ np.log1p(np.exp(-2 * a * (a + nodes))) / math.sqrt(2 * math.pi)
     found = decoded_information(t, flag, ("logistic",), 0)
+    assert found is not None
     assert found.lower == pytest.approx(truth, abs=2 * found.error)
 
 
 def test_scaling_coordinates_and_naming_labels_change_nothing() -> None:
     t, flag = target_class(1)
     t[:, 0] += 2 * flag
-    before = decoded_information(t, flag, DECODERS, 0)
-    after = decoded_information(t * torch.logspace(-2, 2, 32) + 5, 7 * flag + 3, DECODERS, 0)
+    before = decoded(t, flag, 0)
+    after = decoded(t * torch.logspace(-2, 2, 32) + 5, 7 * flag + 3, 0)
     assert after.lower == pytest.approx(before.lower, abs=1e-3)
 
 
-def test_one_label_tells_nothing_and_rare_ones_are_left_out() -> None:
+def test_rare_labels_are_left_out() -> None:
     t, _ = target_class(0, n=120)
-    assert decoded_information(t, torch.zeros(120, dtype=torch.int64), DECODERS, 0).upper == 0  # I(T;Y) within a class
     labels = torch.arange(120) % 2
     labels[:9] = 5
-    assert decoded_information(t, labels, DECODERS, 0).samples == 111
+    assert decoded(t, labels, 0).samples == 111
+
+
+@pytest.mark.parametrize("images", [(120,), (9,) * 13, (40, 9, 9, 9)])
+def test_too_few_labels_with_enough_images_are_no_measurement(images: tuple[int, ...]) -> None:
+    """One label, none with ten images, one with ten: nothing is said. A 0 would enter means."""
+    labels = torch.arange(len(images)).repeat_interleave(torch.tensor(images))
+    assert decoded_information(torch.randn(len(labels), 8), labels, DECODERS, 0) is None
+
+
+def test_permuted_labels_are_a_null() -> None:
+    """A flag that is told whole, and the same in random order: nothing."""
+    t, flag = target_class(0, n=240)
+    found = decoded(t + 3.0 * flag[:, None], flag, 0, 10)
+    assert found.value > 0.6
+    assert 0 <= found.permuted < 0.01
+    assert math.isnan(decoded(t, flag, 0).permuted)
 
 
 def test_silhouettes_by_scikit_learn_and_by_construction() -> None:
@@ -116,3 +139,13 @@ def test_silhouettes_by_scikit_learn_and_by_construction() -> None:
     stretched = silhouettes(draws * torch.tensor([1.0, 10, 100, 0.1]), labels, flag)
     assert stretched == pytest.approx(found, abs=1e-4)
     assert silhouettes(draws, labels, torch.zeros(150, dtype=torch.bool)) == {}
+
+
+def test_an_image_alone_in_its_class_has_no_silhouette() -> None:
+    """scikit-learn calls it 0, which is no measurement: the mean of the others is theirs."""
+    rng = torch.Generator().manual_seed(0)
+    labels, flag = torch.cat([torch.arange(60) % 2, torch.tensor([5])]), torch.arange(61) < 20
+    draws = 10.0 * torch.eye(6)[labels][:, None] + torch.randn(61, 8, 6, generator=rng)
+    alone, without = silhouettes(draws, labels, flag), silhouettes(draws[:60], labels[:60], flag[:60])
+    assert without["clean"] == pytest.approx(alone["clean"], abs=0.03)
+    assert "clean" not in silhouettes(draws[labels != 1], labels[labels != 1], flag[labels != 1])

@@ -12,7 +12,6 @@ from raybd.metrics.information.plug_in_estimator import (
     noise_ratio,
     plug_in_estimates,
     plug_in_scores,
-    source_information,
     whitened_axes,
     whitening,
 )
@@ -117,20 +116,6 @@ def test_groups_are_estimated_apart() -> None:
     alone = [estimates(t, 32)[0] for t in (weak, strong)]
     for a, b in zip(both, alone, strict=True):
         assert a.lower == pytest.approx(b.lower, abs=0.12)  # they share the axes, and nothing else
-
-
-def test_source_information_is_a_part() -> None:
-    """Four sources far apart and nothing else: I(S;T) = I(X;T) = H(S); and none where the labels are chance."""
-    rng = torch.Generator().manual_seed(0)
-    labels = torch.arange(200) % 4
-    t = 20 * torch.nn.functional.one_hot(labels, 6)[None, :, None].float() + torch.randn(1, 200, 36, 6, generator=rng)
-    axes = whitened_axes(t[:, :, :32])
-    scores = plug_in_scores(t[:, :, :32] @ axes.T, t[:, :, 32:] @ axes.T)[0]
-    whole, part = plug_in_estimates(scores[None])[0], source_information(scores, labels)
-    assert part.value == pytest.approx(math.log(4), abs=1e-3)
-    assert part.ceiling == pytest.approx(math.log(4))
-    assert whole.lower == pytest.approx(math.log(4), abs=0.1)
-    assert abs(source_information(scores, labels[torch.randperm(200, generator=rng)]).value) < 0.1
 
 
 def test_whitening_and_noise_ratio_by_hand() -> None:

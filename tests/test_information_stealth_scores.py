@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,6 +94,31 @@ def test_nothing_without_its_null() -> None:
     found = stealth_scores([entry(1), {"epoch": 2, "metrics": {"accuracy/clean": 0.5}}, entry(4)])
     assert {"stealth/s_dev", "stealth/s_dev/null", "stealth/s1", "stealth/s1/null"} <= found.keys()
     assert all(math.isfinite(value) for value in found.values())
+
+
+def test_bounds_without_a_middle_cannot_be_told() -> None:
+    """S_dev of I(T;Y) where no group has a value, or where one class of four has none; I(X;T) is left as it is."""
+    whole = entry(1)["metrics"] | {f"mi/control/ty/{group}/saturated": 0.0 for group in CLASSES}
+    none = {k: v for k, v in whole.items() if not (k.startswith(("mi/ty/", "mi/control/ty/")) and k[-2:] != "ed")}
+    one_less = {k: v for k, v in whole.items() if k != "mi/ty/clean_2"}
+    for metrics in (none, one_less):
+        found = s_dev([{"epoch": 1, "metrics": metrics}])
+        assert found["stealth/s_dev/xt"] == pytest.approx(0.5)
+        assert found["stealth/s_dev/ty/saturated"] == found["stealth/s_dev/saturated"] == 1
+        assert not {"stealth/s_dev/ty", "stealth/s_dev"} & found.keys()
+
+
+def test_figures_show_bounds_without_a_middle() -> None:
+    history = [entry(1), entry(4)]
+    for line in history:
+        del line["metrics"]["mi/ty/random"]
+    plane, curves = information_plane(history, "a title").axes[0], information_curves(history, "a title").axes
+    index = groups_of(history).index("random")
+    assert plane.lines[index].get_ydata().tolist() == [2.0, 2.0]  # type: ignore[union-attr]  # the lower bounds
+    bars = plane.collections[2 * index].get_segments()  # type: ignore[attr-defined]
+    assert bars[0].tolist() == [[2.5, 2.0], [2.5, 3.0]]
+    assert np.isnan(curves[1].lines[index].get_ydata()).all()
+    assert curves[0].lines[index].get_ydata().tolist() == [2.5, 2.5]  # type: ignore[union-attr]
 
 
 def test_figures_show_every_group_and_epoch() -> None:

@@ -26,7 +26,7 @@ def informed(seed: int, signature: float, **more: float) -> dict[str, object]:
         "mi/xt/fresh_train": 4.16,
         "mi/xt/fresh_train/saturated": 1.0,
         "mi/st/fresh_train": 1.5,
-        "mi/st/fresh_train/null": 0.25,
+        "mi/st/fresh_train/permuted": 0.25,
     }
     return run(0.1, seed, **{**told, **more})
 
@@ -64,6 +64,12 @@ def test_a_mean_says_of_how_many_seeds_it_is() -> None:
     runs = pd.DataFrame([informed(seed, -0.5) for seed in range(3)])
     runs.loc[1:, "metrics.mi/st/fresh_train"] = float("nan")
     assert row(signature_table(runs))["I(S;T)"] == "1.50 (1 of 3) (0.25)"
+
+
+def test_information_on_labels_stands_beside_both_of_its_nulls() -> None:
+    more = {"stealth/semantics": 1.96, "stealth/semantics/permuted": 0.01, "stealth/semantics/null": 2.13}
+    table = signature_table(pd.DataFrame([informed(0, -0.2, **more), informed(1, -0.2)]))
+    assert row(table)["I(S;T|B=1)"] == "1.96 (1 of 2) (0.01; 2.13)"
 
 
 def varied(**params: object) -> dict[str, object]:

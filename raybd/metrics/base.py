@@ -1,5 +1,6 @@
 """Base class of metrics: a frozen dataclass of settings, and a measurement of a trial at a probe."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 History = Sequence[Mapping[str, Any]]  # {"epoch": ..., "metrics": {...}} of each epoch so far
 Arrays = Mapping[str, Tensor]  # what `measure` has kept, as name/epoch
+
+
+def measured_only(numbers: Mapping[str, float]) -> dict[str, float]:
+    """`numbers` without those that are nan: what could not be measured is absent, for a 0 would enter means."""
+    return {name: value for name, value in numbers.items() if not math.isnan(value)}
 
 
 @dataclass(frozen=True, kw_only=True)

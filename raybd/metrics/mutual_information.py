@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from raybd.metrics.base import Arrays, History, Metric
 from raybd.metrics.information.bounds import MIEstimate, to_metrics
-from raybd.metrics.information.critics import agrees_with_cold_start
 from raybd.metrics.information.gaussian_channel import channel_estimates, whitened_channel
 from raybd.metrics.information.groups import MIN_IMAGES, ImageGroups, choose_groups
 from raybd.metrics.information.noisy_features import noiseless_features, noisy_features, require_classifier
@@ -21,10 +20,10 @@ from raybd.metrics.information.plug_in_estimator import (
     noise_ratio,
     plug_in_estimates,
     plug_in_scores,
-    source_information,
     whitened_axes,
 )
 from raybd.metrics.information.resolved_groups import resolved_metrics
+from raybd.metrics.information.source_information import source_information
 from raybd.metrics.information.trained_critics import feature_pairs, published_estimates, train_critics
 from raybd.seeds import forked_rng
 from raybd.types import POISON, Data, MetricContext
@@ -45,11 +44,12 @@ NO_NOISE = (
 class MutualInformation(Metric):
     """Signatures with their bounds, ceilings and controls.
 
-    mi/xt/GROUP is a lower bound (`plug_in_estimator.py`), mi/ty/GROUP the middle of two bounds (`gaussian_channel.py`),
-    mi/st/GROUP the part of xt that tells the true class. Groups: `groups.py`. mi/xt_own/..., mi/xt_iso/... and
-    mi/signature... are information at a resolution, which does not saturate: `resolved_groups.py`. mi/control/... are
-    the same images in the clean twin, trigger and all. mi/count/GROUP counts the images that there are: one of fewer
-    than 32 has no other number.
+    mi/xt/GROUP is a lower bound (`plug_in_estimator.py`). mi/ty/GROUP/lower and /upper are two bounds, mi/ty/GROUP
+    their middle where they are near enough, and else absent (`gaussian_channel.py`). mi/st/GROUP is information on the
+    true class (`source_information.py`), mi/st/GROUP/permuted the same of labels in random order. Groups: `groups.py`.
+    mi/xt_own/..., mi/xt_iso/... and mi/signature... are information at a resolution, which does not saturate:
+    `resolved_groups.py`. mi/control/... are the same images in the clean twin, trigger and all. mi/count/GROUP counts
+    the images that there are: one of fewer than 32 has no other number.
     """
 
     needs_twin: ClassVar[bool] = True
@@ -95,7 +95,7 @@ class MutualInformation(Metric):
         found |= to_metrics(model, "mi")
         if context.twin is not None and context.twin is not context.model:
             control, _ = self._estimates(context, context.twin, context.poisoned.images.x, groups)
-            found |= to_metrics(control, "mi/control", ("error", "saturated"))
+            found |= to_metrics(control, "mi/control")
         return found
 
     @torch.no_grad()
@@ -122,8 +122,9 @@ class MutualInformation(Metric):
         found = _by_group("xt", groups, plug_in_estimates(scores), ratios)
         found |= _by_group("ty", groups, channel_estimates(*(part[table] for part in channel)), ratios)
         for row, name in enumerate(groups.rows):
-            if name in MIXED:
-                found[f"st/{name}"] = source_information(scores[row], context.poisoned.true[index[table[row]]])
+            labels = context.poisoned.true[index[table[row]]]
+            if name in MIXED and (value := source_information(scores[row], labels, context.seed)):
+                found[f"st/{name}"] = value
         return found, _projection(whitened[:, -1], context, index)
 
     def _trained_estimates(self, context: MetricContext, groups: ImageGroups) -> dict[str, float | Tensor]:
@@ -135,12 +136,8 @@ class MutualInformation(Metric):
             if self.trained:
                 features = noisy_features(model, x, self.passes + FRESH)
                 train, fresh = feature_pairs(model, x, features, table, self.passes)
-                values, cold = train_critics(context.model, train, fresh, list(groups.rows), context.seed, context.last)
+                values = train_critics(train, fresh, list(groups.rows), context.seed)
                 found |= to_metrics(values, "mi/trained")
-                for name, value in cold.items():
-                    found[f"mi/trained/{name}/cold"] = value.value
-                    agrees = agrees_with_cold_start(values[name].value, value.value)
-                    found[f"mi/trained/{name}/follows"] = float(agrees)
             if self.paper:
                 found |= to_metrics(
                     published_estimates(model, x, groups.rows, context.seed, context.heartbeat), "mi/paper"

@@ -21,12 +21,16 @@ from raybd.seeds import derive, forked_rng, stream
 from raybd.types import COVER, POISON, Data, MetricContext
 
 DECODERS = ("logistic", "regularised_logistic", "neighbours")
+PERMUTATIONS = 5  # of labels, each at the price of the measurement itself
 DRAWS = 4  # noise draws of an image, of which the first is decoded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stealthiness(Metric):
     """S2 and silhouettes, each with its null: what the same measurement says of the clean twin.
+
+    Beside information on flags and classes, /permuted: the same with the labels in random order. What cannot be
+    measured is absent: a flag or a class with too few images.
 
     stealth/decodability: I(B;T | label = target), B saying whether an image is poisoned; 0: not to be told apart. At
     most H(B | label = target). null: as many images of the twin's target class, flagged at random.
@@ -95,13 +99,16 @@ class Stealthiness(Metric):
 def _decoded(
     name: str, context: MetricContext, own: tuple[Tensor, Tensor], null: tuple[Tensor, Tensor]
 ) -> dict[str, float]:
-    """Information that features tell of labels, of the network (`own`) and of the twin (`null`)."""
-    seed = derive(context.seed, "folds")
-    estimates = {
-        name: decoded_information(*own, DECODERS, seed),
-        f"{name}/null": decoded_information(*null, DECODERS, seed),
-    }
-    return to_metrics(estimates, "stealth", ("error", "ceiling"))
+    """Information that features tell of labels, of the network (`own`) and of the twin (`null`).
+
+    Nothing of labels that are too few: see `decoded_information`. The twin's is a control, and has none of its own.
+    """
+    seed, found = derive(context.seed, "folds"), {}
+    for where, measured, permutations in ((name, own, PERMUTATIONS), (f"{name}/null", null, 0)):
+        context.heartbeat()
+        if value := decoded_information(*measured, DECODERS, seed, permutations):
+            found[where] = value
+    return to_metrics(found, "stealth", ("error", "ceiling", "permuted"))
 
 
 def _features(model: nn.Module, x: Tensor) -> Tensor:

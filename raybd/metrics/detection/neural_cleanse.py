@@ -135,13 +135,13 @@ def apply_triggers(x: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
 
 
 def anomaly_index(sizes: Values) -> Values:
-    """(K,) (median - size) / (1.4826 MAD): above 0 where a mask is smaller than the median; 0 where MAD is 0.
+    """(K,) (median - size) / (1.4826 MAD): above 0 where a mask is smaller than the median; nan where MAD is 0.
 
     The paper's anomaly index is the absolute value, and only small masks count.
     """
     centre = np.median(sizes)
     deviation = MAD_TO_DEVIATION * np.median(np.abs(sizes - centre))
-    return (centre - sizes) / deviation if deviation > 0 else np.zeros_like(sizes)
+    return (centre - sizes) / deviation if deviation > 0 else np.full_like(sizes, np.nan)
 
 
 def infection_metrics(indices: Values, targets: Values, threshold: float) -> dict[str, float]:
@@ -150,7 +150,11 @@ def infection_metrics(indices: Values, targets: Values, threshold: float) -> dic
     "index" is the median over runs of the largest index, "runs_flagged" the share of runs with an index above the
     threshold, "infected" 1 where that is more than half, "targets_found" the share of targets that more than half of
     the runs flag, "false_alarms" that of the other classes; AUROC and false positives of the median index follow.
+    Runs without indices (nan) do not count; empty where no run has any.
     """
+    indices = indices[~np.isnan(indices).any(1)]
+    if not len(indices):
+        return {}
     flagged = indices > threshold
     usual = flagged.mean(0) > 0.5
     hit = np.isin(np.arange(indices.shape[1]), targets)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raybd.metrics.base import measured_only
+
 SATURATED = 0.95  # share of the ceiling above which a lower bound says "at least", not "about"
 
 
@@ -14,15 +16,18 @@ SATURATED = 0.95  # share of the ceiling above which a lower bound says "at leas
 class MIEstimate:
     """An estimate of mutual information between two bounds, with its standard error and its ceiling."""
 
-    value: float  # the one to draw: a bound, or what lies between two
+    value: float  # the one to draw: a bound, or what lies between two; nan where these are too far apart
     lower: float  # in expectation not above the truth
     upper: float  # in expectation not below the truth
-    error: float  # standard error of `lower`
+    error: float  # of `value`: standard error of a bound, of a middle half of what bounds and errors span
     samples: int  # N, among which the right one is to be found
-    ceiling: float  # the most that `lower` can be with so many
+    ceiling: float  # of N images, log N: so much `lower` can tell of any, however many draws there are of each
+    lower_error: float = math.nan  # standard errors of the bounds, where there are two
+    upper_error: float = math.nan
     fresh: bool = True  # on draws that nothing was fitted to; False: in-sample
     noise_ratio: float = math.nan  # deviation of the noise in T / root mean square of T
     steps: int = 0  # of a critic's training
+    permuted: float = math.nan  # of information about labels: the same with the labels in random order
 
     @property
     def saturated(self) -> bool:
@@ -61,12 +66,16 @@ def standard_error(summands: Tensor) -> Tensor:
     return summands.std(-1) / math.sqrt(summands.shape[-1])
 
 
-PARTS = ("lower", "upper", "error", "ceiling", "saturated")
+PARTS = ("lower", "lower/error", "upper", "upper/error", "error", "ceiling", "saturated", "permuted")
 
 
 def to_metrics(estimates: Mapping[str, MIEstimate], prefix: str, parts: Sequence[str] = PARTS) -> dict[str, float]:
-    """The value of every estimate under its name, and `parts` of it below: prefix/name, prefix/name/lower, ..."""
+    """The value of every estimate under its name, and `parts` of it below: prefix/name, prefix/name/lower, ...
+
+    What an estimate does not have (nan) is left out.
+    """
     found = {f"{prefix}/{name}": value.value for name, value in estimates.items()}
     for part in parts:
-        found |= {f"{prefix}/{name}/{part}": float(getattr(value, part)) for name, value in estimates.items()}
-    return found
+        field = part.replace("/", "_")
+        found |= {f"{prefix}/{name}/{part}": float(getattr(value, field)) for name, value in estimates.items()}
+    return measured_only(found)

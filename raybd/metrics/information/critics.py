@@ -17,7 +17,6 @@ from raybd.metrics.information.bounds import MIEstimate, infonce, standard_error
 from raybd.seeds import stream
 
 HIDDEN = 128
-HYSTERESIS = 0.1  # nats by which a warm start may differ from a cold one
 CHUNK = 2**22  # hidden numbers held at a time where all pairs of a group are scored
 
 
@@ -47,7 +46,7 @@ class CriticTraining:
 
     steps: int = 600
     batch: int = 16
-    learning_rate: float = 3e-3  # the peak: one cycle, which a warm start goes through again
+    learning_rate: float = 3e-3  # the peak of one cycle
     weight_decay: float = 1e-4
 
 
@@ -112,14 +111,6 @@ def evaluate(critics: Critics, pairs: Pairs, fresh: bool = True) -> list[MIEstim
         u, v = pairs.u[:, :, r], pairs.v[:, :, r % pairs.v.shape[2]]
         summands.append(infonce(torch.cat([critics(part, v) for part in u.split(rows, 1)], 1)))
     return [_estimate(group, fresh) for group in torch.stack(summands).mean(0)]
-
-
-def agrees_with_cold_start(warm: float, cold: float) -> bool:
-    """Whether a warm-started critic agrees with one trained from nothing, to 0.1 nats.
-
-    Where it does not, the warm start lags behind the network, and a curve of it shows its lag as compression.
-    """
-    return abs(warm - cold) < HYSTERESIS
 
 
 def _scale(x: Tensor) -> tuple[Tensor, Tensor]:

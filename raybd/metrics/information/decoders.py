@@ -17,19 +17,23 @@ PRIOR_WEIGHT = 1e-6  # of the frequencies in every guess: none is infinitely wro
 MIN_PER_LABEL = 2 * FOLDS  # images: labels with fewer are left out
 
 
-def decoded_information(features: Tensor, labels: Tensor, decoders: Sequence[str], seed: int) -> MIEstimate:
+def decoded_information(
+    features: Tensor, labels: Tensor, decoders: Sequence[str], seed: int, permutations: int = 0
+) -> MIEstimate | None:
     """I(label; T) from `features` (N, D) and `labels` (N,): H(label) - min cross-entropy, on held-out folds.
 
     H(label) - CE <= I for any decoder, and the truth is at most H(label). The label's frequencies alone are one of
     the decoders, so the value is never below 0. `decoders` are names of `DECODERS`; T is standardised for them.
-    `ceiling` is H(label); the standard error is over the images.
+    `ceiling` is H(label); the standard error is over the images. `permuted` is the mean over `permutations` orders of
+    the labels. None where fewer than two labels have `MIN_PER_LABEL` images: that cannot be measured, and is not 0.
     """
     kept = torch.bincount(labels)[labels] >= MIN_PER_LABEL
     x, (y, frequency) = features[kept].double().cpu().numpy(), _encode(labels[kept].cpu())
     if len(frequency) < 2:
-        return MIEstimate(0.0, 0.0, 0.0, 0.0, len(y), 0.0)
-    gains = [_log_likelihood_gain(name, x, y, frequency, seed) for name in decoders]
-    best = max([np.zeros(len(y)), *gains], key=np.mean)
+        return None
+    best = _best_gain(decoders, x, y, frequency, seed)
+    rng = np.random.default_rng(seed)
+    chance = [_best_gain(decoders, x, rng.permutation(y), frequency, seed).mean() for _ in range(permutations)]
     entropy = -float(frequency @ np.log(frequency))
     return MIEstimate(
         value=float(best.mean()),
@@ -38,7 +42,15 @@ def decoded_information(features: Tensor, labels: Tensor, decoders: Sequence[str
         error=float(best.std(ddof=1) / math.sqrt(len(y))),
         samples=len(y),
         ceiling=entropy,
+        permuted=float(np.mean(chance)) if chance else math.nan,
     )
+
+
+def _best_gain(decoders: Sequence[str], x: np.ndarray, y: np.ndarray, frequency: np.ndarray, seed: int) -> np.ndarray:
+    """The gain of each image (N,) by the decoder that gains most in all, 0 where none gains."""
+    gains = [_log_likelihood_gain(name, x, y, frequency, seed) for name in decoders]
+    best: np.ndarray = max([np.zeros(len(y)), *gains], key=np.mean)
+    return best
 
 
 def _encode(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:

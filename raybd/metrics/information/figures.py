@@ -24,23 +24,32 @@ LABELS = {"xt": "I(X;T) (nats)", "ty": "I(T;Y_pred) (nats)"}
 
 
 def information_plane(history: History, title: str) -> Figure:
-    """I(T;Y_pred) over I(X;T), one path a group, its points growing with the epoch."""
+    """I(T;Y_pred) over I(X;T), one path a group along the lower bounds, its points growing with the epoch.
+
+    Bars reach up to the upper bound of I(T;Y_pred): where it lies between the two is not known.
+    """
     entries = _measured(history)
     figure, [axes] = subplots(title, 6.4, 4.8)
     sizes = np.linspace(12, 60, len(entries))
     for group in groups_of(entries):
         colour, marker, label = _style(group, entries)
-        x, y = (_series(entries, f"mi/{kind}/{group}") for kind in LABELS)
-        axes.plot(x, y, color=colour, linewidth=1)
-        axes.scatter(x, y, s=sizes, color=colour, marker=marker, label=label)
+        x, low, high = (
+            _series(entries, f"mi/{name}") for name in (f"xt/{group}", f"ty/{group}/lower", f"ty/{group}/upper")
+        )
+        axes.plot(x, low, color=colour, linewidth=1)
+        axes.vlines(x, low, high, color=colour, linewidth=1, alpha=0.4)
+        axes.scatter(x, low, s=sizes, color=colour, marker=marker, label=label)
     epochs = ", ".join(str(entry["epoch"]) for entry in entries)
-    axes.set(xlabel=LABELS["xt"] + ", lower bound", ylabel=LABELS["ty"] + ", middle of its bounds")
+    axes.set(xlabel=LABELS["xt"] + ", lower bound", ylabel=LABELS["ty"] + ", lower to upper bound")
     axes.legend(fontsize="small", title=f"epochs {epochs}", title_fontsize="small")
     return figure
 
 
 def information_curves(history: History, title: str) -> Figure:
-    """Both over the epochs: bounds shaded (of I(X;T) two standard errors), ceilings dashed, open where saturated."""
+    """Both over the epochs: bounds shaded (of I(X;T) two standard errors), ceilings dashed, open where saturated.
+
+    Of I(T;Y_pred) a line where its bounds are near enough to have a middle, and only the band elsewhere.
+    """
     entries = _measured(history)
     figure, both = subplots(title, 10, 4, 2)
     for axes, kind in zip(both, LABELS, strict=True):
@@ -50,7 +59,7 @@ def information_curves(history: History, title: str) -> Figure:
             name for name in entries[-1]["metrics"] if name.startswith(f"mi/{kind}/") and name.endswith("/ceiling")
         ]
         ceiling = _series(entries, names[0])
-        axes.plot(_epochs(entries), ceiling, "--", color="black", linewidth=1, label="ceiling of the lower bound")
+        axes.plot(_epochs(entries), ceiling, "--", color="black", linewidth=1, label="log N, what N images can show")
         axes.set(xlabel="epoch", ylabel=LABELS[kind], xscale="log")
         axes.set_xticks(_epochs(entries), [str(epoch) for epoch in _epochs(entries)], minor=False)
         axes.minorticks_off()
@@ -90,7 +99,7 @@ def _curve(axes: Axes, entries: History, kind: str, group: str) -> None:
     if kind == "xt":  # its upper bound is the ceiling, which is drawn once
         error = _series(entries, f"{name}/error")
         low, high = value - 2 * error, value + 2 * error
-    axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0.8 if kind == "ty" else 0)
     axes.plot(epochs, value, color=colour, linewidth=1.2, label=label)
     filled = _series(entries, f"{name}/saturated") == 0
     axes.scatter(epochs, value, s=20, marker=marker, facecolors=np.where(filled, colour, "white"), edgecolors=colour)

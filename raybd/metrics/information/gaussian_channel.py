@@ -27,30 +27,74 @@ def whitened_channel(features: Tensor, logits: Tensor, head: torch.nn.Linear, no
 
 
 def channel_estimates(sent: Tensor, received: Tensor) -> list[MIEstimate]:
-    """I(T;Y) of each group from `whitened_channel`'s two (G, N, K, C): N images, K draws of each.
+    """I(T;Y) in nats of each group from `whitened_channel`'s two (G, N, K, C): N images, K draws of each.
 
-    Lower: InfoNCE with the true conditional, at most log(N K); it is I of the draws at hand, and I is concave in the
-    law of T, so draws of one image may stand together. Upper: the smaller of leave-one-image-out and of the Gaussian
-    maximum-entropy bound.
+    Lower: InfoNCE with the true conditional over all N K draws. In expectation it is I of the draws at hand, and I is
+    concave in the law of T: so it bounds I from below for the law of which the images are a sample, and for the
+    images themselves. Upper: the smaller of leave-one-image-out and of `gaussian_bound`, both for the law of which
+    the images are a sample, which holds more than the images themselves. Both errors are over images.
     """
-    gaussian = gaussian_bound(sent.flatten(1, 2))
+    gaussian, gaussian_error = (part.tolist() for part in gaussian_bound(sent))
     found = []
-    for s, z, bound in zip(sent, received, gaussian.tolist(), strict=True):  # one at a time: N K squared is large
+    for group, (s, z) in enumerate(zip(sent, received, strict=True)):  # one at a time: N K squared is large
         scores = z.flatten(0, 1) @ s.flatten(0, 1).T - s.flatten(0, 1).square().sum(-1) / 2
-        found.append(_estimate(infonce(scores), leave_one_out(scores, s.shape[1]), bound, s.shape[1]))
+        lower = _by_image(infonce(scores), s.shape[1])
+        upper = min(_by_image(leave_one_out(scores, s.shape[1]), s.shape[1]), (gaussian[group], gaussian_error[group]))
+        found.append(between(lower, upper, len(s)))
     return found
 
 
-def gaussian_bound(sent: Tensor) -> Tensor:
-    """1/2 log det(1 + Cov(s)) of `sent` (G, N, K), (G,): no input of that covariance gets more through the channel.
+def _by_image(summands: Tensor, per_image: int) -> tuple[float, float]:
+    """The mean of `summands` (N K,), K in a row of an image, and its standard error over images."""
+    means = summands.unflatten(0, (-1, per_image)).mean(1)
+    return float(means.mean()), float(standard_error(means))
 
-    The log determinant of a sample covariance is low; what it would lack were z Gaussian is added back (Wishart).
+
+def between(lower: tuple[float, float], upper: tuple[float, float], images: int) -> MIEstimate:
+    """The estimate between two bounds, each with its standard error, from so many images.
+
+    The middle is a value where the bounds are no further apart than their errors together; elsewhere there is none.
     """
-    n, size = sent.shape[1:]
-    apart = sent - sent.mean(1, keepdim=True)
-    covariance = apart.transpose(1, 2) @ apart / (n - 1)
-    identity = torch.eye(size, dtype=sent.dtype, device=sent.device)
-    return (torch.logdet(identity + covariance) + _log_det_bias(n - 1, size)) / 2
+    errors = lower[1] + upper[1]
+    near = upper[0] - lower[0] <= errors
+    return MIEstimate(
+        value=(lower[0] + upper[0]) / 2 if near else math.nan,
+        lower=lower[0],
+        upper=upper[0],
+        error=(errors + max(upper[0] - lower[0], 0)) / 2 if near else math.nan,
+        samples=images,
+        ceiling=math.log(images),
+        lower_error=lower[1],
+        upper_error=upper[1],
+    )
+
+
+def gaussian_bound(sent: Tensor) -> tuple[Tensor, Tensor]:
+    """1/2 log det(1 + Cov(s)) of `sent` (G, N, K, C) and its standard error, twice (G,), in nats.
+
+    No input of that covariance gets more through the channel. The k-th draws of all images are N independent ones of
+    s, draws of one image are not: so the log determinant is that of a covariance with N - 1 degrees of freedom, the
+    mean over k. It is low; what it would lack were s Gaussian and large is added back (Wishart). Infinite where N - 1
+    is less than C. The error is that of a jackknife over images.
+    """
+    n, size = sent.shape[1], sent.shape[3]
+    s = sent.double().transpose(1, 2)
+    apart = s - s.mean(2, keepdim=True)
+    covariance = apart.transpose(2, 3) @ apart / (n - 1)
+    whole = torch.logdet(torch.eye(size, dtype=s.dtype, device=s.device) + covariance).mean(1)
+    spread = _without_each_image(apart, covariance).mean(1).std(1, correction=0)
+    return (whole + _log_det_bias(n - 1, size)) / 2, math.sqrt(n - 1) * spread / 2
+
+
+def _without_each_image(apart: Tensor, covariance: Tensor) -> Tensor:
+    """log det(1 + Cov) without image i, (G, K, N), from centred draws (G, K, N, C) and their covariance (G, K, C, C).
+
+    Without x_i the covariance is ((n - 1) Cov - n / (n - 1) x_i x_i') / (n - 2), a change of rank one.
+    """
+    n = apart.shape[2]
+    rest = torch.eye(apart.shape[3], dtype=apart.dtype, device=apart.device) + (n - 1) / (n - 2) * covariance
+    length = (apart * torch.linalg.solve(rest, apart.transpose(2, 3)).transpose(2, 3)).sum(-1)
+    return torch.logdet(rest)[:, :, None] + torch.log1p(-n / ((n - 1) * (n - 2)) * length)
 
 
 def _log_det_bias(freedom: int, size: int) -> float:
@@ -59,17 +103,3 @@ def _log_det_bias(freedom: int, size: int) -> float:
         return math.inf
     halves = (freedom - torch.arange(size, dtype=torch.float64)) / 2
     return size * math.log(freedom / 2) - float(torch.digamma(halves).sum())
-
-
-def _estimate(lower: Tensor, upper: Tensor, gaussian: float, per_image: int) -> MIEstimate:
-    """The middle of the bounds is nearer to the truth than either, wherever they part."""
-    by_image = lower.unflatten(0, (-1, per_image)).mean(1)
-    least, most = float(lower.mean()), min(float(upper.mean()), gaussian)
-    return MIEstimate(
-        value=(least + most) / 2,
-        lower=least,
-        upper=most,
-        error=float(standard_error(by_image)),
-        samples=len(lower),
-        ceiling=math.log(len(lower)),
-    )

@@ -66,20 +66,6 @@ def plug_in_estimates(scores: Tensor) -> list[MIEstimate]:
     return [_estimate(summands, ceiling, ceiling) for summands in infonce(scores).mean(1)]
 
 
-def source_information(scores: Tensor, labels: Tensor) -> MIEstimate:
-    """I(S;T) of one group from its scores (E, N, N), S being the label (N,) of the image: part of its I(X;T).
-
-    The critic's share for all images of a label, q(s | t) = sum_{x of s} q(x | t), gives E log q(s | t) + H(S) <=
-    I(S;T) (Barber and Agakov 2003), so that I(X;T) = I(S;T) + I(X;T | S) is split for the same X. At most H(S).
-    """
-    same = labels[:, None] == labels
-    share = scores.masked_fill(~same, -torch.inf).logsumexp(-1) - scores.logsumexp(-1)
-    frequency = same.double().mean(1)
-    entropy = -float(frequency.log().mean())
-    summands = (share - frequency.log().to(share.dtype)).mean(0)
-    return _estimate(summands, entropy, entropy)
-
-
 def noise_ratio(draws: Tensor) -> Tensor:
     """Deviation of the noise in T over the root mean square of T, each over all coordinates: (G, N, R, D) -> (G,).
 

@@ -1,7 +1,12 @@
 """Silhouettes of the classes and of the backdoor in T itself, not in a projection that changes with every fit."""
 
+import math
+
+import numpy as np
+import torch
 from torch import Tensor
 
+from raybd.metrics.base import measured_only
 from raybd.metrics.information.plug_in_estimator import noise_covariance, whitening
 
 
@@ -10,7 +15,8 @@ def silhouettes(draws: Tensor, labels: Tensor, flag: Tensor) -> dict[str, float]
 
     `labels` (M,) are those of training, `flag` (M,) is true of the backdoor. "within": the backdoor as part of the
     class that it is labelled as; "apart": the backdoor as a cluster of its own; "target": the clean images of that
-    class where the backdoor is apart; "clean": all other classes. Groups that have no image are left out.
+    class where the backdoor is apart; "clean": all other classes. An image alone in its cluster has no silhouette
+    (scikit-learn says 0) and does not count; groups without an image that counts are left out.
     """
     from sklearn.metrics import silhouette_samples
 
@@ -22,6 +28,13 @@ def silhouettes(draws: Tensor, labels: Tensor, flag: Tensor) -> dict[str, float]
     split[flag] = int(labels.max()) + 1
     whole, apart = (silhouette_samples(t, y.numpy()) for y in (labels, split))
     target = (labels == labels[flag][0]) & ~flag
-    masks = {"apart": flag, "target": target, "clean": ~flag & ~target}
-    found = {name: float(apart[mask.numpy()].mean()) for name, mask in masks.items() if mask.any()}
-    return found | {"within": float(whole[flag.numpy()].mean())}
+    masks = {"apart": (apart, split, flag), "target": (apart, split, target), "clean": (apart, split, ~flag & ~target)}
+    masks["within"] = whole, labels, flag
+    means = {name: _mean_in_company(*part) for name, part in masks.items()}
+    return measured_only(means)
+
+
+def _mean_in_company(values: np.ndarray, clusters: Tensor, mask: Tensor) -> float:
+    """The mean of `values` (M,) over `mask` (M,), without images that are alone in their cluster; nan of none."""
+    counted = mask & (torch.bincount(clusters)[clusters] > 1)
+    return float(values[counted.numpy()].mean()) if counted.any() else math.nan

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from raybd.metrics.base import History, measured_only
 from raybd.metrics.information.signature import ratio
 
-History = Sequence[Mapping[str, Any]]
 KINDS = ("xt", "ty")
 PHASES = (5 / 120, 40 / 120, 100 / 120)  # early learning, compression and convergence, as the paper samples them
 
@@ -36,7 +36,7 @@ def s_dev(entries: History) -> dict[str, float]:
     largest; d(g) is the mean over epochs of |mean_c (q_g - q_c)|, summed over xt and ty and over g = target_clean and
     target. It is free of scale: where all classes agree to 0.01 nats it may still be near 4, and clean networks score
     as high as poisoned ones. Hence the null: the twin's target class in both places of g. What rests on a saturated
-    value cannot be told: it is left out, and .../saturated is 1.
+    value, or on bounds too far apart to have a middle, cannot be told: it is left out, and .../saturated is 1.
     """
     if not any(f"mi/control/{kind}/target_clean" in entry["metrics"] for entry in entries for kind in KINDS):
         return {}
@@ -47,12 +47,11 @@ def s_dev(entries: History) -> dict[str, float]:
         found |= {f"stealth/s_dev/{kind}": sum(sizes), f"stealth/s_dev/{kind}/null": 2 * null}
     for end in ("", "/null"):
         found[f"stealth/s_dev{end}"] = sum(found[f"stealth/s_dev/{kind}{end}"] for kind in KINDS)
-    told = {name: value for name, value in found.items() if not math.isnan(value)}
-    return told | _saturation(entries)
+    return measured_only(found) | _saturation(entries)
 
 
 def _saturation(entries: History) -> dict[str, float]:
-    """Whether any value that S_dev rests on is saturated, by kind and in all."""
+    """Whether any value that S_dev rests on is saturated or only bounded, by kind and in all."""
     kinds = {kind: any(_is_saturated(entry["metrics"], kind) for entry in entries) for kind in KINDS}
     found = {f"stealth/s_dev/{kind}/saturated": float(flag) for kind, flag in kinds.items()}
     return found | {"stealth/s_dev/saturated": float(any(kinds.values()))}
@@ -62,7 +61,7 @@ def _is_saturated(metrics: Mapping[str, float], kind: str) -> bool:
     prefixes = (f"mi/{kind}", f"mi/control/{kind}")
     names = [f"{prefix}/{group}" for prefix in prefixes for group in ("target_clean", "target")]
     names += [name for prefix in prefixes for name in _clean_classes(metrics, prefix)]
-    return any(metrics.get(f"{name}/saturated", 0) > 0 for name in names)
+    return any(math.isnan(_told(metrics, name)) for name in names if f"{name}/saturated" in metrics)
 
 
 def _mean_difference(entries: History, prefix: str, group: str) -> float:
@@ -70,7 +69,7 @@ def _mean_difference(entries: History, prefix: str, group: str) -> float:
 
 
 def _scaled_difference(metrics: Mapping[str, float], prefix: str, group: str) -> float:
-    """|mean over clean classes of (q_group - q_class)| at one epoch; nan where one is not measured, or saturated."""
+    """|mean over clean classes of (q_group - q_class)| at one epoch; nan where one has no value, or is saturated."""
     names = [f"{prefix}/{group}", *_clean_classes(metrics, prefix)]
     values = np.array([_told(metrics, name) for name in names])
     if len(values) < 2:
@@ -108,5 +107,7 @@ def _mean(metrics: Sequence[Mapping[str, float]], name: str) -> float:
 
 
 def _clean_classes(metrics: Mapping[str, float], prefix: str) -> list[str]:
+    """The names of the clean groups that were looked at, whether they have a value or only bounds."""
     start = f"{prefix}/clean_"
-    return [name for name in metrics if name.startswith(start) and "/" not in name[len(start) :]]
+    numbers = (name[len(start) :].partition("/")[0] for name in metrics if name.startswith(start))
+    return list(dict.fromkeys(start + number for number in numbers))

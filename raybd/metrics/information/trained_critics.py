@@ -1,52 +1,34 @@
 """Estimates of mutual information by trained critics, beside those that need no training, on the same draws."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from weakref import WeakKeyDictionary
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raybd.metrics.information.bounds import MIEstimate
 from raybd.metrics.information.critics import Critics, CriticTraining, Pairs, evaluate, fit
 from raybd.metrics.information.sampled_infonce import TY, XT, SampledInfoNCE, sampled_infonce_estimate
 from raybd.models import Classifier
 
-COLD, WARM = 600, 300  # steps of a critic that starts from nothing, and from the last probe's
-
-
-@dataclass
-class CriticState:
-    """The critics of one network at its last probe, for warm starts."""
-
-    critics: dict[str, Critics]
-    probes: int = 0
-
-
-_critic_states: WeakKeyDictionary[nn.Module, CriticState] = WeakKeyDictionary()
+STEPS = 600  # of a critic's training
 
 
 def train_critics(
-    model: nn.Module, pairs: dict[str, Pairs], fresh: dict[str, Pairs], names: list[str], seed: int, check: bool
-) -> tuple[dict[str, MIEstimate], dict[str, MIEstimate]]:
+    pairs: dict[str, Pairs], fresh: dict[str, Pairs], names: list[str], seed: int
+) -> dict[str, MIEstimate]:
     """InfoNCE estimates of the kinds in `pairs` (xt, ty) by one trained critic a group, on unseen draws `fresh`.
 
-    Critics go on from those that the same network had at its last probe; with `check`, and at its fourth, they are
-    compared with critics trained from nothing, whose values come second.
+    Every probe trains its critics from nothing: those of an earlier probe would have to be kept with the trial's
+    checkpoint, and what they lag behind the network looks like compression. `seed` decides weights and batches.
     """
     found: dict[str, MIEstimate] = {}
-    control: dict[str, MIEstimate] = {}
-    state = _critic_states.setdefault(model, CriticState({}))
-    state.probes += 1
     for kind, train in pairs.items():
-        warm = kind in state.critics
-        critics = state.critics.setdefault(kind, Critics(train, names, seed))
-        values = _fitted(critics, train, fresh[kind], WARM if warm else COLD)
+        critics = Critics(train, names, seed)
+        fit(critics, train, CriticTraining(steps=STEPS))
+        values = [replace(value, steps=STEPS) for value in evaluate(critics, fresh[kind])]
         found |= {f"{kind}/{name}": value for name, value in zip(names, values, strict=True)}
-        if warm and (check or state.probes == 4):
-            cold = _fitted(Critics(train, names, seed), train, fresh[kind], COLD)
-            control |= {f"{kind}/{name}": value for name, value in zip(names, cold, strict=True)}
-    return found, control
+    return found
 
 
 @torch.no_grad()
@@ -63,11 +45,6 @@ def feature_pairs(
     t, y, flat = features[table], logits[table], images[table]
     train, fresh = ({"xt": Pairs(t[:, :, part], flat), "ty": Pairs(y[:, :, part], t[:, :, part])} for part in parts)
     return train, fresh
-
-
-def _fitted(critics: Critics, train: Pairs, fresh: Pairs, steps: int) -> list[MIEstimate]:
-    fit(critics, train, CriticTraining(steps=steps))
-    return [replace(value, steps=steps) for value in evaluate(critics, fresh)]
 
 
 def published_estimates(

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from raybd.metrics.base import Metric
+from raybd.metrics.base import Metric, measured_only
 from raybd.metrics.stealth.distances import changed_pixels, high_frequency, l1, l2, linf, mse, psnr
 from raybd.metrics.stealth.gradients import cross_entropy, gradient_norms, margin
 from raybd.metrics.stealth.image_pairs import ImagePairs, poison_mask, sample_pairs
@@ -38,15 +38,15 @@ class Stealth(Metric):
         }
         with forked_rng(context.seed, "stealth", device=images.clean.device):
             found |= input_gradients(context.model, images)
-        return {f"stealth/{name}": value for name, value in found.items()}
+        return {f"stealth/{name}": value for name, value in measured_only(found).items()}
 
 
 def poison_counts(context: MetricContext) -> dict[str, float]:
-    """How many training images are poisoned, their share, and whether all of them keep their labels."""
+    """How many training images are poisoned, their share, and, where there are any, whether all keep their labels."""
     mask, changed = poison_mask(context), context.poisoned.images.y != context.poisoned.true
     count = int(mask.sum())
-    clean_label = count > 0 and not bool(changed[mask].any())
-    return {"poisoned": float(count), "poison_rate": count / len(mask), "clean_label": float(clean_label)}
+    found = {"poisoned": float(count), "poison_rate": count / len(mask)}
+    return found | ({"clean_label": float(not changed[mask].any())} if count else {})
 
 
 def mean_distances(images: ImagePairs) -> dict[str, float]:
@@ -68,10 +68,13 @@ def ssim_metrics(images: ImagePairs) -> dict[str, float]:
 
 
 def frequencies(images: ImagePairs) -> dict[str, float]:
-    """Share of energy at high frequencies: of clean images, of triggered ones, and of the change alone."""
+    """Mean share of energy at high frequencies of clean images, of triggered ones, and of the change alone.
+
+    Over the images that have such a share: see `high_frequency`.
+    """
     change = images.triggered - images.clean
     parts = {"clean": images.clean, "triggered": images.triggered, "trigger": change}
-    return {f"high_frequency/{name}": _mean(high_frequency(x)) for name, x in parts.items()}
+    return {f"high_frequency/{name}": float(high_frequency(x).nanmean()) for name, x in parts.items()}
 
 
 def confidences(images: ImagePairs) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Changes of single channels by a trigger, and outliers among channels."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,9 +40,9 @@ def trigger_activated_change(model: nn.Module, clean: Tensor, triggered: Tensor)
 
 
 def top_share(change: Tensor) -> float:
-    """How much of a layer's change (C,) its top tenth of channels, at least one, holds; 0 where nothing changes."""
+    """How much of a layer's change (C,) its top tenth of channels, at least one, holds; nan where nothing changes."""
     top = change.topk(max(1, round(TOP * len(change)))).values.sum()
-    return float(top / change.sum().clamp_min(1e-30))
+    return float(top / change.sum())
 
 
 def activation_overlap(clean: Tensor, triggered: Tensor) -> float:
@@ -57,9 +58,8 @@ def mean_activations(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def max_z_score(values: Tensor) -> float:
-    """(max - mean) / deviation of a layer's channels (C,): how far the steepest stands out; 0 where all are alike."""
-    spread = values.std()
-    return float((values.max() - values.mean()) / spread) if len(values) > 1 and spread > 0 else 0.0
+    """(max - mean) / deviation of a layer's channels (C,): how far the steepest stands out; nan where all are alike."""
+    return float((values.max() - values.mean()) / values.std()) if len(values) > 1 else math.nan
 
 
 def _per_channel(x: Tensor) -> Tensor:

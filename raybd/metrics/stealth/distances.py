@@ -44,7 +44,7 @@ def high_frequency(x: Tensor) -> Tensor:
     """Share of the energy (without the mean's) in the upper half of the frequencies of either direction.
 
     Of the orthonormal type-2 DCT of each channel: sum of squares where row >= H / 2 or column >= W / 2, over the sum
-    of all but (0, 0); 0 for a constant image. Patches leave traces there (Zeng et al., arXiv 2104.03413).
+    of all but (0, 0); nan for a constant image. Patches leave traces there (Zeng et al., arXiv 2104.03413).
     """
     height, width = x.shape[2:]
     x = x.double()
@@ -53,7 +53,7 @@ def high_frequency(x: Tensor) -> Tensor:
     energy[:, 0, 0] = 0
     varied = energy.sum((1, 2))
     low = energy[:, : -(-height // 2), : -(-width // 2)].sum((1, 2))
-    return torch.where(varied > ROUNDING * whole, (varied - low) / varied.clamp_min(1e-300), 0.0)
+    return torch.where(varied > ROUNDING * whole, (varied - low) / varied.clamp_min(1e-300), math.nan)
 
 
 def _dct(n: int, like: Tensor) -> Tensor:

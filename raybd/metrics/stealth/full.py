@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor, nn
 
-from raybd.metrics.base import Metric
+from raybd.metrics.base import Metric, measured_only
 from raybd.metrics.stealth.channels import (
     activation_overlap,
     max_z_score,
@@ -51,7 +51,7 @@ class StealthFull(Metric):
                     **strip(context, images),
                 }
                 found |= self._extras(context, images)
-        return {f"stealth/{name}": value for name, value in found.items()}
+        return {f"stealth/{name}": value for name, value in measured_only(found).items()}
 
     def problems(self, data: Data, noise: float) -> list[str]:
         """Extras that do not exist, or whose package is missing."""
