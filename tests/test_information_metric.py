@@ -16,12 +16,14 @@ from raybd.metrics.information.groups import choose_groups
 from raybd.metrics.information.noisy_features import noisy_features
 from raybd.metrics.information.plug_in_estimator import plug_in_estimates, plug_in_scores, whitened_axes
 from raybd.metrics.information.trained_critics import feature_pairs
+from raybd.metrics.information.trigger_pairs import trigger_pairs
 from raybd.metrics.mutual_information import MutualInformation
 from raybd.metrics.stealthiness import Stealthiness
 from raybd.models import Classifier, build_model
 from raybd.seeds import forked_rng
 from raybd.training import TrainConfig, fit
 from raybd.types import CLEAN, COVER, POISON, Data, Images, MetricContext, Poisoned
+from raybd.utils.metric_names import HEADLINE
 
 QUICK = MutualInformation(samples=48, passes=8)
 CPU = torch.device("cpu")
@@ -106,6 +108,27 @@ def test_permuted_labels_are_a_null_of_every_information_on_labels(trial: Trial)
     values = ["mi/st/backdoor", "mi/st/random", "mi/control/st/backdoor", "mi/control/st/random"]
     for name in [*values, "stealth/decodability", "stealth/semantics"]:
         assert abs(number(found[f"{name}/permuted"])) < 0.05 < number(found[name])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.1])
+def test_fresh_images_are_measured_at_every_rate(trial: Trial, rate: float) -> None:
+    """Also where too few images are poisoned, and none; the classes are those without the trigger."""
+    spec = PoisonSpec(BadNets(), rate, 0)
+    poisoned = spec.poison(trial.data.train, 10)
+    context = replace(trial.context, poisoned=poisoned, trigger=spec)
+    if not rate:
+        context = replace(context, model=trial.context.twin)
+    found = QUICK.measure(context)
+    assert ("mi/xt/backdoor" in found) == (rate == 0.1)
+    exact = [name for name in HEADLINE["mutual_information"] if not name.startswith("mi/signature")]
+    for name in exact + [f"{name}_plain" for name in exact if name.endswith("fresh_train")]:
+        assert math.isfinite(number(found[name]))
+        assert (name.replace("mi/", "mi/control/") in found) == (rate > 0)
+    true = trigger_pairs(context, QUICK.samples)["fresh_train"].true
+    assert (true != 0).all()  # the target class
+    entropy = -sum(p * math.log(p) for p in (torch.bincount(true).double() / 48).tolist() if p)
+    assert found["mi/st/fresh_train/ceiling"] == pytest.approx(entropy)
+    assert abs(number(found["mi/st/fresh_train/permuted"])) < 0.05 < 1 < number(found["mi/st/fresh_train_plain"])
 
 
 def test_a_group_of_one_class_has_no_information_on_classes(trial: Trial) -> None:

@@ -189,13 +189,14 @@ def test_a_scattered_trigger_by_hand() -> None:
     triggered = plain.clone()
     triggered[:, :, 0, 0] = torch.tensor([9, 20, 30], dtype=torch.uint8)  # of the second image 241, 230, 220 less
     triggered[0, :, 1, 1] = 100
-    moved = scattered(TriggerPair(triggered, plain), torch.Generator().manual_seed(1))
+    classes = torch.zeros(2, dtype=torch.int64)
+    moved = scattered(TriggerPair(triggered, plain, classes), torch.Generator().manual_seed(1))
     order = torch.randperm(4, generator=torch.Generator().manual_seed(1))
     changes = torch.tensor([[[9, 0, 0, 100], [20, 0, 0, 100], [30, 0, 0, 100]], [[-241, 0, 0, 0]] * 3])
     changes[1, :, 0] = torch.tensor([-241, -230, -220])
     assert torch.equal(moved.flatten(2).long(), plain.flatten(2).long() + changes[..., order])
     bright = TriggerPair(
-        torch.full_like(plain, 200), torch.tensor([0, 100], dtype=torch.uint8).view(2, 1, 1, 1) + plain
+        torch.full_like(plain, 200), torch.tensor([0, 100], dtype=torch.uint8).view(2, 1, 1, 1) + plain, classes
     )
     assert scattered(bright, torch.Generator()).max() <= 255
 

@@ -4,27 +4,21 @@ X is the image, uniform on N images of a group; T the pooled last block; Y_pred 
 networks with noise inside: without it I(X;T) is infinite (arXiv:2511.21923; Goldfeld et al., arXiv:1810.05728).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
-from torch import Tensor, nn
+from torch import Tensor
 
 from raybd.metrics.base import Arrays, History, Metric
-from raybd.metrics.information.bounds import MIEstimate, to_metrics
-from raybd.metrics.information.gaussian_channel import channel_estimates, whitened_channel
+from raybd.metrics.information.bounds import to_metrics
+from raybd.metrics.information.group_estimates import FRESH_DRAWS, GroupedImages, group_estimates
 from raybd.metrics.information.groups import MIN_IMAGES, ImageGroups, choose_groups
-from raybd.metrics.information.noisy_features import noiseless_features, noisy_features, require_classifier
-from raybd.metrics.information.plug_in_estimator import (
-    noise_ratio,
-    plug_in_estimates,
-    plug_in_scores,
-    whitened_axes,
-)
+from raybd.metrics.information.noisy_features import noisy_features, require_classifier
 from raybd.metrics.information.resolved_groups import resolved_metrics
-from raybd.metrics.information.source_information import source_information
 from raybd.metrics.information.trained_critics import feature_pairs, published_estimates, train_critics
+from raybd.metrics.information.trigger_pairs import FRESH, trigger_pairs
 from raybd.seeds import forked_rng
 from raybd.types import POISON, Data, MetricContext
 from raybd.utils.constraints import violations
@@ -32,8 +26,6 @@ from raybd.utils.constraints import violations
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FRESH = 4  # draws of each image on which a critic is evaluated
-MIXED = ("backdoor", "random")  # groups of several true classes
 NO_NOISE = (
     "mutual_information: I(X;T) is infinite in a network without noise, where T is a function of the image, and an "
     "estimate of it would say log N and no more; set the model's noise above 0 (the paper's is 0.4)"
@@ -72,9 +64,15 @@ class MutualInformation(Metric):
         groups = choose_groups(context.poisoned, self.samples, self.classes, context.seed)
         found: dict[str, float | Tensor] = {f"mi/count/{name}": float(n) for name, n in groups.counts.items()}
         found |= resolved_metrics(context, self.samples, self.passes)
+        if fresh := trigger_pairs(context, self.samples).get(FRESH):
+            found |= self._with_twin(context, GroupedImages.of_pair(fresh))[0]
         if not groups.size:
             return found
-        found |= {"mi/samples": float(groups.size)} | self._with_control(context, groups)
+        index = groups.index.to(context.poisoned.images.x.device)
+        images = GroupedImages(context.poisoned.images.x[index], context.poisoned.true[index], groups.rows)
+        numbers, drawn = self._with_twin(context, images)
+        found |= numbers
+        found |= {"mi/samples": float(groups.size), "mi/map": _projection(drawn, context, index)}
         return found | (self._trained_estimates(context, groups) if self.trained or self.paper else {})
 
     def figures(self, history: History, arrays: Arrays, title: str) -> "dict[str, Figure]":
@@ -89,43 +87,14 @@ class MutualInformation(Metric):
             "features": figures.feature_maps(arrays, title),
         }
 
-    def _with_control(self, context: MetricContext, groups: ImageGroups) -> dict[str, float | Tensor]:
-        model, drawing = self._estimates(context, context.model, context.poisoned.images.x, groups)
-        found: dict[str, float | Tensor] = {"mi/noise_ratio": next(iter(model.values())).noise_ratio, "mi/map": drawing}
-        found |= to_metrics(model, "mi")
+    def _with_twin(self, context: MetricContext, images: GroupedImages) -> tuple[dict[str, float], Tensor]:
+        """The estimates of the network and of its twin, where that is another, and one draw of the network's T."""
+        how = self.passes, context.seed, context.epoch
+        own, drawn = group_estimates(context.model, images, *how)
+        found = to_metrics(own, "mi") | {"mi/noise_ratio": next(iter(own.values())).noise_ratio}
         if context.twin is not None and context.twin is not context.model:
-            control, _ = self._estimates(context, context.twin, context.poisoned.images.x, groups)
-            found |= to_metrics(control, "mi/control")
-        return found
-
-    @torch.no_grad()
-    def _estimates(
-        self, context: MetricContext, network: nn.Module, x: Tensor, groups: ImageGroups
-    ) -> tuple[dict[str, MIEstimate], Tensor]:
-        """Every estimate of one network on the images of `x` (M, C, H, W) that `groups` names, and their map.
-
-        Each network draws the same noise, so that what differs between two is not chance.
-        """
-        model, index, table = require_classifier(network), groups.index.to(x.device), groups.table.to(x.device)
-        with forked_rng(context.seed, "information", context.epoch, device=x.device):
-            features, noiseless = (
-                noisy_features(model, x[index], self.passes + FRESH),
-                noiseless_features(model, x[index]),
-            )
-            logits = model.classify(features[:, self.passes :])
-        axes = whitened_axes(features[:, : self.passes].unflatten(0, (-1, groups.size)))
-        whitened = features @ axes.T
-        draws, fresh = whitened[table].split([self.passes, FRESH], 2)
-        scores = plug_in_scores(draws, fresh, (noiseless @ axes.T)[table])
-        channel = whitened_channel(features[:, self.passes :], logits, model.head, model.noise)
-        ratios = noise_ratio(features[table, : self.passes]).tolist()
-        found = _by_group("xt", groups, plug_in_estimates(scores), ratios)
-        found |= _by_group("ty", groups, channel_estimates(*(part[table] for part in channel)), ratios)
-        for row, name in enumerate(groups.rows):
-            labels = context.poisoned.true[index[table[row]]]
-            if name in MIXED and (value := source_information(scores[row], labels, context.seed)):
-                found[f"st/{name}"] = value
-        return found, _projection(whitened[:, -1], context, index)
+            found |= to_metrics(group_estimates(context.twin, images, *how)[0], "mi/control")
+        return found, drawn
 
     def _trained_estimates(self, context: MetricContext, groups: ImageGroups) -> dict[str, float | Tensor]:
         """The estimates that are trained, of the trial's own network."""
@@ -134,7 +103,7 @@ class MutualInformation(Metric):
         found: dict[str, float | Tensor] = {}
         with forked_rng(context.seed, "audit", context.epoch, device=device):
             if self.trained:
-                features = noisy_features(model, x, self.passes + FRESH)
+                features = noisy_features(model, x, self.passes + FRESH_DRAWS)
                 train, fresh = feature_pairs(model, x, features, table, self.passes)
                 values = train_critics(train, fresh, list(groups.rows), context.seed)
                 found |= to_metrics(values, "mi/trained")
@@ -143,13 +112,6 @@ class MutualInformation(Metric):
                     published_estimates(model, x, groups.rows, context.seed, context.heartbeat), "mi/paper"
                 )
         return found
-
-
-def _by_group(
-    kind: str, groups: ImageGroups, estimates: list[MIEstimate], ratios: list[float]
-) -> dict[str, MIEstimate]:
-    rows = zip(groups.rows, estimates, ratios, strict=True)
-    return {f"{kind}/{name}": replace(value, noise_ratio=ratio) for name, value, ratio in rows}
 
 
 def _projection(whitened: Tensor, context: MetricContext, index: Tensor) -> Tensor:

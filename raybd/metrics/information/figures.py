@@ -14,6 +14,8 @@ from raybd.utils.figures import subplots
 History = Sequence[Mapping[str, Any]]
 STYLES = {  # group: colour, marker, label; the others are clean classes
     "backdoor": ("#d55e00", "o", "backdoor"),
+    "fresh_train": ("#e69f00", "P", "fresh images, triggered"),
+    "fresh_train_plain": ("#8c6d1f", "X", "the same, plain"),
     "target_clean": ("#0072b2", "s", "target class, clean part"),
     "target": ("#56b4e9", "D", "target class, whole"),
     "target_mix": ("#cc79a7", "v", "target class, half and half"),

@@ -19,6 +19,7 @@ class TriggerPair:
 
     triggered: Tensor
     plain: Tensor
+    true: Tensor  # (N,) their classes without the trigger
 
 
 def trigger_pairs(context: MetricContext, samples: int) -> dict[str, TriggerPair]:
@@ -44,15 +45,15 @@ def _fresh(context: MetricContext, samples: int) -> TriggerPair | None:
         return None
     images = train.take(taken % len(train))
     stamped = context.trigger.triggered(images, len(context.data.classes)).x.unflatten(0, (len(counted), -1))
-    return TriggerPair(stamped[taken // len(train), torch.arange(len(taken), device=roles.device)], images.x)
+    return TriggerPair(stamped[taken // len(train), torch.arange(len(taken), device=roles.device)], images.x, images.y)
 
 
 def _poisoned(context: MetricContext, samples: int) -> TriggerPair | None:
     index = (context.poisoned.roles == POISON).nonzero().squeeze(1)
     if len(index) < MIN_IMAGES:
         return None
-    index = random_subset(index, samples, context.seed, "information", BACKDOOR)
-    return TriggerPair(context.poisoned.images.x[index], context.data.train.x[index])
+    index, train = random_subset(index, samples, context.seed, "information", BACKDOOR), context.data.train
+    return TriggerPair(context.poisoned.images.x[index], train.x[index], train.y[index])
 
 
 def scattered(pair: TriggerPair, rng: torch.Generator) -> Tensor:
