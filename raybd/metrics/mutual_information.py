@@ -77,11 +77,15 @@ class MutualInformation(Metric):
 
     def figures(self, history: History, arrays: Arrays, title: str) -> "dict[str, Figure]":
         """The information plane, both quantities over the epochs, and T itself."""
-        from raybd.metrics.information import figures  # matplotlib is slow to import, and only drawing needs it
+        # matplotlib is slow to import, and only drawing needs it
+        from raybd.metrics.information import figures
+        from raybd.metrics.information.resolution_figures import resolution_curves
 
+        resolution = resolution_curves(history, title)
+        found = {} if resolution is None else {"resolution": resolution}
         if not any("mi/samples" in entry["metrics"] for entry in history):
-            return {}
-        return {
+            return found
+        return found | {
             "information_plane": figures.information_plane(history, title),
             "information": figures.information_curves(history, title),
             "features": figures.feature_maps(arrays, title),
