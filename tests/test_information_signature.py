@@ -13,7 +13,8 @@ from raybd.attacks.badnets import BadNets
 from raybd.attacks.base import Attack
 from raybd.attacks.multi import Multi
 from raybd.attacks.poisoning import PoisonSpec
-from raybd.metrics.information.resolution import Resolved
+from raybd.metrics.information.resolution import GRIDS, Resolved
+from raybd.metrics.information.resolution_figures import resolution_curves
 from raybd.metrics.information.resolved_groups import ResolvedNetwork, resolved_metrics
 from raybd.metrics.information.signature import Difference, Signature, difference, direction, signature
 from raybd.metrics.information.trigger_pairs import TriggerPair, scattered, trigger_pairs
@@ -48,7 +49,7 @@ def context_of(
 
 
 def measured(context: MetricContext) -> dict[str, float]:
-    return resolved_metrics(context, N, PASSES)
+    return resolved_metrics(context, trigger_pairs(context, N), PASSES)
 
 
 @dataclass
@@ -195,10 +196,10 @@ def test_a_scattered_trigger_by_hand() -> None:
     changes = torch.tensor([[[9, 0, 0, 100], [20, 0, 0, 100], [30, 0, 0, 100]], [[-241, 0, 0, 0]] * 3])
     changes[1, :, 0] = torch.tensor([-241, -230, -220])
     assert torch.equal(moved.flatten(2).long(), plain.flatten(2).long() + changes[..., order])
-    bright = TriggerPair(
-        torch.full_like(plain, 200), torch.tensor([0, 100], dtype=torch.uint8).view(2, 1, 1, 1) + plain, classes
-    )
-    assert scattered(bright, torch.Generator()).max() <= 255
+    other = plain.roll(1, 0)
+    clipped = scattered(TriggerPair(triggered, other, classes), torch.Generator().manual_seed(1)).flatten(2).long()
+    changes = (triggered.long() - other.long()).flatten(2)[..., order]
+    assert torch.equal(clipped, (other.flatten(2).long() + changes).clamp(0, 255))
 
 
 # on networks
@@ -348,6 +349,24 @@ def test_it_grows_with_the_rate_and_is_nothing_where_the_backdoor_did_not_take(d
     values = [one["mi/signature"] for one in found.values()]
     assert values[0] > values[1] > values[2]
     assert values[2] == pytest.approx(-0.45, abs=0.15)
+
+
+def test_resolution_is_drawn(trial: Trial) -> None:
+    history = [{"epoch": 1, "metrics": {"loss/train": 1.0}}, {"epoch": 6, "metrics": trial.found}]
+    assert resolution_curves(history[:1], "a title") is None
+    figure = resolution_curves(history, "a title")
+    assert figure is not None
+    for axes, kind in zip(figure.axes, ("own", "iso"), strict=True):
+        curves = [line for line in axes.lines if len(line.get_xdata()) == len(GRIDS[kind])]  # type: ignore[arg-type]
+        assert len(curves) == 4
+        low = [trial.found[f"mi/xt_{kind}/s_{s:g}/fresh_train/low"] for s in GRIDS[kind]]
+        assert list(curves[0].get_ydata()) == low  # type: ignore[arg-type]
+        assert len(axes.lines) == 5  # and the s that is read
+    assert f"signature {trial.found['mi/signature']:.2f}" in figure.axes[0].get_title()
+    untold = {k: v for k, v in trial.found.items() if "signature" not in k} | {"mi/signature/saturated": 1.0}
+    figure = resolution_curves([{"epoch": 6, "metrics": untold}], "a title")
+    assert figure is not None
+    assert figure.axes[0].get_title() == "signature: cannot be told"
 
 
 def test_no_state_is_kept_between_networks(trial: Trial) -> None:

@@ -63,8 +63,9 @@ class MutualInformation(Metric):
             return {}
         groups = choose_groups(context.poisoned, self.samples, self.classes, context.seed)
         found: dict[str, float | Tensor] = {f"mi/count/{name}": float(n) for name, n in groups.counts.items()}
-        found |= resolved_metrics(context, self.samples, self.passes)
-        if fresh := trigger_pairs(context, self.samples).get(FRESH):
+        pairs = trigger_pairs(context, self.samples)
+        found |= resolved_metrics(context, pairs, self.passes)
+        if fresh := pairs.get(FRESH):
             found |= self._with_twin(context, GroupedImages.of_pair(fresh))[0]
         if not groups.size:
             return found

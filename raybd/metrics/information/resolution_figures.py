@@ -1,4 +1,4 @@
-"""The figure of information at a resolution: I(X; T + s Z) over s with the trigger and without, here and in the twin."""
+"""The figure of information at a resolution: I(X; T + s Z) over s, with the trigger and without, and in the twin."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

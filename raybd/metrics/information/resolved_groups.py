@@ -16,7 +16,7 @@ from raybd.metrics.information.resolution import (
     resolved_information,
 )
 from raybd.metrics.information.signature import Signature, difference, direction, signature
-from raybd.metrics.information.trigger_pairs import BACKDOOR, FRESH, TriggerPair, scattered, trigger_pairs
+from raybd.metrics.information.trigger_pairs import BACKDOOR, FRESH, TriggerPair, scattered
 from raybd.metrics.subset import random_subset
 from raybd.models import Classifier
 from raybd.seeds import forked_rng, stream
@@ -31,14 +31,13 @@ Grids = Mapping[str, tuple[float, ...]]  # by kind
 Curves = dict[str, dict[str, Resolved]]  # by kind and group
 
 
-def resolved_metrics(context: MetricContext, samples: int, passes: int) -> dict[str, float]:
-    """Curves and signatures of the pairs of `trigger_pairs`, at most `samples` images each.
+def resolved_metrics(context: MetricContext, pairs: Mapping[str, TriggerPair], passes: int) -> dict[str, float]:
+    """Curves and signatures of the pairs that `trigger_pairs` found.
 
     mi/xt_KIND/s_S/GROUP/low, .../loo, the same of the twin on the same images as mi/control/..., and mi/signature,
     mi/signature_isotropic and (of the poisoned training images) mi/signature_backdoor as `signature.py` defines them.
     At rate 0 the network is its own twin: its signature is 0 by definition, and nothing is estimated.
     """
-    pairs = trigger_pairs(context, samples)
     groups = {name: pair.triggered for name, pair in pairs.items()}
     groups |= {f"{name}_plain": pair.plain for name, pair in pairs.items()}
     if not groups:
