@@ -48,9 +48,9 @@ def information_plane(history: History, title: str) -> Figure:
 
 
 def information_curves(history: History, title: str) -> Figure:
-    """Both over the epochs: bounds shaded (of I(X;T) two standard errors), ceilings dashed, open where saturated.
+    """Lower bounds over the epochs, open where saturated, log N dashed.
 
-    Of I(T;Y_pred) a line where its bounds are near enough to have a middle, and only the band elsewhere.
+    Of I(X;T) with two standard errors, of I(T;Y_pred) with its upper bounds, dotted: it lies between the two.
     """
     entries = _measured(history)
     figure, both = subplots(title, 10, 4, 2)
@@ -96,12 +96,12 @@ def groups_of(entries: History) -> list[str]:
 def _curve(axes: Axes, entries: History, kind: str, group: str) -> None:
     colour, marker, label = _style(group, entries)
     name, epochs = f"mi/{kind}/{group}", _epochs(entries)
-    value = _series(entries, name)
-    low, high = _series(entries, f"{name}/lower"), _series(entries, f"{name}/upper")
+    value = _series(entries, f"{name}/lower")
     if kind == "xt":  # its upper bound is the ceiling, which is drawn once
         error = _series(entries, f"{name}/error")
-        low, high = value - 2 * error, value + 2 * error
-    axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0.8 if kind == "ty" else 0)
+        axes.fill_between(epochs, value - 2 * error, value + 2 * error, color=colour, alpha=0.12, linewidth=0)
+    else:
+        axes.plot(epochs, _series(entries, f"{name}/upper"), ":", color=colour, linewidth=1)
     axes.plot(epochs, value, color=colour, linewidth=1.2, label=label)
     filled = _series(entries, f"{name}/saturated") == 0
     axes.scatter(epochs, value, s=20, marker=marker, facecolors=np.where(filled, colour, "white"), edgecolors=colour)
