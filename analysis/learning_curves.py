@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from analysis.attacks import attack_names
 from analysis.grouping import ATTACK, RATE, setting_columns
+from analysis.records import canonical_frame, data_labels
 from analysis.text_table import align_columns, format_mean_std
 from analysis.values import format_value, to_python
 from raybd.utils.curves import crossing, log_area, log_slope
@@ -44,7 +45,7 @@ def trial_table(runs: pd.DataFrame) -> pd.DataFrame:
     done = runs[runs["status"] == "FINISHED"].reset_index(drop=True)
     table = pd.DataFrame(
         {
-            "data": done["params.data"],
+            "data": data_labels(canonical_frame(done)),
             "attack": _attacks(done),
             "size": _numbers(done, "params.attack.size"),
             "model": done["params.model.name"],

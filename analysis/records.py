@@ -76,9 +76,23 @@ def read(frame: pd.DataFrame) -> Trials:
 
 def encode_parameters(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[Value]]]:
     """Every parameter of a canonical frame as positions (a column each) among its distinct values, and these."""
+    if "data" in frame:
+        frame = frame.assign(data=data_labels(frame))
     values = {name: distinct(frame[name]) for name in _parameters(frame)}
     codes = {name: _codes(frame[name], known) for name, known in values.items()}
     return pd.DataFrame(codes, index=frame.index), values
+
+
+def data_labels(frame: pd.DataFrame) -> "pd.Series[str]":
+    """The name of each trial's data set: of those with one fingerprint, wherever they lay, the name it had first."""
+    if "fingerprint" not in frame:
+        return frame["data"]
+    known = frame[["data", "fingerprint"]][frame["fingerprint"].notna() & (frame["fingerprint"] != "")]
+    if "start_time" in frame:
+        known = known.loc[frame["start_time"].loc[known.index].sort_values(kind="stable").index]
+    first = known.drop_duplicates("fingerprint").set_index("fingerprint")["data"]
+    names = frame["fingerprint"].map(first).astype(object)
+    return names.where(names.notna(), frame["data"])
 
 
 def _with_setting(frame: pd.DataFrame) -> pd.DataFrame:

@@ -140,3 +140,16 @@ def test_stamp_knows_names_sizes_and_times_but_not_the_base(tmp_path):
     assert stamp_of([tmp_path / "b/f"], tmp_path / "b") == first
     os.utime(tmp_path / "b/f", ns=(5, 6))
     assert stamp_of([tmp_path / "b/f"], tmp_path / "b") != first
+
+
+def test_a_file_replaced_by_one_of_equal_size_and_date_is_read_anew(root):
+    first, path = _load(root), root.parent / "set.npz"
+    before = path.stat()
+    other = {**SAVED, "x_train": SAVED["x_train"][:, ::-1]}
+    np.savez(path, **other)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    second = _load(root)
+    assert second.fingerprint != first.fingerprint
+    assert second.train.x.tolist() == other["x_train"][:, None].tolist()

@@ -183,3 +183,30 @@ def test_cache_inside_the_folder_is_no_class(root):
     assert raybd.data.load(f"folder:{root}", root).classes == ("a", "b")
     assert (root / "raybd-cache").is_dir()
     assert raybd.data.load(f"folder:{root}", root).classes == ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["name[1]", "name[7,1]", "name[]", "na[1]me"])
+def test_a_folder_whose_name_holds_brackets_is_found(tmp_path, name):
+    for split, number in (("train", 3), ("test", 1)):
+        for label in "ab":
+            for i in range(number):
+                path = tmp_path / name / split / label / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.full((4, 4), 10 * i, dtype=np.uint8)).save(path)
+    data = raybd.data.load(f"folder:{tmp_path / name}", tmp_path / "root")
+    assert (len(data.train), len(data.test)) == (6, 2)
+    assert raybd.data.load(f"folder:{tmp_path / name}[1,0;4]", tmp_path / "root").classes == ("b", "a")
+
+
+@pytest.mark.parametrize("kind", ["dangling", "loop", "pipe", "directory"])
+def test_a_link_or_pipe_that_is_no_image_is_named(tmp_path, kind):
+    for label in "ab":
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(np.full((4, 4), 10 * i, dtype=np.uint8)).save(tmp_path / "set" / label / f"{i}.png")
+    bad = tmp_path / "set" / "a" / "bad.png"
+    make = {"dangling": lambda: bad.symlink_to("nothing.png"), "loop": lambda: bad.symlink_to("bad.png")}
+    make |= {"pipe": lambda: os.mkfifo(bad), "directory": bad.mkdir}
+    make[kind]()
+    with pytest.raises(InputError, match="1 broken images: a/bad.png"):
+        raybd.data.load(f"folder:{tmp_path / 'set'}", tmp_path / "root")

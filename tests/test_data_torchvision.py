@@ -1,6 +1,7 @@
 """torchvision's sets, from small files made in its layouts."""
 
 import csv
+import dataclasses
 import gzip
 import hashlib
 import pickle
@@ -15,7 +16,7 @@ from PIL import Image
 from torchvision import datasets
 
 import raybd.data
-from raybd.data.torchvision_sets import TIMEOUT
+from raybd.data.torchvision_sets import GTSRB, TIMEOUT
 from raybd.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -199,7 +200,41 @@ def _write_gtsrb(root):
     return images
 
 
-def test_gtsrb_is_resized_and_images_of_the_size_are_not_touched(root):
+@pytest.fixture
+def few_signs(monkeypatch):
+    """Only the two test images and 43 training images that these tests make are wanted of GTSRB."""
+    small = dataclasses.replace(GTSRB, counts={"train": 43, "test": 2})
+    monkeypatch.setitem(raybd.data.DATASETS, "gtsrb", small)
+
+
+def test_a_partly_extracted_gtsrb_is_refused_and_read_when_it_is_whole(root, monkeypatch, few_signs):
+    _write_gtsrb(root)
+    image = root / "gtsrb/GTSRB/Training/00007/00000.ppm"
+    extra = [image.with_name(f"0000{n}.ppm") for n in (1, 2)]
+    whole = dataclasses.replace(GTSRB, counts={"train": 45, "test": 2})
+    monkeypatch.setitem(raybd.data.DATASETS, "gtsrb", whole)
+    with pytest.raises(InputError, match="43 train images under .* of 45 that were published"):
+        raybd.data.load("gtsrb", root)
+    for path in extra:
+        path.write_bytes(image.read_bytes())
+    assert raybd.data.load("gtsrb", root).train.y.tolist().count(7) == 3
+
+
+def test_an_image_added_deep_below_a_folder_changes_the_stamp(root):
+    _write_gtsrb(root)
+    before = GTSRB.stamp(root)
+    image = root / "gtsrb/GTSRB/Training/00007/00000.ppm"
+    image.with_name("00001.ppm").write_bytes(image.read_bytes())
+    assert GTSRB.stamp(root) != before
+
+
+def test_the_published_counts_of_gtsrb(root):
+    _write_gtsrb(root)
+    with pytest.raises(InputError, match=r"43 train images .* of 26640"):
+        raybd.data.load("gtsrb", root)
+
+
+def test_gtsrb_is_resized_and_images_of_the_size_are_not_touched(root, few_signs):
     images = _write_gtsrb(root)
     data = raybd.data.load("gtsrb", root)
     assert data.train.y.tolist() == list(range(43))
@@ -213,7 +248,7 @@ def test_gtsrb_is_resized_and_images_of_the_size_are_not_touched(root):
         assert (data.train.x[sign] - want[0]).abs().max() <= 1.01
 
 
-def test_gtsrb_with_an_image_missing_is_refused(root):
+def test_gtsrb_with_an_image_missing_is_refused(root, few_signs):
     _write_gtsrb(root)
     (root / "gtsrb/GTSRB/Final_Test/Images/00001.ppm").unlink()
     with pytest.raises(InputError, match=r"GTSRB: files .* corrupt .*00001.ppm"):

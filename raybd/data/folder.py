@@ -124,6 +124,8 @@ def _decode(path: Path) -> Array | None:
     """(H, W) uint8 of a grey image, (H, W, 3) of any other, None of what is no image."""
     from PIL import Image
 
+    if not path.is_file():  # a link to nothing, or a pipe, which would be waited for
+        return None
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I"):

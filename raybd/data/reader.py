@@ -1,7 +1,7 @@
 """The interface of readers of data sets, and the validation that all of them share."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,12 +45,28 @@ class Reader(Protocol):
 
 
 def stamp_of(paths: Iterable[Path], base: Path) -> str:
-    """A hash of the names under `base`, sizes and modification times (ns) of `paths`; "" for none."""
+    """A hash of the names under `base`, sizes and times (ns) of `paths` and of all files below them; "" for none.
+
+    The time of the last change of a file's status is among them: unlike that of the last modification it cannot be set
+    back, so that a file replaced by one of equal size and date has another stamp.
+    """
     lines = []
-    for path in sorted(paths):
-        stat = path.stat()
-        lines.append(f"{path.relative_to(base).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\n")
+    for path in sorted(file for path in paths for file in _files(path)):
+        lines.append(f"{path.relative_to(base).as_posix()}\0{_version(path)}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
+
+
+def _version(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError as error:  # a link to nothing or to itself: reading names it
+        return f"unreadable ({error.errno})"
+    return f"{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """`path`, or every file below it."""
+    return (file for file in path.rglob("*") if file.is_file()) if path.is_dir() else iter([path])
 
 
 def validated(source: str, arrays: Mapping[str, Array], classes: Sequence[str] | None = None) -> RawData:

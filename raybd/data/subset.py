@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -29,11 +30,13 @@ class Subset:
 def parse(name: str) -> tuple[str, Subset | None]:
     """The name of the whole data set and the subset of it that `name` asks for, if any.
 
+    A path that exists as it is written, with brackets at its end, is a whole one.
+
     Raises:
         InputError: the brackets at its end hold no classes, or no number of images.
     """
     found = FORM.fullmatch(name)
-    if found is None:
+    if found is None or _exists(name):
         return name, None
     numbers, limit = found["classes"].split(","), found["limit"]
     if not all(number.strip().isdecimal() for number in numbers) or not (limit or "1").strip().isdecimal():
@@ -42,6 +45,11 @@ def parse(name: str) -> tuple[str, Subset | None]:
     if problems := _problems(name, subset):
         raise InputError(problems)
     return found["whole"], subset
+
+
+def _exists(name: str) -> bool:
+    _, colon, path = name.partition(":")
+    return bool(colon) and Path(path).expanduser().exists()
 
 
 def restrict(data: Data, subset: Subset) -> Data:

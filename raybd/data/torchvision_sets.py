@@ -4,9 +4,9 @@ import http.client
 import socket
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ class TorchvisionSet:
     files: tuple[str, ...]  # under the root
     split: Callable[[Any, Path, str], Split]  # class, root, and "train" or "test"
     argument: Literal["train", "split"]  # the argument of the class: train=True or split="train"
+    counts: Mapping[str, int] = field(default_factory=dict)  # published images of each split, where no file tells them
 
     def stamp(self, where: Path) -> str:
         """Of the sizes and times of the files under the root `where`, "" where none is there."""
@@ -43,13 +44,20 @@ class TorchvisionSet:
 
     def _read_split(self, root: Path, split: str) -> Split:
         try:
-            return self.split(self._cls(), root, split)
+            read = self.split(self._cls(), root, split)
         except BROKEN as error:
             raise InputError(
                 f"{self.kind}: files under {root} are corrupt or not the originals ({error}); they are "
                 f"{', '.join(self.files)}. Delete them and get them again: {self._download_command(root)}. Pixels of "
                 "your own are read from npz:PATH or folder:PATH"
             ) from error
+        if len(read.y) != self.counts.get(split, len(read.y)):
+            raise InputError(
+                f"{self.kind}: {len(read.y)} {split} images under {root}, of {self.counts[split]} that were published: is "
+                f"its archive extracted whole? Get it again: {self._download_command(root)}. A part of a set is read from "
+                "folder:PATH"
+            )
+        return read
 
     def _cls(self) -> Any:
         from torchvision import datasets
@@ -115,5 +123,5 @@ MNIST = TorchvisionSet("MNIST", _raw("MNIST"), idx, "train")
 FASHION_MNIST = TorchvisionSet("FashionMNIST", _raw("FashionMNIST"), idx, "train")
 CIFAR10 = TorchvisionSet("CIFAR10", _under("cifar-10-batches-py", *BATCHES), cifar, "train")
 CIFAR100 = TorchvisionSet("CIFAR100", _under("cifar-100-python", "train", "test", "meta"), cifar, "train")
-GTSRB = TorchvisionSet("GTSRB", _under("gtsrb", *SIGNS), gtsrb, "split")
+GTSRB = TorchvisionSet("GTSRB", _under("gtsrb", *SIGNS), gtsrb, "split", {"train": 26_640, "test": 12_630})
 SVHN = TorchvisionSet("SVHN", ("train_32x32.mat", "test_32x32.mat"), svhn, "split")
