@@ -136,16 +136,20 @@ def search(options: SearchOptions, plan: SweepPlan, run: Run) -> list[TrialConfi
         chosen = winner(study, MAX_ATTACK_SUCCESS)
         write_search_report(study, problem, chosen, plan.folder.path)
     best = problem.defence(chosen.user_attrs["settings"]) if chosen else problem.base
-    _add_defences(options, best, plan.folder.path)
-    return [replace(trial, defence=best) for trial in expand_comparison(options) if trial.defence == problem.base]
+    compared = expand_comparison(options)
+    trials = [replace(trial, defence=best) for trial in compared if trial.defence == problem.base]
+    asked, _ = prepare([*compared, *trials], options.dataset.data_root, lower=options.attack.every)
+    _complete_report(options, best, [trial.key for trial in asked], plan.folder.path)
+    return trials
 
 
-def _add_defences(options: SearchOptions, best: Defence, folder: Path) -> None:
-    """Add the defences of the comparison and the held-out attacks to search.json."""
+def _complete_report(options: SearchOptions, best: Defence, keys: Sequence[str], folder: Path) -> None:
+    """Add the defences of the comparison, the keys of its trials and the held-out attacks to search.json."""
     rivals = {text: parse("defence", DEFENCES, text) for text in options.training.defences}
     named = rivals | {"default": options.search.defence(), "winner": best}
     report = json.loads((folder / "search.json").read_text())
     report["defences"] = {name: spec(DEFENCES, defence) for name, defence in named.items()}
+    report["trials"] = list(keys)
     report["held_out"] = [text.partition(":")[0] for text in options.search.held_out]
     (folder / "search.json").write_text(json.dumps(report, indent=1))
 
@@ -153,7 +157,9 @@ def _add_defences(options: SearchOptions, best: Defence, folder: Path) -> None:
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
     """The Pareto front, the winner, and every defence against every attack."""
     report = json.loads((folder / "search.json").read_text())
-    table = compare_defences(load_runs(name, tracking_uri), report["defences"])
+    runs = load_runs(name, tracking_uri)
+    asked = runs[runs["tags.raybd.key"].isin(report["trials"])]  # none of an earlier question under the same name
+    table = compare_defences(asked, report["defences"])
     table.to_csv(folder / "defences.csv", index=False)
     defence_figure(table, report["held_out"]).savefig(folder / "defences.png")
     pictures = [folder / "defences.png", *sorted(folder.glob("pareto*.png")), *sorted(folder.glob("importances_*.png"))]

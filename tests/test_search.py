@@ -11,6 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from raybd.attacks import Blended
 from raybd.attacks.multi import Multi
 from raybd.command_line.search_grid import expand_comparison, search_cases
 from raybd.command_line.search_options import SearchOptions
@@ -218,8 +219,42 @@ def test_a_storage_that_cannot_be_opened(wanted: Search, tmp_path: Path) -> None
     with pytest.raises(InputError, match="cannot be used"):
         open_study(replace(wanted, storage="nonsense"))
     open_study(wanted)
-    with pytest.raises(InputError, match="other goals"):
-        open_study(replace(wanted, goals={"good": "max", "bad": "max"}))
+
+
+def other_kappas(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+    return {"kappa": trial.suggest_float("kappa", 5.0, 40.0)}
+
+
+QUESTIONS: dict[str, tuple[str, Any]] = {
+    "attacks": ("attack.name", lambda s: replace(s, cases=[*s.cases, replace(CASE, attack=Blended())])),
+    "rates": ("poison_rate", lambda s: replace(s, cases=[replace(case, poison_rate=0.02) for case in s.cases])),
+    "seeds": ("seed", lambda s: replace(s, cases=s.cases[:1])),
+    "epochs": ("train.epochs", lambda s: replace(s, cases=[replace(c, train=TrainConfig(epochs=2)) for c in s.cases])),
+    "data": ("fingerprint", lambda s: replace(s, cases=[replace(case, fingerprint="abc") for case in s.cases])),
+    "base": ("base", lambda s: replace(s, base=replace(TINY, iterations=5))),
+    "objective": ("goals", lambda s: replace(s, goals={"agreement": "max", "bad": "min"})),
+    "directions": ("goals", lambda s: replace(s, goals={"good": "max", "bad": "max"})),
+    "space": ("space", lambda s: replace(s, space=other_kappas)),
+}
+
+
+@pytest.mark.parametrize(("name", "change"), QUESTIONS.values(), ids=QUESTIONS)
+def test_a_study_answers_one_question(wanted: Search, name: str, change: Any) -> None:
+    open_study(wanted)
+    open_study(replace(wanted, trials=30, sampler="random", pruner="worst_case"))  # how it is answered may change
+    with pytest.raises(InputError) as caught:
+        open_study(change(wanted))
+    first, *different = caught.value.problems
+    assert "choose another --name" in first
+    assert name in [line.partition(":")[0] for line in different]
+    assert all(" then, " in line for line in different)
+    open_study(wanted)
+
+
+def test_data_of_a_study_may_lie_elsewhere(wanted: Search) -> None:
+    cases = [replace(case, data="npz:a/my.npz", fingerprint="abc") for case in wanted.cases]
+    open_study(replace(wanted, cases=cases))
+    open_study(replace(wanted, cases=[replace(case, data="npz:/b/my.npz") for case in cases]))
 
 
 def test_the_worst_attack_by_its_mean_over_seeds() -> None:

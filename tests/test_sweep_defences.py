@@ -36,6 +36,18 @@ def test_the_search_and_its_comparison(tmp_path: Path, capsys: pytest.CaptureFix
     )  # nothing is left to try, or to train
     assert "2 candidates have finished, 0 to run" in capsys.readouterr().out
     assert len(load_runs("vibe", f"sqlite:///{tmp_path}/m.db")) == count
+    others = ["blended" if part == "badnets" else part for part in args]
+    assert main(vibe.PRESETS, vibe.summarise, others, vibe.search, expand_comparison) == 2
+    refused = capsys.readouterr().err
+    assert "choose another --name" in refused
+    assert "badnets then, blended now" in refused
+    more = [
+        *args,
+        "--held-out",
+        "low_frequency",
+    ]  # the same question, another comparison: its table has no other's trials
+    assert main(vibe.PRESETS, vibe.summarise, more, vibe.search, expand_comparison) == 0
+    assert "ftrojan" not in capsys.readouterr().out
 
 
 def test_defences_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,9 +50,8 @@ def stamp_of(paths: Iterable[Path], base: Path) -> str:
     The time of the last change of a file's status is among them: unlike that of the last modification it cannot be set
     back, so that a file replaced by one of equal size and date has another stamp.
     """
-    lines = []
-    for path in sorted(file for path in paths for file in _files(path)):
-        lines.append(f"{path.relative_to(base).as_posix()}\0{_version(path)}\n")
+    files = sorted(file for path in paths for file in _files(path))
+    lines = [f"{file.relative_to(base).as_posix()}\0{_version(file)}\n" for file in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
 
 

@@ -4,6 +4,8 @@ Each of a candidate's cases is a trial with a record of its own, so a restarted 
 study is in a database that optuna-dashboard can open.
 """
 
+import json
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
+from optuna.distributions import distribution_to_json
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FixedTrial, TrialState
 
 from raybd.defences import DEFENCES, Defence
-from raybd.errors import InputError
+from raybd.errors import InputError, public
 from raybd.execution.outcome import Outcome
 from raybd.execution.proposers import Proposal, Proposer, Signal
 from raybd.plugins import build, spec
@@ -25,7 +28,8 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.validate import problems
 from raybd.utils.constraints import violations
 
-Space = Callable[[optuna.Trial], dict[str, Any]]  # a trial of Optuna to settings
+log = logging.getLogger(__name__)
+Space = Callable[[optuna.trial.BaseTrial], dict[str, Any]]  # a trial of Optuna to settings
 Evaluate = Callable[[Sequence[TrialConfig], Sequence[Mapping[str, float]]], dict[str, float]]  # cases, their metrics
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
@@ -37,6 +41,7 @@ PRUNERS = {
     "none": math.inf,
     "worst_case": 0.5,
 }  # a candidate is pruned at the first case with an attack success above this
+QUESTION = "raybd.question"  # attribute of a study: what it asks
 ABANDONED = "abandoned"  # attribute of an Optuna trial: settings enqueued again after a search died
 
 
@@ -61,12 +66,30 @@ class Search:
         """`base` with `settings`."""
         return build("defence", DEFENCES, spec(DEFENCES, self.base) | dict(settings))
 
+    @property
+    def question(self) -> dict[str, list[str]]:
+        """What is asked, besides the name: each parameter's values over the cases, the base, the goals, the space.
+
+        Data sets count by their pixels. The number of candidates, the sampler and the pruner are how it is answered.
+        """
+        asked: dict[str, list[str]] = {}
+        for case in self.cases:
+            known = replace(case, data=case.data.split(":")[0]) if case.fingerprint else case
+            for name, value in known.params.items():
+                asked.setdefault(name, []).append(str(value))
+        values = {name: sorted(set(found)) for name, found in asked.items() if not name.startswith("defence.")}
+        space = FixedTrial(dict(self.first))
+        self.space(space)
+        ranges = [f"{name} {distribution_to_json(one)}" for name, one in sorted(space.distributions.items())]
+        base = json.dumps(spec(DEFENCES, self.base), sort_keys=True)
+        return values | {"base": [base], "goals": [f"{m} {n}" for n, m in self.goals.items()], "space": ranges}
+
 
 def open_study(search: Search) -> optuna.Study:
     """The study of `search`, created if need be; candidates that a killed search was evaluating are enqueued again.
 
     Raises:
-        InputError: its storage cannot be opened, or holds a study with other goals.
+        InputError: its storage cannot be opened, or holds a study of that name that asks something else.
     """
     modes = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
     directions = [modes[mode] for mode in search.goals.values()]
@@ -79,13 +102,36 @@ def open_study(search: Search) -> optuna.Study:
         )
     except Exception as error:
         raise InputError(f"the storage {search.storage} of the search cannot be used: {error}") from error
-    if study.directions != directions:
-        raise InputError(f"the study {search.name!r} in {search.storage} has other goals: choose another --name")
+    _check_question(search, study)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params, user_attrs={ABANDONED: trial.number})
     study.enqueue_trial(dict(search.first), skip_if_exists=True)
     return study
+
+
+def _check_question(search: Search, study: optuna.Study) -> None:
+    """Raise an InputError that says what differs if `study` asks something else; a new study keeps what it asks."""
+    asked, wanted = study.user_attrs.get(QUESTION), search.question
+    if asked is None:
+        if study.trials:
+            log.warning("the study %r does not say what it asked: taken for the same", search.name)
+        study.set_user_attr(QUESTION, wanted)
+        return
+    different = [name for name in {**asked, **wanted} if asked.get(name) != wanted.get(name)]
+    if different:
+        lines = [f"{name}: {_listed(asked.get(name))} then, {_listed(wanted.get(name))} now" for name in different]
+        raise InputError(
+            [
+                f"the study {search.name!r} in {public(search.storage)} asks something else: choose another --name, or "
+                "the options that it was started with",
+                *lines,
+            ]
+        )
+
+
+def _listed(values: Sequence[str] | None) -> str:
+    return ", ".join(values) if values else "none"
 
 
 def candidates_left(search: Search, study: optuna.Study) -> int:
