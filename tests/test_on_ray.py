@@ -34,7 +34,7 @@ def no_op(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callabl
 
 
 def executor(folder: Path) -> RayExecutor:
-    setup = TrialSetup("s", SweepFolder.of(folder, "s"), Address("", "", ""))
+    setup = TrialSetup("s", SweepFolder.of(folder, "s"), Address("", "", "", ""))
     return RayExecutor(setup, {"digits": load("digits")}, Resources(gpus=0.0, at_once=2), 2, no_op)
 
 

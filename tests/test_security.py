@@ -145,7 +145,7 @@ def test_a_store_that_goes_away_is_logged_without_its_password(
     folder.start(0)
     folder.append(1, {"loss": 1.0})
     record = Record(key="key", label="label", config={}, params={}, status=FINISHED)
-    run = uploads.TrialRun(Address(URI, "1", "2"), folder, "label", {}, 0)
+    run = uploads.TrialRun(Address(URI, "1", "2", "3"), folder, "label", {}, 0)
     run.log()
     assert not run.finish(record)
     assert caplog.text.count("http://***@127.0.0.1:1") >= 3

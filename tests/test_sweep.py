@@ -271,7 +271,7 @@ def test_each_store_has_a_trial_once(tmp_path: Path) -> None:
 def test_a_run_that_was_deleted_does_not_block_the_sweep(tmp_path: Path) -> None:
     a = made([CONFIG], tmp_path)
     run_inline(a)
-    folder, name = a.folder.trial(a.todo[0].key), a.store.address.name
+    folder, name = a.folder.trial(a.todo[0].key), a.store.address.identity
     folder.write_upload_state(name, folder.upload_state(name) | {"done": False})
     a.store.client.delete_run(folder.upload_state(name)["run_id"])
     assert made([CONFIG], tmp_path).finished_before == 1

@@ -54,8 +54,8 @@ class TorchvisionSet:
         if len(read.y) != self.counts.get(split, len(read.y)):
             raise InputError(
                 f"{self.kind}: {len(read.y)} {split} images under {root}, of {self.counts[split]} that were published: "
-                f"is its archive extracted whole? Get it again: {self._download_command(root)}. A part of a set is read "
-                "from folder:PATH"
+                f"is its archive extracted whole? Get it again: {self._download_command(root)}. A part of a set is "
+                "read from folder:PATH"
             )
         return read
 

@@ -3,17 +3,12 @@
 import csv
 import io
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
-import mlflow
-
+from raybd.tracking.artifact_files import read_artifact
 from raybd.tracking.client import one_line
 from raybd.utils.metric_names import TABLE, headline
 
@@ -44,8 +39,8 @@ def read_tables(runs: Sequence[Any], tracking_uri: str) -> dict[str, dict[str, f
 
     Runs of raybd 0.1 have none, and every metric in MLflow. A table that is missing or damaged is told in a warning.
     """
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(DOWNLOADS) as pool:
-        tables = list(pool.map(partial(_read, tracking_uri, Path(folder)), runs))
+    with ThreadPoolExecutor(DOWNLOADS) as pool:
+        tables = list(pool.map(partial(_read, tracking_uri), runs))
     found = {run.info.run_id: table for run, table in zip(runs, tables, strict=True) if table}
     lost = [run.info.run_id for run in runs if run.info.run_id not in found and _had_table(run)]
     if lost:
@@ -59,16 +54,10 @@ def _had_table(run: Any) -> bool:
     return run.info.status == "FINISHED" and len(headline(names)) == len(names)
 
 
-def _read(tracking_uri: str, folder: Path, run: Any) -> dict[str, float]:
+def _read(tracking_uri: str, run: Any) -> dict[str, float]:
     """The last values in a run's table; {} where it cannot be had."""
-    place = urlparse(run.info.artifact_uri)
     try:
-        if place.scheme in ("", "file"):
-            return last_values((Path(url2pathname(place.path)) / TABLE).read_text())
-        uri, own = f"{run.info.artifact_uri}/{TABLE}", folder / run.info.run_id
-        own.mkdir()
-        path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(own), tracking_uri=tracking_uri)
-        return last_values(Path(path).read_text())
+        return last_values(read_artifact(tracking_uri, run, TABLE))
     except Exception as error:  # noqa: BLE001 - a store may raise anything; the run's headline metrics are there
         log.debug("no table of run %s: %s", run.info.run_id, one_line(error))
         return {}

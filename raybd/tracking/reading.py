@@ -1,14 +1,13 @@
 """Reading back: the trials of an experiment as a table, and the record of one."""
 
 import json
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from raybd.errors import InputError
+from raybd.tracking.artifact_files import read_artifact
 from raybd.tracking.client import connect, existing_store, find_experiments, one_line, trial_runs
 from raybd.tracking.metric_table import read_tables
 from raybd.trials.records import Record
@@ -44,9 +43,8 @@ def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
     """
     uri = existing_store(tracking_uri)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = connect(uri).download_artifacts(run_id, "trial.json", folder)
-            return Record(**json.loads(Path(path).read_text()))
+        client = connect(uri)
+        return Record(**json.loads(read_artifact(client.tracking_uri, client.get_run(run_id), "trial.json")))
     except Exception as error:
         raise InputError(f"no trial can be read from run {run_id} in {uri}: {one_line(error)}") from error
 

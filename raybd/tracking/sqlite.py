@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 from raybd.errors import InputError
 
+ARTIFACTS = "mlruns"  # folder beside the file, an experiment's artifacts in a folder of its name
 LOCK_TIMEOUT = 60.0  # seconds to wait for a locked file
 
 
@@ -33,7 +34,21 @@ def prepare(uri: str) -> None:
         raise InputError(f"the tracking store {uri} cannot be written to: {error}") from error
 
 
+def relocate(path: Path, old: str, new: str) -> None:
+    """Replace the artifact location `old` by `new` in the experiments and runs of the store in the file `path`.
+
+    MLflow writes absolute locations and has no way to change them (mlflow/mlflow issues 3144 and 8226), so a store that
+    was moved or copied with its artifacts would go on reading and writing where they were.
+    """
+    with sqlite3.connect(path, timeout=LOCK_TIMEOUT) as connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            below = f"substr({column}, 1, {len(old) + 1}) = ?"
+            changed = f"UPDATE {table} SET {column} = ? || substr({column}, {len(old) + 1})"
+            connection.execute(f"{changed} WHERE {column} = ? OR {below}", (new, old, f"{old}/"))
+    connection.close()
+
+
 def artifacts_of(uri: str, name: str) -> str | None:
     """The artifact URI of experiment `name`: a folder beside the file of `uri`; None if the store is no file."""
     path = path_of(uri)
-    return None if path is None else (path.parent / "mlruns" / name).as_uri()
+    return None if path is None else (path.parent / ARTIFACTS / name).as_uri()

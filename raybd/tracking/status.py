@@ -1,16 +1,17 @@
 """SweepStatus: progress of a sweep's trials, and whether its driver is alive, from the tracking store alone."""
 
 import json
-import tempfile
+import logging
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from raybd.tracking.client import find_experiments, trial_runs
+from raybd.tracking.artifact_files import read_artifact
+from raybd.tracking.client import find_experiments, one_line, trial_runs
 from raybd.tracking.store import ALIVE, PLAN, PLANNED
 
+log = logging.getLogger(__name__)
 SILENT = 100.0  # seconds without a heartbeat after which a driver counts as silent; it sends one every 30
 
 
@@ -67,7 +68,7 @@ def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
     client, known = find_experiments([name], tracking_uri)
     parents = client.search_runs([known[name]], "tags.`raybd.kind` = 'sweep'", max_results=1)
     tags = parents[0].data.tags if parents else {}
-    planned = _planned(client, parents[0].info.run_id) if tags.get(PLANNED) else None
+    planned = _planned(client, parents[0]) if tags.get(PLANNED) else None
     attempts: dict[str, list[Any]] = defaultdict(list)
     for run in trial_runs(client, known[name]):
         key = run.data.tags.get("raybd.key", run.info.run_id)
@@ -86,11 +87,13 @@ def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
     )
 
 
-def _planned(client: Any, parent: str) -> set[str]:
-    """The keys of the trials that the last driver planned; the experiment may hold others."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = client.download_artifacts(parent, PLAN, folder)
-        return set(json.loads(Path(path).read_text())["keys"])
+def _planned(client: Any, parent: Any) -> set[str] | None:
+    """The keys of the trials that the last driver planned, None where they are lost; the experiment may hold others."""
+    try:
+        return set(json.loads(read_artifact(client.tracking_uri, parent, PLAN))["keys"])
+    except Exception as error:  # noqa: BLE001 - a store may raise anything; the runs themselves are known
+        log.warning("the list of planned trials cannot be read (%s): every trial of the sweep counts", one_line(error))
+        return None
 
 
 def _rank(run: Any) -> tuple[int, int]:

@@ -1,18 +1,24 @@
 """Store: a sweep's experiment in MLflow and its parent run, for the driver; Address: the same for workers."""
 
+import logging
 import time
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Experiment, LifecycleStage, Metric
 
 from raybd.errors import InputError, public
 from raybd.tracking import sqlite
+from raybd.tracking.artifact_files import local_path
 from raybd.tracking.client import absolute_uri, connect, one_line, trial_runs
 
+log = logging.getLogger(__name__)
+DELETED = LifecycleStage.DELETED
+IDENTITY = "raybd.store"  # tag of the experiment
 NOTE = "mlflow.note.content"
 PLANNED, ALIVE = "raybd.planned", "raybd.alive"  # tags of the parent run: number of trials; last heartbeat
 PLAN = "plan.json"  # its artifact with their keys
@@ -20,16 +26,15 @@ PLAN = "plan.json"  # its artifact with their keys
 
 @dataclass(frozen=True)
 class Address:
-    """Where a sweep's runs are: store, experiment and parent run, all that a worker needs to log."""
+    """Where a sweep's runs are: store, experiment and parent run, all that a worker needs to log.
+
+    `identity` is the store's own: a tag of the experiment, the same however its address is spelt.
+    """
 
     uri: str
     experiment_id: str
     parent_id: str
-
-    @property
-    def name(self) -> str:
-        """The key of this store in upload states of trial folders, without passwords."""
-        return f"{public(self.uri)} {self.experiment_id}"
+    identity: str
 
 
 class Store:
@@ -49,9 +54,11 @@ class Store:
         sqlite.prepare(uri)
         try:
             client = connect(uri)
-            experiment = client.get_experiment_by_name(name)
-            id_ = experiment.experiment_id if experiment else _create(client, name, sqlite.artifacts_of(uri, name))
-            return cls(client, Address(uri, id_, _parent(client, id_, name)))
+            experiment = _experiment(client, uri, name)
+            id_ = experiment.experiment_id
+            return cls(client, Address(uri, id_, _parent(client, id_, name), _identity(client, experiment)))
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(f"the tracking store {uri} cannot be used: {one_line(error)}") from error
 
@@ -91,9 +98,42 @@ class Store:
         close(self.client, parent, status)
 
 
-def _create(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    """Create an experiment, of the kind that the UI shows as model training."""
-    return str(client.create_experiment(name, artifacts, {"mlflow.experimentKind": "custom_model_development"}))
+def _experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
+    """The experiment `name`, created if need be, of the kind that the UI shows as model training."""
+    own = sqlite.artifacts_of(uri, name)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        id_ = client.create_experiment(name, own, {"mlflow.experimentKind": "custom_model_development"})
+        return client.get_experiment(id_)
+    if found.lifecycle_stage == DELETED:
+        raise InputError(
+            f"the experiment {name!r} in {public(uri)} is deleted: restore it (mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}), delete it for good (mlflow gc), or choose another --name"
+        )
+    return _relocated(client, uri, found, own)
+
+
+def _relocated(client: MlflowClient, uri: str, found: Experiment, own: str | None) -> Experiment:
+    """`found`; of a store in a file that was moved or copied with its artifacts, with their present location."""
+    path = sqlite.path_of(uri)
+    if path is None or own is None or _same_place(found.artifact_location, own) or not local_path(own).is_dir():
+        return found
+    log.warning("the store has been moved or copied: artifacts are now in %s", local_path(own))
+    sqlite.relocate(path, found.artifact_location, own)
+    return client.get_experiment(found.experiment_id)
+
+
+def _same_place(one: str, other: str) -> bool:
+    return one == other or local_path(one).resolve() == local_path(other).resolve()
+
+
+def _identity(client: MlflowClient, experiment: Experiment) -> str:
+    """The store's identity, given to it at its first use."""
+    known = experiment.tags.get(IDENTITY)
+    if known is None:
+        known = uuid.uuid4().hex
+        client.set_experiment_tag(experiment.experiment_id, IDENTITY, known)
+    return known
 
 
 def _parent(client: MlflowClient, experiment_id: str, name: str) -> str:

@@ -62,18 +62,18 @@ class TrialRun:
         return str(run.info.run_id)
 
     def _flush(self, client: MlflowClient, params: dict[str, Any]) -> str:
-        state = self.folder.upload_state(self.address.name)
+        state = self.folder.upload_state(self.address.identity)
         if _stage(client, state["run_id"]) != ACTIVE:
             state = {"lines": 0, "done": False}
             state["run_id"] = self._create(client)
-            self.folder.write_upload_state(self.address.name, state)
+            self.folder.write_upload_state(self.address.identity, state)
         history = self.folder.history()
         metrics = metric_entities(map(_headline, history[state["lines"] :]))
         first = [Param(name, str(value)) for name, value in params.items()]
         for start in range(0, max(len(metrics), 1), METRICS_PER_BATCH):
             batch = metrics[start : start + METRICS_PER_BATCH]
             client.log_batch(state["run_id"], batch, [] if start else first)
-        self.folder.write_upload_state(self.address.name, state | {"lines": len(history)})
+        self.folder.write_upload_state(self.address.identity, state | {"lines": len(history)})
         return str(state["run_id"])
 
 
@@ -95,7 +95,7 @@ def upload(address: Address, folder: TrialFolder, record: Record) -> None:
     if record.traceback:
         client.log_text(run_id, record.traceback, "traceback.txt")
     client.set_terminated(run_id, record.status, record.started + round(1000 * record.seconds))
-    folder.write_upload_state(address.name, folder.upload_state(address.name) | {"done": True})
+    folder.write_upload_state(address.identity, folder.upload_state(address.identity) | {"done": True})
 
 
 def _headline(line: dict[str, Any]) -> dict[str, Any]:
@@ -110,11 +110,23 @@ def upload_pending(sweep: SweepFolder, address: Address) -> int:
         Exception: any of the store; earlier uploads stay.
     """
     count = 0
-    for folder in sweep.pending_uploads(address.name):
+    _adopt(sweep, address)
+    for folder in sweep.pending_uploads(address.identity):
         if record := folder.read():
             upload(address, folder, record)
             count += 1
     return count
+
+
+def _adopt(sweep: SweepFolder, address: Address) -> None:
+    """Take over upload states that raybd 0.1 wrote under the spelling of a store's address, if their runs are here."""
+    client = connect(address.uri)
+    for folder in sweep.pending_uploads(address.identity):
+        states = folder.upload_states()
+        if address.identity not in states:
+            for state in states.values():
+                if _stage(client, state["run_id"]):
+                    folder.write_upload_state(address.identity, state)
 
 
 def ensure_uploaded(address: Address, folder: TrialFolder) -> bool:
@@ -125,7 +137,7 @@ def ensure_uploaded(address: Address, folder: TrialFolder) -> bool:
     Raises:
         Exception: whatever the store raises.
     """
-    record, state = folder.read(), folder.upload_state(address.name)
+    record, state = folder.read(), folder.upload_state(address.identity)
     if record is None or record.status != FINISHED:
         return False
     stage = _stage(connect(address.uri), state["run_id"])
@@ -150,7 +162,7 @@ def _stage(client: MlflowClient, run_id: str) -> str:
 
 def close_abandoned_run(address: Address, folder: TrialFolder) -> None:
     """Close the run that an earlier attempt at this trial left open when its worker died, if any."""
-    run_id = folder.upload_state(address.name)["run_id"]
+    run_id = folder.upload_state(address.identity)["run_id"]
     if not run_id:
         return
     try:

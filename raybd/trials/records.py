@@ -143,13 +143,16 @@ class TrialFolder:
         fields = _read(self.path / "trial.json")
         return Record(**fields) if fields else None
 
+    def upload_states(self) -> dict[str, dict[str, Any]]:
+        """What has been uploaded to each tracking store, by the store's identity."""
+        return _read(self.path / "sent.json")
+
     def upload_state(self, store: str) -> dict[str, Any]:
-        """What has been uploaded to the tracking store `store`: run_id, number of history lines, done."""
-        state: dict[str, Any] = _read(self.path / "sent.json").get(store, {"run_id": "", "lines": 0, "done": False})
-        return state
+        """What has been uploaded to the tracking store of identity `store`: run_id, number of history lines, done."""
+        return self.upload_states().get(store, {"run_id": "", "lines": 0, "done": False})
 
     def write_upload_state(self, store: str, state: dict[str, Any]) -> None:
-        """Write what has been uploaded to the tracking store `store`."""
+        """Write what has been uploaded to the tracking store of identity `store`."""
         path = self.path / "sent.json"
         write_text(path, json.dumps(_read(path) | {store: state}))
 
@@ -201,7 +204,7 @@ class SweepFolder:
         return TrialFolder(self.path / "trials" / key)
 
     def pending_uploads(self, store: str) -> Iterator[TrialFolder]:
-        """Folders of ended trials that are not completely uploaded to the tracking store `store`."""
+        """Folders of ended trials that are not completely uploaded to the tracking store of identity `store`."""
         for path in sorted((self.path / "trials").glob("*/trial.json")):
             folder = TrialFolder(path.parent)
             if not folder.upload_state(store)["done"]:

@@ -40,7 +40,7 @@ def driver() -> list[Row]:
 def _measure(count: int, cores: int) -> list[Row]:
     configs = [TrialConfig(seed=seed) for seed in range(count)]
     with tempfile.TemporaryDirectory() as folder:
-        setup = TrialSetup("benchmark", SweepFolder.of(Path(folder), "benchmark"), Address("", "", ""))
+        setup = TrialSetup("benchmark", SweepFolder.of(Path(folder), "benchmark"), Address("", "", "", ""))
         resources = Resources(gpus=0.0, at_once=cores)
         executor = RayExecutor(setup, {"digits": load("digits")}, resources, cores, no_op)
         queue = TrialQueue(ListProposer(configs))
