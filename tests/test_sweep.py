@@ -24,11 +24,13 @@ from raybd.execution.result import SweepResult
 from raybd.execution.setup import TrialSetup
 from raybd.metrics.mutual_information import MutualInformation
 from raybd.tracking import load_runs
+from raybd.tracking.metric_table import last_values
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.records import FAILED, FINISHED, SweepFolder
 from raybd.trials.validate import prepare
 from raybd.types import Data
+from raybd.utils.metric_names import TABLE, headline
 from tests.sweeping import run_inline, run_on_ray
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
@@ -135,13 +137,14 @@ def test_what_mlflow_holds(tmp_path: Path, digits: Data) -> None:
     assert child.data.tags["raybd.data_fingerprint"] == digits.fingerprint
     assert {"raybd.version", "raybd.commit", "raybd.sweep", "raybd.device"} <= set(child.data.tags)
     assert child.data.params == {name: str(value) for name, value in a.todo[0].params.items()}
-    assert child.data.metrics == pytest.approx(record.metrics)
+    assert child.data.metrics == pytest.approx({name: record.metrics[name] for name in headline(record.metrics)})
+    assert last_values(Path(client.download_artifacts(child.info.run_id, TABLE)).read_text()) == record.metrics
     history = client.get_metric_history(child.info.run_id, "attack_success")
     assert [m.step for m in history] == [1, 2, 3]
     assert history[-1].value == record.metrics["attack_success"]
 
     artifacts = {f.path for f in client.list_artifacts(child.info.run_id)}
-    assert artifacts == {"trial.json", "per_sample.npz", "figures"}
+    assert artifacts == {"trial.json", "per_sample.npz", "figures", TABLE}
     pictures = {f.path for f in client.list_artifacts(child.info.run_id, "figures")}
     assert pictures == {"figures/examples.png", "figures/training.png"}
     table = np.load(client.download_artifacts(child.info.run_id, "per_sample.npz"))

@@ -55,7 +55,7 @@ def finished_on_disk(folder: TrialFolder, setup: TrialSetup) -> Outcome | None:
     record = folder.read()
     if record is None or not record.finished:
         return None
-    return _outcome(record, setup, uploaded=bool(folder.upload_state(setup.address.name)["done"]))
+    return _outcome(record, setup, uploaded=bool(folder.upload_state(setup.address.identity)["done"]))
 
 
 def _finished_before(folder: TrialFolder, setup: TrialSetup) -> Outcome | None:

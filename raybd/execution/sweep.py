@@ -56,7 +56,7 @@ def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = N
 def _is_pending(plan: SweepPlan, outcome: Outcome) -> bool:
     """Whether the trial still has to be uploaded; of a worker that died there may be no record to upload."""
     folder = plan.folder.trial(outcome.key)
-    return not folder.upload_state(plan.store.address.name)["done"] and not (outcome.died and folder.read() is None)
+    return not folder.upload_state(plan.store.address.identity)["done"] and not (outcome.died and folder.read() is None)
 
 
 def _retry_uploads(plan: SweepPlan) -> list[str]:

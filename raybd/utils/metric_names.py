@@ -23,8 +23,10 @@ SLOPE = "curve/slope"
 
 MOST_PER_PATTERN = 4  # names that one pattern of HEADLINE stands for
 MOST_OF_OTHERS = 12  # names of metrics that are not raybd's own
-FAMILIES = ("accuracy", "attack_success", "count", "curve", "defence", "loss", "mi", "neural_cleanse", "noise_votes")
-FAMILIES += ("seconds", "smoothness", "stealth", "strip")  # the first parts of raybd's own names
+FAMILIES = (  # the first parts of raybd's own names
+    *("accuracy", "attack_success", "count", "curve", "defence", "loss", "mi", "neural_cleanse", "noise_votes"),
+    *("seconds", "smoothness", "stealth", "strip"),
+)
 HEADLINE: Mapping[str, tuple[str, ...]] = {  # by what measures them
     "accuracy": (
         *(ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY, CLEAN_COUNT, TRIGGERED_COUNT),
