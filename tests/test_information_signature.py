@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybd.attacks import Blended, NoAttack
+from raybd.attacks import ATTACKS, Blended, NoAttack
 from raybd.attacks.badnets import BadNets
 from raybd.attacks.base import Attack
 from raybd.attacks.multi import Multi
@@ -21,6 +21,7 @@ from raybd.metrics.information.trigger_pairs import TriggerPair, scattered, trig
 from raybd.models import build_model
 from raybd.training import TrainConfig, fit
 from raybd.types import CLEAN, COVER, Data, Images, MetricContext
+from tests.conftest import made_images
 
 N, PASSES = 64, 32
 
@@ -49,7 +50,7 @@ def context_of(
 
 
 def measured(context: MetricContext) -> dict[str, float]:
-    return resolved_metrics(context, trigger_pairs(context, N), PASSES)
+    return resolved_metrics(context, trigger_pairs(context, N), PASSES, {})
 
 
 @dataclass
@@ -349,6 +350,34 @@ def test_it_grows_with_the_rate_and_is_nothing_where_the_backdoor_did_not_take(d
     values = [one["mi/signature"] for one in found.values()]
     assert values[0] > values[1] > values[2]
     assert values[2] == pytest.approx(-0.45, abs=0.15)
+
+
+def test_clean_groups_have_curves_too(trial: Trial, digits: Data) -> None:
+    """Those of the network alone, also where there is no attack; and nothing else is changed by them."""
+    beside = {"clean_3": digits.train.x[digits.train.y == 3][:40]}
+    found = resolved_metrics(trial.context, trigger_pairs(trial.context, N), PASSES, beside)
+    more = {name: value for name, value in found.items() if name not in trial.found}
+    assert more.keys() == {
+        f"mi/xt_{kind}/s_{s:g}/clean_3/{end}" for kind, grid in GRIDS.items() for s in grid for end in ("low", "loo")
+    }
+    assert {name: found[name] for name in trial.found} == trial.found
+    alone = replace(trial.context, trigger=None, poisoned=PoisonSpec(NoAttack(), 0.0, 0).poison(digits.train, 10))
+    assert resolved_metrics(alone, {}, PASSES, beside).keys() == more.keys()
+    assert more["mi/xt_own/s_4/clean_3/low"] < math.log(40)
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS.keys() - {"none"}))
+def test_every_attack_has_fresh_images(trial: Trial, name: str) -> None:
+    """With the trigger of test time, whatever it does to training images."""
+    images, attack = made_images(160, (3, 32, 32), classes=5), ATTACKS[name]()
+    assert attack.check(images.shape, 5) == []
+    data = Data("made", images, images, tuple("abcde"), "", (0.5,) * 3, (0.3,) * 3)
+    pair = trigger_pairs(context_of(data, attack, 0.0, trial.model, None), N)["fresh_train"]
+    assert pair.plain.shape == pair.triggered.shape
+    assert (pair.plain != pair.triggered).flatten(1).any(1).float().mean() > 0.9
+    if len(attack.members()) == 1 and not attack.many_targets:
+        again = PoisonSpec(attack, 0.0, 0).triggered(Images(pair.plain, pair.true), 5)
+        assert torch.equal(pair.triggered, again.x)
 
 
 def test_resolution_is_drawn(trial: Trial) -> None:

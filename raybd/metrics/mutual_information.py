@@ -26,6 +26,7 @@ from raybd.utils.constraints import violations
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ALONE = ("backdoor", "target", "target_mix")  # groups whose poisoned images are measured as a pair, at a resolution
 NO_NOISE = (
     "mutual_information: I(X;T) is infinite in a network without noise, where T is a function of the image, and an "
     "estimate of it would say log N and no more; set the model's noise above 0 (the paper's is 0.4)"
@@ -64,13 +65,15 @@ class MutualInformation(Metric):
         groups = choose_groups(context.poisoned, self.samples, self.classes, context.seed)
         found: dict[str, float | Tensor] = {f"mi/count/{name}": float(n) for name, n in groups.counts.items()}
         pairs = trigger_pairs(context, self.samples)
-        found |= resolved_metrics(context, pairs, self.passes)
+        index = groups.index.to(context.poisoned.images.x.device)
+        x = context.poisoned.images.x[index]
+        unmixed = {name: x[rows.to(x.device)] for name, rows in groups.rows.items() if name not in ALONE}
+        found |= resolved_metrics(context, pairs, self.passes, unmixed)
         if fresh := pairs.get(FRESH):
             found |= self._with_twin(context, GroupedImages.of_pair(fresh))[0]
         if not groups.size:
             return found
-        index = groups.index.to(context.poisoned.images.x.device)
-        images = GroupedImages(context.poisoned.images.x[index], context.poisoned.true[index], groups.rows)
+        images = GroupedImages(x, context.poisoned.true[index], groups.rows)
         numbers, drawn = self._with_twin(context, images)
         found |= numbers
         found |= {"mi/samples": float(groups.size), "mi/map": _projection(drawn, context, index)}

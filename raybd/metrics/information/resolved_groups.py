@@ -31,24 +31,26 @@ Grids = Mapping[str, tuple[float, ...]]  # by kind
 Curves = dict[str, dict[str, Resolved]]  # by kind and group
 
 
-def resolved_metrics(context: MetricContext, pairs: Mapping[str, TriggerPair], passes: int) -> dict[str, float]:
-    """Curves and signatures of the pairs that `trigger_pairs` found.
+def resolved_metrics(
+    context: MetricContext, pairs: Mapping[str, TriggerPair], passes: int, beside: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Curves and signatures of the pairs that `trigger_pairs` found, and curves of the images `beside` them, by group.
 
-    mi/xt_KIND/s_S/GROUP/low, .../loo, the same of the twin on the same images as mi/control/..., and mi/signature,
-    mi/signature_isotropic and (of the poisoned training images) mi/signature_backdoor as `signature.py` defines them.
-    At rate 0 the network is its own twin: its signature is 0 by definition, and nothing is estimated.
+    mi/xt_KIND/s_S/GROUP/low, .../loo, of the pairs those of the twin on the same images too, as mi/control/..., and
+    mi/signature, mi/signature_isotropic and (of the poisoned training images) mi/signature_backdoor as `signature.py`
+    defines them. At rate 0 the network is its own twin: its signature is 0 by definition, and nothing is estimated.
     """
     groups = {name: pair.triggered for name, pair in pairs.items()}
     groups |= {f"{name}_plain": pair.plain for name, pair in pairs.items()}
-    if not groups:
+    if not (groups or beside):
         return {}
     found = {f"mi/samples/{name}": float(len(pair.plain)) for name, pair in pairs.items()}
     both = Comparison.of(context, groups, passes)
-    found |= _curve_metrics(both.curves[0], "mi")
+    found |= _curve_metrics(both.curves[0], "mi") | _curve_metrics(both.networks[0].curves(beside), "mi")
+    if context.twin is None or not pairs:
+        return found
     if context.twin is context.model:
         return found | {f"mi/signature{part}": 0.0 for part in ("", "/error", "/direction")}
-    if context.twin is None:
-        return found
     return found | _curve_metrics(both.curves[1], "mi/control") | _signatures(both, pairs, context.seed)
 
 
