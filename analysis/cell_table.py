@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+from analysis.accuracy import best_twins
 from analysis.cell_index import CellIndex
-from analysis.cells import Cell, DecisionRule, build_cells
+from analysis.cells import Cell, build_cells
+from analysis.decision import DecisionRule, decide, lend
 from analysis.interpolation import interpolate_verdict
 from analysis.parameter_names import ParameterNames
 from analysis.records import Trials
-from analysis.reference import best_twins
+from analysis.samples import sample
 from analysis.surrogate import NoSurrogateError, Surrogate, failed_cells, fit_surrogate, select_cells
 from analysis.values import Value, axis_scale
 from analysis.verdict import Verdict, pooled
@@ -28,13 +30,23 @@ class CellTable:
     """
 
     def __init__(self, trials: Trials, rule: DecisionRule) -> None:
-        self.rule, self.reference = rule, best_twins(trials)
+        self.rule, found = rule, sample(trials)
+        self.reference = best_twins(found, lend(found), rule.accuracy_logits)
         self.names = ParameterNames(trials)
-        self.cells = tuple(build_cells(trials, {n: self.names.short[n] for n in self.names.shown}, rule))
+        shown = {name: self.names.short[name] for name in self.names.shown}
+        self.cells = tuple(build_cells(found, decide(found, rule), rule, shown))
         self.scales = {name: _scale(name, trials.values[name]) for name in self.names.varying}
         self._values = trials.values
         self._index = CellIndex(self.cells, trials.values, self.names.short)
         self._surrogates: dict[tuple[int, ...], Surrogate] = {}
+
+    @property
+    def notes(self) -> list[str]:
+        """What holds for the verdicts of the whole map: the false discovery rate, if one is held."""
+        rate = self.rule.false_discovery_rate
+        poisoned = sum(cell.poisoned and bool(cell.seeds) for cell in self.cells)
+        over = f"over {poisoned} cells with poison (Benjamini-Hochberg)"
+        return [] if rate is None else [f"cells called defended: false discovery rate at most {100 * rate:g}% {over}"]
 
     @property
     def axes(self) -> dict[str, list[Value]]:

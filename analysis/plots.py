@@ -64,6 +64,7 @@ def subtitle(table: CellTable, panel: MapSlice) -> list[str]:
     return [
         f"{', '.join(trained)}: {_counts(table)}" if trained else _counts(table),
         _rule(table),
+        *table.notes,
         *([f"pooled over {', '.join(pooled)}: defended where every value is"] if pooled else []),
     ]
 
@@ -123,4 +124,5 @@ def _rule(table: CellTable) -> str:
     floors = [accuracy - rule.max_accuracy_loss for accuracy in table.reference.values()]
     loss = f"{100 * rule.max_accuracy_loss:g} points under the best clean twins"
     floor = f"≥ {floors[0]:.1%} ({loss})" if len(floors) == 1 else f"at most {loss}"
-    return f"defended: attack success (ASR) ≤ {100 * rule.max_attack_success:g}%, clean accuracy (ACC) {floor}"
+    excess = f"attack success (ASR) ≤ {100 * rule.max_attack_success:g} points over the clean twins'"
+    return f"defended: {excess}, clean accuracy (ACC) {floor}, at {100 * rule.min_probability:g}%"

@@ -19,13 +19,15 @@ HEAD = ["measure", "cells", "got through", "median there", "median elsewhere", "
 def prediction_table(runs: pd.DataFrame, region_map: DefendedRegionMap) -> pd.DataFrame:
     """One row a measure, over the cells with poison: how well it tells where attack success is over the threshold.
 
+    Attack success is in excess of the clean twins' throughout.
+
     A cell's value is the mean over its seeds. AUC: the chance that a cell where the attack gets through has the larger
     value of the two, ties half (Mann & Whitney 1947), with a 90 % bootstrap over cells; the rank correlation is
     Spearman's, with attack success. Cells share seeds and data, so the intervals are rather too narrow.
     """
     values = _measures(runs).set_index(runs["run_id"])
     cells = [c for c in region_map.cells if c.poisoned and c.seeds]
-    success = np.array([c.verdict.attack_success.value for c in cells])
+    success = np.array([c.verdict.attack_success_excess.value for c in cells])
     rows = []
     for name, column in values.items():
         means = np.array([column.reindex(list(c.verdict.evidence)).mean() for c in cells])

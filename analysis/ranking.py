@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from analysis.cell_table import CellTable
+from analysis.cell_table import SOURCE, CellTable
 from analysis.cells import Cell, group_cells
 from analysis.values import Value, distinct
 from analysis.verdict import Status, Verdict
@@ -20,7 +20,8 @@ def robust(table: CellTable, over: str) -> pd.DataFrame:
     rows = []
     for values, cells in group_cells(poisoned, others).items():
         setting = dict(zip(others, values, strict=True))
-        everything = distinct(c.setting[over] for c in poisoned if c.setting.get("source") == setting.get("source"))
+        source = {n: setting[n] for n in others if n == SOURCE}  # none where all trials have one
+        everything = distinct(c.setting[over] for c in poisoned if all(c.setting[n] == v for n, v in source.items()))
         rows.append(names.short_setting(setting) | _count_defended(table, cells, over, len(everything)))
     columns = [names.short[n] for n in others] + ["defended against", "measured", "robust", "worst attack success"]
     return pd.DataFrame(rows, columns=columns).sort_values("robust", ascending=False, kind="stable")
@@ -55,6 +56,6 @@ def _count_defended(table: CellTable, cells: Sequence[Cell], over: str, number: 
     return {
         "defended against": defended,
         "measured": len(measured),
-        "robust": defended == number,
+        "robust": 0 < number == defended,
         "worst attack success": max((v.attack_success.value for v in measured), default=float("nan")),
     }

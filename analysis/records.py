@@ -26,6 +26,7 @@ LOGGED = {  # a column of MLflow's -> ours; the other params.* are parameters
 }
 FAMILIES = ("attack.name", "poison_rate", "train.", "model.", "attack.")  # the order in which parameters are shown
 NO_METRICS = "finished without a clean accuracy or an attack success"
+NO_RATE = "finished with a clean accuracy or an attack success outside [0, 1]"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Trials:
     rows: pd.DataFrame  # the reserved columns, and `done`: finished, with both rates
     codes: pd.DataFrame  # a column for each parameter: position in `values`, or MISSING
     values: dict[str, list[Value]]  # the distinct values of each parameter, sorted
+
+    def value(self, name: str, row: int) -> Value:
+        """The value of a parameter in a row; None where there is none."""
+        position = int(self.codes[name].iloc[row]) if name in self.values else MISSING
+        return None if position == MISSING else self.values[name][position]
 
 
 def load(experiment: str | Sequence[str], tracking_uri: str | None) -> pd.DataFrame:
@@ -113,17 +119,19 @@ def _parameters(frame: pd.DataFrame) -> list[str]:
 
 
 def _rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """The reserved columns with their defaults; a trial that finished without its rates counts as failed."""
+    """The reserved columns with their defaults; a trial that finished without possible rates counts as failed."""
     rows = pd.DataFrame({name: frame.get(name) for name in RESERVED}, index=frame.index)
     for name in ("clean_accuracy", "attack_success", "clean_count", "triggered_count"):
         rows[name] = pd.to_numeric(rows[name])
     rows["status"] = rows["status"].astype(object).fillna("FINISHED").astype(str).str.upper()
     no_trigger = frame["attack.name"] == "none"
     has_rates = rows["clean_accuracy"].notna() & (rows["attack_success"].notna() | no_trigger)
-    finished = rows["status"] == "FINISHED"
+    rates = rows[["clean_accuracy", "attack_success"]]
+    finished, possible = rows["status"] == "FINISHED", ~((rates < 0) | (rates > 1)).any(axis=1)
     rows["error"] = rows["error"].astype(object)
     rows.loc[finished & ~has_rates, ["status", "error"]] = ["FAILED", NO_METRICS]
-    return rows.assign(done=finished & has_rates)
+    rows.loc[finished & ~possible, ["status", "error"]] = ["FAILED", NO_RATE]
+    return rows.assign(done=finished & has_rates & possible)
 
 
 def _latest(rows: pd.DataFrame, codes: pd.DataFrame) -> pd.Index:

@@ -3,105 +3,94 @@
 Always networks trained without a defence: a defence that costs accuracy must not lower its own bar.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from analysis.records import Trials
-from analysis.values import MISSING, Value
+from analysis.samples import numbers, pools
+from analysis.twins import clean_trials, training_parameters, without_defence
 
+Floats = NDArray[np.float64]
 Policy = Literal["best", "twin", "no_defence"]
 NO_TWIN = "no clean twin was measured (poison rate 0 or attack none, no defence): there is no reference accuracy"
 ONLY_DEFENDED = "only clean twins under a defence were measured: the reference are those without one"
-NO_OWN_TWIN = "a seed has no clean twin of its own setting (poison rate 0 or attack none, no defence)"
+NO_OWN_TWIN = "there is no clean twin of this setting (poison rate 0 or attack none, no defence)"
 NO_TRAINING = "no training without a defence was measured: there is no reference accuracy"
+TINY = 1e-12
+OUT = 0.01  # chance that the best setting is left out of those that may be the best
 
 
-def best_twins(trials: Trials) -> dict[Value, float]:
-    """For each data set the best clean twins: max over settings of the mean over seeds of clean accuracy.
+@dataclass(frozen=True)
+class References:
+    """The settings that a reference is the best of, one row each, and which of them each trial is measured from."""
 
-    A clean twin is a trial without poison and without defence; those of several attacks at one seed are one. The
-    keys are data sets, or (source, data set) where there are several sources.
+    settings: pd.DataFrame  # mean, variance (NaN of one seed), seeds, group, pool (of spread)
+    group: NDArray[np.intp]  # (t,) of each trial
+
+
+def reference_settings(trials: Trials, policy: Policy) -> References:
+    """The settings whose best is the reference.
+
+    best: the clean twins, of the same source and data. no_defence: trainings without a defence at any attack, rate and
+    complexity, of the same source, data and network; for tables that hold no clean training.
     """
-    by = _present(trials, ["source", "data"])
-    best = _best(trials, _clean(trials) & _without_defence(trials), _training_parameters(trials), by)
-    result = {}
-    for at, accuracy in best.items():
-        names = _values_at(trials, dict(zip(by, at[1:], strict=True)))
-        result[(names["source"], names.get("data")) if "source" in names else names.get("data")] = accuracy
-    return result
-
-
-def reference_accuracies(trials: Trials, policy: Policy) -> tuple[NDArray[np.float64], str]:
-    """The reference accuracy of every trial, NaN where there is none, and why it would be missing.
-
-    best: the best clean twins of the same source and data. twin: the clean twin of the same setting and seed,
-    whatever its defence. no_defence: the best mean over seeds of trainings without a defence, at any attack, rate
-    and complexity, of the same source, data and network; for tables that hold no clean training.
-    """
-    plain = _without_defence(trials)
-    if policy == "twin":
-        return _twin_accuracies(trials, _clean(trials) & plain), NO_OWN_TWIN
     if policy == "no_defence":
-        by = _present(trials, ["source", "data", "model.name"])
-        best = _best(trials, trials.rows["done"] & plain, list(trials.values), by)
-        return _broadcast(trials, best, by), NO_TRAINING
-    by = _present(trials, ["source", "data"])
-    best = _best(trials, _clean(trials) & plain, _training_parameters(trials), by)
-    return _broadcast(trials, best, by), ONLY_DEFENDED if _clean(trials).any() else NO_TWIN
+        chosen, settings = trials.rows["done"] & without_defence(trials), list(trials.values)
+        return _settings(trials, chosen, settings, ["source", "data", "model.name"])
+    chosen = clean_trials(trials) & without_defence(trials)
+    return _settings(trials, chosen, training_parameters(trials), ["source", "data"])
 
 
-def _clean(trials: Trials) -> "pd.Series[bool]":
-    return trials.rows["done"] & (_is(trials, "poison_rate", 0) | _is(trials, "attack.name", "none"))
+def why_missing(trials: Trials, policy: Policy) -> str:
+    """Why a cell would have no reference."""
+    if policy != "best":
+        return NO_OWN_TWIN if policy == "twin" else NO_TRAINING
+    return ONLY_DEFENDED if clean_trials(trials).any() else NO_TWIN
 
 
-def _without_defence(trials: Trials) -> "pd.Series[bool]":
-    if "defence.name" not in trials.codes:
-        return pd.Series(True, index=trials.codes.index)
-    return _is(trials, "defence.name", "none") | (trials.codes["defence.name"] == MISSING)
+def _settings(trials: Trials, chosen: "pd.Series[bool]", settings: Sequence[str], by: Sequence[str]) -> References:
+    group = numbers(trials.codes, [name for name in by if name in trials.values])
+    table = pd.DataFrame({"setting": numbers(trials.codes, settings), "seed": trials.rows["seed"], "group": group})
+    table = table.assign(pool=pools(trials), accuracy=trials.rows["clean_accuracy"])[chosen]
+    place = ["setting", "group", "pool"]
+    seeds = table.groupby([*place, "seed"])["accuracy"].mean()  # twins of several attacks at one seed are one
+    found = seeds.groupby(place).agg(["mean", "var", "count"]).reset_index()
+    return References(found.rename(columns={"var": "variance", "count": "seeds"}), group)
 
 
-def _training_parameters(trials: Trials) -> list[str]:
-    """The parameters of a training that are not its poison's."""
-    return [name for name in trials.values if name != "poison_rate" and not name.startswith("attack.")]
+def best_of(mean: Floats, squared_error: Floats) -> tuple[float, float]:
+    """The largest of the true means of k settings and its variance, from measured means and their squared errors.
+
+    The largest measured mean is too large, the more so the more settings there are. Those that may be the best (not
+    below it by more than chance, at 1 % over all) are taken as normal around a common mean, whose variance is that of
+    DerSimonian & Laird (Controlled Clinical Trials 7 (1986) 177); each is shrunk towards it (empirical Bayes: Efron &
+    Morris, JASA 70 (1975) 311), and the largest shrunk mean is the reference.
+    """
+    known = ~np.isnan(squared_error)
+    if not known.any() or not squared_error[known].any():  # nothing is told of the errors, or there are none
+        return float(mean.max()), float(squared_error[known].sum()) if known.any() else float("nan")
+    mean, variance = mean[known], np.maximum(squared_error[known], TINY)
+    top = int(mean.argmax())
+    reach = norm.isf(OUT / max(len(mean) - 1, 1)) * np.sqrt(variance + variance[top])
+    near = (mean >= mean[top] - reach) | (np.arange(len(mean)) == top)
+    mean, variance = mean[near], variance[near]
+    between = _variance_between(mean, variance)
+    weight = 1 / (between + variance)
+    middle, squared = float(weight @ mean / weight.sum()), float(1 / weight.sum())
+    kept = between / (between + variance)
+    shrunk = middle + kept * (mean - middle)
+    best = int(shrunk.argmax())
+    return float(shrunk[best]), float(kept[best] * variance[best] + (1 - kept[best]) ** 2 * squared)
 
 
-def _present(trials: Trials, names: list[str]) -> list[str]:
-    return [name for name in names if name in trials.values]
-
-
-def _best(
-    trials: Trials, chosen: "pd.Series[bool]", settings: list[str], by: list[str]
-) -> dict[tuple[int, ...], float]:
-    """Of the `chosen` trials: max over `settings` of the mean over seeds, for each position of the parameters `by`."""
-    table = trials.codes[settings].assign(seed=trials.rows["seed"], accuracy=trials.rows["clean_accuracy"])
-    table = table[chosen].assign(all=0)
-    seeds = table.groupby(["all", *settings, "seed"])["accuracy"].mean()
-    best = seeds.groupby(["all", *settings]).mean().groupby(["all", *by]).max()
-    return {tuple(at): float(value) for at, value in zip(best.index.to_frame().to_numpy(), best, strict=True)}
-
-
-def _broadcast(trials: Trials, best: Mapping[tuple[int, ...], float], by: list[str]) -> NDArray[np.float64]:
-    keys = trials.codes[by].assign(all=0)[["all", *by]].to_numpy()
-    return np.array([best.get(tuple(key), np.nan) for key in keys.tolist()])
-
-
-def _twin_accuracies(trials: Trials, twins: "pd.Series[bool]") -> NDArray[np.float64]:
-    same = [name for name in _training_parameters(trials) if not name.startswith("defence.")]
-    table = trials.codes[same].assign(seed=trials.rows["seed"], accuracy=trials.rows["clean_accuracy"].where(twins))
-    result: NDArray[np.float64] = table.groupby([*same, "seed"])["accuracy"].transform("mean").to_numpy(float)
-    return result
-
-
-def _values_at(trials: Trials, at: Mapping[str, int]) -> dict[str, Value]:
-    """The values at positions; the source only where there are several."""
-    named = {name: None if i == MISSING else trials.values[name][i] for name, i in at.items()}
-    return {n: v for n, v in named.items() if n != "source" or len(trials.values["source"]) > 1}
-
-
-def _is(trials: Trials, name: str, value: Value) -> "pd.Series[bool]":
-    values = trials.values[name]
-    return trials.codes[name] == (values.index(value) if value in values else len(values))
+def _variance_between(mean: Floats, variance: Floats) -> float:
+    weight = 1 / variance
+    spread = float(weight @ (mean - weight @ mean / weight.sum()) ** 2)
+    scale = float(weight.sum() - (weight**2).sum() / weight.sum())
+    return max(0.0, (spread - (len(mean) - 1)) / scale) if len(mean) > 1 else 0.0

@@ -9,8 +9,8 @@ import pandas as pd
 from analysis import boundary, compare, leaderboard, ranking, records, slices
 from analysis.boundary import Resistance
 from analysis.cell_table import CellTable
-from analysis.cells import DecisionRule
 from analysis.compare import Comparison
+from analysis.decision import DecisionRule
 from analysis.reference import Policy
 from analysis.slices import MapSlice
 from analysis.values import Value, format_value
@@ -24,16 +24,20 @@ class RuleOptions(TypedDict, total=False):
     max_accuracy_loss: float
     max_attack_success: float
     reference: Policy
+    min_probability: float
+    false_discovery_rate: float | None
     seed_spread: float | None
+    accuracy_spread: float | None
 
 
 class DefendedRegionMap:
     """The verdict on every measured setting of a backdoor sweep; it never extrapolates.
 
-    A seed is defended if its clean accuracy is at least `reference - max_accuracy_loss` and its attack
-    success at most `max_attack_success`. A setting is `defended`, or `backdoored` or `kept_out`, if Jeffreys' 90 %
-    interval of the chance that a seed is defended lies above or below a half (and, to be defended, no seed's attack
-    success is over twice the threshold), else `uncertain`; without a finished trial it is `unmeasured`.
+    A setting is judged by its means over seeds: how far attack success exceeds that of the clean twins (the same
+    setting without poison), and how far clean accuracy lies under a reference. It is `backdoored` if the excess is
+    above `max_attack_success`, `defended` if it is not and the loss is at most `max_accuracy_loss`, `kept_out` if it
+    is not but accuracy is lost; `uncertain` if none of the three has `min_probability`, `unmeasured` without a
+    finished trial. Settings without poison are judged by accuracy alone, and enter no share.
 
     Args:
         frame: one row a trial. Needed: seed, clean_accuracy, attack_success (both in [0, 1]), attack.name,
@@ -41,11 +45,16 @@ class DefendedRegionMap:
             (test images behind each rate), error, start_time. Every other column is a parameter by its
             full name; trials whose parameter `source` differs are never mixed.
         max_accuracy_loss: allowed loss of clean accuracy, in [0, 1].
-        max_attack_success: allowed attack success, in [0, 1].
+        max_attack_success: allowed excess of attack success over the clean twins', in [0, 1].
         reference: what the loss is measured from, always trained without a defence. "best": the best clean twins
-            over all settings; "twin": the clean twin of the same setting and seed; "no_defence": the best training
-            without a defence, poisoned or not, of the same network.
-        seed_spread: deviation between seeds by which a cell of a single seed is judged; None: one seed never decides.
+            over all settings; "twin": the clean twins of the same setting, paired by seed; "no_defence": the best
+            training without a defence, poisoned or not, of the same network.
+        min_probability: that a status needs to be given, above 1/2.
+        false_discovery_rate: expected share of wrong ones among the cells called defended, over the whole map
+            (Benjamini-Hochberg); None: each cell by itself.
+        seed_spread: deviation between seeds of an attack success of one half, by which a cell of a single seed is
+            judged (at p it is 4 p (1 - p) times that); None: what the cells of several seeds tell, if there are any.
+        accuracy_spread: likewise of clean accuracy; None: `seed_spread`.
 
     Attributes:
         axes: the parameters that vary, by their short names, with their measured values in order.
@@ -79,10 +88,11 @@ class DefendedRegionMap:
     def from_backdoorbench(cls, csv: str | Path, **rule: Unpack[RuleOptions]) -> "DefendedRegionMap":
         """The map of BackdoorBench's published leaderboard (dataset, backbone, attack, defence, ratio, acc, asr, ra).
 
-        It has one seed a cell, which decides only where it is far from the thresholds, and no clean training: the
-        accuracy is measured from the best one without a defence of the same network.
+        It has one seed a cell, judged by how far published seeds stray, and no clean training: accuracy is measured
+        from the best one without a defence of the same network, and nothing is taken off attack success.
         """
         options: RuleOptions = {"reference": "no_defence", "seed_spread": leaderboard.SPREAD}
+        options["accuracy_spread"] = leaderboard.ACCURACY_SPREAD
         options.update(rule)
         return cls(leaderboard.read(csv), **options)
 
@@ -110,8 +120,8 @@ class DefendedRegionMap:
         """The largest defended value of the axis `along`, one row a setting of the axes not `fixed`.
 
         `low`: up to there all is defended; `high`: from there on all is `kept_out` or `backdoored`, infinite if that
-        was not reached; `holes`: values below the largest that are not defended. With `interpolate` all three are read off a Gaussian
-        process, `low` and `high` where its 90 % bands leave the thresholds.
+        was not reached; `holes`: values below the largest that are not defended. With `interpolate` all three are read
+        off a Gaussian process, `low` and `high` where its 90 % bands leave the thresholds.
         """
         (name,) = self.table.names.full_names([along])
         return boundary.boundary_table(self.table, name, self.table.names.full_setting(fixed), interpolate)

@@ -17,6 +17,7 @@ from analysis.region_map import DefendedRegionMap
 from analysis.runs import notable
 from analysis.signatures import signature_table
 from analysis.values import Value, distinct, format_value, to_python
+from analysis.verdict import STATUSES
 from raybd.errors import InputError
 
 STYLE = """
@@ -63,12 +64,22 @@ def report(runs: pd.DataFrame, name: str) -> str:
 def _head(table: CellTable, runs: pd.DataFrame, name: str) -> str:
     facts = [escape(line) for line in subtitle(table, panels(table)[0][0])]
     statuses = pd.Series([cell.verdict.status for cell in table.cells if cell.poisoned]).value_counts()
-    counts = ", ".join(f"{number} {status}" for status, number in statuses.items())
+    counts = ", ".join(f"{statuses[status]} {status}" for status in STATUSES if status in statuses)
     known = {label: distinct(runs[tag]) for label, tag in VERSIONS.items() if tag in runs}
     versions = "; ".join(f"{label} {', '.join(map(str, values))}" for label, values in known.items() if values)
-    lines = [*facts, f"cells with poison: {counts}", escape(versions), time.strftime("written %Y-%m-%d")]
+    lines = [*facts, f"cells with poison: {counts}", _expected(table), escape(versions)]
+    lines.append(time.strftime("written %Y-%m-%d"))
     title = "<h1>Where does the backdoor not take hold?</h1>"
     return f"{title}<p>Sweep <b>{escape(name)}</b></p><ul>{''.join(f'<li>{line}</li>' for line in lines if line)}</ul>"
+
+
+def _expected(table: CellTable) -> str:
+    """How many of the cells called defended are expected not to be, by their own probabilities."""
+    chances = [c.verdict.probability for c in table.cells if c.poisoned and c.verdict.status == "defended"]
+    if not chances:
+        return ""
+    wrong = sum(1 - chance for chance in chances)
+    return f"of {len(chances)} cells called defended {wrong:.2g} are expected not to be, by their probabilities"
 
 
 def _maps(table: CellTable) -> str:
@@ -77,7 +88,10 @@ def _maps(table: CellTable) -> str:
         for row in panels(table)
         for panel in row
     ]
-    note = "ASR: attack success; ACC: clean accuracy; hold the pointer over a cell for its intervals and its reason."
+    note = (
+        "ASR: attack success; ACC: clean accuracy; kept_out: the backdoor does not take hold, but accuracy is lost. "
+        "Hold the pointer over a cell for its intervals and its reason."
+    )
     return f"<h2>The map</h2><p>{svg.legend()}</p><p>{note}</p>{''.join(drawn)}"
 
 

@@ -36,7 +36,7 @@ def notable(region_map: DefendedRegionMap) -> list[tuple[str, str]]:
     """Run ids of the worst and the most interesting trials, each with why; at most three of a kind."""
     poisoned = [cell for cell in region_map.cells if cell.poisoned and cell.seeds]
     limit = region_map.rule.max_attack_success
-    lowest = sorted((c for c in poisoned if c.verdict.attack_success.value > limit), key=_rate)
+    lowest = sorted((c for c in poisoned if c.verdict.attack_success_excess.value > limit), key=_rate)
     highest = sorted((c for c in poisoned if c.verdict.status == "defended"), key=_rate, reverse=True)
     spread = sorted((c for c in poisoned if np.ptp(c.attack_success) > 0), key=_seed_range, reverse=True)
     least_accurate = sorted(poisoned, key=lambda c: min(c.clean_accuracy))

@@ -1,5 +1,6 @@
 """The map as a table for the terminal."""
 
+import math
 from collections.abc import Sequence
 
 from analysis.cells import Cell
@@ -9,10 +10,15 @@ from analysis.values import format_value
 
 
 def summary(region_map: DefendedRegionMap) -> str:
-    """One line a cell: its setting, mean and standard deviation over seeds in percent, and the verdict."""
+    """One line a cell: its setting, mean and standard deviation over seeds in percent, and the verdict.
+
+    Excess: of attack success over the clean twins'; loss: of clean accuracy under the reference; both in points. P: the
+    probability that the cell is defended.
+    """
     names = region_map.table.names
-    head = [*(names.short[name] for name in names.shown), "ACC %", "ASR %", "defended", "verdict"]
-    return align_columns([head, *(_line(cell, names.shown) for cell in region_map.cells)])
+    head = [*(names.short[name] for name in names.shown), "ACC %", "ASR %", "excess", "loss", "P %", "verdict"]
+    table = align_columns([head, *(_line(cell, names.shown) for cell in region_map.cells)])
+    return "\n".join([table, *region_map.table.notes])
 
 
 def _line(cell: Cell, shown: Sequence[str]) -> list[str]:
@@ -21,6 +27,11 @@ def _line(cell: Cell, shown: Sequence[str]) -> list[str]:
         *("-" if cell.setting[name] is None else format_value(cell.setting[name]) for name in shown),
         format_mean_std(cell.clean_accuracy),
         format_mean_std(cell.attack_success),
-        f"{cell.n_defended}/{len(cell.seeds)}",
+        *(_percent(estimate.value, 1) for estimate in (cell.verdict.attack_success_excess, cell.verdict.accuracy_loss)),
+        _percent(cell.verdict.probability, 0),
         cell.verdict.status + failed,
     ]
+
+
+def _percent(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.{digits}f}"

@@ -17,7 +17,7 @@ UNDEFENDED: frozenset[str] = frozenset({"kept_out", "backdoored"})
 
 @dataclass(frozen=True)
 class Estimate:
-    """A rate in [0, 1] (NaN if unknown) and its 90 % interval."""
+    """A rate in [0, 1], or a difference of rates (NaN if unknown), and its 90 % interval."""
 
     value: float
     low: float
@@ -28,12 +28,22 @@ class Estimate:
             return "not measured"
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
 
+    @property
+    def points(self) -> str:
+        """In points of percent."""
+        if math.isnan(self.value):
+            return "not known"
+        value, low, high = (round(100 * number, 1) + 0.0 for number in (self.value, self.low, self.high))  # no -0.0
+        return f"{value} points ({low} to {high})"
+
     def row(self, name: str) -> dict[str, float]:
         """Value and ends as columns `name`, `name`_low and `name`_high of a table."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 UNMEASURED = Estimate(math.nan, 0.0, 1.0)
+UNKNOWN_DIFFERENCE = Estimate(math.nan, -1.0, 1.0)
+RATES = ("clean_accuracy", "attack_success", "accuracy_loss", "attack_success_excess")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +53,12 @@ class Verdict:
     setting: Mapping[str, Value]  # by short names
     status: Status
     reason: str
-    probability: float = math.nan  # that a new seed is defended; NaN if nothing is known
+    # That the means over seeds are within both thresholds, given the data and a flat prior; NaN if nothing tells it.
+    probability: float = math.nan
     clean_accuracy: Estimate = UNMEASURED
     attack_success: Estimate = UNMEASURED
+    accuracy_loss: Estimate = UNKNOWN_DIFFERENCE  # under the reference
+    attack_success_excess: Estimate = UNKNOWN_DIFFERENCE  # over the clean twins' attack success, over 0 without one
     seeds: int = 0  # finished; of several cells, in the one that has fewest
     evidence: tuple[str, ...] = ()  # run ids, nearest first
     failures: tuple[str, ...] = ()  # "run id: error" of the trials that failed there
@@ -65,18 +78,20 @@ class Verdict:
         return "\n".join(
             [
                 f"{self.status}{' (interpolated)' * self.interpolated} at {where or 'every setting'}",
-                f"  clean accuracy  {self.clean_accuracy}",
-                f"  attack success  {self.attack_success}",
-                f"  probability     {chance} that a new seed is defended",
+                f"  clean accuracy  {self.clean_accuracy}, under the reference by {self.accuracy_loss.points}",
+                f"  attack success  {self.attack_success}, over its twins' by {self.attack_success_excess.points}",
+                f"  probability     {chance} that it is defended",
                 f"  why             {self.reason}",
                 f"  evidence        {_list_runs(self.evidence)}",
             ]
         )
 
     def row(self) -> dict[str, Any]:
-        """Status, probability, seeds and both rates as a row of a table."""
+        """Status, probability, seeds, both rates and what they are judged by as a row of a table."""
         row: dict[str, Any] = {"status": self.status, "probability": self.probability, "seeds": self.seeds}
-        return row | self.clean_accuracy.row("clean_accuracy") | self.attack_success.row("attack_success")
+        for name in RATES:
+            row |= getattr(self, name).row(name)
+        return row
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but the setting, for JSON."""
@@ -101,19 +116,21 @@ def pooled(verdicts: Sequence[Verdict], setting: Mapping[str, Value], free: Mapp
         setting=setting,
         status=verdicts[0].status if len(counts) == 1 else "uncertain",
         reason=f"{len(verdicts)} cells match, over {over}: {parts}{why}",
-        probability=float(np.min([v.probability for v in measured], initial=1.0)) if measured else math.nan,
-        clean_accuracy=_hull([v.clean_accuracy for v in measured]),
-        attack_success=_hull([v.attack_success for v in measured]),
+        probability=float(np.min([v.probability for v in measured])) if measured else math.nan,
+        clean_accuracy=_hull([v.clean_accuracy for v in measured], UNMEASURED),
+        attack_success=_hull([v.attack_success for v in measured], UNMEASURED),
+        accuracy_loss=_hull([v.accuracy_loss for v in measured], UNKNOWN_DIFFERENCE),
+        attack_success_excess=_hull([v.attack_success_excess for v in measured], UNKNOWN_DIFFERENCE),
         seeds=min((v.seeds for v in measured), default=0),
         evidence=tuple(run for verdict in measured for run in verdict.evidence),
         failures=tuple(failure for verdict in verdicts for failure in verdict.failures),
     )
 
 
-def _hull(estimates: Sequence[Estimate]) -> Estimate:
+def _hull(estimates: Sequence[Estimate], unknown: Estimate) -> Estimate:
     known = [e for e in estimates if not math.isnan(e.value)]
     if not known:
-        return UNMEASURED
+        return unknown
     mean = float(np.mean([e.value for e in known]))
     return Estimate(mean, min(e.low for e in known), max(e.high for e in known))
 

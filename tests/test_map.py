@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from analysis import DefendedRegionMap
 from raybd.errors import InputError
@@ -33,37 +32,26 @@ def verdict(successes, accuracies=None, **thresholds):
 
 
 def test_three_seeds_that_agree_decide():
-    defended, undefended = verdict([0.02, 0.03, 0.04]), verdict([0.9, 0.8, 0.95])
-    assert (defended.status, undefended.status) == ("defended", "backdoored")
-    assert defended.reason == "3 of 3 seeds defended"
-    assert undefended.reason == "0 of 3 seeds defended: 3 with an attack success over 10.0%"
-    assert defended.seeds == undefended.seeds == 3
+    defended, backdoored = verdict([0.02, 0.03, 0.04]), verdict([0.9, 0.8, 0.95])
+    assert (defended.status, backdoored.status) == ("defended", "backdoored")
+    assert defended.reason.startswith("attack success is 2.0 points (")
+    assert "over that of the clean twins (at most 10 allowed); clean accuracy is 0.0 points (" in defended.reason
+    assert backdoored.reason.startswith("attack success is 87.3 points (")
+    assert defended.seeds == backdoored.seeds == 3
 
 
-@pytest.mark.parametrize(("seeds", "number"), [(1, "1 seed is"), (2, "2 seeds are")])
-def test_fewer_are_too_few_however_clear(seeds, number):
+def test_one_seed_is_too_few_however_clear_where_nothing_tells_the_spread():
     for success in (0.0, 1.0):
-        asked = verdict([success] * seeds)
+        asked = verdict([success])
         assert asked.status == "uncertain"
-        assert asked.reason == f"{number} too few: at least 3 that agree are needed"
+        assert asked.reason.startswith("one seed is too few: nothing tells how far seeds stray")
+        assert math.isnan(asked.probability)
 
 
 def test_seeds_that_disagree_leave_it_open():
     asked = verdict([0.02, 0.03, 0.9])
     assert asked.status == "uncertain"
-    assert asked.reason == "2 of 3 seeds defended: 1 with an attack success over 10.0%"
-
-
-@pytest.mark.parametrize("seeds", range(1, 11))
-def test_status_follows_the_jeffreys_quantiles(seeds):
-    for defended in range(seeds + 1):
-        posterior = stats.beta(defended + 0.5, seeds - defended + 0.5)
-        low, high = posterior.ppf(0.05), posterior.ppf(0.95)
-        expected = "defended" if low > 0.5 else "backdoored" if high < 0.5 else "uncertain"
-        asked = verdict([0.05] * defended + [0.15] * (seeds - defended))  # 0.15 fails, and is under 2 x 0.1
-        assert asked.status == expected, (defended, seeds)
-        assert asked.probability == pytest.approx((defended + 0.5) / (seeds + 1))
-        assert asked.probability == pytest.approx(posterior.mean())
+    assert asked.reason.startswith("not decided: the backdoor takes hold with probability ")
 
 
 def test_both_conditions_are_needed():
@@ -71,16 +59,18 @@ def test_both_conditions_are_needed():
     assert (backdoored.status, spoilt.status) == ("backdoored", "kept_out")
     assert backdoored.undefended
     assert spoilt.undefended
-    assert spoilt.reason == "0 of 3 seeds defended: 3 with a clean accuracy under 88.0%"
+    assert spoilt.reason.startswith("clean accuracy is 10.0 points (10.0 to 10.0) under the reference (at most 2 allow")
     halves = verdict([0.0, 0.0, 0.9, 0.9], [0.8, 0.8, 0.9, 0.9])
-    assert halves.status == "uncertain"  # each seed fails one of the two
-    assert halves.reason.endswith("2 with an attack success over 10.0%, 2 with a clean accuracy under 88.0%")
+    assert halves.status == "uncertain"  # the means fail both, but neither is decided
+    spoilt_and_backdoored = verdict([0.9] * 3, [0.8] * 3)
+    assert spoilt_and_backdoored.status == "backdoored"  # what it costs does not matter then
 
 
 def test_rates_on_the_thresholds_are_within_them():
-    assert verdict([0.1] * 3, [0.88] * 3).status == "defended"  # 0.9 - 0.02, and 0.1
-    assert verdict([0.100001] * 3, [0.88] * 3).status == "backdoored"
-    assert verdict([0.1] * 3, [0.879999] * 3).status == "kept_out"
+    assert verdict([0.11] * 3, [0.88] * 3).status == "defended"  # 0.9 - 0.02, and 0.01 + 0.1
+    assert verdict([0.110001] * 3, [0.88] * 3).status != "defended"
+    assert verdict([0.12] * 3, [0.88] * 3).status == "backdoored"
+    assert verdict([0.11] * 3, [0.879999] * 3).status == "kept_out"
 
 
 def test_thresholds_can_be_set():
@@ -94,29 +84,23 @@ def test_thresholds_can_be_set():
     ]
 
 
-def test_one_seed_over_twice_the_threshold_forbids_defended():
-    assert stats.beta(8.5, 1.5).ppf(0.05) > 0.5  # 8 of 9 would do
-    assert verdict([0.05] * 8 + [0.2]).status == "defended"
-    outlier = verdict([0.05] * 8 + [0.21])
-    assert outlier.status == "uncertain"
-    assert outlier.reason == (
-        "8 of 9 seeds defended, but one has an attack success of 21.0%, over twice what is allowed"
-    )
-
-
 def test_without_a_clean_twin_nothing_is_certain():
     asked = region_map([trial(s, 0.0) for s in range(3)], twins=[]).query()
     assert asked.status == "uncertain"
     assert "no clean twin was measured" in asked.reason
     assert math.isnan(asked.probability)
+    through = region_map([trial(s, 0.9) for s in range(3)], twins=[]).query()
+    assert through.status == "backdoored"  # that the backdoor takes hold needs no reference accuracy
 
 
 def test_reference_is_the_best_setting_and_not_the_best_seed():
     def twins(decay, *accuracies):
         return [trial(s, 0.0, a, **{"poison_rate": 0.0, "train.weight_decay": decay}) for s, a in enumerate(accuracies)]
 
-    found = region_map(twins(1e-3, 0.90, 0.96) + twins(1e-2, 0.94, 0.94), twins=[])
-    assert found.reference == {None: pytest.approx(0.94)}  # means 0.93 and 0.94; best seed 0.96; pooled 0.935
+    found = region_map(twins(1e-3, 0.90, 0.90) + twins(1e-2, 0.94, 0.94), twins=[])
+    assert found.reference == {None: pytest.approx(0.94)}
+    noisy = region_map(twins(1e-3, 0.90, 0.96) + twins(1e-2, 0.94, 0.95), twins=[])
+    assert noisy.reference[None] < 0.945  # means 0.93 and 0.945: the larger of two noisy means is too large
 
 
 def test_twins_of_one_seed_count_as_one():
@@ -130,15 +114,15 @@ def test_twins_of_one_seed_count_as_one():
 
 def test_each_data_set_has_its_reference_and_defences_have_none():
     rows = [
-        trial(0, 0.0, 0.90, **{"poison_rate": 0.0, "data": "mnist", "defence.name": "none"}),
-        trial(0, 0.0, 0.70, **{"poison_rate": 0.0, "data": "svhn", "defence.name": "none"}),
+        *(trial(s, 0.0, 0.90, **{"poison_rate": 0.0, "data": "mnist", "defence.name": "none"}) for s in range(3)),
+        *(trial(s, 0.0, 0.70, **{"poison_rate": 0.0, "data": "svhn", "defence.name": "none"}) for s in range(3)),
         trial(0, 0.0, 0.99, **{"poison_rate": 0.0, "data": "svhn", "defence.name": "vibe"}),
         trial(0, 0.0, 0.99, **{"poison_rate": 0.1, "data": "svhn", "defence.name": "none"}),
         *(trial(s, 0.0, 0.69, **{"data": "svhn", "defence.name": "vibe"}) for s in range(3)),
         *(trial(s, 0.0, 0.69, **{"data": "mnist", "defence.name": "vibe"}) for s in range(3)),
     ]
     found = region_map(rows, twins=[])
-    assert found.reference == {"mnist": 0.90, "svhn": 0.70}
+    assert found.reference == {"mnist": pytest.approx(0.90), "svhn": pytest.approx(0.70)}
     assert found.query(data="svhn", defence="vibe", poison_rate=0.1).status == "defended"
     assert found.query(data="mnist", defence="vibe", poison_rate=0.1).status == "kept_out"
 
@@ -240,7 +224,7 @@ def test_a_verdict_can_be_read():
     text = str(verdict([0.02, 0.03, 0.9]))
     assert text.startswith("uncertain at attack=badnets, poison_rate=0.1\n")
     assert "clean accuracy  90.0% (" in text
-    assert "62% that a new seed is defended" in text  # 2.5 / 4
+    assert "% that it is defended" in text
     assert "3 trials: 3, 4, 5" in text  # three rows of twins come first
     assert "unmeasured at poison_rate=0.3\n" in str(region_map([]).query(poison_rate=0.3))
 

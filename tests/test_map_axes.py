@@ -157,7 +157,7 @@ def test_an_axis_left_out_is_answered_conservatively(outcomes, status):
 def test_what_several_cells_say_together():
     asked = cells("good", "bad", "open", "bad", "failed")
     assert asked.reason == ("5 cells match, over width (5): 1 defended, 2 backdoored, 1 uncertain, 1 unmeasured")
-    assert asked.probability == pytest.approx(0.5 / 4)  # 0 of 3, the least
+    assert math.isnan(asked.probability)  # that of the single seed is not known
     assert asked.attack_success.value == pytest.approx((0.02 + 0.9 + 0.02 + 0.9) / 4)
     assert (asked.attack_success.low, asked.attack_success.high) == (0.0, 1.0)  # the single seed has no count
     assert (asked.seeds, len(asked.evidence)) == (1, 10)

@@ -145,7 +145,7 @@ def test_the_whole_map_has_a_row_an_attack_and_a_column_a_width():
     said = "\n".join(text.get_text() for text in figure.texts)
     assert "Where does the backdoor not take hold?" in said
     assert "digits, cnn: 108 trials, 3 seeds a cell" in said  # 2 x 3 x 2 x 3 cells
-    assert "attack success (ASR) ≤ 10%, clean accuracy (ACC) ≥ 88.0% (2 points under the best clean twins)" in said
+    assert "attack success (ASR) ≤ 10 points over the clean twins', clean accuracy (ACC) ≥ 88.0% (2 points" in said
     picture = png(figure)
     assert abs(picture.shape[1] - 1200) <= 1
     assert picture[..., :3].std() > 0.05
@@ -196,6 +196,8 @@ def test_the_frame_has_one_row_a_cell(plane):
         *("status", "probability", "seeds"),
         *("clean_accuracy", "clean_accuracy_low", "clean_accuracy_high"),
         *("attack_success", "attack_success_low", "attack_success_high"),
+        *("accuracy_loss", "accuracy_loss_low", "accuracy_loss_high"),
+        *("attack_success_excess", "attack_success_excess_low", "attack_success_excess_high"),
         "failures",
     ]
     assert frame["status"].tolist() == ["defended", "defended", "uncertain", "backdoored", "defended"]

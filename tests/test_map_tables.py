@@ -57,9 +57,9 @@ def test_the_summary_is_a_table_for_a_terminal():
     ]
     # 90 and 80: mean 85, deviation sqrt((25 + 25) / 1) = 7.1; 10 and 30: 20 and sqrt(200) = 14.1
     assert summary(DefendedRegionMap.from_frame(pd.DataFrame(trials))).splitlines() == [
-        "attack   poison_rate  ACC %       ASR %        defended  verdict",
-        "badnets  0            90.0        0.0          1/1       uncertain",
-        "badnets  0.1          85.0 ± 7.1  20.0 ± 14.1  1/2       uncertain (1 failed)",
+        "attack   poison_rate  ACC %       ASR %        excess  loss  P %  verdict",
+        "badnets  0            90.0        0.0          0.0     0.0   -    uncertain",
+        "badnets  0.1          85.0 ± 7.1  20.0 ± 14.1  20.0    5.0   -    uncertain (1 failed)",
     ]
 
 

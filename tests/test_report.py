@@ -84,7 +84,7 @@ def test_every_cell_has_its_words():
     assert page.open == []
     assert len(page.cells) == 6
     assert "backdoored at attack=badnets, poison_rate=0.1, width=1: attack success 90.1% (" in " ".join(page.cells)
-    assert "0 of 3 seeds defended: 3 with an attack success over 10.0%" in " ".join(page.cells)
+    assert "attack success is 89.0 points (" in " ".join(page.cells)
     assert "unmeasured at attack=badnets, poison_rate=0.1, width=0.5: no finished trial: 3 failed" in " ".join(
         page.cells
     )
