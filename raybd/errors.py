@@ -33,4 +33,4 @@ class PoisoningError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """A training that led nowhere: a loss that is no number, or one class predicted for every image."""
+    """A training that led nowhere: a loss, or what the network makes of an image, is no number."""

@@ -168,6 +168,7 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
 
 
 def _front(report: Mapping[str, Any]) -> str:
+    """The best candidates among those that ran on all cases, and how many did not."""
     lines = [["candidate", *report["goals"], "seconds", "settings"]]
     for one in report["candidates"]:
         if one["front"] or one["number"] == report["winner"]:
@@ -175,8 +176,10 @@ def _front(report: Mapping[str, Any]) -> str:
             settings = ", ".join(f"{name}={_short(value)}" for name, value in one["settings"].items())
             goals = [f"{one['values'][goal]:.4f}" for goal in report["goals"]]
             lines.append([f"{one['number']}{mark}", *goals, f"{one['seconds']:.0f}", settings])
-    tried, failed = len(report["candidates"]), sum("error" in one for one in report["candidates"])
-    return align_columns(lines) + f"\n{tried} candidates, {failed} failed; the study: {report['storage']}"
+    tried = report["candidates"]
+    failed, cut = (sum(name in one for one in tried) for name in ("error", "cut_short"))
+    ended = f"{len(tried)} candidates, {failed} failed, {cut} cut short and not compared"
+    return align_columns(lines) + f"\n{ended}; the study: {report['storage']}"
 
 
 def _short(value: object) -> str:

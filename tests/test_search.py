@@ -168,6 +168,30 @@ def test_a_candidate_that_lets_an_attack_through_is_cut_short(wanted: Search) ->
     proposer.tell(metrics(proposer.next(), 0.6))
     assert proposer.next() is Signal.DONE
     assert study.trials[0].user_attrs["cut_short"] == 1
+    assert study.trials[0].state is TrialState.PRUNED
+    assert candidates_left(proposer.search, study) == 0
+
+
+def test_a_candidate_whose_last_case_lets_an_attack_through_is_whole(wanted: Search) -> None:
+    proposer = OptunaProposer(replace(wanted, pruner="worst_case", trials=1), study := open_study(wanted))
+    for success in (0.1, 0.6):
+        proposer.tell(metrics(proposer.next(), success))
+    assert proposer.next() is Signal.DONE
+    assert study.trials[0].values == [0.9, 0.6]
+    assert "cut_short" not in study.trials[0].user_attrs
+
+
+@pytest.mark.parametrize("sampler", list(searching.SAMPLERS))
+def test_samplers_go_on_after_candidates_that_were_cut_short(wanted: Search, sampler: str) -> None:
+    search = replace(wanted, pruner="worst_case", sampler=sampler, trials=24)
+    proposer, number = OptunaProposer(search, study := open_study(search)), 0
+    while (config := proposer.next()) is not Signal.DONE:
+        proposer.tell(metrics(config, 0.9 if number % 3 == 0 else 0.1))
+        number += 1
+    states = [trial.state for trial in study.trials]
+    assert len(states) == 24
+    assert states.count(TrialState.PRUNED) > 5
+    assert len(searching.whole(study)) == 24 - states.count(TrialState.PRUNED)
 
 
 def test_a_case_that_failed_ends_its_candidate_as_failed(wanted: Search) -> None:
@@ -206,6 +230,34 @@ def test_the_winner_holds_first_and_is_accurate_second() -> None:
     assert winner(study, 0.1).number == 4  # type: ignore[union-attr]
     assert winner(study, 0.005).number == 4  # type: ignore[union-attr]
     assert winner(study_of((0.9, 0.5), (0.8, 0.3)), 0.1).number == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("state", ["pruned", "as of raybd 0.2"])
+def test_the_front_is_of_whole_candidates(wanted: Search, tmp_path: Path, state: str) -> None:
+    """A candidate that was cut short has its values from fewer attacks and seeds: here the best there are."""
+    study = study_of((0.9, 0.3), (0.99, 0.0), (0.8, 0.1), (0.7, 0.2), cut=[1])
+    if state != "pruned":
+        study = optuna.create_study(directions=["maximize", "minimize"])
+        for number, pair in enumerate([(0.9, 0.3), (0.99, 0.0), (0.8, 0.1), (0.7, 0.2)]):
+            trial = study.ask()
+            for name, value in zip(GOALS, pair, strict=True):
+                trial.set_user_attr(name, value)
+            if number == 1:
+                trial.set_user_attr("cut_short", 1)
+            study.tell(trial, pair)
+    for trial in study.get_trials(deepcopy=False):
+        trial.user_attrs.update({"seconds": 1.0, "settings": {"kappa": float(trial.number)}})
+    write_search_report(study, wanted, winner(study, 0.1), tmp_path)
+    report = json.loads((tmp_path / "search.json").read_text())
+    told = {one["number"]: one for one in report["candidates"]}
+    assert [number for number, one in told.items() if one["front"]] == [0, 2]
+    assert told[1]["cut_short"] == 1
+    assert told[1]["values"] == {"good": 0.99, "bad": 0.0}
+    assert report["winner"] == 2
+    table = vibe._front(report)
+    assert "4 candidates, 0 failed, 1 cut short and not compared" in table
+    assert "kappa=1," not in table + ","
+    assert "0.9900" not in table
 
 
 def test_a_number_that_is_none_leaves_no_trial_running() -> None:

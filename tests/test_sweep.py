@@ -94,12 +94,21 @@ def test_a_failure_is_tried_once_more(tmp_path: Path, flags: Path) -> None:
 
 
 def test_what_would_fail_again_is_not_tried_again(tmp_path: Path) -> None:
-    train_config = TrainConfig(epochs=2, weight_decay=30.0, learning_rate=0.05, schedule="constant", momentum=0.0)
-    a = made([replace(CONFIG, train=train_config)], tmp_path)
+    a = made([own("diverges")], tmp_path)
     result = run_inline(a)
     assert result.outcomes[0].permanent
-    assert "one class for every test image" in result.outcomes[0].error
+    assert "DivergedError: the training loss is nan" in result.outcomes[0].error
     assert [c["status"] for c in children(a)] == ["FAILED"]
+
+
+def test_a_network_that_predicts_one_class_has_finished_and_the_summary_says_so(tmp_path: Path) -> None:
+    train_config = TrainConfig(epochs=2, weight_decay=30.0, learning_rate=0.05, schedule="constant", momentum=0.0)
+    a = made([replace(CONFIG, train=train_config), replace(CONFIG, seed=1)], tmp_path)
+    result = run_inline(a)
+    assert sorted(c["status"] for c in children(a)) == ["FINISHED", "FINISHED"]
+    assert result.exit_status == 0
+    assert [o.note for o in result.outcomes].count("undertrained: one class predicted for every test image") == 1
+    assert result.text.count("undertrained") == 1
 
 
 def test_a_finished_sweep_has_nothing_to_run_and_new_cells_are_added(tmp_path: Path) -> None:

@@ -178,10 +178,38 @@ def test_validation_images_are_taken_out_of_training(digits: Data) -> None:
     assert result.manifest["poison"] == round(0.1 * len(result.roles))
 
 
-def test_constant_prediction_is_a_failure(digits: Data) -> None:
-    train_config = TrainConfig(epochs=2, weight_decay=30.0, learning_rate=0.05, schedule="constant", momentum=0.0)
-    with pytest.raises(DivergedError, match="one class for every test image after epoch 2"):
-        run_trial(replace(QUICK, train=train_config), digits)
+CRUSHED = TrainConfig(epochs=2, weight_decay=30.0, learning_rate=0.05, schedule="constant", momentum=0.0)
+
+
+def test_one_class_for_every_image_is_undertrained_and_has_its_accuracy(digits: Data) -> None:
+    found = run_trial(replace(QUICK, train=CRUSHED), digits).metrics
+    share = torch.bincount(digits.test.y).double() / len(digits.test)
+    assert found["undertrained"] == 1
+    assert min(abs(share - found["accuracy/clean"])) < 1e-12  # the share of the class that it names
+    assert run_trial(QUICK, digits).metrics["undertrained"] == 0
+
+
+def test_few_images_and_epochs_are_a_finished_trial(digits: Data) -> None:
+    few = replace(digits, train=digits.train.take(torch.arange(300)))
+    config = replace(QUICK, train=TrainConfig(epochs=3, batch_size=256, learning_rate=1e-4), model=ModelConfig())
+    found = run_trial(config, few).metrics
+    assert 0.0 < found["accuracy/clean"] < 0.5
+
+
+def test_a_test_half_of_one_class_may_all_be_predicted_as_it(digits: Data) -> None:
+    one = replace(digits, test=digits.test.take((digits.test.y == 3).nonzero()[:, 0]))
+    found = run_trial(replace(QUICK, poison_rate=0.0, train=TrainConfig(epochs=10), model=ModelConfig()), one).metrics
+    assert found["accuracy/clean"] > 0.9
+    assert found["undertrained"] == 0
+    assert found["accuracy/class/3"] == found["accuracy/clean"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_outputs_that_are_no_numbers_are_divergence(digits: Data, monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
+    """The loss of an epoch is that before its last step, so the last step may break a network unseen."""
+    monkeypatch.setattr("raybd.trials.network.predict", lambda model, x, train: torch.full((len(x), 10), bad))
+    with pytest.raises(DivergedError, match="outputs are no numbers after epoch 1"):
+        run_trial(QUICK, digits)
 
 
 def test_everything_wrong_is_said_at_once(digits: Data) -> None:

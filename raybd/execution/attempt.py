@@ -98,7 +98,13 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
     _save_record(folder, record)
     outcome = _outcome(record, setup, uploaded=run.finish(record))
     permanent, out_of_memory = isinstance(failure, NOT_RETRYABLE), memory.is_out_of_memory(failure)
+    note = "; ".join(said for said in (note, _undertrained(record)) if said)
     return replace(outcome, note=note, memory=memory.peak(), permanent=permanent, out_of_memory=out_of_memory)
+
+
+def _undertrained(record: Record) -> str:
+    """A note where the network has learnt nothing that shows: the trial has finished all the same."""
+    return "undertrained: one class predicted for every test image" if record.metrics.get("undertrained") else ""
 
 
 def _save_record(folder: TrialFolder, record: Record) -> None:

@@ -17,7 +17,7 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
-from optuna.trial import FixedTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from raybd.defences import DEFENCES, Defence
 from raybd.errors import InputError, public
@@ -43,6 +43,8 @@ PRUNERS = {
 }  # a candidate is pruned at the first case with an attack success above this
 QUESTION = "raybd.question"  # attribute of a study: what it asks
 ABANDONED = "abandoned"  # attribute of an Optuna trial: settings enqueued again after a search died
+CUT_SHORT = "cut_short"  # attribute: after how many of its cases a candidate was pruned
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,20 +138,28 @@ def _listed(values: Sequence[str] | None) -> str:
 
 def candidates_left(search: Search, study: optuna.Study) -> int:
     """The number of candidates still to be evaluated."""
-    ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.FAIL))
+    ended = study.get_trials(states=ENDED)
     again = sum(ABANDONED in trial.user_attrs for trial in study.get_trials())
     return max(0, search.trials - len(ended) + again)
+
+
+def whole(study: optuna.Study) -> list[FrozenTrial]:
+    """The candidates that ran on all cases: only their values may be compared with one another."""
+    return [t for t in study.get_trials(states=(TrialState.COMPLETE,)) if CUT_SHORT not in t.user_attrs]
 
 
 def tell_study(study: optuna.Study, trial: optuna.Trial, results: Mapping[str, Any], goals: Iterable[str]) -> None:
     """End `trial` with its candidate's `results`, as failed if one of `goals` has no finite value.
 
+    One that was cut short is pruned: samplers too would take its values, of fewer cases, for those of a whole one.
     Given a NaN, Optuna only warns and leaves the trial running for ever, which samplers then avoid.
     """
     for name, value in results.items():
         trial.set_user_attr(name, value)
     values = [results.get(goal, math.nan) for goal in goals]
-    if all(math.isfinite(value) for value in values):
+    if CUT_SHORT in results:
+        study.tell(trial, state=TrialState.PRUNED)
+    elif all(math.isfinite(value) for value in values):
         study.tell(trial, values)
     else:
         study.tell(trial, state=TrialState.FAIL)
@@ -244,10 +254,10 @@ class OptunaProposer(Proposer):
 
     def _take(self, candidate: Candidate, metrics: Mapping[str, float]) -> None:
         candidate.metrics.append(metrics)
-        if metrics["attack_success"] > PRUNERS[self.search.pruner]:
-            self._end(candidate, cut_short=len(candidate.metrics))
-        elif len(candidate.metrics) == len(candidate.cases):
+        if len(candidate.metrics) == len(candidate.cases):
             self._end(candidate)
+        elif metrics["attack_success"] > PRUNERS[self.search.pruner]:
+            self._end(candidate, **{CUT_SHORT: len(candidate.metrics)})
 
     def _end(self, candidate: Candidate, **results: Any) -> None:
         if candidate in self.candidates:

@@ -15,8 +15,9 @@ class Accuracy(Metric):
     """Accuracies and losses: what every trial is measured by."""
 
     def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
-        """Clean accuracy, attack success, robust accuracy, their counts, each class's accuracy, the losses."""
-        return {**accuracies(context), **class_accuracies(context), **losses(context), **validation_accuracy(context)}
+        """Clean accuracy, attack success, robust accuracy, their counts, each class's accuracy, the losses, a flag."""
+        parts = (accuracies, class_accuracies, losses, validation_accuracy, undertrained)
+        return {name: value for part in parts for name, value in part(context).items()}
 
 
 def accuracy(prediction: Tensor, wanted: Tensor, among: Tensor | None = None) -> float:
@@ -94,6 +95,12 @@ def losses(context: MetricContext) -> dict[str, float]:
         "loss/clean": float(F.cross_entropy(context.clean_logits, context.data.test.y)),
         "loss/triggered": float(F.cross_entropy(context.triggered_logits[among], context.triggered.y[among])),
     }
+
+
+def undertrained(context: MetricContext) -> dict[str, float]:
+    """1 where one class is predicted for all clean test images though they are of several classes, else 0."""
+    predicted, true = context.clean_logits.argmax(1), context.data.test.y
+    return {"undertrained": float(predicted.unique().numel() == 1 < true.unique().numel())}
 
 
 def validation_accuracy(context: MetricContext) -> dict[str, float]:

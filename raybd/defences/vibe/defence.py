@@ -187,7 +187,7 @@ class _Run:
         em = self.em
         changed = float((em.labels != em.y).float().mean())
         numbers = {"vibe/relabelled": changed, "vibe/e_steps": float(em.steps)}
-        numbers |= {"vibe/removed": 1 - len(self.kept) / len(self.context.images)}
+        numbers |= {"vibe/removed": 1 - len(self.kept) / len(self.context.images), "vibe/column_error": em.column_error}
         return numbers if math.isnan(em.flips) else numbers | {"vibe/flip_rate": em.flips}
 
     @torch.no_grad()

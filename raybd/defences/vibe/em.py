@@ -4,6 +4,7 @@ Every random number of a pass comes from streams named by (seed, purpose, number
 with the same bits as one that was never stopped.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 
 from raybd.defences.vibe.heads import Heads
 from raybd.defences.vibe.transport import Transport, solve
-from raybd.errors import InputError
+from raybd.errors import DivergedError, InputError
 from raybd.seeds import stream
 
+log = logging.getLogger(__name__)
 CHUNK = 4096  # rows of features that are scored at a time
 HALF = 2**28  # numbers of J above which they are kept in float16
+FORSAKEN = 1e-30  # a class's mass at the least, should its prior underflow: a plan has no column of 0
+WRONG = 0.01  # column error of a plan beyond which its labels are not the E-step's: about as many are other ones
 Pseudolabels = Literal["hard", "soft", "annealed"]
 
 
@@ -99,6 +103,7 @@ class Em:
         self.heads, self.features, self.y, self.config, self.seed = heads, features, y, config, seed
         self.iteration = self.steps = 0
         self.flips = math.nan  # share of labels that the last E-step changed
+        self.column_error = 0.0  # the largest of all E-steps' plans
         self.settled = False
         self.duals: Tensor | None = None
         self.labels = y  # l (N,); K stands for none
@@ -124,11 +129,14 @@ class Em:
         return float(total) / max(1, self.iteration - first)
 
     def e_step(self) -> Transport:
-        """Solve for the pseudolabels of all images."""
+        """Solve for the pseudolabels of all images.
+
+        Raises:
+            DivergedError: the plan's columns are off by more than 0.01 in all.
+        """
         scores = self.scores(blind=self.iteration == 0 and self.config.blind_start)
         sharpness = self._sharpness()
-        start = None if self.duals is None else self.duals * sharpness
-        plan = solve(scores, self.prior(), sharpness, start)
+        plan = self._solve(scores, sharpness)
         labels = plan.labels(scores)
         self.flips = float((labels != self.labels).float().mean()) if self.steps else math.nan
         self.settled = self.steps > 0 and self.flips < self.config.flip_stop
@@ -171,7 +179,7 @@ class Em:
 
     def prior(self) -> Tensor:
         """The columns' masses: pi (K,), or with what stays unassigned (K + 1,)."""
-        pi = self.heads.bias.detach().double().exp()
+        pi = self.heads.bias.detach().double().exp().clamp_min(FORSAKEN)
         spare = self.config.unassigned
         return torch.cat([pi * (1 - spare), pi.new_full((1,), spare)]) if spare > 0 else pi
 
@@ -182,14 +190,13 @@ class Em:
         under a prior that balances the classes: a graded, if not a perfect, probability.
         """
         scores = self.scores()
-        start = None if self.duals is None else self.duals * self.config.sharpness
-        plan = solve(scores, self.prior(), self.config.sharpness, start)
+        plan = self._solve(scores, self.config.sharpness)
         soft = Transport(plan.duals / self.config.sharpness, 1.0, plan.error, 0, 0, 0)
         return torch.cat([soft.rows(part.double()) for part in scores()]), plan.labels(scores)
 
     def state(self) -> dict[str, Any]:
         """All that a later attempt needs besides the weights of heads and backbone."""
-        names = ("iteration", "steps", "flips", "settled", "duals", "labels", "targets")
+        names = ("iteration", "steps", "flips", "settled", "duals", "labels", "targets", "column_error")
         return {name: getattr(self, name) for name in names} | {"optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -198,6 +205,19 @@ class Em:
         for name in state.keys() - {"optimizer"}:
             value = state[name]
             setattr(self, name, value.to(self.y.device) if isinstance(value, Tensor) else value)
+
+    def _solve(self, scores: "ScoreChunks", sharpness: float) -> Transport:
+        """The plan of `scores`, from the duals of the last one; reported where it is off, refused where far off."""
+        start = None if self.duals is None else self.duals * sharpness
+        plan = solve(scores, self.prior(), sharpness, start)
+        self.column_error = max(self.column_error, plan.error)
+        if plan.error > WRONG or not math.isfinite(plan.error):
+            raise DivergedError(
+                f"an E-step's plan is no plan: after {plan.passes} passes its columns are off by {plan.error:.2g}"
+            )
+        if not plan.converged:
+            log.warning("an E-step's columns are off by %.1g after %d passes", plan.error, plan.passes)
+        return plan
 
     def _due(self) -> bool:
         wanted = self.iteration * self.config.e_steps // self.config.iterations
