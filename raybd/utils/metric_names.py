@@ -11,7 +11,7 @@ TABLE = "metrics.csv"  # artifact of a run: a row a metric, a column an epoch
 
 ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY = "accuracy/clean", "attack_success", "accuracy/robust"
 CLEAN_COUNT, TRIGGERED_COUNT = "count/clean", "count/triggered"
-SECONDS = "seconds/trial"
+SECONDS, UNDERTRAINED = "seconds/trial", "undertrained"
 
 SIGNATURE, ISOTROPIC, DIRECTION = "mi/signature", "mi/signature_isotropic", "mi/signature/direction"
 FRESH = "fresh_train"  # the group of images whose information is a headline
@@ -25,11 +25,11 @@ MOST_PER_PATTERN = 4  # names that one pattern of HEADLINE stands for
 MOST_OF_OTHERS = 12  # names of metrics that are not raybd's own
 FAMILIES = (  # the first parts of raybd's own names
     *("accuracy", "attack_success", "count", "curve", "defence", "loss", "mi", "neural_cleanse", "noise_votes"),
-    *("seconds", "smoothness", "stealth", "strip"),
+    *("seconds", "smoothness", "stealth", "strip", UNDERTRAINED),
 )
 HEADLINE: Mapping[str, tuple[str, ...]] = {  # by what measures them
     "accuracy": (
-        *(ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY, CLEAN_COUNT, TRIGGERED_COUNT),
+        *(ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY, CLEAN_COUNT, TRIGGERED_COUNT, UNDERTRAINED),
         *("loss/train", "loss/clean", "loss/triggered", "accuracy/validation", SECONDS, "attack_success/*"),
     ),
     "mutual_information": (

@@ -20,6 +20,8 @@ from tests.benchmarks.timing import Row, interleave, rate, require
 
 SHARPNESS, RELEASED_SWEEPS, MEASURED_SWEEPS = 25.0, 10_001, 100
 SIZES = ((50_000, 10), (5_000, 100), (50_000, 1000))
+SHARP = ((50_000, 10), (5_000, 100), (999, 43))  # the last at SKEWED_SHARPNESS with a prior from Dirichlet(1/2)
+SKEWED_SHARPNESS = 100.0
 POT_LIMIT = 60.0  # seconds
 STREAMED, CLASSES, CHUNK = 1_281_167, 1000, 16_384
 BATCH, WIDTH = 256, 512
@@ -29,12 +31,21 @@ GIB = 2**30
 def vibe() -> list[Row]:
     """Images/CPU-s of every side; what a streamed E-step takes."""
     rows = [row for n, k in SIZES for row in _e_step(n, k)]
-    return [*rows, *_streamed(), *_head()]
+    return [*rows, *_sharp(), *_streamed(), *_head()]
 
 
 def _scores(n: int, k: int, seed: int = 0) -> Tensor:
     rng = stream(seed, "scores", n, k)
     return (2 * torch.randn(n, k, generator=rng)).log_softmax(1) + torch.randn(n, k, generator=rng).log_softmax(1)
+
+
+def _sharp_scores(n: int, k: int, kappa: float = 10.0, size: int = 64) -> Tensor:
+    """ln p(l|x) + ln p(y|l) of von Mises-Fisher heads on noisy directions, a tenth of the labels wrong."""
+    rng = stream(0, "sharp scores", n, k)
+    mu, true = F.normalize(torch.randn(k, size, generator=rng), dim=1), torch.randint(k, (n,), generator=rng)
+    v = F.normalize(mu[true] + torch.randn(n, size, generator=rng) / size**0.5, dim=1)
+    given = torch.where(torch.rand(n, generator=rng) < 0.9, true, torch.randint(k, (n,), generator=rng))
+    return (kappa * v @ mu.T).log_softmax(1) + (kappa * mu @ mu.T).log_softmax(1).T[given]
 
 
 def _prior(k: int) -> Tensor:
@@ -52,6 +63,24 @@ def _e_step(n: int, k: int) -> list[Row]:
     name = f"E-step {n:,} x {k}, error {plan.error:.0e} in {plan.passes} passes"
     rows = [_row(f"{name}, plain: {RELEASED_SWEEPS:,} sweeps, from {sweeps}", n, spent, whole)]
     return rows + _against_pot(scores, prior, spent)
+
+
+def _sharp() -> list[Row]:
+    """Scores of which most rows lie with one class: the passes they take, and the released sweeps."""
+    rows = []
+    for n, k in SHARP:
+        skewed = (n, k) == SHARP[-1]
+        sharpness = SKEWED_SHARPNESS if skewed else SHARPNESS
+        skew = torch.from_numpy(np.random.default_rng(0).dirichlet(np.full(k, 0.5)))
+        scores, prior = _sharp_scores(n, k), skew if skewed else _prior(k)
+        plan = solve(scores, prior, sharpness)
+        spent = interleave({"ours": lambda s=scores, p=prior, b=sharpness: solve(s, p, b)}, 3)["ours"]
+        start = time.process_time()
+        released(scores * (sharpness / SHARPNESS), prior.float(), MEASURED_SWEEPS)
+        whole = (time.process_time() - start) * RELEASED_SWEEPS / MEASURED_SWEEPS
+        name = f"E-step, sharp, {n:,} x {k}, lambda {sharpness:g}, error {plan.error:.0e} in {plan.passes} passes"
+        rows.append(_row(f"{name}, plain: {RELEASED_SWEEPS:,} sweeps, from {MEASURED_SWEEPS}", n, spent, whole))
+    return rows
 
 
 def _against_pot(scores: Tensor, prior: Tensor, spent: list[float]) -> list[Row]:

@@ -17,7 +17,7 @@ from raybd.defences.vibe.semidual import Scores, Statistics, blocks, exponents
 from raybd.errors import InputError
 
 FIRST, LEAST = 1e-2, 1e-12  # of the damping m
-UP, DOWN, SLOW, FAST = 10.0, 10.0, 3.0, 100.0  # by how much m changes
+UP, DOWN, SLOW, FAST = 10.0, 5.0, 3.0, 30.0  # by how much m changes
 RESOLVED = 1e-14  # of F
 PATIENCE = 60  # passes without a smaller error, after which what is left is taken for rounding
 TINY = 1e-250  # of columns, so that they may be divided by
@@ -133,15 +133,15 @@ class _DualAscent:
         duals = duals - self.prior @ duals
         seen = self.look(duals)
         self.passes += 1
-        normaliser, columns, curvature = (
-            part.cpu() / seen.count for part in (seen.normaliser, seen.columns, seen.curvature)
-        )
+        normaliser, columns = (part.cpu() / seen.count for part in (seen.normaliser, seen.columns))
         if not bool(normaliser.isfinite()):
             raise InputError("the scores of a plan must be finite, or -inf where a class cannot be; some rows are not")
         logs = self.prior.log() - seen.logs.cpu() + math.log(seen.count)
         if nowhere := (logs == math.inf).nonzero()[:, 0].tolist():
             raise InputError(f"no sample can be of class {', '.join(map(str, nowhere))}, whose prior is above 0")
-        return _Point(duals, float(self.prior @ duals - normaliser), columns, logs, self.prior - columns, curvature)
+        return _Point(
+            duals, float(self.prior @ duals - normaliser), columns, logs, self.prior - columns, seen.hessian()
+        )
 
     def _direction(self) -> Tensor:
         """(K,) of (curvature + damping diag(columns)) d = columns ln(prior / columns), with the latter summing to 0.

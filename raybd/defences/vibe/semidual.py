@@ -15,6 +15,7 @@ FLOOR = {torch.float32: -40.0, torch.float64: -300.0}  # of exponents: squares s
 FAINT = 1e-12  # sums of shares below which the floor counts, so that their logarithm is taken anew
 FEW = 64  # classes up to which the Hessian costs less than the rest of a pass, so that nothing need be left out
 SOFT, SHARE, DENSE = 1e-4, 1e-5, 0.1  # rows this near to one class, shares this small, bend F too little to count
+ROUNDING = 1e-6  # of sums of shares in float32
 CURVED = 16  # rows a class that tell the Hessian well enough where every share counts
 
 
@@ -26,7 +27,7 @@ class Statistics:
     normaliser: Tensor  # () float64, sum of LSE_j(lambda J_ij + g_j)
     columns: Tensor  # (K,) float64, sums of the rows' softmax
     logs: Tensor  # (K,) float64, ln of the same, which tells how small a column is where the sum underflows
-    curvature: Tensor  # (K, K) float64, sum of diag(q) - q q' over the rows' softmax q, about
+    curvature: Tensor  # (K, K) float64, sum of diag(q) - q q' over the rows' softmax q, about: see `hessian`
 
     def __add__(self, other: "Statistics") -> "Statistics":
         return Statistics(
@@ -36,6 +37,17 @@ class Statistics:
             torch.logaddexp(self.logs, other.logs),
             self.curvature + other.curvature,
         )
+
+    def hessian(self) -> Tensor:
+        """diag(columns) - N Q'Q (K, K) float64 on the CPU, about; positive semidefinite, whatever was left out.
+
+        Its diagonal is the sum of what lies beside it, since of hard rows' own nothing would be left after rounding;
+        but that of `curvature` where rows were left out and it is larger.
+        """
+        beside = (self.curvature / self.count).cpu()
+        spread = beside.diagonal().clone()
+        beside.fill_diagonal_(0)
+        return beside + torch.maximum(spread, -beside.sum(1)).diag()
 
 
 def measure(
@@ -79,35 +91,30 @@ def _measure(block: Tensor, duals: Tensor, sharpness: float, stride: int, double
     logs = columns.log()
     if bool((faint := columns < FAINT).any()):
         logs[faint] = (exponents(block[:, faint], duals[faint.to(duals.device)], sharpness, True) - rows).logsumexp(0)
-    curvature = _laplacian(z) if z.shape[1] <= FEW else _sampled(z, total[:, 0] > 1 + SOFT, stride)
-    return Statistics(len(z), rows.sum(), columns, logs, curvature)
-
-
-def _laplacian(q: Tensor) -> Tensor:
-    """Sum of t diag(q) - q q' (K, K) float64 over the rows of `q` (n, K), t being their sums: 1 but for rounding."""
-    return _of_products(q.T @ q)
-
-
-def _of_products(products: Tensor) -> Tensor:
-    """The Laplacian of the weights q'q. Its diagonal is summed from the others: of hard rows nothing would be left."""
-    weights = products.double().fill_diagonal_(0)
-    return weights.sum(1).diag() - weights
+    curvature = _all(z) if z.shape[1] <= FEW else _sampled(z, total[:, 0] > 1 + SOFT, stride)
+    return Statistics(len(z), rows.sum(), columns, logs, curvature.double())
 
 
 def _sampled(q: Tensor, soft: Tensor, stride: int) -> Tensor:
-    """`_laplacian` of `q` (n, K), about: of the rows that are `soft` (n,), and what the diagonal lacks added."""
-    part = _of_some(q[soft], stride)
-    missing = (q.sum(0) - q.square().sum(0)).double() - part.diagonal()
-    return part + missing.clamp_min(0).diag()
+    """Minus the products q'q (K, K) of `q` (n, K), about: of the rows that are `soft` (n,); its diagonal is exact."""
+    products = -_of_some(q[soft], stride)
+    spread = q.sum(0) * (1 - ROUNDING) - torch.linalg.vector_norm(q, dim=0).square()
+    return products.diagonal_scatter(spread)
 
 
 def _of_some(soft: Tensor, stride: int) -> Tensor:
-    """`_laplacian` of `soft` (n, K), about: from its larger shares where they are few, else from some of its rows."""
+    """The products q'q (K, K) of `soft` (n, K), about: of its larger shares where they are few, else of some rows."""
     large = soft > SHARE
     counts = large.sum(1)
     if soft.device.type != "cpu" or int(counts.sum()) > DENSE * soft.numel():
-        return _laplacian(soft[::stride]) * stride
+        some = soft[::stride]
+        return some.T @ some * stride
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     where = large.nonzero()[:, 1]
     shares = csr_array((soft[large].numpy(), where.numpy(), starts.numpy()), shape=(len(soft), soft.shape[1]))
-    return _of_products(torch.from_numpy((shares.T @ shares).toarray()))
+    return torch.from_numpy((shares.T @ shares).toarray())
+
+
+def _all(q: Tensor) -> Tensor:
+    """Minus the products q'q (K, K), with a diagonal of 0."""
+    return -(q.T @ q).fill_diagonal_(0)

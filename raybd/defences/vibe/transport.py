@@ -6,7 +6,7 @@ g_j) / N, and its duals g are where the concave semi-dual
     F(g) = prior . g - mean_i LSE_j(lambda J_ij + g_j)        gradient: prior - columns
                                                               Hessian: -(diag(columns) - N Q'Q)
 
-is largest. `ascent` climbs it in 5 to 50 passes over J where Sinkhorn takes thousands. A plan that is not found soon is
+is largest. `ascent` climbs it in 5 to 100 passes over J where Sinkhorn takes thousands. A plan that is not found soon is
 approached from blunter ones, whose duals, scaled, are near: lambda rises by factors of 4. Only g, the column sums and a
 K x K matrix outlive a chunk, so J may be larger than the memory and lie on several workers, whose `Statistics` add up.
 """
@@ -25,7 +25,7 @@ from raybd.errors import InputError
 __all__ = ["Scores", "Statistics", "Transport", "balance", "check", "measure", "solve"]
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
-SOON = 40  # passes
+SOON = 60  # passes
 FACTOR, BLUNT, LOOSE = 4.0, 1.0, 0.3  # of lambda; the smallest that is tried; how near such a plan's columns must be
 
 
