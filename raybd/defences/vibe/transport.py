@@ -6,7 +6,7 @@ g_j) / N, and its duals g are where the concave semi-dual
     F(g) = prior . g - mean_i LSE_j(lambda J_ij + g_j)        gradient: prior - columns
                                                               Hessian: -(diag(columns) - N Q'Q)
 
-is largest. `ascent` climbs it in 5 to 100 passes over J where Sinkhorn takes thousands. A plan that is not found soon is
+is largest. `ascent` climbs it in 5 to 100 passes over J where Sinkhorn takes thousands. A plan not found soon is
 approached from blunter ones, whose duals, scaled, are near: lambda rises by factors of 4. Only g, the column sums and a
 K x K matrix outlive a chunk, so J may be larger than the memory and lie on several workers, whose `Statistics` add up.
 """
