@@ -33,30 +33,38 @@ class Measure:
 
     heading: str
     name: str
-    nulls: tuple[str, ...] = ()  # the ends of their names: /null is the clean twin, /permuted labels in random order
+    nulls: tuple[
+        str, ...
+    ] = ()  # the ends of their names: /permuted is labels in random order, /null what holds no poison
+    read: bool = False  # at a resolution, NAME/s: numbers of different ones are not comparable
 
     def logged(self, runs: pd.DataFrame) -> bool:
         """Whether any run has it, or could have if it were not at its ceiling."""
         return any(f"metrics.{name}" in runs for name in (self.name, f"{self.name}/saturated"))
 
     def cell(self, runs: pd.DataFrame) -> str:
-        """Mean ± deviation over `runs`, of one seed each, and the mean of each null in brackets.
+        """Mean ± deviation over `runs`, of one seed each, the mean of each null in brackets, and where it was read.
 
-        ">=" where one is at its ceiling, which its value then is only a bound of; "cannot be told" where there is no
-        value because what it is built on was at its ceiling.
+        ">=" where a value is at its ceiling, and so only a bound; "cannot be told" where there is no value because
+        what it is built on was at its ceiling.
         """
-        values, saturated = _values(runs, self.name), _values(runs, f"{self.name}/saturated")
-        at_ceiling = bool((np.array(saturated) > 0).any())
+        values, saturated = (np.array(_values(runs, name)) for name in (self.name, f"{self.name}/saturated"))
         if np.isnan(values).all():
-            return "cannot be told" if at_ceiling else "-"
+            return "cannot be told" if (saturated > 0).any() else "-"
+        bound = ">= " if (saturated[~np.isnan(values)] > 0).any() else ""
         nulls = [_values(runs, self.name + end) for end in self.nulls]
         expected = "; ".join(f"{np.nanmean(null):.2f}" for null in nulls if not np.isnan(null).all())
-        return f"{'>= ' * at_ceiling}{format_mean_std(values, 1, 2)}{f' ({expected})' * bool(expected)}"
+        return f"{bound}{format_mean_std(values.tolist(), 1, 2)}{f' ({expected})' * bool(expected)}{self._place(runs)}"
+
+    def _place(self, runs: pd.DataFrame) -> str:
+        """The resolution, or from which to which."""
+        places = sorted({s for s in _values(runs, f"{self.name}/s") if not np.isnan(s)}) if self.read else []
+        return " at s " + " to ".join(f"{s:g}" for s in dict.fromkeys((places[0], places[-1]))) if places else ""
 
 
 MEASURES = (
-    Measure("signature", SIGNATURE),
-    Measure("isotropic", ISOTROPIC),
+    Measure("signature", SIGNATURE, ("/null",), read=True),
+    Measure("isotropic", ISOTROPIC, ("/null",), read=True),
     Measure("I(X;T)", f"mi/xt/{FRESH}"),
     Measure("I(T;Y) from", f"mi/ty/{FRESH}/lower"),
     Measure("to", f"mi/ty/{FRESH}/upper"),
@@ -72,7 +80,8 @@ def signature_table(runs: pd.DataFrame) -> str:
     """One line a setting with poison: the backdoor's information and stealthiness at the last epoch, in nats.
 
     `runs` as `raybd.tracking.load_runs` gives them. Mean ± deviation over seeds; in brackets the means of the nulls:
-    labels in random order, where it is information on labels, and the clean twin. "" where there are no such numbers.
+    labels in random order, where it is information on labels, the clean twin, or triggers that hold no backdoor. ""
+    where there are no such numbers.
     """
     groups = [group for group in group_runs(_finished(runs)) if group.rate > 0]
     shown = [m for m in MEASURES if any(m.logged(g.runs) for g in groups)]

@@ -60,6 +60,21 @@ def test_what_rests_on_values_at_their_ceiling_cannot_be_told() -> None:
     )
 
 
+def test_a_signature_says_where_it_was_read_and_what_its_null_is() -> None:
+    parts = [{"/s": 4.0, "/null": 0.05, "/saturated": 0.0}, {"/s": 4.0, "/null": 0.07, "/saturated": 0.0}]
+    runs = [informed(k, -0.2, **{f"mi/signature{end}": v for end, v in part.items()}) for k, part in enumerate(parts)]
+    assert row(signature_table(pd.DataFrame(runs)))["signature"] == "-0.20 ± 0.00 (0.06) at s 4"
+    runs[1]["metrics.mi/signature/s"] = 12.0
+    assert row(signature_table(pd.DataFrame(runs)))["signature"] == "-0.20 ± 0.00 (0.06) at s 4 to 12"
+
+
+def test_a_seed_that_cannot_be_told_makes_no_bound_of_the_others() -> None:
+    told, untold = informed(0, -0.2, **{"mi/signature/saturated": 0.0}), informed(1, float("nan"))
+    untold["metrics.mi/signature/saturated"] = 1.0
+    assert row(signature_table(pd.DataFrame([told, untold])))["signature"] == "-0.20 (1 of 2)"
+    assert row(signature_table(pd.DataFrame([untold])))["signature"] == "cannot be told"
+
+
 def test_a_mean_says_of_how_many_seeds_it_is() -> None:
     runs = pd.DataFrame([informed(seed, -0.5) for seed in range(3)])
     runs.loc[1:, "metrics.mi/st/fresh_train"] = float("nan")
