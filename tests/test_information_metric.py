@@ -295,15 +295,3 @@ def test_pairs_to_train_on_and_fresh_ones(trial: Trial) -> None:
         assert torch.equal(found["xt"].v, x[table].flatten(2)[:, :, None] / 255)
         assert torch.equal(found["ty"].u, y[table][:, :, part])
         assert torch.equal(found["ty"].v, t[table][:, :, part])
-
-
-def test_trained_critics_begin_anew_at_every_probe(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raybd.metrics.information.trained_critics.STEPS", 12)
-    metric = MutualInformation(samples=32, passes=4, classes=1, trained=True)
-    first = metric.measure(replace(trial.context, last=False))
-    between = metric.measure(replace(trial.context, epoch=9))
-    again = metric.measure(replace(trial.context, last=False))
-    for kind in ("xt", "ty"):
-        name = f"mi/trained/{kind}/backdoor"
-        assert number(first[name]) <= math.log(32)
-        assert first[name] == again[name] != between[name]
