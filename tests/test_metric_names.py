@@ -3,16 +3,19 @@
 import logging
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from raybd.execution.plan import SweepPlan, plan_sweep
-from raybd.metrics import METRICS
+from raybd.metrics import METRICS, Metric
 from raybd.tracking import load_runs
 from raybd.tracking.metric_table import format_table, last_values
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.types import MetricContext
 from raybd.utils.metric_names import HEADLINE, MOST_OF_OTHERS, MOST_PER_PATTERN, TABLE, headline
 from tests.sweeping import run_inline
 
@@ -24,7 +27,34 @@ HISTORY = [
 
 def test_the_table_by_hand() -> None:
     assert format_table(HISTORY) == "metric,epoch 1,epoch 3\nloss/train,0.5,0.1\nmi/xt/a,1.0,\ncurve/beta50,,inf\n"
-    assert last_values(format_table(HISTORY)) == {"loss/train": 0.1, "mi/xt/a": 1.0, "curve/beta50": float("inf")}
+    assert last_values(format_table(HISTORY)) == {"loss/train": 0.1, "curve/beta50": float("inf")}
+
+
+def test_what_only_an_earlier_probe_could_measure_is_not_the_last_value() -> None:
+    """A signature of epoch 1 that cannot be told at epoch 8: absent. The loss is that of epoch 9, which is no probe."""
+    first, second = {"accuracy/clean": 0.5, "mi/signature": -0.3, "loss/train": 2.0}, {"accuracy/clean": 0.9}
+    lines = {1: first, 8: second | {"loss/train": 1.0}, 9: {"loss/train": 0.5}}
+    history = [{"epoch": epoch, "time": epoch, "metrics": metrics} for epoch, metrics in lines.items()]
+    assert last_values(format_table(history)) == {"accuracy/clean": 0.9, "loss/train": 0.5}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlyFirst(Metric):
+    def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
+        return {"mine/early": 1.0} if context.epoch == 1 else {"mine/late": float(context.epoch)}
+
+
+def test_mlflow_has_no_last_value_of_what_only_an_earlier_probe_could_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS, "only_first", OnlyFirst)
+    config = TrialConfig(train=TrainConfig(epochs=2), metrics=(OnlyFirst(),))
+    plan = plan_sweep("early", [config], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
+    assert run_inline(plan).exit_status == 0
+    for all_metrics in (False, True):
+        (run,) = load_runs("early", plan.store.address.uri, all_metrics).to_dict("records")
+        assert math.isnan(run["metrics.mine/early"])
+        assert run["metrics.mine/late"] == 2.0
 
 
 def test_numbers_survive_to_the_last_bit() -> None:

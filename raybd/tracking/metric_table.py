@@ -10,7 +10,7 @@ from typing import Any
 
 from raybd.tracking.artifact_files import read_artifact
 from raybd.tracking.client import one_line
-from raybd.utils.metric_names import TABLE, headline
+from raybd.utils.metric_names import ACCURACY, TABLE, headline
 
 NAME = "metric"
 DOWNLOADS = 8  # at once, of tables that are not on this machine
@@ -28,9 +28,14 @@ def format_table(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def last_values(text: str) -> dict[str, float]:
-    """Every metric's last value, of a table that `format_table` wrote."""
-    rows = list(csv.reader(io.StringIO(text)))[1:]
-    values = {name: next((value for value in reversed(row) if value), "") for name, *row in rows}
+    """Every metric's value at the last probe or after it, of a table that `format_table` wrote.
+
+    The last probe is the last epoch with an accuracy (the last of all where none has one). What only earlier probes
+    could measure is left out: it is not what the trial ended with.
+    """
+    rows = {name: row for name, *row in list(csv.reader(io.StringIO(text)))[1:]}
+    probes = [index for index, value in enumerate(rows.get(ACCURACY, [])) if value] or [-1]
+    values = {name: next((value for value in reversed(row[probes[-1] :]) if value), "") for name, row in rows.items()}
     return {name: float(value) for name, value in values.items() if value}
 
 

@@ -1,11 +1,13 @@
 """Uploads of a trial's folder to its run in MLflow: during the trial, at its end, or later."""
 
 import logging
+import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Param, RunTag
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from raybd.errors import public
@@ -88,6 +90,8 @@ def upload(address: Address, folder: TrialFolder, record: Record) -> None:
     run_id = run._flush(client, record.params)
     tags = [RunTag(name, value) for name, value in {**record.tags, NOTE: record.text}.items()]
     client.log_batch(run_id, tags=tags)
+    if record.status == FINISHED and (gone := _no_longer_measured(folder.history())):
+        client.log_batch(run_id, gone)
     for path in [folder.path / "trial.json", *folder.artifacts]:
         client.log_artifact(run_id, str(path), "figures" if path.suffix == ".png" else None)
     if history := folder.history():
@@ -101,6 +105,15 @@ def upload(address: Address, folder: TrialFolder, record: Record) -> None:
 def _headline(line: dict[str, Any]) -> dict[str, Any]:
     """A line of a history with its headline metrics alone."""
     return line | {"metrics": {name: line["metrics"][name] for name in headline(line["metrics"])}}
+
+
+def _no_longer_measured(history: Sequence[dict[str, Any]]) -> list[Metric]:
+    """Headline metrics that only earlier lines have, as nan: MLflow takes the last value logged for the final one."""
+    if not history:
+        return []
+    names = dict.fromkeys(name for line in history for name in headline(line["metrics"]))
+    gone = [name for name in names if name not in history[-1]["metrics"]]
+    return metric_entities([history[-1] | {"metrics": dict.fromkeys(gone, math.nan)}])
 
 
 def upload_pending(sweep: SweepFolder, address: Address) -> int:
