@@ -36,7 +36,7 @@ class Posterior:
         self.cost = cost
         floor = np.clip(surrogate.min_accuracy, 0, 1)
         success, accuracy = (process.predict(points)[0] for process in surrogate.processes)
-        self.margin = np.stack([logit(surrogate.rule.max_attack_success) - success, accuracy - logit(floor)])
+        self.margin = np.stack([logit(surrogate.max_attack_success) - success, accuracy - logit(floor)])
         self.covariance = np.stack([process.covariance(points) for process in surrogate.processes])
         self.noise = np.array([surrogate.success.spread, surrogate.accuracy.spread]) ** 2 / seeds
 

@@ -31,6 +31,8 @@ def interpolate_verdict(surrogate: Surrogate, setting: Mapping[str, Value], name
         probability=np.nan if np.isnan(surrogate.min_accuracy) else surrogate.probability(point),
         clean_accuracy=Estimate(*bands.accuracy[:, 0].tolist()),
         attack_success=Estimate(*bands.success[:, 0].tolist()),
+        accuracy_loss=Estimate(*(surrogate.reference - bands.accuracy[[0, 2, 1], 0]).tolist()),
+        attack_success_excess=Estimate(*(bands.success[:, 0] - surrogate.baseline).tolist()),
         seeds=min(len(cell.seeds) for cell in nearest),
         evidence=tuple(run for cell in nearest for run in cell.verdict.evidence),
         failures=tuple(f for cell in failing if surrogate.beside(point, cell)[0] for f in cell.verdict.failures),

@@ -67,6 +67,21 @@ class Surrogate:
     failed: Sequence[Cell] = ()  # cells among them without a finished trial
 
     @cached_property
+    def baseline(self) -> float:
+        """Mean attack success of the clean twins of the cells."""
+        return float(np.mean([cell.baseline for cell in self.cells]))
+
+    @property
+    def max_attack_success(self) -> float:
+        """The largest attack success allowed: that of the clean twins and the excess that the rule allows."""
+        return min(self.rule.max_attack_success + self.baseline, 1.0)
+
+    @property
+    def reference(self) -> float:
+        """What the loss of accuracy is measured from."""
+        return self.min_accuracy + self.rule.max_accuracy_loss
+
+    @cached_property
     def min_accuracy(self) -> float:
         """The least clean accuracy allowed; the same for all cells."""
         return self.cells[0].min_accuracy
@@ -143,12 +158,12 @@ class Surrogate:
         predicted = [process.predict(points) for process in self.processes]
         success, accuracy = (expit(np.stack([m, m - Z * d, m + Z * d])) for m, d in predicted)
         nowhere = np.zeros(len(points), dtype=bool)
-        return Bands(success, accuracy, self.rule.max_attack_success, self.min_accuracy, nowhere)
+        return Bands(success, accuracy, self.max_attack_success, self.min_accuracy, nowhere)
 
     def probability(self, point: Floats) -> float:
         """That a new seed at `point` (1, d) is defended, its success and its accuracy taken as independent."""
         (success, success_sd), (accuracy, accuracy_sd) = (process.predict(point) for process in self.processes)
-        margins = logit(self.rule.max_attack_success) - success, accuracy - logit(np.clip(self.min_accuracy, 0, 1))
+        margins = logit(self.max_attack_success) - success, accuracy - logit(np.clip(self.min_accuracy, 0, 1))
         widths = np.hypot(success_sd, self.success.spread), np.hypot(accuracy_sd, self.accuracy.spread)
         return float((norm.cdf(margins[0] / widths[0]) * norm.cdf(margins[1] / widths[1]))[0])
 

@@ -73,6 +73,8 @@ def query_map(
     tracking_uri: str | None = None,
     max_accuracy_loss: float = 0.02,
     max_attack_success: float = 0.1,
+    min_probability: float = 0.9,
+    false_discovery_rate: float | None = None,
     interpolate: bool = False,
     json: bool = False,
 ) -> int:
@@ -84,7 +86,9 @@ def query_map(
         setting: AXIS=VALUE ..., as attack=badnets poison_rate=0.02; an axis left out: the worst of its values.
         tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
         max_accuracy_loss: Allowed loss of clean accuracy, in [0, 1].
-        max_attack_success: Allowed attack success, in [0, 1].
+        max_attack_success: Allowed attack success above that of the clean twins, in [0, 1].
+        min_probability: What a verdict needs to be given, above 1/2.
+        false_discovery_rate: Share of wrong ones among the cells called defended, over the whole map; none: not held.
         interpolate: Answer between measured cells too.
         json: Print JSON.
     """
@@ -95,7 +99,12 @@ def query_map(
     if asked and action == "show":
         raise InputError("show takes no setting: use query")
     found = DefendedRegionMap.from_mlflow(
-        name, tracking_uri, max_accuracy_loss=max_accuracy_loss, max_attack_success=max_attack_success
+        name,
+        tracking_uri,
+        max_accuracy_loss=max_accuracy_loss,
+        max_attack_success=max_attack_success,
+        min_probability=min_probability,
+        false_discovery_rate=false_discovery_rate,
     )
     if action == "show":
         _print(found.to_frame().to_dict("records") if json else summary(found))

@@ -121,7 +121,8 @@ def maps(seeds: int, settings: int, draws: int = DRAWS, **rule: object) -> Itera
         for j, deviation in enumerate(DEVIATIONS):
             for draw in range(draws):
                 rng = np.random.default_rng([i, j, draw, seeds, settings])
-                yield judged(plant(shape, settings, rng), seeds, deviation, rng, **rule)
+                table = judged(plant(shape, settings, rng), seeds, deviation, rng, **rule)
+                yield table.assign(deviation=deviation)
 
 
 def share(flags: pd.Series) -> float:
@@ -132,3 +133,46 @@ def share(flags: pd.Series) -> float:
 def covered(table: pd.DataFrame, rate: str, truth: str) -> float:
     """How often the interval of a rate holds the truth."""
     return share(table[f"{rate}_low"].le(table[truth] + 1e-12) & table[f"{rate}_high"].ge(table[truth] - 1e-12))
+
+
+def planted_verdicts(draws: int = DRAWS, repetitions: int = 60) -> str:
+    """Two tables in Markdown: verdicts on planted maps, and the share of cells without cost that are found."""
+    return "\n".join(["Verdicts on 200 planted maps", *_verdict_table(draws), "", *_costless_table(repetitions)])
+
+
+def _verdict_table(draws: int) -> list[str]:
+    head = ["settings, seeds", "called defended", "of these not", "called backdoored", "of these not"]
+    lines = [[*head, "90 % of accuracy", "of attack success", "of the loss", "without cost, at 1.1 points"]]
+    for settings in (2, 8):
+        for seeds in (3, 5):
+            table = pd.concat(maps(seeds, settings, draws))
+            said = {status: table[table["status"] == status] for status in ("defended", "backdoored")}
+            line = [f"{settings}, {seeds}"]
+            for status, cells in said.items():
+                line += [str(len(cells)), f"{share(cells['truth'] != status):.1%}"]
+            rates = (("clean_accuracy", "true_accuracy"), ("attack_success", "true_success"))
+            pairs = [
+                (rate, truth) for rate, truth in (*rates, ("accuracy_loss", "true_loss")) if f"{rate}_low" in table
+            ]
+            line += [f"{covered(table, rate, truth):.1%}" for rate, truth in pairs]
+            good = table[(table["true_loss"] == 0) & (table["true_excess"] < 0.03) & (table["deviation"] == 0.011)]
+            lines.append([*line, f"{share(good['status'] == 'defended'):.2f}"])
+    return _markdown(lines)
+
+
+def _costless_table(repetitions: int) -> list[str]:
+    cases = [(settings, seeds) for settings in (2, 8) for seeds in (3, 5, 10)]
+    lines = [["without cost: deviation", *(f"{settings} settings, {seeds} seeds" for settings, seeds in cases)]]
+    for deviation in (0.011, 0.017):
+        line = [f"{100 * deviation:g} points"]
+        for settings, seeds in cases:
+            draw = (np.random.default_rng([n, settings, seeds]) for n in range(repetitions))
+            tables = [judged(costless(settings), seeds, deviation, rng) for rng in draw]
+            line.append(f"{share(pd.concat(tables)['status'] == 'defended'):.2f}")
+        lines.append(line)
+    return _markdown(lines)
+
+
+def _markdown(lines: list[list[str]]) -> list[str]:
+    rows = ["| " + " | ".join(line) + " |" for line in lines]
+    return [rows[0], "| " + " | ".join("---" for _ in lines[0]) + " |", *rows[1:]]
