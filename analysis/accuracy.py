@@ -42,7 +42,7 @@ def judge_accuracy(sample: Sample, lending: Lending, policy: Policy, limit: floa
     own = sample.moments(rates)
     variance = (stated * own.mean * (1 - own.mean)) ** 2
     spread = lending.moderated(own.variance, own.freedom, np.ones(sample.cells), variance)
-    raw = Contrast(own.mean, np.sqrt(spread.variance / own.number), spread.freedom)
+    raw = Contrast(own.mean, np.sqrt(spread.variance / np.maximum(own.number, 1)), spread.freedom)
     if policy == "twin":
         loss, reference = _under_twins(sample, rates, lending, variance)
     else:

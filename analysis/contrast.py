@@ -112,7 +112,7 @@ def contrast(
     joint = scale + twin_scale
     together = lending.among(pairs.paired).moderated(both.variance, own.freedom, joint, stated * joint / scale)
     other = alone.variance * twin_scale / (scale * np.maximum(pairs.number, 1))
-    squared = np.where(pairs.paired, together.variance, alone.variance) / own.number
+    squared = np.where(pairs.paired, together.variance, alone.variance) / np.maximum(own.number, 1)
     squared = np.where(pairs.paired, squared, squared + other)
     freedom = np.where(pairs.paired, together.freedom, alone.freedom)
     return Contrast(own.mean - pairs.mean, np.sqrt(squared), freedom)

@@ -52,7 +52,7 @@ def judge_success(sample: Sample, lending: Lending, limit: float, stated: float)
     spread = lending.moderated(own.variance, own.freedom, scale, stated_variance)
     difference = contrast(sample, rates, twins, lending, scale, np.where(pairs.any, twin_scale, 0.0), stated_variance)
     floor = _slope(_smooth(own.mean, images)) / images
-    rate = _at_least(Contrast(own.mean, np.sqrt(spread.variance / own.number), spread.freedom), floor)
+    rate = _at_least(Contrast(own.mean, np.sqrt(spread.variance / np.maximum(own.number, 1)), spread.freedom), floor)
     excess = _at_least(difference, floor)
     smooth, threshold = _smooth(own.mean, each), (pairs.mean + limit + SLACK).clip(SMALLEST, 1 - SMALLEST)
     in_logits = _logits(smooth, excess).above(logit(threshold))

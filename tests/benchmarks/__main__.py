@@ -57,11 +57,7 @@ def planted() -> list[Row]:
     return []
 
 
-ALONE = {
-    "sweep": sweep,
-    "driver": driver,
-    "planted": planted,
-}  # take every core for minutes: only where they are asked for
+ALONE = {"sweep": sweep, "driver": driver, "planted": planted}  # take minutes: only where they are asked for
 
 
 def main() -> None:

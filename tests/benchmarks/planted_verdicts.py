@@ -150,11 +150,8 @@ def _verdict_table(draws: int) -> list[str]:
             line = [f"{settings}, {seeds}"]
             for status, cells in said.items():
                 line += [str(len(cells)), f"{share(cells['truth'] != status):.1%}"]
-            rates = (("clean_accuracy", "true_accuracy"), ("attack_success", "true_success"))
-            pairs = [
-                (rate, truth) for rate, truth in (*rates, ("accuracy_loss", "true_loss")) if f"{rate}_low" in table
-            ]
-            line += [f"{covered(table, rate, truth):.1%}" for rate, truth in pairs]
+            rates = {"clean_accuracy": "true_accuracy", "attack_success": "true_success", "accuracy_loss": "true_loss"}
+            line += [f"{covered(table, rate, truth):.1%}" for rate, truth in rates.items() if f"{rate}_low" in table]
             good = table[(table["true_loss"] == 0) & (table["true_excess"] < 0.03) & (table["deviation"] == 0.011)]
             lines.append([*line, f"{share(good['status'] == 'defended'):.2f}"])
     return _markdown(lines)
