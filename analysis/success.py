@@ -53,18 +53,21 @@ def judge_success(sample: Sample, lending: Lending, limit: float, stated: float)
     difference = contrast(sample, rates, twins, lending, scale, np.where(pairs.any, twin_scale, 0.0), stated_variance)
     floor = _slope(_smooth(own.mean, images)) / images
     rate = _at_least(Contrast(own.mean, np.sqrt(spread.variance / np.maximum(own.number, 1)), spread.freedom), floor)
-    excess = _at_least(difference, floor)
-    smooth, threshold = _smooth(own.mean, each), (pairs.mean + limit + SLACK).clip(SMALLEST, 1 - SMALLEST)
-    in_logits = _logits(smooth, excess).above(logit(threshold))
-    in_logits = np.where(pairs.mean + limit >= 1, 0.0, in_logits)
+    return _judged(rate, _at_least(difference, floor), _smooth(own.mean, each), pairs, limit)
+
+
+def _judged(rate: Contrast, excess: Contrast, smooth: Floats, twins: Pairing, limit: float) -> Success:
+    """Attack success and its excess, in rates and in logits (of the rates `smooth`)."""
+    threshold = (twins.mean + limit + SLACK).clip(SMALLEST, 1 - SMALLEST)
+    in_logits = np.where(twins.mean + limit >= 1, 0.0, _logits(smooth, excess).above(logit(threshold)))
     chances = np.stack([excess.above(limit + SLACK), in_logits])
-    shifted = _in_rates(_logits(smooth, excess)).less(pairs.mean)
+    shifted = _in_rates(_logits(smooth, excess)).less(twins.mean)
     return Success(
         rate=rate.interval(0, 1).hull(_in_rates(_logits(smooth, rate))),
         excess=excess.interval(-1, 1).hull(shifted),
         above=chances.min(0),
         within=1 - chances.max(0),
-        twins=pairs,
+        twins=twins,
     )
 
 
