@@ -123,5 +123,5 @@ def _with_images(sample: Sample, own: Moments, raw: Contrast) -> Estimates:
     """The interval over seeds; Wilson's over test images where seeds tell nothing, and [0, 1] where these do not."""
     images = sample.images("clean_count")
     untold = (np.isnan(raw.error) | (raw.error == 0)) & (images > 0)
-    ends = wilson(own.mean * images, np.where(untold, images, 1.0))
+    ends = wilson(np.where(untold, own.mean * images, 0.5), np.where(untold, images, 1.0))
     return raw.interval(0, 1).where(untold, Estimates(own.mean, *ends))
