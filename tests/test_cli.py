@@ -119,7 +119,7 @@ def test_common_options_reach_the_trials() -> None:
         (["--name", "../up"], "'../up' cannot name a sweep"),
         (["--name", "a\x07b"], "cannot name a sweep"),
         (["--results", "/proc/nowhere"], "the results folder /proc/nowhere/ib cannot be written to"),
-        (["--tracking-uri", "sqlite:////proc/nowhere/m.db"], "cannot be written to"),
+        (["--tracking-uri", "sqlite:////proc/nowhere/m.db"], "is not writable"),
         (["--tracking-uri", "http://127.0.0.1:9"], "the tracking store http://127.0.0.1:9 cannot be used"),
         (["--tracking-uri", "nonsense://x"], "the tracking store nonsense://x cannot be used"),
     ],

@@ -2,14 +2,19 @@
 
 import json
 import shutil
+import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from raybd.errors import InputError
 from raybd.execution.plan import SweepPlan, plan_sweep
-from raybd.tracking import load_record, load_runs
+from raybd.tracking import load_record, load_runs, sqlite
 from raybd.tracking.status import status
 from raybd.tracking.store import Store
 from raybd.training import TrainConfig
@@ -112,3 +117,83 @@ def test_a_deleted_experiment_names_the_remedy(tmp_path: Path) -> None:
     store.client.delete_experiment(store.address.experiment_id)
     with pytest.raises(InputError, match="experiments restore --experiment-id"):
         Store.open("gone", uri(tmp_path))
+
+
+def test_a_store_that_may_only_be_read_is_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "writable", lambda _: False)
+    before = sorted(path.name for path in project.iterdir())
+    assert status("ib", uri(project)).planned == 2
+    runs = load_runs("ib", uri(project), all_metrics=True)
+    assert len(runs) == 2
+    assert load_record(runs["run_id"][0], uri(project)).finished
+    assert sorted(path.name for path in project.iterdir()) == before
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_what_is_in_the_log_of_a_store_that_may_only_be_read(
+    project: Path, monkeypatch: pytest.MonkeyPatch, index: bool
+) -> None:
+    connection = sqlite3.connect(project / "mlflow.db")
+    connection.execute("PRAGMA journal_mode=wal")
+    connection.execute("UPDATE experiments SET name = 'renamed' WHERE name = 'ib'")
+    connection.commit()
+    copy = project.with_name("copy")
+    shutil.copytree(project, copy)
+    assert (copy / "mlflow.db-wal").stat().st_size
+    if not index:
+        (copy / "mlflow.db-shm").unlink()
+    connection.close()
+    monkeypatch.setattr(sqlite, "writable", lambda _: False)
+    assert len(load_runs("renamed", uri(copy))) == 2
+
+
+def test_the_file_alone_is_the_whole_store_after_a_sweep(project: Path, tmp_path: Path) -> None:
+    more = plan(project, seeds=3)
+    run_inline(more)
+    more.store.end("FINISHED", {"trials": 3.0}, "", [])
+    shutil.copy(project / "mlflow.db", tmp_path / "alone.db")
+    assert len(load_runs("ib", f"sqlite:///{tmp_path}/alone.db")) == 3
+
+
+def test_sweeps_that_start_at_the_same_moment_make_one_store(tmp_path: Path) -> None:
+    code = "import sys; from raybd.tracking.store import Store; Store.open(*sys.argv[1:])"
+    commands = [[sys.executable, "-c", code, name, uri(tmp_path)] for name in ("one", "two", "three")]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path) for command in commands]
+    errors = [process.communicate()[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+    names = {e.name for e in Store.open("one", uri(tmp_path)).client.search_experiments()}
+    assert {"one", "two", "three"} <= names
+
+
+def test_a_store_whose_making_is_interrupted_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(tracking_uri: str) -> None:
+        path = Path(tracking_uri.removeprefix("sqlite:///"))
+        with sqlite3.connect(path) as connection:  # some of MLflow's tables and not the others
+            connection.execute("CREATE TABLE registered_models (name TEXT)")
+        connection.close()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "MlflowClient", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Store.open("ib", uri(tmp_path))
+    assert not (tmp_path / "mlflow.db").exists()
+    Store.open("ib", uri(tmp_path))
+    assert not list(tmp_path.glob(".mlflow.db.*"))
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("a text of more than a hundred letters" * 10)
+    with pytest.raises(InputError, match="cannot be used: file is not a database"):
+        Store.open("ib", uri(tmp_path))
+
+
+def test_a_store_that_cannot_be_written_to_is_told_before_any_work(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: MlflowClient, *args: object, **kwargs: object) -> None:
+        raise MlflowException("attempt to write a readonly database")
+
+    monkeypatch.setattr(MlflowClient, "set_tag", refuse)
+    with pytest.raises(InputError, match="is not writable"):
+        plan(project, seeds=3)

@@ -36,6 +36,12 @@ def connect(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=with_timeout)
 
 
+def connect_to_read(uri: str) -> MlflowClient:
+    """The client of the tracking store at `uri`, of which it may be that it can only be read."""
+    place = sqlite.readable(uri)
+    return connect(uri) if place == uri else MlflowClient(tracking_uri=place)
+
+
 def find_experiments(names: Sequence[str], tracking_uri: str | None) -> tuple[MlflowClient, dict[str, str]]:
     """The client of the store, and the ids of its experiments by name; all of `names` are among them.
 
@@ -44,7 +50,7 @@ def find_experiments(names: Sequence[str], tracking_uri: str | None) -> tuple[Ml
     """
     uri = existing_store(tracking_uri)
     try:
-        client = connect(uri)
+        client = connect_to_read(uri)
         known = {e.name: e.experiment_id for e in client.search_experiments()}
     except Exception as error:
         raise InputError(f"the tracking store {uri} cannot be read: {one_line(error)}") from error

@@ -8,7 +8,7 @@ import pandas as pd
 
 from raybd.errors import InputError
 from raybd.tracking.artifact_files import read_artifact
-from raybd.tracking.client import connect, existing_store, find_experiments, one_line, trial_runs
+from raybd.tracking.client import absolute_uri, connect_to_read, existing_store, find_experiments, one_line, trial_runs
 from raybd.tracking.metric_table import read_tables
 from raybd.trials.records import Record
 
@@ -31,7 +31,7 @@ def load_runs(
     names = [experiment] if isinstance(experiment, str) else list(experiment)
     client, known = find_experiments(names, tracking_uri)
     runs = [run for name in names for run in trial_runs(client, known[name])]
-    tables = read_tables(runs, client.tracking_uri) if all_metrics else {}
+    tables = read_tables(runs, absolute_uri(tracking_uri)) if all_metrics else {}
     return pd.DataFrame([_row(run, tables.get(run.info.run_id, {})) for run in runs])
 
 
@@ -43,8 +43,8 @@ def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
     """
     uri = existing_store(tracking_uri)
     try:
-        client = connect(uri)
-        return Record(**json.loads(read_artifact(client.tracking_uri, client.get_run(run_id), "trial.json")))
+        client = connect_to_read(uri)
+        return Record(**json.loads(read_artifact(uri, client.get_run(run_id), "trial.json")))
     except Exception as error:
         raise InputError(f"no trial can be read from run {run_id} in {uri}: {one_line(error)}") from error
 

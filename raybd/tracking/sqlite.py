@@ -1,13 +1,23 @@
 """Tracking stores in a SQLite file: path, creation, artifact folder."""
 
+import atexit
+import os
+import shutil
 import sqlite3
+import tempfile
+from contextlib import ExitStack, closing
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
+
+from mlflow import MlflowClient
 
 from raybd.errors import InputError
+from raybd.utils.locks import lock
 
 ARTIFACTS = "mlruns"  # folder beside the file, an experiment's artifacts in a folder of its name
 LOCK_TIMEOUT = 60.0  # seconds to wait for a locked file
+_copies = ExitStack()  # folders of copies of stores that may only be read
+atexit.register(_copies.close)
 
 
 def path_of(uri: str) -> Path | None:
@@ -17,21 +27,92 @@ def path_of(uri: str) -> Path | None:
 
 
 def prepare(uri: str) -> None:
-    """Create the file of a SQLite URI with a write-ahead log, since many trials write while others read.
+    """Create the store of a SQLite URI, or check that it can be written to.
+
+    It is made under another name and renamed when it is whole, by one process while others wait: MLflow makes its
+    tables in many steps, and a store that is left or entered between two of them stays broken.
 
     Raises:
-        InputError: it cannot be written to.
+        InputError: it cannot be written to, or is no database.
     """
     path = path_of(uri)
     if path is None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with sqlite3.connect(path, timeout=LOCK_TIMEOUT) as connection:
-            connection.execute("PRAGMA journal_mode=wal")
-        connection.close()
-    except (OSError, sqlite3.Error) as error:
-        raise InputError(f"the tracking store {uri} cannot be written to: {error}") from error
+        if not _made(path):
+            with lock(path.with_name(f"{path.name}.lock")):
+                _make(path)
+        with closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT)) as connection:
+            connection.execute("PRAGMA journal_mode=wal")  # many trials write while others read
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+    except (OSError, sqlite3.OperationalError) as error:
+        raise InputError(f"the tracking store {uri} is not writable: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"the tracking store {uri} cannot be used: {error}") from error
+
+
+def _made(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _make(path: Path) -> None:
+    """Make the tables of the store at `path`, unless another process has."""
+    for left in path.parent.glob(f".{path.name}.*.new*"):  # by a process that was killed
+        left.unlink(missing_ok=True)
+    if _made(path):
+        return
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
+    new.replace(path)
+
+
+def checkpoint(uri: str) -> None:
+    """Write what the write-ahead log of a SQLite store holds into its file, which then can be copied alone."""
+    path = path_of(uri)
+    if path is not None:
+        with closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def readable(uri: str) -> str:
+    """The URI by which the store at `uri` can be read: of a SQLite file that may only be read another one.
+
+    Such a file is opened as one that nobody changes, or, if it has a write-ahead log, copied for this process.
+    """
+    path = path_of(uri)
+    if path is None or writable(path):
+        return uri
+    if _has_log(path):
+        path = _copy(path)
+    return f"sqlite:///file:{quote(str(path))}?mode=ro&immutable=1&uri=true"
+
+
+def writable(path: Path) -> bool:
+    """Whether this process may write to the database at `path` and make the files beside it that SQLite needs."""
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
+def _has_log(path: Path) -> bool:
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def _copy(path: Path) -> Path:
+    """A copy of the database at `path` with all that its write-ahead log holds; it goes when the process ends."""
+    folder = Path(_copies.enter_context(tempfile.TemporaryDirectory(prefix="raybd-store-")))
+    target = folder / path.name
+    try:
+        original = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        with closing(original) as source, closing(sqlite3.connect(target)) as copy:
+            source.backup(copy)
+    except sqlite3.Error:  # the log's index cannot be made where the folder is read-only: nobody writes there
+        for part in (path, path.with_name(f"{path.name}-wal")):
+            shutil.copyfile(part, folder / part.name)
+        with closing(sqlite3.connect(target)) as copy:
+            copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return target
 
 
 def relocate(path: Path, old: str, new: str) -> None:
@@ -40,12 +121,11 @@ def relocate(path: Path, old: str, new: str) -> None:
     MLflow writes absolute locations and has no way to change them (mlflow/mlflow issues 3144 and 8226), so a store that
     was moved or copied with its artifacts would go on reading and writing where they were.
     """
-    with sqlite3.connect(path, timeout=LOCK_TIMEOUT) as connection:
+    with closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT)) as connection, connection:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             below = f"substr({column}, 1, {len(old) + 1}) = ?"
             changed = f"UPDATE {table} SET {column} = ? || substr({column}, {len(old) + 1})"
             connection.execute(f"{changed} WHERE {column} = ? OR {below}", (new, old, f"{old}/"))
-    connection.close()
 
 
 def artifacts_of(uri: str, name: str) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raybd.tracking.artifact_files import read_artifact
-from raybd.tracking.client import find_experiments, one_line, trial_runs
+from raybd.tracking.client import absolute_uri, find_experiments, one_line, trial_runs
 from raybd.tracking.store import ALIVE, PLAN, PLANNED
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
     client, known = find_experiments([name], tracking_uri)
     parents = client.search_runs([known[name]], "tags.`raybd.kind` = 'sweep'", max_results=1)
     tags = parents[0].data.tags if parents else {}
-    planned = _planned(client, parents[0]) if tags.get(PLANNED) else None
+    planned = _planned(absolute_uri(tracking_uri), parents[0]) if tags.get(PLANNED) else None
     attempts: dict[str, list[Any]] = defaultdict(list)
     for run in trial_runs(client, known[name]):
         key = run.data.tags.get("raybd.key", run.info.run_id)
@@ -87,10 +87,10 @@ def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
     )
 
 
-def _planned(client: Any, parent: Any) -> set[str] | None:
+def _planned(tracking_uri: str, parent: Any) -> set[str] | None:
     """The keys of the trials that the last driver planned, None where they are lost; the experiment may hold others."""
     try:
-        return set(json.loads(read_artifact(client.tracking_uri, parent, PLAN))["keys"])
+        return set(json.loads(read_artifact(tracking_uri, parent, PLAN))["keys"])
     except Exception as error:  # noqa: BLE001 - a store may raise anything; the runs themselves are known
         log.warning("the list of planned trials cannot be read (%s): every trial of the sweep counts", one_line(error))
         return None

@@ -19,6 +19,7 @@ from raybd.tracking.client import absolute_uri, connect, one_line, trial_runs
 log = logging.getLogger(__name__)
 DELETED = LifecycleStage.DELETED
 IDENTITY = "raybd.store"  # tag of the experiment
+CHECKED = "raybd.checked"  # tag of the parent run: when a driver last found that it can be written to
 NOTE = "mlflow.note.content"
 PLANNED, ALIVE = "raybd.planned", "raybd.alive"  # tags of the parent run: number of trials; last heartbeat
 PLAN = "plan.json"  # its artifact with their keys
@@ -56,11 +57,13 @@ class Store:
             client = connect(uri)
             experiment = _experiment(client, uri, name)
             id_ = experiment.experiment_id
-            return cls(client, Address(uri, id_, _parent(client, id_, name), _identity(client, experiment)))
+            address = Address(uri, id_, _parent(client, id_, name), _identity(client, experiment))
+            client.set_tag(address.parent_id, CHECKED, now())  # what cannot be written to is told before any work
+            return cls(client, address)
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"the tracking store {uri} cannot be used: {one_line(error)}") from error
+            raise InputError(f"the tracking store {public(uri)} {_trouble(error)}: {one_line(error)}") from error
 
     def finished(self) -> dict[str, str]:
         """The run ids of the finished trials by key."""
@@ -96,6 +99,12 @@ class Store:
         for path in artifacts:
             self.client.log_artifact(parent, str(path), "figures" if path.suffix == ".png" else None)
         close(self.client, parent, status)
+        sqlite.checkpoint(self.address.uri)
+
+
+def _trouble(error: Exception) -> str:
+    denied = ("readonly", "read-only", "permission", "denied", "forbidden")
+    return "is not writable" if any(word in str(error).lower() for word in denied) else "cannot be used"
 
 
 def _experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
