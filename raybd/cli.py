@@ -5,6 +5,7 @@ import math
 import os
 import pkgutil
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from raybd import __version__
+from raybd.command_line import store_commands
 from raybd.errors import InputError
 from raybd.plugins import unknown
 from raybd.trials.records import SweepFolder
@@ -205,6 +207,10 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "status": _with_store(show_status),
     "report": _with_store(write_sweep_report),
     "rerun": _with_store(rerun_trial),
+    "list": _with_store(store_commands.list_sweeps),
+    "rm": _with_store(store_commands.remove_sweep),
+    "mv": _with_store(store_commands.move_sweep),
+    "export": _with_store(store_commands.export_sweep),
 }
 
 
@@ -219,7 +225,13 @@ def main(args: Sequence[str] | None = None) -> int:
             return run_sweep(given[1], tuple(given[2:]))  # not through tyro, for which the options are the sweep's own
         about = "Sweeps of backdoor learning and what became of them. `raybd --version` prints the version."
         status: int = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="raybd", description=about, args=given)
+        sys.stdout.flush()
         return status
+    except (
+        BrokenPipeError
+    ):  # `raybd runs ib | head`: what is left to print is not wanted, nor a word of Python's at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except InputError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
         return 2

@@ -9,7 +9,7 @@ from raybd.attacks import ATTACKS
 from raybd.command_line.groups import AttackOptions, OptionGroup, TrainingOptions, unknown_methods
 from raybd.command_line.options import SweepOptions
 from raybd.defences import DEFENCES, Defence
-from raybd.execution.search import PRUNERS, SAMPLERS
+from raybd.execution.search import DATABASE, PRUNERS, SAMPLERS
 from raybd.plugins import parse, unknown
 from raybd.trials.records import SweepFolder
 from raybd.utils.constraints import Count
@@ -76,4 +76,4 @@ class SearchOptions(SweepOptions):
     def database(self) -> str:
         """The URL of the study's database."""
         folder = SweepFolder.of(self.execution.results, self.name).path
-        return self.search.storage or f"sqlite:///{folder / 'optuna.db'}"
+        return self.search.storage or f"sqlite:///{folder / DATABASE}"

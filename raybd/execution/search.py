@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -41,6 +42,7 @@ PRUNERS = {
     "none": math.inf,
     "worst_case": 0.5,
 }  # a candidate is pruned at the first case with an attack success above this
+DATABASE = "optuna.db"  # in the folder of a sweep
 QUESTION = "raybd.question"  # attribute of a study: what it asks
 ABANDONED = "abandoned"  # attribute of an Optuna trial: settings enqueued again after a search died
 CUT_SHORT = "cut_short"  # attribute: after how many of its cases a candidate was pruned
@@ -134,6 +136,17 @@ def _check_question(search: Search, study: optuna.Study) -> None:
 
 def _listed(values: Sequence[str] | None) -> str:
     return ", ".join(values) if values else "none"
+
+
+def rename_study(folder: Path, old: str, new: str) -> None:
+    """Rename the study `old` in the database of a sweep's `folder`, if there is one."""
+    path = folder / DATABASE
+    if not path.exists():
+        return
+    storage = f"sqlite:///{path}"
+    if old in optuna.get_all_study_names(storage):
+        optuna.copy_study(from_study_name=old, from_storage=storage, to_storage=storage, to_study_name=new)
+        optuna.delete_study(study_name=old, storage=storage)
 
 
 def candidates_left(search: Search, study: optuna.Study) -> int:

@@ -1,0 +1,142 @@
+"""Commands of `raybd` on the sweeps of a store: list, rm, mv, export."""
+
+import json as json_format
+import os
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from raybd.errors import InputError
+from raybd.trials.records import SweepFolder, check_name
+
+Name = Annotated[str, tyro.conf.Positional]
+RESULTS = os.environ.get("RAYBD_RESULTS", "results")
+
+
+def list_sweeps(tracking_uri: str | None = None, json: bool = False) -> int:
+    """List the sweeps of a tracking store: name, what it asks, trials, and when it was active last.
+
+    Args:
+        tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
+        json: Print JSON.
+    """
+    from raybd.tracking import sweeps
+
+    found = sweeps.list_sweeps(tracking_uri)
+    if json:
+        print(json_format.dumps([asdict(entry) for entry in found], indent=1))
+        return 0
+    for entry in found:
+        active = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_active / 1000))
+        print(
+            f"{entry.name}  {entry.finished} of {entry.trials} trials finished, last active {active}  {entry.question}"
+        )
+    return 0
+
+
+def remove_sweep(name: Name, tracking_uri: str | None = None, results: str = RESULTS, yes: bool = False) -> int:
+    """Delete a sweep for good, in the tracking store and on this disk; its name is free again.
+
+    Args:
+        name: Name of the sweep.
+        tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
+        results: Folder with the sweep's trials.
+        yes: Do not ask.
+    """
+    from raybd.tracking import sweeps
+
+    stored, folder = _parts(name, tracking_uri, results)
+    _confirm([f"deletes for good: {part}" for part in _described(name, stored, folder)], yes)
+    if folder is not None:
+        with SweepFolder(folder).locked():  # no driver is at work on it
+            shutil.rmtree(folder / "trials", ignore_errors=True)
+        shutil.rmtree(folder)
+    if stored:
+        sweeps.delete_sweep(name, tracking_uri)
+    return 0
+
+
+def move_sweep(old: Name, new: Name, tracking_uri: str | None = None, results: str = RESULTS, yes: bool = False) -> int:
+    """Rename a sweep, in the tracking store and on this disk.
+
+    Args:
+        old: Its name.
+        new: Its new name.
+        tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
+        results: Folder with the sweep's trials.
+        yes: Do not ask.
+    """
+    from raybd.execution.search import rename_study
+    from raybd.tracking import sweeps
+
+    if problems := check_name(new):
+        raise InputError(problems)
+    stored, folder = _parts(old, tracking_uri, results)
+    if folder is not None and folder.with_name(new).exists():
+        raise InputError(f"{folder.with_name(new)} exists: choose another name")
+    _confirm([f"renames to {new}: {part}" for part in _described(old, stored, folder)], yes)
+    if stored:
+        sweeps.rename_sweep(old, new, tracking_uri)
+    if folder is not None:
+        with SweepFolder(folder).locked():
+            moved = folder.rename(folder.with_name(new))
+        rename_study(moved, old, new)
+    return 0
+
+
+def export_sweep(name: Name, out: str, tracking_uri: str | None = None, results: str = RESULTS) -> int:
+    """Copy a sweep to a folder, with its store, artifacts and trials: it opens wherever the folder is taken.
+
+    Args:
+        name: Name of the sweep.
+        out: Folder to write to, new or empty.
+        tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
+        results: Folder with the sweep's trials.
+    """
+    from raybd.tracking.export import export_sweep
+    from raybd.tracking.sweeps import sweep_folder
+
+    runs = export_sweep(name, Path(out), tracking_uri, sweep_folder(name, results))
+    print(f"{runs} runs copied; in {Path(out).absolute()}: raybd map {name} show")
+    return 0
+
+
+def _parts(name: str, tracking_uri: str | None, results: str) -> tuple[bool, Path | None]:
+    """Whether the store has the sweep, and its folder on this disk.
+
+    Raises:
+        InputError: neither is there.
+    """
+    from raybd.tracking import sweeps
+
+    stored, folder = sweeps.has_sweep(name, tracking_uri), sweeps.sweep_folder(name, results)
+    if not stored and folder is None:
+        known = ", ".join(entry.name for entry in sweeps.list_sweeps(tracking_uri)) or "none"
+        raise InputError(f"there is no sweep {name!r} in the store (there: {known}) nor in {Path(results).absolute()}")
+    return stored, folder
+
+
+def _described(name: str, stored: bool, folder: Path | None) -> list[str]:
+    parts = [f"the experiment {name!r} with its runs and artifacts"] * stored
+    if folder is not None:
+        trials = sum(1 for _ in folder.glob("trials/*"))
+        parts.append(f"{folder}, with {trials} trials")
+    return parts
+
+
+def _confirm(lines: list[str], yes: bool) -> None:
+    """Print what goes, and ask unless `yes`.
+
+    Raises:
+        InputError: the answer is no, or nobody can be asked.
+    """
+    print("\n".join(lines), flush=True)
+    if yes:
+        return
+    if not sys.stdin.isatty() or input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise InputError("nothing was changed: answer y, or give --yes")
