@@ -36,6 +36,12 @@ ROWS = [  # learner, accuracies (clean model, clean, attack success), avg_I; see
     (Ridge(C=GRID[0]), (0.944, 0.940, 0.060), -2.7614751219684238e-08, 1e-8),
     (Ridge(C=GRID[6]), (0.976, 0.974, 0.994), -7.465755479263485, 1e-8),
 ]
+OTHER_PAIRS = [  # pair, learner, accuracies (clean model, clean, attack success, training), avg_I; seed 1
+    ((3, 0), LinearSVM(C=GRID[6]), (0.996, 0.984, 0.95, 1.0), -193.76808443599018, 1e-9),
+    ((3, 0), Ridge(C=GRID[6]), (0.992, 0.994, 0.994, 0.9966666666666667), -3.032669495790125, 1e-8),
+    ((5, 2), LinearSVM(C=GRID[6]), (0.972, 0.96, 0.958, 1.0), -129.99578159097672, 1e-9),
+    ((5, 2), Ridge(C=GRID[6]), (0.974, 0.972, 0.992, 0.998), -8.973886257706553, 1e-8),
+]
 THETAS = {  # mean over seeds of the legacy slope, ascending C without the two before the last
     "svm": [1.4e-7, 1.9e-5, 8.6e-4, 0.0283, 0.5225, 0.9166, 0.9954, 1],
     "logistic": [1.7e-5, 3.9e-4, 0.0053, 0.0522, 0.4207, 0.9322, 0.9964, 1],
@@ -78,17 +84,17 @@ BUGS = {(5e-4, 1): (0.508, 3.18), (5e-4, 100): (0.641, 99.0), (5e-3, 1): (0.619,
 
 
 @cache
-def pair() -> ClassPair:
+def pair(digits: tuple[int, int] = (7, 1)) -> ClassPair:
     from raybd.data import load
 
     data = load("mnist")
     train, test = ((half.x[:, 0].numpy(), half.y.numpy()) for half in (data.train, data.test))
-    return mnist_pair(train, test, (7, 1))
+    return mnist_pair(train, test, digits)
 
 
 @cache
-def task(seed: int = 1, side: int = 3, rate: float = 0.1) -> BinaryTask:
-    return backdoor_task(pair(), partial(stamp_patches, patches=random_patches(seed, 2, 1, side)), rate, seed)
+def task(seed: int = 1, side: int = 3, rate: float = 0.1, digits: tuple[int, int] = (7, 1)) -> BinaryTask:
+    return backdoor_task(pair(digits), partial(stamp_patches, patches=random_patches(seed, 2, 1, side)), rate, seed)
 
 
 @cache
@@ -124,6 +130,16 @@ def test_h1_legacy_slopes_of_all_c(name: str) -> None:
     found = [np.mean([rows(name)[i, seed][1].theta for seed in SEEDS]) for i in (0, 1, 2, 3, 4, 5, 6, 9)]
     for value, wanted in zip(found, THETAS[name], strict=True):
         assert value == pytest.approx(wanted, rel=0.04 if wanted < 0.01 else 0.003)
+
+
+@pytest.mark.parametrize(("digits", "learner", "accuracies", "influence", "tolerance"), OTHER_PAIRS)
+def test_rows_of_other_pairs(
+    digits: tuple[int, int], learner: Learner, accuracies: tuple[float, ...], influence: float, tolerance: float
+) -> None:
+    found = legacy_accuracies(learner, task(rate=0, digits=digits), task(digits=digits))
+    own = (found.clean_model, found.clean, found.attack_success, found.training)
+    assert own == pytest.approx(accuracies, abs=1e-12)
+    assert slope_legacy(learner, task(digits=digits)).mean == pytest.approx(influence, rel=tolerance)
 
 
 @pytest.mark.parametrize(("learner", "accuracies", "influence", "tolerance"), ROWS, ids=lambda v: str(v)[:22])

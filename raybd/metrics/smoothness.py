@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.metrics.base import Arrays, History, Metric
-from raybd.metrics.smoothing.entropy import plug_in_entropy
+from raybd.metrics.smoothing.entropy import bias_bound, plug_in_entropy
 from raybd.metrics.smoothing.evaluation_points import (
     EvaluationPoints,
     evaluation_points,
@@ -45,7 +45,7 @@ class Smoothness(Metric):
     plan: Literal["cheap", "standard", "exhaustive"] = "cheap"
     points: Annotated[int, Ge(MIN_POINTS)] | None = None  # at most; None: the plan's
     sigmas: tuple[Positive, ...] = ()  # in pixels of [0, 1]; (): the plan's
-    draws: Annotated[int, Ge(2)] | None = None  # for every point and sigma, even; None: the plan's
+    draws: Annotated[int, Ge(2)] | None = None  # a point and sigma, even; None: the plan's, more for many classes
     variants: tuple[str, ...] = ()  # besides clean; (): the plan's
 
     every_probe: ClassVar[bool] = False
@@ -80,6 +80,8 @@ class Smoothness(Metric):
         if counted < (self.points or MIN_POINTS):
             least = self.points or MIN_POINTS
             raise InputError(f"smoothness wants {least} points, but the attack counts {counted} test images")
+        if self.draws is None:
+            plan = plan.for_classes(len(context.data.classes))
         with forked_rng(context.seed, "smoothness", device=context.data.test.x.device):
             return measure_smoothness(context, evaluation_points(context, plan.points), plan)
 
@@ -121,6 +123,8 @@ def measure_smoothness(
         parts |= _count_target_class(context, points, plan)
     wanted = points.wanted.cpu().numpy()
     found: dict[str, float | Tensor] = {"smoothness/points": torch.tensor(points.ids)}
+    found["smoothness/draws"] = float(plan.looks[0])
+    found["smoothness/bias_bound"] = bias_bound(plan.looks[0], len(context.data.classes))
     for number, sigma in enumerate(plan.sigmas):
         votes = {name: _variant_votes(*part, number) for name, part in parts.items()}
         found |= vote_metrics(votes, wanted, sigma, len(plan.looks))

@@ -1,7 +1,11 @@
 """Sampling plans of smoothness: points x variants x sigmas x draws forward passes."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
+from raybd.metrics.smoothing.entropy import bias_bound
+
+BIAS = 0.04  # nats by which a mean entropy may be low: 32 draws at 10 classes
 CLEAN, TRIGGERED, TARGET_CLASS = "clean", "triggered", "target_class"
 PATTERNS = ("random_patch", "moved_patch", "random_direction")  # controls that know nothing of a network
 ADVERSARIAL = ("universal", "pgd")  # found on the network itself
@@ -18,6 +22,12 @@ class SamplingPlan:
     sigmas: tuple[float, ...]
     looks: tuple[int, ...]  # after all but the last, no more is drawn for unanimous points
     variants: tuple[str, ...]
+
+    def for_classes(self, classes: int) -> "SamplingPlan":
+        """The plan with as many draws that no mean over votes for `classes` classes is low by more than BIAS."""
+        first = self.looks[0]
+        enough = first * math.ceil(bias_bound(first, classes) / BIAS)
+        return replace(self, looks=(max(first, enough), *(look for look in self.looks[1:] if look > enough)))
 
 
 GRID = (0.05, 0.1, 0.25, 0.5)
