@@ -229,6 +229,26 @@ def test_names_and_bounds(trial: Trial) -> None:
     assert all(math.isfinite(value) for value in found.values())
 
 
+def test_saturated_where_nothing_is_added_and_told_where_it_is_read(trial: Trial) -> None:
+    """At s = 0 every group is within a tenth of log N; at the s that is read the two estimates are within a nat."""
+    names = [f"{prefix}/xt_own/s_%s/fresh_train{end}" for prefix in ("mi", "mi/control") for end in ("", "_plain")]
+    s = f"{trial.found['mi/signature/s']:g}"
+    for name in names:
+        assert trial.found[f"{name % '0'}/low"] > 0.9 * math.log(N)
+        assert trial.found[f"{name % '0'}/loo"] > trial.found[f"{name % '0'}/low"] + 1
+        assert trial.found[f"{name % s}/loo"] <= trial.found[f"{name % s}/low"] + 1
+        assert trial.found[f"{name % s}/low"] < 0.75 * math.log(N)
+
+
+def test_more_images_say_the_same_at_one_s(trial: Trial) -> None:
+    """The middle of 64 images and of 160, where both can be told."""
+    many = resolved_metrics(trial.context, trigger_pairs(trial.context, 160), PASSES, {})
+    for group in ("fresh_train", "fresh_train_plain"):
+        name = f"mi/xt_own/s_6/{group}"
+        few, more = ((found[f"{name}/low"] + found[f"{name}/loo"]) / 2 for found in (trial.found, many))
+        assert few == pytest.approx(more, abs=0.2)
+
+
 def test_a_patch_that_took_hold_has_a_signature(trial: Trial) -> None:
     """BadNets at 10 % on digits: the network drops some of the image where it sees the patch."""
     found = trial.found
