@@ -270,6 +270,17 @@ def test_stealthiness_of_a_patch(trial: Trial) -> None:
         assert f"stealth/silhouette/{part}/null" in found
 
 
+def test_nulls_of_classes_and_silhouettes_are_shown_the_trigger(trial: Trial) -> None:
+    """A trigger that hides the class from any network is no backdoor's doing: no null looks at images without it."""
+    blank = replace(trial.data, train=Images(torch.zeros_like(trial.data.train.x), trial.data.train.y))
+    metric = Stealthiness(samples=100)
+    found, blind = (metric.measure(replace(trial.context, data=data)) for data in (trial.data, blank))
+    names = [n for n in found if n.startswith(("stealth/semantics/null", "stealth/silhouette")) and n.endswith("null")]
+    assert len(names) == 5
+    assert {name: found[name] for name in names} == {name: blind[name] for name in names}
+    assert number(found["stealth/semantics/null"]) > 0.5
+
+
 def test_a_random_flag_is_stealthy(digits: Data, trial: Trial) -> None:
     """A random part of the target class called poisoned: decodability 0 within its error."""
     roles = torch.zeros_like(trial.poisoned.roles)

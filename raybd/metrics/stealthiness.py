@@ -34,9 +34,9 @@ class Stealthiness(Metric):
 
     stealth/decodability: I(B;T | label = target), B saying whether an image is poisoned; 0: not to be told apart. At
     most H(B | label = target). null: as many images of the twin's target class, flagged at random.
-    stealth/semantics: I(S;T | B = 1), S being the true class; at most H(S). null: the same images without trigger in
-    the twin, which is what there is to keep.
-    stealth/silhouette/...: of T in units of its noise; see `silhouette.py`.
+    stealth/semantics: I(S;T | B = 1), S being the true class; at most H(S). null: the same images in the twin,
+    trigger and all: what is left of the class where only the trigger's pixels stand in the way.
+    stealth/silhouette/...: of T in units of its noise; see `silhouette.py`. null: likewise.
     stealth/count/...: images; of fewer than 32 poisoned ones, or of clean ones of the target, nothing is said.
     """
 
@@ -82,14 +82,13 @@ class Stealthiness(Metric):
         return _decoded("decodability", context, (own, flag), (_features(twin, context.data.train.x[clean]), chance))
 
     def _semantics(self, context: MetricContext, twin: nn.Module, index: Tensor) -> dict[str, float]:
-        true = context.poisoned.true[index]
-        own = _features(context.model, context.poisoned.images.x[index])
-        return _decoded("semantics", context, (own, true), (_features(twin, context.data.train.x[index]), true))
+        x, true = context.poisoned.images.x[index], context.poisoned.true[index]
+        return _decoded("semantics", context, (_features(context.model, x), true), (_features(twin, x), true))
 
     def _silhouettes(self, context: MetricContext, twin: nn.Module, index: Tensor) -> dict[str, float]:
         labels, flag = context.poisoned.images.y[index], context.poisoned.roles[index] == POISON
-        own = noisy_features(require_classifier(context.model), context.poisoned.images.x[index], DRAWS)
-        null = noisy_features(require_classifier(twin), context.data.train.x[index], DRAWS)
+        x = context.poisoned.images.x[index]
+        own, null = (noisy_features(require_classifier(model), x, DRAWS) for model in (context.model, twin))
         found = {f"stealth/silhouette/{name}": value for name, value in silhouettes(own, labels, flag).items()}
         return found | {
             f"stealth/silhouette/{name}/null": value for name, value in silhouettes(null, labels, flag).items()
