@@ -128,6 +128,7 @@ def test_fresh_images_are_measured_at_every_rate(trial: Trial, rate: float) -> N
     assert (true != 0).all()  # the target class
     entropy = -sum(p * math.log(p) for p in (torch.bincount(true).double() / 48).tolist() if p)
     assert found["mi/st/fresh_train/ceiling"] == pytest.approx(entropy)
+    assert "mi/st/fresh_train/saturated" not in found  # all of H(S) is no bound of more
     assert abs(number(found["mi/st/fresh_train/permuted"])) < 0.05 < 1 < number(found["mi/st/fresh_train_plain"])
 
 

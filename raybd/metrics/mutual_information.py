@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raybd.metrics.base import Arrays, History, Metric
 from raybd.metrics.information.bounds import to_metrics
-from raybd.metrics.information.group_estimates import FRESH_DRAWS, GroupedImages, group_estimates
+from raybd.metrics.information.group_estimates import FRESH_DRAWS, GroupedImages, group_estimates, group_metrics
 from raybd.metrics.information.groups import MIN_IMAGES, ImageGroups, choose_groups
 from raybd.metrics.information.noisy_features import noisy_features, require_classifier
 from raybd.metrics.information.resolved_groups import resolved_metrics
@@ -99,9 +99,9 @@ class MutualInformation(Metric):
         """The estimates of the network and of its twin, where that is another, and one draw of the network's T."""
         how = self.passes, context.seed, context.epoch
         own, drawn = group_estimates(context.model, images, *how)
-        found = to_metrics(own, "mi") | {"mi/noise_ratio": next(iter(own.values())).noise_ratio}
+        found = group_metrics(own, "mi") | {"mi/noise_ratio": next(iter(own.values())).noise_ratio}
         if context.twin is not None and context.twin is not context.model:
-            found |= to_metrics(group_estimates(context.twin, images, *how)[0], "mi/control")
+            found |= group_metrics(group_estimates(context.twin, images, *how)[0], "mi/control")
         return found, drawn
 
     def _trained_estimates(self, context: MetricContext, groups: ImageGroups) -> dict[str, float | Tensor]:

@@ -1,11 +1,12 @@
 """I(X;T), I(T;Y_pred) and I(S;T) of groups of images in one network, all from the same passes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from raybd.metrics.information.bounds import MIEstimate
+from raybd.metrics.information.bounds import MIEstimate, to_metrics
 from raybd.metrics.information.gaussian_channel import channel_estimates, whitened_channel
 from raybd.metrics.information.noisy_features import noiseless_features, noisy_features, require_classifier
 from raybd.metrics.information.plug_in_estimator import noise_ratio, plug_in_estimates, plug_in_scores, whitened_axes
@@ -61,6 +62,13 @@ def group_estimates(
     }
     labels = dict(zip(images.rows, images.true[table], strict=True))
     return found | _class_information(dict(zip(images.rows, scores, strict=True)), labels, seed), whitened[:, -1]
+
+
+def group_metrics(estimates: Mapping[str, MIEstimate], prefix: str) -> dict[str, float]:
+    """The numbers of `group_estimates`. I(S;T) near its ceiling H(S) is no bound of more: it has no /saturated."""
+    on_classes = {name: value for name, value in estimates.items() if name.startswith("st/")}
+    others = {name: value for name, value in estimates.items() if name not in on_classes}
+    return to_metrics(others, prefix) | to_metrics(on_classes, prefix, ("error", "ceiling", "permuted"))
 
 
 def _class_information(scores: dict[str, Tensor], labels: dict[str, Tensor], seed: int) -> dict[str, MIEstimate]:
