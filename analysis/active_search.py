@@ -1,14 +1,16 @@
-"""Active search for the boundary of the defended region: the cells whose verdict is least sure, in batches.
+"""Active search for the boundary of the defended region: cells that fill the grid, and those least sure.
 
-Surrogates through what is measured (logits of attack success and of clean accuracy) give for every candidate its
-distance from both thresholds and the uncertainty of that. Proposed are candidates with the largest straddle,
+A surface is only as sure as its length scales, and those are learnt from the cells that it has: what lies between them
+unseen, an island or a hole, it takes for sure. So every other cell fills space: the one farthest from all that were
+asked for, until each cell of the grid is one step from one of these. The others are those with the largest straddle,
 1.645 s - |m - t|, for their cost (Bryan et al., Active Learning for Identifying Function Threshold Boundaries, NIPS
-2005, section 3.2). After each one of a batch the posterior is conditioned on its own mean there (the kriging believer
-of Ginsbourger, Le Riche & Carraro, Kriging is well-suited to parallelize optimization, 2010), so that the next is
-elsewhere.
+2005, section 3.2): surrogates through what is measured (logits of attack success and of clean accuracy) give the
+distance m - t from both thresholds and its deviation s. After each cell of a batch the posterior is conditioned on its
+own mean there (the kriging believer of Ginsbourger, Le Riche & Carraro, Kriging is well-suited to parallelize
+optimization, 2010), so that the next is elsewhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from scipy.special import logit
 
 from analysis.cells import Cell, DecisionRule
 from analysis.search_grid import Candidate, Grid, Group
+from analysis.space_filling import farthest, is_filled
 from analysis.statistics import Z
 from analysis.surrogate import EXTRA, NoSurrogateError, Surrogate, fit_surrogate
 
@@ -88,11 +91,12 @@ def propose(
     batch: int,
     seeds: int,
     max_seeds: int,
+    fill: bool = True,
 ) -> list[Candidate]:
-    """At most `batch` candidates to run `seeds` more seeds at, best first; none if every verdict is sure.
+    """At most `batch` candidates to run `seeds` more seeds at; none if space is filled and every verdict is sure.
 
     A candidate that was asked for is asked again only if its seeds disagree, up to `max_seeds`: one whose trials fail
-    is not. A group without a surrogate (its trials failed) gives the candidate that is farthest from those asked.
+    is not. A group without a surrogate (its trials failed) gives one candidate, to fill space.
 
     Args:
         grid: what could be measured.
@@ -102,46 +106,77 @@ def propose(
         batch: how many candidates.
         seeds: how many seeds each will get.
         max_seeds: how many seeds a candidate may have.
+        fill: whether every other candidate fills space; if not, all are the least sure.
     """
     mixed = {grid.candidate(c.setting) for c in cells if c.poisoned and 0 < c.n_defended < len(c.seeds)}
     again = {candidate for candidate in mixed if asked.get(candidate, 0) + seeds <= max_seeds}
     free = [candidate for candidate in grid.costs if candidate in again or not asked.get(candidate)]
-    by_group = {group: [c for c in free if c.group == group] for group in grid.groups}
-    surrogates = fit_surrogates(grid, cells, rule)
-    failed = [_farthest(grid, by_group[g], asked) for g in grid.groups if g not in surrogates and by_group[g]]
-    posteriors = {}
-    for group, surrogate in surrogates.items():
-        if candidates := by_group[group]:
-            points = grid.coordinates(c.values for c in candidates)
-            costs = np.array([grid.costs[c] for c in candidates])
-            posteriors[group] = Posterior(surrogate, points, costs, seeds)
-    return (failed + _greedy_batch(posteriors, by_group, batch))[:batch]
-
-
-def _greedy_batch(
-    posteriors: Mapping[Group, Posterior], candidates: Mapping[Group, list[Candidate]], batch: int
-) -> list[Candidate]:
-    """One after the other, each as if those before it had been measured."""
-    chosen: list[Candidate] = []
-    while posteriors and len(chosen) < batch:
-        scores = {group: posterior.acquisition() for group, posterior in posteriors.items()}
-        for group, values in scores.items():
-            values[[candidates[group].index(c) for c in chosen if c.group == group]] = 0
-        group = max(scores, key=lambda one: scores[one].max())
-        index = int(scores[group].argmax())
-        if scores[group][index] <= 0:
+    round_ = Round(grid, free, fit_surrogates(grid, cells, rule), asked, seeds)
+    start = sum(asked.values()) // seeds
+    for number in range(start, start + batch):
+        if not round_.choose(filling=fill and number % 2 == 0, may_fill=fill):
             break
-        chosen.append(candidates[group][index])
-        posteriors[group].condition(index)
-    return chosen
+    return round_.chosen
 
 
-def _farthest(grid: Grid, candidates: Sequence[Candidate], asked: Mapping[Candidate, int]) -> Candidate:
-    """Of `candidates` the one farthest from those of its group that were asked for, in widths of the axes."""
-    known = [c.values for c in asked if c.group == candidates[0].group]
-    if not known:
-        return candidates[0]
-    points, others = grid.coordinates(c.values for c in candidates), grid.coordinates(known)
-    ends = grid.coordinates([[values[0] for values in grid.axes.values()], [v[-1] for v in grid.axes.values()]])
-    distances = ((points[:, None] - others[None]) / (ends[1] - ends[0])) ** 2
-    return candidates[int(distances.sum(-1).min(1).argmax())]
+class Round:
+    """A batch of candidates, chosen one after the other, each as if those before it had been measured.
+
+    Args:
+        grid: what could be measured.
+        free: what may be chosen.
+        surrogates: of the groups that have one.
+        asked: what was asked for before.
+        seeds: how many are run at once.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        free: Sequence[Candidate],
+        surrogates: Mapping[Group, Surrogate],
+        asked: Collection[Candidate],
+        seeds: int,
+    ) -> None:
+        self.grid, self.free, self.asked = grid, free, set(asked)
+        self.chosen: list[Candidate] = []
+        self.own = {group: [i for i, c in enumerate(free) if c.group == group] for group in surrogates}
+        self.posteriors = {}
+        for group, surrogate in surrogates.items():
+            if own := [free[i] for i in self.own[group]]:
+                costs = np.array([grid.costs[c] for c in own])
+                self.posteriors[group] = Posterior(surrogate, grid.coordinates(c.values for c in own), costs, seeds)
+
+    def choose(self, filling: bool, may_fill: bool) -> bool:
+        """Choose one more: to fill space where `filling`, else the least sure; either if the other has none."""
+        unsure = self._unsure()
+        index = self._farthest(unsure) if filling else self._least_sure(unsure)
+        if index is None:
+            index = self._least_sure(unsure) if filling else self._farthest(unsure) if may_fill else None
+        if index is None:
+            return False
+        candidate = self.free[index]
+        self.chosen.append(candidate)
+        if candidate.group in self.posteriors:
+            self.posteriors[candidate.group].condition(self.own[candidate.group].index(index))
+        return True
+
+    def _unsure(self) -> Floats:
+        """(m,) the acquisition of each candidate; 0 where it was chosen already or its group has no surrogate."""
+        unsure = np.zeros(len(self.free))
+        for group, posterior in self.posteriors.items():
+            unsure[self.own[group]] = posterior.acquisition()
+        unsure[[self.free.index(one) for one in self.chosen]] = 0
+        return unsure
+
+    def _least_sure(self, unsure: Floats) -> int | None:
+        return int(unsure.argmax()) if len(unsure) and unsure.max() > 0 else None
+
+    def _farthest(self, unsure: Floats) -> int | None:
+        """The candidate farthest from what was asked for; None once every cell of the grid is one step from that."""
+        known = self.asked.union(self.chosen)
+        done = {one.group for one in self.chosen} - self.own.keys()  # one a batch of a group whose trials failed
+        new = [i for i, one in enumerate(self.free) if one not in known and one.group not in done]
+        if not new or is_filled(self.grid, known):
+            return None
+        return new[farthest(self.grid, [self.free[i] for i in new], known, unsure[new])]

@@ -1,6 +1,6 @@
 """The boundary on every line of a grid along one axis, read off surrogates, with the width of its band."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.boundary import read_line
-from analysis.search_grid import Grid, Group
+from analysis.boundary import Boundary, read_line
+from analysis.search_grid import Candidate, Grid, Group
+from analysis.space_filling import is_filled
 from analysis.surrogate import Surrogate
 from raybd.errors import InputError
 
@@ -60,17 +61,30 @@ class GridBoundary:
         distances: Floats = (self.defended ^ other.defended).mean(1) * self.decades
         return distances
 
+    def is_sure(self, grid: Grid, asked: Collection[Candidate], decades: float) -> bool:
+        """Whether the band of every group is nowhere wider than `decades`, and no cell lies two steps from all `asked`.
+
+        The second because a surface is as sure over an island or a hole that it has not seen.
+        """
+        groups = {tuple(setting[name] for name in grid.group_names) for setting in self.settings}
+        return len(groups) == len(grid.groups) and self.widest_band <= decades and is_filled(grid, asked)
+
     def to_frame(self) -> pd.DataFrame:
         """One row a line: its largest defended value, all defended up to low, undefended from high, band in decades.
 
         NaN: none; infinite: not reached.
         """
-        rows = []
-        for i, setting in enumerate(self.settings):
-            line = read_line(self.values, self.defended[i], self.surely_defended[i], self.surely_undefended[i])
-            numbers = (line.value, line.low, line.high, self.band_widths[i])
-            rows.append(setting | dict(zip(COLUMNS, numbers, strict=True)))
-        return pd.DataFrame(rows)
+        numbers = [(line.value, line.low, line.high) for line in self._lines()]
+        rows = [dict(zip(COLUMNS, (*n, band), strict=True)) for n, band in zip(numbers, self.band_widths, strict=True)]
+        return pd.DataFrame([setting | row for setting, row in zip(self.settings, rows, strict=True)])
+
+    def holes(self) -> list[str]:
+        """(l,) where on each line holes below the largest defended value begin."""
+        return [str(line.row()["holes"]) for line in self._lines()]
+
+    def _lines(self) -> list[Boundary]:
+        flags = zip(self.defended, self.surely_defended, self.surely_undefended, strict=True)
+        return [read_line(self.values, *one) for one in flags]
 
 
 def grid_boundary(grid: Grid, surrogates: Mapping[Group, Surrogate], along: str) -> GridBoundary:

@@ -76,6 +76,12 @@ class Grid:
         points[:, log] = np.log10(points[:, log])
         return points
 
+    def steps(self, candidates: Sequence[Candidate]) -> NDArray[np.int_]:
+        """(m, d) the positions of candidates on the axes."""
+        positions = [{value: i for i, value in enumerate(values)} for values in self.axes.values()]
+        places = [[at[v] for at, v in zip(positions, one.values, strict=True)] for one in candidates]
+        return np.array(places, dtype=int).reshape(-1, len(self.axes))
+
     def initial_design(self) -> list[Candidate]:
         """What to measure before anything is known: in each group the corners and the middle."""
         corners = list(product(*[(values[0], values[-1]) for values in self.axes.values()]))

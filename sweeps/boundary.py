@@ -1,4 +1,4 @@
-"""Where does the defended region end? Cells are measured where the verdict is least sure, until a budget or a width.
+"""Where does the defended region end? Cells are measured in turn where the verdict is least sure and where none is near.
 
 python sweeps/boundary.py                  digits: a quarter of the grid's trials, then the whole grid, to compare
 python sweeps/boundary.py --no-compare     the search alone
@@ -24,6 +24,7 @@ from analysis.grid_boundary import GridBoundary, grid_boundary
 from analysis.plots import plot_map
 from analysis.report import write_report
 from analysis.search_grid import Candidate, Grid
+from analysis.space_filling import describe_coverage
 from analysis.text_table import format_frame
 from raybd.command_line import command, grid
 from raybd.command_line.boundary_options import BoundaryOptions
@@ -113,9 +114,10 @@ class BoundarySearch:
 
 
 class BoundaryProposer(ListProposer):
-    """Rounds of cells whose verdict is least sure, each cell for all its seeds, chosen from a map of what has ended.
+    """Rounds of cells, each for all its seeds, chosen from a map of what has ended: the least sure, and the farthest.
 
-    It ends when the budget is spent, the boundary's band is narrow, or every cell is measured or sure.
+    It ends when the budget is spent, or when no cell lies two steps from all that were asked for and the boundary's
+    band is narrow or every verdict sure.
     """
 
     def __init__(self, search: BoundarySearch, load: Callable[[], pd.DataFrame]) -> None:
@@ -146,15 +148,25 @@ class BoundaryProposer(ListProposer):
         search, runs = self.search, self.load()
         found, boundary = search.boundary(runs[runs["tags.raybd.key"].isin([t.key for t in self.chosen])])
         self.rounds.append({"trials": len(self.chosen), "widest": boundary.widest_band if boundary else None})
-        self.reason = _end_reason(search, self.chosen, boundary)
+        self.reason = self._end_reason(boundary)
         candidates = [] if self.reason else self._candidates(found)
-        self.reason = self.reason or ("" if candidates else "every cell of the grid is measured or sure")
+        self.reason = self.reason or ("" if candidates else "every cell is measured or beside one that is, and sure")
         line = f"round {len(self.rounds)}: {_describe(self.rounds[-1])}"
         print(f"{line}{', ' * bool(self.reason)}{self.reason}", flush=True)
         new = search.seeds_of(candidates, self.seeds_asked)
         self.seeds_asked |= {c: self.seeds_asked.get(c, 0) + search.options.training.seeds for c in candidates}
         self.chosen += new
         self.configs.extend(new)
+
+    def _end_reason(self, boundary: GridBoundary | None) -> str:
+        """Why the search ends now; empty if it goes on."""
+        search, narrow = self.search, self.search.options.search.stop_decades
+        if boundary is not None and boundary.is_sure(search.grid, self.seeds_asked, narrow):
+            return (
+                f"the band is nowhere wider than {narrow:g} decades, and each cell is at most a step from an asked one"
+            )
+        spent = search.budget - len(self.chosen) < search.options.training.seeds
+        return f"the budget of {search.budget} trials is spent" if spent else ""
 
     def _candidates(self, found: DefendedRegionMap) -> list[Candidate]:
         options, search = self.search.options, self.search
@@ -170,16 +182,6 @@ def search(options: BoundaryOptions, plan: SweepPlan, run: Run) -> list[TrialCon
     run(replace(plan, data=data), proposer)
     _save_search(plan.folder.path, proposer)
     return proposer.chosen
-
-
-def _end_reason(search: BoundarySearch, chosen: Sequence[TrialConfig], boundary: GridBoundary | None) -> str:
-    """Why the search ends now; empty if it goes on."""
-    narrow = search.options.search.stop_decades
-    whole = boundary is not None and {tuple(s[n] for n in search.grid.group_names) for s in boundary.settings}
-    if boundary is not None and len(whole or ()) == len(search.grid.groups) and boundary.widest_band <= narrow:
-        return f"the band is nowhere wider than {narrow:g} decades"
-    spent = search.budget - len(chosen) < search.options.training.seeds
-    return f"the budget of {search.budget} trials is spent" if spent else ""
 
 
 def _describe(one: Mapping[str, Any]) -> str:
@@ -205,7 +207,9 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     kept, runs = json.loads((folder / FILE).read_text()), load_runs(name, tracking_uri)
     grid = Grid(kept["settings"])
     found, own = _boundary(runs, grid, kept["chosen"], kept["along"])
-    table, text = own.to_frame(), [*(_describe(one) for one in kept["rounds"]), f"The search ended: {kept['end']}."]
+    seen = {grid.candidate(cell.setting) for cell in found.cells if cell.poisoned and cell.seeds}
+    table, text = own.to_frame().assign(holes=own.holes()), [_describe(one) for one in kept["rounds"]]
+    text += [f"The search ended: {kept['end']}.", f"{describe_coverage(grid, seen)}."]
     if set(kept["grid"]) <= set(runs["tags.raybd.key"]):
         _, whole = _boundary(runs, grid, kept["grid"], kept["along"])
         away = own.distances(whole)

@@ -108,7 +108,7 @@ def test_a_batch_is_spread_and_each_is_the_least_sure_when_it_is_chosen() -> Non
     truth = drawn(two_axes(), 5)
     asked, sites = dict.fromkeys(truth.grid.initial_design(), 3), list(truth.grid.costs)
     cells = truth.measured(asked)
-    batch = propose(truth.grid, cells, asked, RULE, batch=4, seeds=3, max_seeds=3)
+    batch = propose(truth.grid, cells, asked, RULE, batch=4, seeds=3, max_seeds=3, fill=False)
     free = [site for site in sites if site not in asked]
     one, expected = posterior(truth, asked, free), []
     for _ in range(4):

@@ -30,10 +30,11 @@ from sweeps.boundary import (
     summarise,
 )
 
+RATES, DECAYS = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08), (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 SMALL = PRESETS["quick"].replace(
     attacks=("badnets",),
-    poison_rates=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08),
-    weight_decays=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+    poison_rates=RATES,
+    weight_decays=DECAYS,
     widths=(0.5,),
     batch=3,
     probes=(20,),
@@ -121,11 +122,15 @@ def test_the_same_search_again_asks_for_the_same() -> None:
     assert longer.rounds[: len(once.rounds) - 1] == once.rounds[:-1]
 
 
-def test_a_wide_stop_ends_at_once_and_says_why() -> None:
+def test_a_wide_stop_ends_once_no_cell_is_far_from_what_was_measured() -> None:
+    """However wide a band may be: before space is filled, a surface knows nothing of an island or a hole."""
     play = Played()
-    play(SMALL.replace(stop_decades=5.0))
-    assert len(play.rounds) == 1
-    assert play.reason == "the band is nowhere wider than 5 decades"
+    chosen = play(SMALL.replace(stop_decades=5.0, budget=126))
+    assert play.reason == "the band is nowhere wider than 5 decades, and each cell is at most a step from an asked one"
+    asked = {(RATES.index(t.poison_rate), DECAYS.index(t.train.weight_decay)) for t in chosen if t.poison_rate}
+    steps = [min(abs(i - k) + abs(j - n) for k, n in asked) for i in range(6) for j in range(6)]
+    assert max(steps) == 1
+    assert 10 <= len(asked) <= 18  # 10: the domination number of a grid of 6 x 6
     spent = Played()
     assert len(spent(SMALL.replace(stop_decades=1e-6, budget=24))) == 24  # one cell fits, not the three of a batch
     assert spent.reason == "the budget of 24 trials is spent"
@@ -155,6 +160,7 @@ def test_real_trials_resume_and_are_compared(tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert len(first) <= 18
     assert "The search ended: " in said
+    assert "of 6 cells are measured" in said
     assert "apart" not in said.partition("The boundary along")[0]
     chosen = json.loads((tmp_path / "r" / "boundary" / FILE).read_text())["chosen"]
     assert sorted(chosen) == sorted(first["tags.raybd.key"])
