@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logit
 
 from analysis.cells import Cell, DecisionRule
 from analysis.search_grid import Candidate, Grid, Group
@@ -28,6 +27,8 @@ Floats = NDArray[np.float64]
 class Posterior:
     """The joint posterior of both rates at a group's candidates, given what is measured and the batch chosen so far.
 
+    Beside a cell that the surface passes over its means are known to be wrong, and tell no distance from a threshold.
+
     Args:
         surrogate: of the group.
         points: (m, d) coordinates of the candidates.
@@ -37,9 +38,7 @@ class Posterior:
 
     def __init__(self, surrogate: Surrogate, points: Floats, cost: Floats, seeds: int) -> None:
         self.cost = cost
-        floor = np.clip(surrogate.min_accuracy, 0, 1)
-        success, accuracy = (process.predict(points)[0] for process in surrogate.processes)
-        self.margin = np.stack([logit(surrogate.max_attack_success) - success, accuracy - logit(floor)])
+        self.margin = np.where(surrogate.bands(points).overruled, 0.0, surrogate.margins(points))
         self.covariance = np.stack([process.covariance(points) for process in surrogate.processes])
         self.noise = np.array([surrogate.success.spread, surrogate.accuracy.spread]) ** 2 / seeds
 

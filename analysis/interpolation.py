@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.cells import Cell
 from analysis.surrogate import Bands, Surrogate
 from analysis.values import Value, format_value
-from analysis.verdict import Estimate, Status, Verdict
+from analysis.verdict import UNKNOWN_DIFFERENCE, Estimate, Status, Verdict
+
+Floats = NDArray[np.float64]
 
 
 def interpolate_verdict(surrogate: Surrogate, setting: Mapping[str, Value], named: Mapping[str, Value]) -> Verdict:
@@ -31,13 +34,21 @@ def interpolate_verdict(surrogate: Surrogate, setting: Mapping[str, Value], name
         probability=np.nan if np.isnan(surrogate.min_accuracy) else surrogate.probability(point),
         clean_accuracy=Estimate(*bands.accuracy[:, 0].tolist()),
         attack_success=Estimate(*bands.success[:, 0].tolist()),
-        accuracy_loss=Estimate(*(surrogate.reference - bands.accuracy[[0, 2, 1], 0]).tolist()),
-        attack_success_excess=Estimate(*(bands.success[:, 0] - surrogate.baseline).tolist()),
+        accuracy_loss=_less(surrogate.reference, bands.accuracy[:, 0]),
+        attack_success_excess=Estimate(*(bands.success[:, 0] - surrogate.baselines(point)[0]).tolist()),
         seeds=min(len(cell.seeds) for cell in nearest),
         evidence=tuple(run for cell in nearest for run in cell.verdict.evidence),
         failures=tuple(f for cell in failing if surrogate.beside(point, cell)[0] for f in cell.verdict.failures),
         interpolated=True,
     )
+
+
+def _less(reference: float, band: Floats) -> Estimate:
+    """How far a mean and its band (3,) lie under a reference; unknown without one."""
+    if np.isnan(reference):
+        return UNKNOWN_DIFFERENCE
+    value, low, high = (reference - band).tolist()
+    return Estimate(value, high, low)
 
 
 def _status(bands: Bands, over: Sequence[Cell]) -> tuple[Status, str]:
@@ -48,9 +59,9 @@ def _status(bands: Bands, over: Sequence[Cell]) -> tuple[Status, str]:
         return "uncertain", f"the surface passes over the {over[0].verdict.status} cell beside it, at {values}"
     if bands.surely_defended[0]:
         return "defended", "both bands are clear of the thresholds"
-    if bands.success[1, 0] > bands.max_attack_success:
+    if bands.success[1, 0] > bands.max_attack_success[0]:
         return "backdoored", "the band of attack success is beyond its threshold"
-    if bands.surely_undefended[0] and bands.success[2, 0] <= bands.max_attack_success:
+    if bands.surely_undefended[0] and bands.success[2, 0] <= bands.max_attack_success[0]:
         return "kept_out", "the band of attack success is within its threshold, that of clean accuracy beyond"
     return "uncertain", "a band holds its threshold"
 

@@ -62,6 +62,6 @@ def describe_coverage(grid: Grid, measured: Collection[Candidate]) -> str:
     beside = int((gaps(grid, list(grid.costs), measured) <= 1).sum()) - len(measured)
     block = " x ".join(f"{side} ({name})" for side, name in zip(seen_blocks(grid, measured), grid.axes, strict=True))
     return (
-        f"{len(measured)} of {len(grid.costs)} cells are measured and {beside} more one step from these; every block of "
+        f"{len(measured)} of {len(grid.costs)} cells are measured, {beside} more lie a step from these; every block of "
         f"{block} cells holds a measured one: an island or hole that holds no such block may have been missed"
     )

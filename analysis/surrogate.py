@@ -7,10 +7,12 @@ from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from analysis.cells import SLACK, Cell, DecisionRule
+from analysis.cells import Cell, DecisionRule
+from analysis.contrast import SLACK
 from analysis.gaussian_process import GaussianProcess
 from analysis.hull import TOLERANCE, hull_interval, in_hull
 from analysis.logits import Logits, cell_logits
@@ -28,11 +30,11 @@ class NoSurrogateError(ValueError):
 
 @dataclass(frozen=True)
 class Bands:
-    """Both rates at m points, each (3, m): the mean, and the low and high end of the 90 % band."""
+    """Both rates at m points, each (3, m): the mean over seeds, and the low and high end of its 90 % band."""
 
     success: Floats
     accuracy: Floats
-    max_attack_success: float
+    max_attack_success: Floats  # (m,) the excess allowed, on top of the attack success of the clean twins
     min_accuracy: float
     overruled: Flags  # (m,) beside a measured cell that the means contradict, or one whose trials failed: never sure
 
@@ -65,16 +67,6 @@ class Surrogate:
     success: Logits
     accuracy: Logits
     failed: Sequence[Cell] = ()  # cells among them without a finished trial
-
-    @cached_property
-    def baseline(self) -> float:
-        """Mean attack success of the clean twins of the cells."""
-        return float(np.mean([cell.baseline for cell in self.cells]))
-
-    @property
-    def max_attack_success(self) -> float:
-        """The largest attack success allowed: that of the clean twins and the excess that the rule allows."""
-        return min(self.rule.max_attack_success + self.baseline, 1.0)
 
     @property
     def reference(self) -> float:
@@ -158,14 +150,29 @@ class Surrogate:
         predicted = [process.predict(points) for process in self.processes]
         success, accuracy = (expit(np.stack([m, m - Z * d, m + Z * d])) for m, d in predicted)
         nowhere = np.zeros(len(points), dtype=bool)
-        return Bands(success, accuracy, self.max_attack_success, self.min_accuracy, nowhere)
+        return Bands(success, accuracy, self.max_attack_success(points), self.min_accuracy, nowhere)
+
+    def baselines(self, points: Floats) -> Floats:
+        """(m,) the attack success of the clean twins at `points` (m, d): that of the nearest measured cell."""
+        process = self.processes[0]
+        nearest = cdist(process.scaled(points), process.points).argmin(1)
+        known: Floats = np.array([cell.baseline for cell in self.cells])[nearest]
+        return known
+
+    def max_attack_success(self, points: Floats) -> Floats:
+        """(m,) the attack success allowed at `points` (m, d): the excess allowed over the clean twins'."""
+        return self.baselines(points) + self.rule.max_attack_success
+
+    def margins(self, points: Floats) -> Floats:
+        """(2, m) logits by which the means of attack success and of clean accuracy are inside their thresholds."""
+        success, accuracy = (process.predict(points)[0] for process in self.processes)
+        floor = np.clip(self.min_accuracy, 0, 1)
+        return np.stack([logit(np.minimum(self.max_attack_success(points), 1)) - success, accuracy - logit(floor)])
 
     def probability(self, point: Floats) -> float:
-        """That a new seed at `point` (1, d) is defended, its success and its accuracy taken as independent."""
-        (success, success_sd), (accuracy, accuracy_sd) = (process.predict(point) for process in self.processes)
-        margins = logit(self.max_attack_success) - success, accuracy - logit(np.clip(self.min_accuracy, 0, 1))
-        widths = np.hypot(success_sd, self.success.spread), np.hypot(accuracy_sd, self.accuracy.spread)
-        return float((norm.cdf(margins[0] / widths[0]) * norm.cdf(margins[1] / widths[1]))[0])
+        """That the means over seeds at `point` (1, d) are within both thresholds, taken as independent."""
+        deviations = np.stack([process.predict(point)[1] for process in self.processes])
+        return float(norm.cdf(self.margins(point) / deviations).prod())
 
     def nearest(self, point: Floats) -> list[Cell]:
         """The cells by their distance from `point` (d,), in widths of the axes."""

@@ -53,8 +53,7 @@ class Verdict:
     setting: Mapping[str, Value]  # by short names
     status: Status
     reason: str
-    # That the means over seeds are within both thresholds, given the data and a flat prior (of a point between cells:
-    # that a new seed there is); NaN if nothing tells it.
+    # That the means over seeds are within both thresholds, given the data and a flat prior; NaN if nothing tells it.
     probability: float = math.nan
     clean_accuracy: Estimate = UNMEASURED
     attack_success: Estimate = UNMEASURED

@@ -1,4 +1,4 @@
-"""Where does the defended region end? Cells are measured in turn where the verdict is least sure and where none is near.
+"""Where does the defended region end? Cells are measured where the verdict is least sure, and where none is near.
 
 python sweeps/boundary.py                  digits: a quarter of the grid's trials, then the whole grid, to compare
 python sweeps/boundary.py --no-compare     the search alone

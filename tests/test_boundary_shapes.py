@@ -126,7 +126,7 @@ def test_the_block_that_holds_a_measured_cell_wherever_it_lies(draw: int) -> Non
 def test_what_is_said_of_the_grid_by_hand() -> None:
     said = describe_coverage(SMALL, sites(SMALL, (0, 0), (1, 2)))
     assert said.startswith(
-        "2 of 6 cells are measured and 4 more one step from these; every block of 2 (model.width) x 2"
+        "2 of 6 cells are measured, 4 more lie a step from these; every block of 2 (model.width) x 2"
     )
     assert "may have been missed" in said
     assert seen_blocks(SMALL, []) == [3, 4]

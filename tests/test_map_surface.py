@@ -243,3 +243,28 @@ def test_a_rate_whose_trials_failed_ends_the_sure_run():
     assert (beside.status, len(beside.failures)) == ("uncertain", 3)
     assert found.query(interpolate=True, poison_rate=0.0015).status == "defended"
     assert found.query(interpolate=True, poison_rate=0.012).status == "defended"
+
+
+def over_twins(baseline, settings=(1.0, 2.0, 4.0)):
+    """Attack success 5 points over that of the clean twins, wherever it is."""
+    rows = []
+    for width in settings:
+        for rate in (0.0, 0.01, 0.02, 0.04):
+            own = baseline[width] + 0.05 * (rate > 0)
+            place = {"model.width": width, "poison_rate": rate, "clean_accuracy": 0.95}
+            rows += [place | {"seed": s, "attack_success": own + stray} for s, stray in enumerate((-0.004, 0.0, 0.004))]
+    frame = pd.DataFrame(rows).assign(clean_count=1000.0, triggered_count=900.0)
+    return DefendedRegionMap.from_frame(frame.assign(**{"attack.name": "badnets"}))
+
+
+def test_the_surface_is_judged_by_the_excess_over_the_clean_twins():
+    """Raw rates of 5 to 25 %, all 5 points over the twins: the surface is defended, as its cells are."""
+    baseline = {1.0: 0.2, 2.0: 0.1, 4.0: 0.0}
+    found = over_twins(baseline)
+    assert {cell.verdict.status for cell in found.cells if cell.poisoned} == {"defended"}
+    for width, own in ((1.1, 0.2), (1.9, 0.1), (3.9, 0.0)):
+        verdict = found.query(interpolate=True, poison_rate=0.03, width=width)
+        assert verdict.status == "defended", verdict
+        assert verdict.attack_success.value - verdict.attack_success_excess.value == pytest.approx(own, abs=0.003)
+        assert verdict.accuracy_loss.value == pytest.approx(0, abs=0.003)
+    assert found.boundary(interpolate=True)["low"].tolist() == pytest.approx([0.04] * 3)
