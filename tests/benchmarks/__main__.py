@@ -51,9 +51,11 @@ def driver() -> list[Row]:
 
 def planted() -> list[Row]:
     """Answers against planted maps, as tables of their own: they time nothing."""
+    from tests.benchmarks.planted_boundaries import planted_boundaries
     from tests.benchmarks.planted_verdicts import planted_verdicts
 
     print(planted_verdicts(), flush=True)
+    print(planted_boundaries(), flush=True)
     return []
 
 

@@ -218,7 +218,3 @@ def planted_boundaries(draws: int = DRAWS) -> str:
 def _figures(found: Found) -> str:
     missed = "-" if np.isnan(found.missed) else f"{found.missed:.0%}"
     return f"{missed} / {100 * found.wrong:.1f} / {100 * found.sure:.1f} / {found.used:.0%}"
-
-
-if __name__ == "__main__":
-    print(planted_boundaries())
