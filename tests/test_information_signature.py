@@ -420,7 +420,13 @@ def test_resolution_is_drawn(trial: Trial) -> None:
 
 def test_no_state_is_kept_between_networks(trial: Trial) -> None:
     x = {"g": trial.context.data.train.x[:40]}
-    clean = trial.context.data.train.x[:256]
-    first = ResolvedNetwork.of(trial.model, clean, 8, 0, 1).curves(x)["own"]["g"].low
-    ResolvedNetwork.of(trial.twin, clean, 8, 0, 1).curves(x)
-    assert torch.equal(first, ResolvedNetwork.of(trial.model, clean, 8, 0, 1).curves(x)["own"]["g"].low)
+    first = ResolvedNetwork.of(trial.model, trial.context, 8).curves(x)["own"]["g"].low
+    ResolvedNetwork.of(trial.twin, trial.context, 8).curves(x)
+    assert torch.equal(first, ResolvedNetwork.of(trial.model, trial.context, 8).curves(x)["own"]["g"].low)
+
+
+def test_a_long_measurement_gives_signs_of_life(trial: Trial) -> None:
+    """One at each of four groups and four scattered triggers in two networks."""
+    beats = []
+    assert measured(replace(trial.context, heartbeat=lambda: beats.append(1))) == trial.found
+    assert len(beats) == 16

@@ -97,6 +97,7 @@ class MutualInformation(Metric):
 
     def _with_twin(self, context: MetricContext, images: GroupedImages) -> tuple[dict[str, float], Tensor]:
         """The estimates of the network and of its twin, where that is another, and one draw of the network's T."""
+        context.heartbeat()
         how = self.passes, context.seed, context.epoch
         own, drawn = group_estimates(context.model, images, *how)
         found = group_metrics(own, "mi") | {"mi/noise_ratio": next(iter(own.values())).noise_ratio}

@@ -1,6 +1,6 @@
 """Information at a resolution of the images with the trigger and without it, in a network and in its clean twin."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -63,14 +63,16 @@ class ResolvedNetwork:
     passes: int
     seed: int
     epoch: int
+    heartbeat: Callable[[], None] = lambda: None  # called at every group
 
     @classmethod
-    def of(cls, model: nn.Module, clean: Tensor, passes: int, seed: int, epoch: int) -> "ResolvedNetwork":
-        """`model`, whose own noise is that on the images `clean` (M, C, H, W)."""
-        network = require_classifier(model)
-        with forked_rng(seed, "resolution", "noise", epoch, device=clean.device):
+    def of(cls, model: nn.Module, context: MetricContext, passes: int) -> "ResolvedNetwork":
+        """`model`, whose own noise is that on images that no attack has touched."""
+        network, clean, epoch = require_classifier(model), _clean_images(context), context.epoch
+        with forked_rng(context.seed, "resolution", "noise", epoch, device=clean.device):
             noise = noisy_features(network, clean, NOISE_PASSES)
-        return cls(network, {"own": own_axes(noise), "iso": isotropic_axes(noise)}, passes, seed, epoch)
+        axes = {"own": own_axes(noise), "iso": isotropic_axes(noise)}
+        return cls(network, axes, passes, context.seed, epoch, context.heartbeat)
 
     def curves(self, groups: Mapping[str, Tensor], grids: Grids = GRIDS) -> Curves:
         """The curves of the bytes (N, C, H, W) of each group, in the kinds of noise of `grids`."""
@@ -78,6 +80,7 @@ class ResolvedNetwork:
         return {kind: {name: found[kind] for name, found in by_group.items()} for kind in grids}
 
     def _resolve(self, x: Tensor, grids: Grids) -> dict[str, Resolved]:
+        self.heartbeat()
         with forked_rng(self.seed, "resolution", self.epoch, device=x.device):
             t = noisy_features(self.network, x, self.passes + FRESH_DRAWS)
         rng = stream(self.seed, "resolution", "z", self.epoch)  # of the CPU: the same on every device
@@ -100,8 +103,7 @@ class Comparison:
     def of(cls, context: MetricContext, groups: Mapping[str, Tensor], passes: int) -> "Comparison":
         """The networks of `context` on the bytes of `groups`."""
         models = [context.model] if context.twin in (None, context.model) else [context.model, context.twin]
-        clean, how = _clean_images(context), (passes, context.seed, context.epoch)
-        networks = [ResolvedNetwork.of(model, clean, *how) for model in models if model is not None]
+        networks = [ResolvedNetwork.of(model, context, passes) for model in models if model is not None]
         return cls(networks, [network.curves(groups) for network in networks])
 
     def signature(self, kind: str, group: str) -> Signature | None:
