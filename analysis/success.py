@@ -1,8 +1,8 @@
 """Attack success of every cell: its mean, and how far it exceeds that of the clean twins.
 
 Nothing but the attack itself is charged to it: a clean network of few classes, or one that a trigger confuses, sends
-images to the target class too. The spread between seeds grows from the ends to the middle, as that of a logit does:
-variances are compared in units of (p (1 - p))^2.
+images to the target class too. The spread between seeds grows from the ends to the middle, with a power of p (1 - p)
+that the map itself tells.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from analysis.contrast import SLACK, Contrast, Estimates, Pairing, contrast, pair
-from analysis.samples import DEFAULT_COUNT, Sample
+from analysis.samples import DEFAULT_COUNT, Flags, Moments, Sample
 from analysis.spread import Lending
 from analysis.twins import success_twins
 
@@ -47,8 +47,9 @@ def judge_success(sample: Sample, lending: Lending, limit: float, stated: float)
     rates, twins = sample.column("attack_success"), success_twins(sample.trials)
     own, pairs, images = sample.moments(rates), pair(sample, twins), sample.images("triggered_count")
     each = np.where(np.isnan(images), DEFAULT_COUNT, images / np.maximum(own.number, 1))
-    scale, twin_scale = (_slope(_smooth(mean, each)) ** 2 for mean in (own.mean, pairs.mean))
-    stated_variance = stated**2 * scale
+    slope, twin_slope = (_slope(_smooth(mean, each)) for mean in (own.mean, pairs.mean))
+    power, stated_variance = _growth(own, slope, lending.lends), stated**2 * slope**2
+    scale, twin_scale = slope**power, twin_slope**power
     spread = lending.moderated(own.variance, own.freedom, scale, stated_variance)
     difference = contrast(sample, rates, twins, lending, scale, np.where(pairs.any, twin_scale, 0.0), stated_variance)
     floor = _slope(_smooth(own.mean, images)) / images
@@ -69,6 +70,18 @@ def _judged(rate: Contrast, excess: Contrast, smooth: Floats, twins: Pairing, li
         within=1 - chances.max(0),
         twins=twins,
     )
+
+
+def _growth(own: Moments, slope: Floats, lends: Flags) -> float:
+    """The power of p (1 - p) with which the variance between seeds grows: 0, as a deviation in rates, to 2, in logits.
+
+    Least squares of the logarithms of both over the cells that lend, within [0, 2]; 2 where they tell nothing.
+    """
+    used = lends & (own.freedom > 0) & (own.variance > 0)
+    level, spread = np.log(slope[used]), np.log(own.variance[used])
+    if len(level) < 3 or level.var() == 0:
+        return 2.0
+    return float(np.clip(np.cov(level, spread)[0, 1] / level.var(ddof=1), 0, 2))
 
 
 def _logits(rate: Floats, error: Contrast) -> Contrast:

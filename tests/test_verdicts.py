@@ -272,3 +272,23 @@ def test_a_published_kind_of_table_has_defended_settings(tmp_path):
         "good": True,
         "none": False,
     }
+
+
+def flat_map(deviation, rng):
+    """2 settings x 20 rates at three seeds: attack success 2 and 90 %, with one deviation in rates; nothing costs."""
+    axes = {"train.weight_decay": [1e-4, 1e-2], "poison_rate": [0.0, *np.geomspace(1e-3, 0.2, 20)], "seed": range(3)}
+    frame = pd.MultiIndex.from_product(axes.values(), names=axes).to_frame(index=False)
+    truth = np.where(frame["poison_rate"] < 0.01, 0.02, 0.9)
+    rates = {"attack_success": truth + deviation * rng.standard_normal(len(frame))}
+    rates["clean_accuracy"] = 0.92 + 0.01 * rng.standard_normal(len(frame))
+    return frame.assign(**{"attack.name": "badnets"}, **{name: column.clip(0, 1) for name, column in rates.items()})
+
+
+def test_where_seeds_deviate_alike_at_all_rates_intervals_hold():
+    """Near 0 a spread in proportion to p (1 - p) would be lent from a mean that is itself too low."""
+    held = []
+    for draw in range(12):
+        found = DefendedRegionMap.from_frame(flat_map(0.005, np.random.default_rng(draw))).to_frame()
+        low = found[(found["poison_rate"] > 0) & (found["poison_rate"] < 0.01)]
+        held.append(share(low["attack_success_low"].le(0.02) & low["attack_success_high"].ge(0.02)))
+    assert np.mean(held) >= 0.87
