@@ -5,6 +5,7 @@ from pathlib import Path
 
 # Before torch and Ray are imported anywhere: one thread, as in every trial, and workers that can import tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_ADDRESS", "local")  # a sweep of a test joins no Ray that somebody started here
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
 
 import pytest

@@ -1,6 +1,7 @@
 """The executor on Ray Tune: how it goes on when Tune breaks down or is interrupted, and what travels to workers."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from ray.exceptions import OutOfMemoryError
 
 from raybd.data import load
-from raybd.execution import tune_run
+from raybd.execution import on_ray, tune_run
 from raybd.execution.executor import ExecutorResult
 from raybd.execution.object_store import pack_configs, unpack_config
 from raybd.execution.on_ray import MAX_RESTARTS, RayExecutor
@@ -17,6 +18,7 @@ from raybd.execution.progress import Progress
 from raybd.execution.proposers import ListProposer
 from raybd.execution.queue import TrialQueue
 from raybd.execution.ray_cluster import connect
+from raybd.execution.ray_watch import RayWatch
 from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
 from raybd.execution.tune_run import TuneRun
@@ -60,7 +62,7 @@ def test_every_config_travels_whole_over_several_tune_runs(tmp_path: Path, monke
     for proposer in (ListProposer(CONFIGS), Unlisted(CONFIGS)):
         queue = TrialQueue(proposer)
         ending = executor(tmp_path).run(queue, Progress(queue))
-        assert (ending.errors, ending.interrupted, queue.left) == ([], False, 0)
+        assert (ending.errors, ending.interrupted, queue.left) == ([], 0, 0)
         assert {TrialConfig.from_dict(json.loads(o.note)) for o in queue.outcomes.values()} == set(CONFIGS)
         assert not (tmp_path / "s" / "tune").exists()
 
@@ -74,11 +76,21 @@ def test_configs_are_found_by_their_keys() -> None:
 # --- Tune runs that end otherwise, played -----------------------------------------------------------------------------
 
 
+class Unwatched:
+    """Stands for the watch on a Ray that no run asks for."""
+
+    def call(self, work: Callable[[], object], stop: Callable[[int], None]) -> dict[str, object]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
 def played(monkeypatch: pytest.MonkeyPatch, *ends: tuple[list[int], Exception | None]) -> list[list[int]]:
     """Tune runs that finish the given seeds each and break down with the given error; the seeds that each asked for."""
     asked: list[list[int]] = []
 
-    def fit(run: TuneRun) -> Exception | None:
+    def fit(run: TuneRun, watch: RayWatch) -> Exception | None:
         finished, error = ends[len(asked)]
         asked.append([])
         while isinstance(point := run.next(), dict):
@@ -92,6 +104,7 @@ def played(monkeypatch: pytest.MonkeyPatch, *ends: tuple[list[int], Exception | 
         return error
 
     monkeypatch.setattr(TuneRun, "fit", fit)
+    monkeypatch.setattr(on_ray.RayWatch, "of_connected", Unwatched)
     return asked
 
 
@@ -104,7 +117,7 @@ def test_tune_breaks_down_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pyte
     asked = played(monkeypatch, ([0], OSError("disk full")), ([1, 2], None))
     queue, ending = run(tmp_path)
     assert asked == [[0, 1, 2], [1, 2]]
-    assert (ending.errors, ending.interrupted) == (["Ray Tune broke down: OSError: disk full"], False)
+    assert (ending.errors, ending.interrupted) == (["Ray Tune broke down: OSError: disk full"], 0)
     assert (queue.left, len(queue.outcomes)) == (0, 3)
 
 
@@ -112,13 +125,13 @@ def test_tune_that_breaks_down_at_once_is_not_started_for_ever(tmp_path: Path, m
     asked = played(monkeypatch, *[([], OSError("disk full"))] * 10)
     queue, ending = run(tmp_path)
     assert len(asked) == len(ending.errors) == MAX_RESTARTS
-    assert (queue.left, ending.interrupted) == (3, False)
+    assert (queue.left, ending.interrupted) == (3, 0)
 
 
 def test_an_early_end_without_an_error_is_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     played(monkeypatch, ([0], None))
     queue, ending = run(tmp_path)
-    assert (queue.left, ending.interrupted) == (2, True)
+    assert (queue.left, ending.interrupted) == (2, signal.SIGINT)
 
 
 def test_what_the_memory_monitor_interrupts_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

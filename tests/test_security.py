@@ -189,7 +189,10 @@ def test_the_ui_is_bound_to_this_machine() -> None:
 def test_a_local_ray_has_no_dashboard_and_leaves_its_token_to_its_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import ray
+
     from raybd.execution import ray_cluster
+    from raybd.execution.ray_choice import LOOPBACK
 
     token = tmp_path / ".ray" / "auth_token"
     given: dict[str, Any] = {}
@@ -200,23 +203,31 @@ def test_a_local_ray_has_no_dashboard_and_leaves_its_token_to_its_owner(
         token.write_text("secret")
         token.chmod(0o644)
 
-    monkeypatch.setattr(ray_cluster.ray, "init", init)
-    monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setenv("HOME", str(tmp_path))
-    ray_cluster.connect("local", 0)
+    monkeypatch.setenv(LOOPBACK, "")
+    assert ray_cluster.connect("local", 0) == 2
     assert given["address"] == "local"
     assert given["include_dashboard"] is False
+    folder = Path(given["_temp_dir"])
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+    assert len(str(folder.parent)) <= 40
     assert token.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.ray
 def test_a_local_ray_refuses_who_has_no_token(tmp_path: Path) -> None:
-    """Ray listens on all of the machine's addresses: its token is what keeps others out."""
+    """Whoever reaches Ray's ports on loopback is kept out by its token, and nobody reaches another: all are there."""
     code = """
 import os, subprocess, sys
+from tests.listening import listening
 from raybd.execution import ray_cluster
 ray_cluster.connect("local", 0)
-address = ray_cluster.ray.get_runtime_context().gcs_address
+import ray
+address = ray.get_runtime_context().gcs_address
+print("LISTENS", *sorted(listening()))
 ask = "import sys; from ray._raylet import GcsClient; GcsClient(sys.argv[1]).internal_kv_get(b'', None, 20)"
 def say(**environment):
     variables = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | environment
@@ -230,6 +241,9 @@ say(RAY_AUTH_MODE="token")
     variables["HOME"] = str(tmp_path)
     done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-3:] == ["REFUSED", "REFUSED", "IN"], done.stdout + done.stderr
+    [listens] = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("LISTENS")]
+    assert len(listens) >= 4  # of the head, of the node two, of the driver
+    assert {door.rpartition(":")[0] for door in listens} == {"127.0.0.1"}, listens
 
 
 # --- the page ------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from raybd.command_line import grid
 from raybd.command_line.dry_run import print_trials
 from raybd.command_line.options import SweepOptions, parse_options
-from raybd.errors import InputError
+from raybd.errors import InputError, LostRayError
 from raybd.trials.config import TrialConfig
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ def main(
     except KeyboardInterrupt:  # a second one, or before any trial: no summary
         print("\ninterrupted: trials that have ended are kept; run the same command again to resume", file=sys.stderr)
         return 130
+    except LostRayError as error:  # in a search; a sweep says so in its summary
+        print(
+            f"\nerror: {error}; trials that have ended are kept; run the same command again to resume", file=sys.stderr
+        )
+        return 1
 
 
 def _main(

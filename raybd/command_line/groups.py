@@ -11,6 +11,7 @@ from annotated_types import Ge, Interval, MinLen
 from raybd.attacks import ATTACKS
 from raybd.data import check_name
 from raybd.defences import DEFENCES
+from raybd.execution.ray_choice import address_problems
 from raybd.execution.resources import Resources
 from raybd.metrics import METRICS
 from raybd.plugins import unknown
@@ -159,15 +160,16 @@ class ExecutionOptions(OptionGroup):
     results: str = field(default_factory=lambda: os.environ.get("RAYBD_RESULTS", "results"))
     """Folder for trials on disk (also RAYBD_RESULTS)."""
     address: str | None = None
-    """Ray to join: auto, HOST:PORT or local; none: one that runs here (also RAY_ADDRESS), else a new one."""
+    """Ray to join: HOST:PORT, auto (of your `ray start` here), local (a new one); none: RAY_ADDRESS, auto or local."""
     inline: bool = False
     """Run in this process, without Ray."""
     dry_run: bool = False
     """Print the trials and an estimate of the time; run nothing."""
 
     def problems(self) -> list[str]:
-        """Those of every group, and a number of GPUs or workers that no trial can have."""
-        return super().problems() + self._worker_problems() + self.resources.problems()
+        """Those of every group, an address that is none, and a number of GPUs or workers that no trial can have."""
+        address = [] if self.inline else address_problems(self.address)
+        return super().problems() + self._worker_problems() + self.resources.problems() + address
 
     @property
     def resources(self) -> Resources:

@@ -1,5 +1,6 @@
 """Runner of a sweep: from parsed options to its summary."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Any
 import torch
 
 from raybd.command_line.options import SweepOptions
-from raybd.errors import public
+from raybd.errors import LostRayError, public
 from raybd.execution import memory
 from raybd.execution.executor import Executor
 from raybd.execution.plan import SweepPlan, resume
 from raybd.execution.proposers import Proposer
+from raybd.execution.ray_choice import RayChoice, choose
 from raybd.execution.result import SweepResult
 from raybd.execution.sweep import local_executor, ray_executor, run_sweep
 from raybd.tracking.client import client_settings
@@ -37,27 +39,47 @@ def sweep(
     """
     if options.execution.inline and _local_resources(options)[1] == "cpu":
         memory.skip_triton_import()
+    where = _ray_of(options)
     known, data = prepare(configs, options.dataset.data_root, lower=options.attack.every)
     folder = SweepFolder.of(options.execution.results, options.name)
     with folder.locked():
         if search is not None:
-            added = _run_search(options, resume(folder, [], data, options.execution.tracking_uri), search)
+            added = _run_search(options, resume(folder, [], data, options.execution.tracking_uri), search, where)
             more = prepare(added, options.dataset.data_root)[0] if added else []
             known = list({config.key: config for config in [*known, *more]}.values())
-        return _run_and_sum_up(options, resume(folder, known, data, options.execution.tracking_uri), summarise)
+        return _run_and_sum_up(options, resume(folder, known, data, options.execution.tracking_uri), summarise, where)
 
 
-def _run_search(options: SweepOptions, plan: SweepPlan, search: Search) -> list[TrialConfig]:
+def _ray_of(options: SweepOptions) -> RayChoice | None:
+    """The Ray of the sweep, named in the first line of its output where it is joined; None in this process.
+
+    Raises:
+        InputError: the Ray that is named does not answer.
+    """
+    if options.execution.inline:
+        return None
+    choice = choose(options.execution.address)
+    if choice.note:
+        print(f"Ray: {choice.note}", flush=True)
+    return choice
+
+
+def _run_search(options: SweepOptions, plan: SweepPlan, search: Search, where: RayChoice | None) -> list[TrialConfig]:
     """The trials that the search adds; meanwhile the parent run gets the driver's heartbeats.
 
     Raises:
-        KeyboardInterrupt: the search was interrupted; a rerun resumes it.
+        KeyboardInterrupt: the search was interrupted (SystemExit: by SIGTERM); a rerun resumes it.
+        LostRayError: its Ray has gone away.
     """
 
     def run(trials: SweepPlan, proposer: Proposer) -> SweepResult:
-        result = run_sweep(trials, executor_for(options, trials), proposer)
-        if result.interrupted:
+        result = run_sweep(trials, executor_for(options, trials, where), proposer)
+        if result.lost:
+            raise LostRayError(result.errors[-1])
+        if result.interrupted == signal.SIGINT:
             raise KeyboardInterrupt
+        if result.interrupted:
+            raise SystemExit(result.exit_status)
         return result
 
     _begin(options, plan, None)
@@ -72,31 +94,30 @@ def _begin(options: SweepOptions, plan: SweepPlan, keys: Sequence[str] | None) -
         print(public(f"the parent run of the sweep cannot be opened: {type(error).__name__}"), file=sys.stderr)
 
 
-def _run_and_sum_up(options: SweepOptions, plan: SweepPlan, summarise: Summary) -> int:
+def _run_and_sum_up(options: SweepOptions, plan: SweepPlan, summarise: Summary, where: RayChoice | None) -> int:
     print(f"{options.name}: {plan.finished_before} trials have finished, {len(plan.todo)} to run", flush=True)
     _begin(options, plan, plan.keys)
     with heartbeat_thread(plan.store.heartbeat):
-        result = _run(options, plan)
+        result = _run(options, plan, where)
     _sum_up(options, plan, result, summarise)
     return result.exit_status
 
 
-def _run(options: SweepOptions, plan: SweepPlan) -> SweepResult:
+def _run(options: SweepOptions, plan: SweepPlan, where: RayChoice | None) -> SweepResult:
     if not plan.todo:
         return SweepResult(plan.name, plan.finished_before, [], 0, 0.0, 1, [])
-    return run_sweep(plan, executor_for(options, plan))
+    return run_sweep(plan, executor_for(options, plan, where))
 
 
-def executor_for(options: SweepOptions, plan: SweepPlan) -> Executor:
-    """The executor that the options ask for, for the trials of `plan`.
+def executor_for(options: SweepOptions, plan: SweepPlan, where: RayChoice | None) -> Executor:
+    """The executor that the options ask for, for the trials of `plan`: on the Ray `where`, or in this process.
 
     Raises:
         InputError: Ray cannot be reached, or the trials do not fit its nodes.
     """
-    if options.execution.inline:
+    if where is None:
         return local_executor(plan, *_local_resources(options))
-    where = options.execution
-    return ray_executor(plan, where.resources, where.address, where.stall_seconds)
+    return ray_executor(plan, options.execution.resources, where, options.execution.stall_seconds)
 
 
 def _local_resources(options: SweepOptions) -> tuple[int, str]:

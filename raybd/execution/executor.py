@@ -21,7 +21,8 @@ class ExecutorResult:
     """How an executor's run ended, beside the outcomes of its trials."""
 
     errors: list[str] = field(default_factory=list)  # of the executor itself
-    interrupted: bool = False  # by Ctrl-C
+    interrupted: int = 0  # the signal that ended it early, such as SIGINT (Ctrl-C)
+    lost: bool = False  # the Ray that it ran on has gone away
 
 
 class Executor(ABC):

@@ -1,5 +1,6 @@
 """The executor that runs trials in this process, one after another."""
 
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -35,7 +36,7 @@ class LocalExecutor(Executor):
                 progress.show()
             assert config is Signal.DONE, "a proposer waits although nothing is in flight"
         except KeyboardInterrupt:
-            return ExecutorResult(interrupted=True)
+            return ExecutorResult(interrupted=signal.SIGINT)
         finally:
             torch.set_num_threads(threads)
         return ExecutorResult()

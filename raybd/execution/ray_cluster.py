@@ -1,47 +1,92 @@
 """The Ray that a sweep runs on: joined or started, and what it has."""
 
+import atexit
 import contextlib
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
-import ray
 from joblib import cpu_count
 
 import raybd
 from raybd.errors import InputError
+from raybd.execution import private_ray
+from raybd.execution.ray_choice import RayChoice, choose
 from raybd.execution.resources import Resources
 from raybd.execution.worker_environment import worker_variables
 from raybd.utils.environment import COMMIT, environment
 
+# Ray is imported in each function: what a private one listens on is settled by then.
 STORE_BYTES = 1_000_000_000  # shared memory for data sets on a local Ray, and no less than twice the data
+QUIET: Mapping[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+LEAVE_SECONDS = 8.0  # for ray.shutdown, when Ray has gone away
 
 
-def connect(address: str | None, data_bytes: int) -> int:
-    """Join the Ray at `address` or one that runs on this machine, else start one as large as the machine; its CPUs."""
-    if ray.is_initialized():
-        return int(ray.cluster_resources().get("CPU", 1))
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address != "local":
-        try:
-            # every node runs this very code, and knows its commit
-            variables = worker_variables() | {COMMIT: environment()["commit"]}
-            package = {"py_modules": [str(Path(raybd.__file__).parent)], "env_vars": variables}
-            ray.init(address=address or "auto", runtime_env=package, **quiet)
-            return int(ray.cluster_resources().get("CPU", 1))
-        except ConnectionError:
-            if address or os.environ.get("RAY_ADDRESS"):
-                raise
+def connect(where: RayChoice | str | None, data_bytes: int) -> int:
+    """Join or start the Ray that `where` (or `choose`, of an address) says; its CPUs.
+
+    A Ray that this process is connected to already is taken as it is.
+
+    Raises:
+        InputError: the Ray that is named does not answer, or a new one cannot be started here.
+    """
+    if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
+        choice = where if isinstance(where, RayChoice) else choose(where)
+        if choice.private:
+            _start(data_bytes)
+        else:
+            _join(choice)
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def _join(choice: RayChoice) -> None:
+    private_ray.listen_to_others()
+    os.environ.update(choice.variables)  # Ray reads them when it is imported
+    import ray
+
+    # every node runs this very code, and knows its commit
+    variables = worker_variables() | {COMMIT: environment()["commit"]}
+    package = {"py_modules": [str(Path(raybd.__file__).parent)], "env_vars": variables}
+    ray.init(address=choice.address, runtime_env=package, **QUIET)
+
+
+def _start(data_bytes: int) -> None:
+    private_ray.listen_on_loopback()
+    folder = private_ray.new_folder()
+    import ray
+
     ray.init(
         address="local",
         num_cpus=cpu_count(),  # fewer than the machine has where a container or a scheduler says so
         include_dashboard=False,
         object_store_memory=max(STORE_BYTES, 2 * data_bytes),
         runtime_env={"env_vars": worker_variables()},
-        **quiet,
+        _temp_dir=str(folder),
+        **QUIET,
     )
     _keep_token_private()
-    return int(cpu_count())
+
+
+def leave_lost_ray() -> None:
+    """Leave a Ray that has gone away; where that does not end in time, this process ends without it."""
+    import ray
+
+    leaving = Thread(target=ray.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(LEAVE_SECONDS)
+    if leaving.is_alive():
+        atexit.register(_end_without_ray)  # before the end of Ray itself, which would wait for it again
+
+
+def _end_without_ray() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _keep_token_private() -> None:
@@ -56,6 +101,8 @@ def check_resources(resources: Resources, local_store: bool) -> None:
     Raises:
         InputError: no node has what a trial holds, or workers elsewhere cannot reach a store that is a file here.
     """
+    import ray
+
     nodes = [node for node in ray.nodes() if node["Alive"]]
     sizes = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in nodes]
     problems = []
@@ -76,10 +123,14 @@ def check_resources(resources: Resources, local_store: bool) -> None:
 
 def worker_slots(resources: Resources) -> int:
     """How many workers, of trials with several, the connected Ray has room for at once."""
+    import ray
+
     nodes, wanted = [node["Resources"] for node in ray.nodes() if node["Alive"]], resources.of_worker
     return sum(int(min(node.get(name, 0.0) / amount for name, amount in wanted.items())) for node in nodes)
 
 
 def gpus() -> float:
     """GPUs of the Ray that is connected."""
+    import ray
+
     return float(ray.cluster_resources().get("GPU", 0))

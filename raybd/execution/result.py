@@ -20,8 +20,9 @@ class SweepResult:
     seconds: float
     cores: int
     errors: list[str]  # of the executor or the tracking store, besides trials
-    interrupted: bool = False
+    interrupted: int = 0  # the signal that ended it early, such as SIGINT (Ctrl-C)
     cpus: float = 1.0  # CPUs reserved for one trial
+    lost: bool = False  # the Ray that it ran on has gone away
 
     @property
     def failures(self) -> list[Outcome]:
@@ -35,8 +36,12 @@ class SweepResult:
 
     @property
     def exit_status(self) -> int:
-        """0 if every trial has finished and is in the tracking store, 130 after Ctrl-C, else 1."""
-        return 130 if self.interrupted else int(bool(self.failures or self.left or self.pending_uploads))
+        """0 if every trial has finished and is in the tracking store, 130 after Ctrl-C, 143 after SIGTERM, else 1."""
+        return (
+            128 + self.interrupted
+            if self.interrupted
+            else int(bool(self.failures or self.left or self.pending_uploads))
+        )
 
     @property
     def pending_uploads(self) -> int:

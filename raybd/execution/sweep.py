@@ -12,6 +12,7 @@ from raybd.execution.plan import SweepPlan, plan_sweep
 from raybd.execution.progress import Progress
 from raybd.execution.proposers import ListProposer, Proposer
 from raybd.execution.queue import TrialQueue
+from raybd.execution.ray_choice import RayChoice
 from raybd.execution.record import record_death
 from raybd.execution.resources import Resources
 from raybd.execution.result import SweepResult
@@ -49,6 +50,7 @@ def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = N
         cores=executor.cores,
         errors=errors,
         interrupted=ending.interrupted,
+        lost=ending.lost,
         cpus=executor.cpus,
     )
 
@@ -84,18 +86,24 @@ def local_executor(plan: SweepPlan, threads: int = 1, device: str = "cpu") -> Ex
 
 @driver_environment()
 def ray_executor(
-    plan: SweepPlan, resources: Resources, address: str | None = None, stall_seconds: float = 3600.0
+    plan: SweepPlan,
+    resources: Resources,
+    address: RayChoice | str | None = None,
+    stall_seconds: float = 3600.0,
 ) -> Executor:
-    """An executor on the Ray at `address`, or on one that runs here, or on a new one.
+    """An executor on the Ray at `address`, or on the one that `choose` finds.
 
     Raises:
-        InputError: no node has what a trial holds, a trial cannot use it, or workers elsewhere cannot reach the store.
+        InputError: the Ray does not answer, no node has what a trial holds, a trial cannot use it, or workers elsewhere
+            cannot reach the store.
     """
-    from raybd.execution import on_ray, ray_cluster  # imported here: runs in this process need no Ray
+    from raybd.execution import ray_cluster  # imported here: runs in this process need no Ray
 
     if found := resources.problems():
         raise InputError(found)
     cores = ray_cluster.connect(address, sum(data.train.x.numel() + data.test.x.numel() for data in plan.data.values()))
+    from raybd.execution import on_ray  # imports Ray, which `connect` has prepared
+
     resources = replace(resources, workers=max([resources.workers, *(c.train.workers for c in plan.todo)]))
     if resources.gpus is None:
         resources = replace(resources, gpus=min(1.0, ray_cluster.gpus()))

@@ -13,6 +13,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
+from raybd.errors import LostRayError
 from raybd.execution.data_parallel import RESERVED, new_mark, release
 from raybd.execution.executor import MAX_ATTEMPTS, RunTrial
 from raybd.execution.object_store import pack_configs
@@ -20,6 +21,7 @@ from raybd.execution.outcome import Outcome
 from raybd.execution.progress import Progress
 from raybd.execution.proposers import Signal
 from raybd.execution.queue import TrialQueue
+from raybd.execution.ray_watch import RayWatch
 from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
 from raybd.execution.worker import SCORE, run_in_worker
@@ -55,17 +57,38 @@ class TuneRun:
         self.reported: dict[str, Outcome] = {}  # by key, of the current attempt
         self.earlier: dict[str, str] = {}  # by key, the error of the attempt before
         self.marks: dict[str, int] = {}  # by key, of what the ranks of a data-parallel trial hold
+        self.asked: list[int] = []  # signals that ask this run to end early
+        self.lost = False  # whether Ray has gone away: what Tune still reports counts no more
 
     def __getstate__(self) -> dict[str, Any]:
         """An empty state: Tune pickles searcher and callbacks for its own restart, which raybd does not use."""
         return {}
 
-    def fit(self) -> Exception | None:
-        """Run Tune to its end; the error that Tune itself raised, if any."""
+    def fit(self, watch: RayWatch) -> Exception | None:
+        """Run Tune to its end, or until a signal ends it; the error that Tune itself raised, if any.
+
+        Raises:
+            LostRayError: Ray has gone away.
+        """
+        try:
+            watch.call(self._tuner().fit, self.asked.append)
+        except LostRayError:
+            self.lost = True
+            raise
+        except Exception as error:  # noqa: BLE001 - Tune raises anything: OutOfMemoryError, EOFError, OSError, ...
+            with contextlib.suppress(Exception):  # Ray itself may be gone
+                for key in self.running & self.marks.keys():
+                    release(self.marks[key])
+            return error
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)  # trials have folders of their own
+        return None
+
+    def _tuner(self) -> tune.Tuner:
         searcher: Searcher = KeySearcher(self)
         if (at_once := self.resources.at_once) is not None:
             searcher = ConcurrencyLimiter(searcher, at_once)
-        tuner = tune.Tuner(
+        return tune.Tuner(
             self.trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -78,20 +101,11 @@ class TuneRun:
                 name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
                 storage_path=str(self.folder),
                 failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),
+                stop=WhenAsked(self.asked),
                 callbacks=[OutcomeCallback(self)],
                 verbose=0,
             ),
         )
-        try:
-            tuner.fit()
-        except Exception as error:  # noqa: BLE001 - Tune raises anything: OutOfMemoryError, EOFError, OSError, ...
-            with contextlib.suppress(Exception):  # Ray itself may be gone
-                for key in self.running & self.marks.keys():
-                    release(self.marks[key])
-            return error
-        finally:
-            shutil.rmtree(self.folder, ignore_errors=True)  # trials have folders of their own
-        return None
 
     @property
     def full(self) -> bool:
@@ -100,7 +114,7 @@ class TuneRun:
 
     def next(self) -> dict[str, Any] | str | None:
         """The next configuration for Tune: a key, with the trial's config if workers do not have it yet."""
-        if self.full:
+        if self.full or self.asked or self.lost:
             return Searcher.FINISHED
         proposal = self.queue.next()
         if isinstance(proposal, TrialConfig):
@@ -114,6 +128,8 @@ class TuneRun:
 
     def begin(self, key: str) -> None:
         """Handle the start of an attempt."""
+        if self.lost:
+            return
         if outcome := self.reported.pop(key, None):
             self.earlier[key] = outcome.error
         self.running.add(key)
@@ -121,6 +137,8 @@ class TuneRun:
 
     def end(self, key: str, died: str) -> None:
         """Handle the end of a trial's last attempt; `died` is the error if it reported nothing."""
+        if self.lost:
+            return
         config = self.queue.in_flight[key]
         outcome = self.reported.pop(key, None)
         if outcome is None:
@@ -172,6 +190,21 @@ class StartInOrder(FIFOScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """None, so that Tune starts pending trials in order."""
         return
+
+
+class WhenAsked(tune.Stopper):
+    """Tune stopper that ends the run once a signal has been added to `asked`; Tune pickles and does not copy it."""
+
+    def __init__(self, asked: list[int]) -> None:
+        self.asked = asked
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never stops one trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the run is to end."""
+        return bool(self.asked)
 
 
 class OutcomeCallback(tune.Callback):

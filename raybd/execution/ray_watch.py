@@ -1,0 +1,132 @@
+"""RayWatch: does what waits for Ray in a thread, so that signals and the loss of Ray are noticed meanwhile."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread, current_thread, main_thread
+from typing import Any, Generic, TypeVar
+
+import ray
+
+from raybd.errors import LostRayError
+
+T = TypeVar("T")
+ASK_SECONDS = 2.0  # between two questions to Ray
+SILENT_SECONDS = 20.0  # without an answer, after which Ray has gone away
+POLL_SECONDS = 0.25
+ENDING = ("SIGTERM", "SIGHUP")  # end a process, besides Ctrl-C
+
+
+class RayWatch:
+    """Whether the connected Ray is there: its head answers, and this machine's node is alive.
+
+    Without it the driver waits for as long as a minute and is ended by Ray without a word (a head that has gone), or
+    waits for ever (a node that has gone).
+    """
+
+    def __init__(self, address: str, node: str, nodes: Callable[[], list[dict[str, Any]]] = ray.nodes) -> None:
+        """`address` of the head, identifier of this machine's `node`, and what a thread asks: all nodes."""
+        self._address, self._node, self._nodes = address, node, nodes
+        self._answers, self._dead, self._closed = (
+            0,
+            0,
+            Event(),
+        )  # answers, and the last of them in a row without the node
+        self._seen, self._silence, self._polled = 0, 0.0, time.monotonic()
+        Thread(target=self._ask, daemon=True).start()
+
+    @classmethod
+    def of_connected(cls) -> "RayWatch":
+        """A watch on the Ray that this process is connected to."""
+        context = ray.get_runtime_context()
+        return cls(context.gcs_address, context.get_node_id())
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._closed.set()
+
+    def check(self) -> None:
+        """Look at the answers so far; to be called every POLL_SECONDS.
+
+        Raises:
+            LostRayError: Ray has gone away.
+        """
+        now = time.monotonic()
+        passed = min(now - self._polled, 4 * POLL_SECONDS)  # while this process was stopped, nothing could be heard
+        self._polled = now
+        self._silence = 0.0 if self._answers > self._seen else self._silence + passed
+        self._seen = self._answers
+        if self._dead > 1:
+            raise LostRayError(f"the Ray at {self._address} has gone away: its node on this machine has died")
+        if self._silence > SILENT_SECONDS:
+            raise LostRayError(f"the Ray at {self._address} has gone away: no answer for {SILENT_SECONDS:g} s")
+
+    def call(self, work: Callable[[], T], stop: Callable[[int], None]) -> T:
+        """The value of `work()`, which a thread does. At a first signal (Ctrl-C, SIGTERM, SIGHUP) `stop` is called with
+        it and `work` shall end soon; a second Ctrl-C is a KeyboardInterrupt, another second signal ends the process.
+
+        Raises:
+            LostRayError: Ray has gone away; `work` is left to itself.
+        """
+        with _signals(stop):
+            doing = _Doing(work)
+            while doing.thread.is_alive():
+                doing.thread.join(POLL_SECONDS)
+                self.check()
+        return doing.value()
+
+    def _ask(self) -> None:
+        while not self._closed.wait(ASK_SECONDS):
+            try:
+                nodes = self._nodes()
+            except Exception:  # noqa: BLE001 - no answer, whatever it is
+                continue
+            alive = any(node["NodeID"] == self._node and node["Alive"] for node in nodes)
+            self._dead = 0 if alive else self._dead + 1
+            self._answers += 1
+
+
+class _Doing(Generic[T]):
+    """Work that a thread does, and what came of it."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work, self._values = work, list[T]()
+        self._error: BaseException | None = None
+        self.thread = Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def value(self) -> T:
+        """What the work returned, or raised."""
+        if self._error is not None:
+            raise self._error
+        return self._values[0]
+
+    def _run(self) -> None:
+        try:
+            self._values.append(self._work())
+        except BaseException as error:  # noqa: BLE001 - raised by `value`
+            self._error = error
+
+
+@contextmanager
+def _signals(stop: Callable[[int], None]) -> Iterator[None]:
+    """Inside, each signal that ends a process calls `stop` at first, and does what it did before from then on."""
+    if current_thread() is not main_thread():  # a thread gets no signals
+        yield
+        return
+    named = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in [signal.SIGINT, *named]}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # as by nohup
+
+    def first(number: int, frame: Any) -> None:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        stop(number)
+
+    for number in before:
+        signal.signal(number, first)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
