@@ -35,7 +35,6 @@ class PoisoningError(ValueError):
 class DivergedError(RuntimeError):
     """A training that led nowhere: a loss, or what the network makes of an image, is no number."""
 
-    """A training that led nowhere: a loss that is no number, or one class predicted for every image."""
 
 
 class LostRayError(RuntimeError):
