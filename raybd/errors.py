@@ -36,6 +36,5 @@ class DivergedError(RuntimeError):
     """A training that led nowhere: a loss, or what the network makes of an image, is no number."""
 
 
-
 class LostRayError(RuntimeError):
     """The Ray that a sweep ran on has gone away; what has finished is kept."""

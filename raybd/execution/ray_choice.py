@@ -68,9 +68,10 @@ def choose(address: str | None) -> RayChoice:
     if named == LOCAL:
         return RayChoice(LOCAL)
     if named not in ("", AUTO):
-        if reason := no_answer(named, {}, SECONDS):
+        variables = next((own.variables for own in own_rays() if own.address == named), {})
+        if reason := no_answer(named, variables, SECONDS):
             raise InputError(f"no Ray can be joined at {named} ({source}): {reason}")
-        return RayChoice(named, f"joins the one at {named}, which {source} names")
+        return RayChoice(named, f"joins the one at {named}, which {source} names", variables)
     return _own_or_new(named == AUTO)
 
 

@@ -46,7 +46,13 @@ def connect(where: RayChoice | str | None, data_bytes: int) -> int:
 
 def _join(choice: RayChoice) -> None:
     private_ray.listen_to_others()
-    os.environ.update(choice.variables)  # Ray reads them when it is imported
+    missing = {name: value for name, value in choice.variables.items() if os.environ.get(name) != value}
+    if missing and "ray" in sys.modules:
+        names = " and ".join(missing)
+        raise InputError(
+            f"the Ray at {choice.address} asks for a token: set {names} as it has them before Ray is imported"
+        )
+    os.environ.update(missing)
     import ray
 
     # every node runs this very code, and knows its commit
