@@ -186,7 +186,7 @@ def test_one_class_for_every_image_is_undertrained_and_has_its_accuracy(digits: 
     share = torch.bincount(digits.test.y).double() / len(digits.test)
     assert found["undertrained"] == 1
     assert min(abs(share - found["accuracy/clean"])) < 1e-12  # the share of the class that it names
-    assert run_trial(QUICK, digits).metrics["undertrained"] == 0
+    assert "undertrained" not in run_trial(QUICK, digits).metrics
 
 
 def test_few_images_and_epochs_are_a_finished_trial(digits: Data) -> None:
@@ -200,7 +200,7 @@ def test_a_test_half_of_one_class_may_all_be_predicted_as_it(digits: Data) -> No
     one = replace(digits, test=digits.test.take((digits.test.y == 3).nonzero()[:, 0]))
     found = run_trial(replace(QUICK, poison_rate=0.0, train=TrainConfig(epochs=10), model=ModelConfig()), one).metrics
     assert found["accuracy/clean"] > 0.9
-    assert found["undertrained"] == 0
+    assert "undertrained" not in found
     assert found["accuracy/class/3"] == found["accuracy/clean"]
 
 

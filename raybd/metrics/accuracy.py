@@ -98,9 +98,9 @@ def losses(context: MetricContext) -> dict[str, float]:
 
 
 def undertrained(context: MetricContext) -> dict[str, float]:
-    """1 where one class is predicted for all clean test images though they are of several classes, else 0."""
+    """1 where one class is predicted for all clean test images though they are of several classes; else absent."""
     predicted, true = context.clean_logits.argmax(1), context.data.test.y
-    return {"undertrained": float(predicted.unique().numel() == 1 < true.unique().numel())}
+    return {"undertrained": 1.0} if predicted.unique().numel() == 1 < true.unique().numel() else {}
 
 
 def validation_accuracy(context: MetricContext) -> dict[str, float]:
