@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from raybd.utils.home import ensure_home
+
 if TYPE_CHECKING:
     from analysis import DefendedRegionMap
     from raybd.attacks import ATTACKS
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from raybd.trials.config import ModelConfig, TrialConfig
     from raybd.trials.run import run_trial
 
+ensure_home()
 __version__ = "0.2.0"
 __all__ = [
     "ATTACKS",

@@ -16,7 +16,7 @@ import tyro
 
 from raybd import __version__
 from raybd.command_line import store_commands
-from raybd.errors import InputError
+from raybd.errors import InputError, dependency_warning
 from raybd.plugins import unknown
 from raybd.trials.records import SweepFolder
 
@@ -234,7 +234,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except InputError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
-        return 2
+    except Warning as warning:
+        print(f"error: {dependency_warning(warning)}", file=sys.stderr)
+    return 2
 
 
 def _settings(given: Sequence[str]) -> dict[str, Any]:

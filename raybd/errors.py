@@ -1,6 +1,7 @@
 """The errors a user meets. Imports nothing of raybd."""
 
 import re
+import traceback
 from collections.abc import Iterable
 
 
@@ -22,6 +23,17 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[type["InputError"], tuple[list[str]]]:
         """Survive the way back from a worker, which pickles errors."""
         return type(self), (self.problems,)
+
+
+def dependency_warning(warning: Warning) -> str:
+    """Which library gave a warning that PYTHONWARNINGS (or -W) has made an error, and the remedy."""
+    files = [frame.filename for frame in traceback.extract_tb(warning.__traceback__)]
+    packages = [found.group(1) for file in files if (found := re.search(r"site-packages[/\\](\w+)", file))]
+    package = packages[-1] if packages else "a library"
+    return (
+        f"{package} warns ({type(warning).__name__}: {warning}), which PYTHONWARNINGS or -W makes an error: "
+        "unset it, or use PYTHONWARNINGS=default"
+    )
 
 
 class NoDataError(InputError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from raybd.command_line import grid
 from raybd.command_line.dry_run import print_trials
 from raybd.command_line.options import SweepOptions, parse_options
-from raybd.errors import InputError, LostRayError
+from raybd.errors import InputError, LostRayError, dependency_warning
 from raybd.trials.config import TrialConfig
 
 if TYPE_CHECKING:
@@ -55,4 +55,6 @@ def _main(
         return sweep(options, configs, summarise, search)
     except InputError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
-        return 2
+    except Warning as warning:
+        print(f"error: {dependency_warning(warning)}", file=sys.stderr)
+    return 2

@@ -1,9 +1,11 @@
 """MLflow clients: connection, experiments by name, the runs of trials."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlparse
 
 import mlflow
 from mlflow import MlflowClient
@@ -23,8 +25,17 @@ def client_settings() -> Iterator[None]:
 
 
 def absolute_uri(uri: str | None) -> str:
-    """`uri`, or MLflow's own default, as an absolute URI: workers have other working folders than the driver."""
+    """`uri`, or MLflow's own default, as an absolute URI: workers have other working folders than the driver.
+
+    Raises:
+        InputError: it is a folder, the store of older MLflows, which is MLflow's default where ./mlruns holds one.
+    """
     uri = uri or mlflow.get_tracking_uri()
+    if urlparse(uri).scheme in ("", "file") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
+        raise InputError(
+            f"the tracking store {uri} is a folder, which MLflow no longer writes to: give --tracking-uri "
+            "sqlite:///mlflow.db, or rename the folder, or turn it into a database with `mlflow migrate-filestore`"
+        )
     path = sqlite.path_of(uri)
     return uri if path is None else f"sqlite:///{path}"
 

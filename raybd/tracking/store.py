@@ -60,7 +60,7 @@ class Store:
             address = Address(uri, id_, _parent(client, id_, name), _identity(client, experiment))
             client.set_tag(address.parent_id, CHECKED, now())  # what cannot be written to is told before any work
             return cls(client, address)
-        except InputError:
+        except (InputError, Warning):
             raise
         except Exception as error:
             raise InputError(f"the tracking store {public(uri)} {_trouble(error)}: {one_line(error)}") from error
