@@ -78,8 +78,10 @@ def test_a_ray_of_ray_start_is_joined_a_program_s_own_is_not_and_a_dead_one_is_n
     assert (Path(started.folder) / "ray_current_cluster").exists()
 
 
+@pytest.mark.calibration  # about a minute
 def test_a_sweep_whose_ray_is_killed_keeps_what_has_finished(started: Started, tmp_path: Path) -> None:
-    driver = begun(tmp_path, 1, "--address", started.address, "--epochs", "1", "--metrics")
+    slow = "--model tests.misbehaving:slow --epochs 3 --metrics"  # a worker of this Ray has none of the tests' flags
+    driver = begun(tmp_path, 0, "--address", started.address, *slow.split())
     assert driver.stdout is not None
     assert f"Ray: joins the one at {started.address}, which --address names" in driver.stdout.readline()
     wait_for_a_trial(driver, tmp_path)
@@ -90,6 +92,6 @@ def test_a_sweep_whose_ray_is_killed_keeps_what_has_finished(started: Started, t
     assert time.monotonic() - killed < 100  # 25 on a quiet machine
     assert f"\nthe Ray at {started.address} has gone away: no answer for 20 s\n" in said
     done = finished(tmp_path)
-    assert done == 1
+    assert 1 <= done < 8
     assert f"{done} trials finished, 0 had finished before" in said
     assert f"{8 - done} trials are left: run the same command again to resume" in said
