@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from raybd.execution import ray_choice
 from raybd.execution.ray_choice import choose, own_rays
 from tests.conftest import free_port
 from tests.test_faults_driver import finished, wait_for_a_trial
@@ -62,7 +63,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_ray_of_ray_start_is_joined_a_program_s_own_is_not_and_a_dead_one_is_none(started: Started) -> None:
+def test_a_ray_of_ray_start_is_joined_a_program_s_own_is_not_and_a_dead_one_is_none(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_choice, "SECONDS", 90)  # two Rays are just starting beside other tests
     with subprocess.Popen([sys.executable, "-c", OWN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as own:
         try:
             assert own.stdout is not None

@@ -16,7 +16,6 @@ from raybd.execution.ray_choice import LOOPBACK
 
 PREFIX, UNFINISHED = "raybd-ray-", "raybd-new-"
 LONGEST = 40  # characters of the folder's path: Ray adds 67 for its sockets, whose paths may have 107
-_HELD: list[FileLock] = []  # of this process's folders, until it ends
 
 
 def listen_on_loopback() -> None:
@@ -51,18 +50,17 @@ def new_folder() -> Path:
     if not short:
         raise InputError(f"a private Ray needs a temporary folder with a short path: set RAY_TMPDIR (now {bases[1]!r})")
     _remove_left_over(Path(short[0]))
-    folder = _locked_folder(short[0])
-    atexit.register(_remove, folder)
+    folder, held = _locked_folder(short[0])
+    atexit.register(_remove, folder, held)
     return folder / "r"
 
 
-def _locked_folder(base: str) -> Path:
-    """A new folder whose lock this process holds; it gets its name last, so that nobody takes it for left over."""
+def _locked_folder(base: str) -> tuple[Path, FileLock]:
+    """A new folder and its lock, which is held; it gets its name last, so that nobody takes it for left over."""
     made = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=base))
     held = FileLock(made / "lock")
     held.acquire()
-    _HELD.append(held)
-    return made.rename(made.with_name(made.name.replace(UNFINISHED, PREFIX)))
+    return made.rename(made.with_name(made.name.replace(UNFINISHED, PREFIX))), held
 
 
 def _remove_left_over(base: Path) -> None:
@@ -82,7 +80,9 @@ def _own_folders(base: Path) -> Iterator[Path]:
                 yield folder
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Path, held: FileLock) -> None:
+    """End this process's Ray and remove its folder, whose lock is held until then."""
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+    held.release()

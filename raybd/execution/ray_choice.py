@@ -17,7 +17,7 @@ from raybd.errors import InputError
 LOCAL, AUTO, VARIABLE = "local", "auto", "RAY_ADDRESS"
 ALLOWED = "allowed: HOST:PORT of its head, as 10.0.0.1:6379, auto (the one that you started here) or local (a new one)"
 HOST_PORT = re.compile(r"([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
-SECONDS = 15  # for an answer: with what comes before, a sweep says within 30 whether it can run
+SECONDS = 20  # for an answer: with what comes before, a sweep says within 30 whether it can run
 CREDENTIALS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN")
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # of `ray job submit`: its driver is the sweep, not the probe
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0" when Ray is imported: it listens on 127.0.0.1 alone
