@@ -8,11 +8,20 @@ import pandas as pd
 
 from raybd.errors import InputError
 from raybd.tracking.artifact_files import read_artifact
-from raybd.tracking.client import absolute_uri, connect_to_read, existing_store, find_experiments, one_line, trial_runs
+from raybd.tracking.client import (
+    absolute_uri,
+    client_settings,
+    connect_to_read,
+    existing_store,
+    find_experiments,
+    one_line,
+    trial_runs,
+)
 from raybd.tracking.metric_table import read_tables
 from raybd.trials.records import Record
 
 
+@client_settings()
 def load_runs(
     experiment: str | Sequence[str], tracking_uri: str | None = None, all_metrics: bool = False
 ) -> pd.DataFrame:
@@ -35,6 +44,7 @@ def load_runs(
     return pd.DataFrame([_row(run, tables.get(run.info.run_id, {})) for run in runs])
 
 
+@client_settings()
 def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
     """The record of the trial of run `run_id`: config, final metrics, environment.
 
