@@ -165,6 +165,18 @@ def test_what_mlflow_holds(tmp_path: Path, digits: Data) -> None:
     assert TrialConfig.from_dict(trial["config"]) == a.todo[0]
 
 
+def test_a_long_summary_is_whole_in_an_artifact(tmp_path: Path) -> None:
+    a = made([CONFIG], tmp_path)
+    note = "```\n" + "\n".join(f"line {number}" for number in range(2000)) + "\n```"
+    a.store.end("FINISHED", {"trials": 0.0}, note, [])
+    client, parent = a.store.client, a.store.address.parent_id
+    shown = client.get_run(parent).data.tags["mlflow.note.content"]
+    assert len(shown) < 8000
+    assert "\n```\n\nThe rest is in the artifact `summary.md`." in shown
+    assert shown.startswith("```\nline 0\nline 1\n")
+    assert Path(client.download_artifacts(parent, "summary.md")).read_text() == note
+
+
 def test_a_store_that_goes_away_loses_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a = made([CONFIG, replace(CONFIG, seed=1)], tmp_path)
     with monkeypatch.context() as away:

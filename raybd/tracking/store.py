@@ -21,6 +21,8 @@ DELETED = LifecycleStage.DELETED
 IDENTITY = "raybd.store"  # tag of the experiment
 CHECKED = "raybd.checked"  # tag of the parent run: when a driver last found that it can be written to
 NOTE = "mlflow.note.content"
+NOTE_LIMIT = 7500  # characters; MLflow cuts a tag at 8,000
+SUMMARY = "summary.md"  # artifact of the parent run: the summary whole
 PLANNED, ALIVE = "raybd.planned", "raybd.alive"  # tags of the parent run: number of trials; last heartbeat
 PLAN = "plan.json"  # its artifact with their keys
 
@@ -95,11 +97,20 @@ class Store:
             self.client.get_metric_history(parent, "trials")
         )  # as step: within one, MLflow shows the latest by clock
         self.client.log_batch(parent, metrics=metric_entities([{"epoch": starts, "time": now(), "metrics": metrics}]))
-        self.client.set_tag(parent, NOTE, note)
+        self.client.set_tag(parent, NOTE, _shortened(note))
+        self.client.log_text(parent, note, SUMMARY)
         for path in artifacts:
             self.client.log_artifact(parent, str(path), "figures" if path.suffix == ".png" else None)
         close(self.client, parent, status)
         sqlite.checkpoint(self.address.uri)
+
+
+def _shortened(note: str) -> str:
+    """The lines of `note` that MLflow's limit for a tag leaves room for."""
+    if len(note) <= NOTE_LIMIT:
+        return note
+    head = note[:NOTE_LIMIT].rpartition("\n")[0]
+    return f"{head}\n```\n\nThe rest is in the artifact `{SUMMARY}`."
 
 
 def _trouble(error: Exception) -> str:
