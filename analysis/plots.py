@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from textwrap import wrap
 
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
@@ -14,7 +15,8 @@ from analysis.values import Value, distinct, format_value
 from analysis.verdict import STATUSES
 
 DPI = 150
-LEFT, RIGHT, TOP, BOTTOM = 0.85, 0.15, 1.2, 0.85  # margins of the whole map in inches
+LEFT, RIGHT, TOP, BOTTOM = 0.85, 0.15, 0.76, 0.85  # margins of the whole map in inches, at the top without its facts
+LINE, CHARACTER = 0.148, 0.064  # height of a line of facts and width of its characters in inches
 ROW_HEIGHT, MIN_WIDTH = 0.46, 0.7  # a cell's height and least width in inches
 GAP, TITLE = 0.25, 0.34  # between panels, across and up
 
@@ -31,11 +33,11 @@ def plot_map(region_map: DefendedRegionMap, width: float = 8.0) -> Figure:
     """
     rows = panels(region_map.table)
     first = rows[0][0]
-    figure, grid = _panel_grid(len(rows), len(rows[0]), len(first.x), len(first.y), width)
+    figure, grid, facts = _panel_grid(rows, subtitle(region_map.table, first), width)
     for i, row in enumerate(rows):
         for j, panel in enumerate(row):
             panel.plot(figure.add_subplot(grid[i, j]), legend=False).label_outer()
-    _annotate(figure, subtitle(region_map.table, first))
+    _annotate(figure, facts)
     return figure
 
 
@@ -69,23 +71,28 @@ def subtitle(table: CellTable, panel: MapSlice) -> list[str]:
     ]
 
 
-def _panel_grid(rows: int, columns: int, across: int, up: int, width: float) -> tuple[Figure, GridSpec]:
-    """A figure with room for `rows` x `columns` panels of `up` x `across` cells."""
+def _panel_grid(
+    panels: Sequence[Sequence[MapSlice]], facts: Sequence[str], width: float
+) -> tuple[Figure, GridSpec, list[str]]:
+    """A figure with room for rows of `panels` and for the `facts` above them, and these in lines of its width."""
+    rows, columns, across, up = len(panels), len(panels[0]), len(panels[0][0].x), len(panels[0][0].y)
     cell = max(MIN_WIDTH, ((width - LEFT - RIGHT + GAP) / columns - GAP) / across)
     wide = LEFT + RIGHT + columns * (cell * across + GAP) - GAP
-    high = TOP + BOTTOM + rows * (ROW_HEIGHT * up + TITLE) - TITLE
+    lines = [line for fact in facts for line in wrap(fact, int((wide - LEFT - RIGHT) / CHARACTER))]
+    top = TOP + LINE * len(lines)
+    high = top + BOTTOM + rows * (ROW_HEIGHT * up + TITLE) - TITLE
     figure = Figure(figsize=(wide, high), dpi=DPI, facecolor="white")
     grid = figure.add_gridspec(
         rows,
         columns,
         left=LEFT / wide,
         right=1 - RIGHT / wide,
-        top=1 - TOP / high,
+        top=1 - top / high,
         bottom=BOTTOM / high,
         wspace=GAP / (cell * across),
         hspace=TITLE / (ROW_HEIGHT * up),
     )
-    return figure, grid
+    return figure, grid, lines
 
 
 def _keep_rows(panel: MapSlice, rates: set[Value]) -> MapSlice:
@@ -125,4 +132,5 @@ def _rule(table: CellTable) -> str:
     loss = f"{100 * rule.max_accuracy_loss:g} points under the best clean twins"
     floor = f"≥ {floors[0]:.1%} ({loss})" if len(floors) == 1 else f"at most {loss}"
     excess = f"attack success (ASR) ≤ {100 * rule.max_attack_success:g} points over the clean twins'"
-    return f"defended: {excess}, clean accuracy (ACC) {floor}, at {100 * rule.min_probability:g}%"
+    sure = f"a verdict needs a probability of {100 * rule.min_probability:g}%"
+    return f"defended: {excess}, clean accuracy (ACC) {floor}; {sure}"
