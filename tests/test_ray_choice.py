@@ -122,10 +122,11 @@ def test_a_ray_of_another_network_is_not_ours(nodes: Nodes) -> None:
     assert found() == {mine}
 
 
-def test_credentials_come_from_the_user_s_own_ray(nodes: Nodes) -> None:
-    nodes.start("", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH="/there")
+def test_credentials_come_from_the_user_s_own_ray_and_where_it_listens(nodes: Nodes) -> None:
+    wanted = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/there", ray_choice.LOOPBACK: "0"}
+    nodes.start("", **wanted)
     [own] = [own for own in own_rays() if own.address.startswith("10.9.8.7:")]
-    assert own.variables == {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/there"}
+    assert own.variables == wanted
 
 
 # --- what is chosen --------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class OwnRay:
     """A Ray that this user started on this machine with `ray start`."""
 
     address: str
-    variables: Mapping[str, str]  # those of its environment that say who may come in
+    variables: Mapping[str, str]  # those of its environment that say who may come in, and where it listens
 
 
 def address_problems(address: str | None) -> list[str]:
@@ -143,7 +143,7 @@ def _own_ray(process: Path) -> OwnRay | None:
     address = options.get("--gcs-address", "")
     if not any(_named_in(folder, address) for folder in _address_folders(options, environment)):
         return None
-    return OwnRay(address, {name: environment[name] for name in CREDENTIALS if name in environment})
+    return OwnRay(address, {name: environment[name] for name in (*CREDENTIALS, LOOPBACK) if name in environment})
 
 
 def _pairs(texts: list[str]) -> Iterator[tuple[str, str]]:

@@ -50,7 +50,7 @@ def _join(choice: RayChoice) -> None:
     if missing and "ray" in sys.modules:
         names = " and ".join(missing)
         raise InputError(
-            f"the Ray at {choice.address} asks for a token: set {names} as it has them before Ray is imported"
+            f"the Ray at {choice.address} was started with {names}: set the same before Ray is imported here"
         )
     os.environ.update(missing)
     import ray
