@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.grouping import ATTACK, RATE, group_runs
+from analysis.grouping import ATTACK, RATE, group_runs, metric_values
 from analysis.text_table import format_mean_std
 from raybd.utils.metric_names import ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY
 
@@ -18,17 +18,14 @@ def attack_table(runs: pd.DataFrame) -> str:
     groups = group_runs(runs[runs["status"] == "FINISHED"])
     if not groups:
         return ""
-    twins = {group.key({RATE}): _rates(group.runs, ATTACK_SUCCESS) for group in groups if group.rate == 0}
+    twins = {group.key({RATE}): metric_values(group.runs, ATTACK_SUCCESS) for group in groups if group.rate == 0}
     names = [name for name in groups[0].setting if name not in (ATTACK, RATE)]
     heads = [ATTACK, RATE, *names, "seeds", "ACC %", "ASR %", "RA %", "twin ASR %"]
     lines = [f"| {' | '.join(heads)} |", "| --- " + "| ---: " * (len(heads) - 1) + "|"]
     for group in groups:
         if group.rate > 0:
-            shares = [*(_rates(group.runs, name) for name in SHARES), twins.get(group.key({RATE}), [])]
+            columns = [metric_values(group.runs, name) for name in SHARES]
+            shares = [*map(list, columns), list(twins.get(group.key({RATE}), []))]
             cells = [*group.cells(), str(group.seeds), *map(format_mean_std, shares)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _rates(runs: pd.DataFrame, name: str) -> list[float]:
-    return list(runs[f"metrics.{name}"]) if f"metrics.{name}" in runs else []

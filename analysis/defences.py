@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.grouping import RATE, setting_columns
+from analysis.grouping import RATE, metric_values, setting_columns
 from analysis.text_table import align_columns, format_cell, format_mean_std
 from raybd.utils.metric_names import ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY, SECONDS
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ACC, ASR, RA = (f"metrics.{name}" for name in (ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY))
+RATES = {"ACC": ACCURACY, "ASR": ATTACK_SUCCESS, "RA": ROBUST_ACCURACY}
 THREAT = ["attack", "poison_rate"]
 NUMBERS = ("defence", "seed", "ACC", "ASR", "RA", "DER", "RIR", "seconds", "precision", "recall")
 
@@ -35,9 +35,9 @@ def compare_defences(
     met = pd.concat([part for _, part in chosen], ignore_index=True)
     setting = setting_columns(met, ("defence.",)).rename(columns={RATE: "poison_rate"})
     names = [name for name, part in chosen for _ in range(len(part))]
-    scores = {score: _column(met, f"metrics.defence/{score}") for score in ("precision", "recall")}
-    rates = {heading: _column(met, name) for heading, name in (("ACC", ACC), ("ASR", ASR), ("RA", RA))}
-    more = {"seed": met["params.seed"].astype(int), **rates, "seconds": _column(met, f"metrics.{SECONDS}")}
+    scores = {score: metric_values(met, f"defence/{score}") for score in ("precision", "recall")}
+    rates = {heading: metric_values(met, name) for heading, name in RATES.items()}
+    more = {"seed": met["params.seed"].astype(int), **rates, "seconds": metric_values(met, SECONDS)}
     table = pd.concat([pd.DataFrame({"defence": names}), setting, pd.DataFrame(more | scores)], axis=1)
     table = table if attacks is None else table[table["attack"].isin([*attacks, "none"])]
     return _with_effectiveness(table)
@@ -49,10 +49,6 @@ def _has_settings(runs: pd.DataFrame, settings: Mapping[str, object]) -> "pd.Ser
         column = runs.get(f"params.defence.{key}")
         matches &= (column == str(value)) if column is not None else False
     return matches
-
-
-def _column(runs: pd.DataFrame, name: str) -> "pd.Series[float]":
-    return runs[name].astype(float) if name in runs else pd.Series(np.nan, runs.index)
 
 
 def effectiveness(gain: "pd.Series[float]", accuracy_loss: "pd.Series[float]") -> "pd.Series[float]":

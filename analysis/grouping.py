@@ -45,6 +45,12 @@ class RunGroup:
         return tuple(value for name, value in self.setting.items() if name not in without)
 
 
+def metric_values(runs: pd.DataFrame, name: str) -> "pd.Series[float]":
+    """The metric `name` of each run, NaN where it was not logged."""
+    column = f"metrics.{name}"
+    return runs[column].astype(float) if column in runs else pd.Series(float("nan"), runs.index)
+
+
 def setting_columns(runs: pd.DataFrame, without: Collection[str] = ()) -> pd.DataFrame:
     """The setting of each run, on the same index: attack, rate, and a column for each other parameter that varies.
 

@@ -80,10 +80,9 @@ class Sample:
 
     def matches(self, name: str, value: Value) -> Flags:
         """(c,) whether the parameter `name` has `value` there; no cell has where there is no such parameter."""
-        values = self.trials.values.get(name, [])
-        at = values.index(value) if value in values else len(values)
-        matching: Flags = self.code(name)[self.first] == at
-        return matching
+        if name not in self.trials.values:
+            return np.zeros(self.cells, bool)
+        return holds(self.trials, name, value).to_numpy()[self.first]
 
     @cached_property
     def settings(self) -> list[dict[str, Value]]:
@@ -98,10 +97,11 @@ class Sample:
         """(c,) whether an attack was made."""
         return ~(self.matches("poison_rate", 0) | self.matches("attack.name", "none"))
 
-    def code(self, name: str) -> Integers:
-        """(t,) position of each trial's value of a parameter among its values; 0 without such a parameter."""
-        codes = self.trials.codes
-        return codes[name].to_numpy(np.intp) if name in codes else np.zeros(len(codes), np.intp)
+
+def holds(trials: Trials, name: str, value: Value) -> "pd.Series[bool]":
+    """(t,) whether each trial has `value` as its parameter `name`."""
+    values = trials.values[name]
+    return trials.codes[name] == (values.index(value) if value in values else len(values))
 
 
 def sample(trials: Trials) -> Sample:

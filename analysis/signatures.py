@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.grouping import RATE, RunGroup, group_runs
+from analysis.grouping import RATE, RunGroup, group_runs, metric_values
 from analysis.text_table import align_columns, format_mean_std
 from raybd.utils.metric_names import (
     ATTACK_SUCCESS,
@@ -48,17 +48,17 @@ class Measure:
         ">=" where a value is at its ceiling, and so only a bound; "cannot be told" where there is no value because
         what it is built on was at its ceiling.
         """
-        values, saturated = (np.array(_values(runs, name)) for name in (self.name, f"{self.name}/saturated"))
+        values, saturated = (np.array(metric_values(runs, name)) for name in (self.name, f"{self.name}/saturated"))
         if np.isnan(values).all():
             return "cannot be told" if (saturated > 0).any() else "-"
         bound = ">= " if (saturated[~np.isnan(values)] > 0).any() else ""
-        nulls = [_values(runs, self.name + end) for end in self.nulls]
+        nulls = [metric_values(runs, self.name + end) for end in self.nulls]
         expected = "; ".join(f"{np.nanmean(null):.2f}" for null in nulls if not np.isnan(null).all())
         return f"{bound}{format_mean_std(values.tolist(), 1, 2)}{f' ({expected})' * bool(expected)}{self._place(runs)}"
 
     def _place(self, runs: pd.DataFrame) -> str:
         """The resolution, or from which to which."""
-        places = sorted({s for s in _values(runs, f"{self.name}/s") if not np.isnan(s)}) if self.read else []
+        places = sorted({s for s in metric_values(runs, f"{self.name}/s") if not np.isnan(s)}) if self.read else []
         return " at s " + " to ".join(f"{s:g}" for s in dict.fromkeys((places[0], places[-1]))) if places else ""
 
 
@@ -143,14 +143,9 @@ def _finished(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["status"] == "FINISHED"]
 
 
-def _values(runs: pd.DataFrame, name: str) -> list[float]:
-    column = f"metrics.{name}"
-    return runs[column].astype(float).tolist() if column in runs else [float("nan")] * len(runs)
-
-
 def _gaps(group: RunGroup, variant: str, sigma: str) -> "pd.Series[float]":
     """The gap of a variant by seed."""
-    values = pd.Series(_values(group.runs, f"{GAP}/{variant}/sigma_{sigma}"), group.runs[SEED])
+    values = metric_values(group.runs, f"{GAP}/{variant}/sigma_{sigma}").set_axis(group.runs[SEED])
     return values.groupby(level=0).mean()
 
 

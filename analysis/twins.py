@@ -8,8 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.records import Trials
-from analysis.samples import numbers
-from analysis.values import MISSING, Value
+from analysis.samples import holds, numbers
+from analysis.values import MISSING
 
 Floats = NDArray[np.float64]
 
@@ -52,12 +52,6 @@ def without_defence(trials: Trials) -> "pd.Series[bool]":
 def training_parameters(trials: Trials) -> list[str]:
     """The parameters of a training that are not its poison's."""
     return [name for name in trials.values if name != "poison_rate" and not name.startswith("attack.")]
-
-
-def holds(trials: Trials, name: str, value: Value) -> "pd.Series[bool]":
-    """Which trials have `value` as their parameter `name`."""
-    values = trials.values[name]
-    return trials.codes[name] == (values.index(value) if value in values else len(values))
 
 
 def _twins(trials: Trials, rates: "pd.Series[float]", same: Sequence[str]) -> Twins:

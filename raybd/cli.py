@@ -16,11 +16,10 @@ import tyro
 
 from raybd import __version__
 from raybd.command_line import store_commands
+from raybd.command_line.store_commands import RESULTS, Name
 from raybd.errors import InputError, dependency_warning
 from raybd.plugins import unknown
 from raybd.trials.records import SweepFolder
-
-Name = Annotated[str, tyro.conf.Positional]
 
 
 def run_sweep(name: Name, options: Annotated[tuple[str, ...], tyro.conf.Positional] = ()) -> int:
@@ -48,7 +47,7 @@ def run_sweep(name: Name, options: Annotated[tuple[str, ...], tyro.conf.Position
 def upload_pending_trials(
     name: Name,
     tracking_uri: str | None = None,
-    results: str = os.environ.get("RAYBD_RESULTS", "results"),
+    results: str = RESULTS,
 ) -> int:
     """Upload the trials that ended while the tracking store was away.
 
@@ -60,7 +59,7 @@ def upload_pending_trials(
     from raybd.tracking.store import Store
     from raybd.tracking.uploads import upload_pending
 
-    if not (Path(results).expanduser() / name).is_dir():
+    if SweepFolder.find(results, name) is None:
         raise InputError(f"there is no sweep {name!r} in {Path(results).absolute()}")
     folder = SweepFolder.of(results, name)
     with folder.locked():
@@ -227,9 +226,7 @@ def main(args: Sequence[str] | None = None) -> int:
         status: int = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="raybd", description=about, args=given)
         sys.stdout.flush()
         return status
-    except (
-        BrokenPipeError
-    ):  # `raybd runs ib | head`: what is left to print is not wanted, nor a word of Python's at exit
+    except BrokenPipeError:  # `raybd runs ib | head`: nobody wants what is left to print, nor Python's word at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except InputError as error:

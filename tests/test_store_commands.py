@@ -16,6 +16,7 @@ from raybd.execution.plan import SweepPlan, plan_sweep
 from raybd.tracking import load_record, load_runs
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.records import SweepFolder
 from tests.sweeping import run_inline
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=1), model=ModelConfig(width=0.25), poison_rate=0.1)
@@ -112,6 +113,17 @@ def test_names_that_a_sweep_cannot_get(
     assert raybd(project, "mv", "first", new, "--yes") == 2
     assert reason in capsys.readouterr().err
     assert set(listed(project, capsys)) == {"first", "second"}
+
+
+@pytest.mark.parametrize("command", [["mv", "first", "third"], ["rm", "first"]])
+def test_a_sweep_that_a_driver_is_at_work_on_is_left_whole(
+    project: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    with SweepFolder(project / "results" / "first").locked():
+        assert raybd(project, *command, "--yes") == 2
+    assert "another process is at work on" in capsys.readouterr().err
+    assert set(listed(project, capsys)) == {"first", "second"}
+    assert plan(project, "first").todo == []
 
 
 @pytest.mark.parametrize("command", [["rm", "nothing", "--yes"], ["mv", "nothing", "more", "--yes"]])

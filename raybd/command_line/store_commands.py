@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -52,12 +53,11 @@ def remove_sweep(name: Name, tracking_uri: str | None = None, results: str = RES
 
     stored, folder = _parts(name, tracking_uri, results)
     _confirm([f"deletes for good: {part}" for part in _described(name, stored, folder)], yes)
-    if folder is not None:
-        with SweepFolder(folder).locked():  # no driver is at work on it
-            shutil.rmtree(folder / "trials", ignore_errors=True)
-        shutil.rmtree(folder)
-    if stored:
-        sweeps.delete_sweep(name, tracking_uri)
+    with _locked(folder):
+        if folder is not None:
+            shutil.rmtree(folder.path)
+        if stored:
+            sweeps.delete_sweep(name, tracking_uri)
     return 0
 
 
@@ -77,15 +77,14 @@ def move_sweep(old: Name, new: Name, tracking_uri: str | None = None, results: s
     if problems := check_name(new):
         raise InputError(problems)
     stored, folder = _parts(old, tracking_uri, results)
-    if folder is not None and folder.with_name(new).exists():
-        raise InputError(f"{folder.with_name(new)} exists: choose another name")
+    if SweepFolder.find(results, new) is not None:
+        raise InputError(f"{Path(results).absolute() / new} exists: choose another name")
     _confirm([f"renames to {new}: {part}" for part in _described(old, stored, folder)], yes)
-    if stored:
-        sweeps.rename_sweep(old, new, tracking_uri)
-    if folder is not None:
-        with SweepFolder(folder).locked():
-            moved = folder.rename(folder.with_name(new))
-        rename_study(moved, old, new)
+    with _locked(folder):
+        if stored:
+            sweeps.rename_sweep(old, new, tracking_uri)
+        if folder is not None:
+            rename_study(folder.path.rename(folder.path.with_name(new)), old, new)
     return 0
 
 
@@ -99,14 +98,19 @@ def export_sweep(name: Name, out: str, tracking_uri: str | None = None, results:
         results: Folder with the sweep's trials.
     """
     from raybd.tracking.export import export_sweep
-    from raybd.tracking.sweeps import sweep_folder
 
-    runs = export_sweep(name, Path(out), tracking_uri, sweep_folder(name, results))
+    folder = SweepFolder.find(results, name)
+    runs = export_sweep(name, Path(out), tracking_uri, folder.path if folder is not None else None)
     print(f"{runs} runs copied; in {Path(out).absolute()}: raybd map {name} show")
     return 0
 
 
-def _parts(name: str, tracking_uri: str | None, results: str) -> tuple[bool, Path | None]:
+def _locked(folder: SweepFolder | None) -> AbstractContextManager[None]:
+    """The lock of the sweep's folder, before anything of it is changed: no driver is at work on it."""
+    return nullcontext() if folder is None else folder.locked()
+
+
+def _parts(name: str, tracking_uri: str | None, results: str) -> tuple[bool, SweepFolder | None]:
     """Whether the store has the sweep, and its folder on this disk.
 
     Raises:
@@ -114,18 +118,18 @@ def _parts(name: str, tracking_uri: str | None, results: str) -> tuple[bool, Pat
     """
     from raybd.tracking import sweeps
 
-    stored, folder = sweeps.has_sweep(name, tracking_uri), sweeps.sweep_folder(name, results)
+    stored, folder = sweeps.has_sweep(name, tracking_uri), SweepFolder.find(results, name)
     if not stored and folder is None:
         known = ", ".join(entry.name for entry in sweeps.list_sweeps(tracking_uri)) or "none"
         raise InputError(f"there is no sweep {name!r} in the store (there: {known}) nor in {Path(results).absolute()}")
     return stored, folder
 
 
-def _described(name: str, stored: bool, folder: Path | None) -> list[str]:
+def _described(name: str, stored: bool, folder: SweepFolder | None) -> list[str]:
     parts = [f"the experiment {name!r} with its runs and artifacts"] * stored
     if folder is not None:
-        trials = sum(1 for _ in folder.glob("trials/*"))
-        parts.append(f"{folder}, with {trials} trials")
+        trials = sum(1 for _ in folder.path.glob("trials/*"))
+        parts.append(f"{folder.path}, with {trials} trials")
     return parts
 
 

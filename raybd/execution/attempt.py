@@ -22,6 +22,7 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED, Record, TrialFolder
 from raybd.trials.run import run_checked
 from raybd.types import Data, Report
+from raybd.utils.metric_names import UNDERTRAINED
 
 log = logging.getLogger(__name__)
 NOT_RETRYABLE = (InputError, PoisoningError, DivergedError)  # another attempt would end the same way
@@ -104,7 +105,7 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
 
 def _undertrained(record: Record) -> str:
     """A note where the network has learnt nothing that shows: the trial has finished all the same."""
-    return "undertrained: one class predicted for every test image" if record.metrics.get("undertrained") else ""
+    return "undertrained: one class predicted for every test image" if record.metrics.get(UNDERTRAINED) else ""
 
 
 def _save_record(folder: TrialFolder, record: Record) -> None:

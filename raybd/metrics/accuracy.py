@@ -8,6 +8,7 @@ from torch import Tensor
 
 from raybd.metrics.base import Metric
 from raybd.types import MetricContext
+from raybd.utils.metric_names import UNDERTRAINED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def losses(context: MetricContext) -> dict[str, float]:
 def undertrained(context: MetricContext) -> dict[str, float]:
     """1 where one class is predicted for all clean test images though they are of several classes; else absent."""
     predicted, true = context.clean_logits.argmax(1), context.data.test.y
-    return {"undertrained": 1.0} if predicted.unique().numel() == 1 < true.unique().numel() else {}
+    return {UNDERTRAINED: 1.0} if predicted.unique().numel() == 1 < true.unique().numel() else {}
 
 
 def validation_accuracy(context: MetricContext) -> dict[str, float]:

@@ -83,6 +83,12 @@ def existing_store(tracking_uri: str | None) -> str:
     return uri
 
 
+def sweep_run(client: MlflowClient, experiment_id: str) -> Any | None:
+    """The parent run of an experiment's sweep, if it has one."""
+    found = client.search_runs([experiment_id], "tags.`raybd.kind` = 'sweep'", max_results=1)
+    return found[0] if found else None
+
+
 def trial_runs(client: MlflowClient, experiment_id: str, status: str | None = None) -> list[Any]:
     """The runs of an experiment's trials, all or those of one status."""
     query = "tags.`raybd.kind` = 'trial'" + (f" and attributes.status = '{status}'" if status else "")

@@ -1,7 +1,5 @@
 """A copy of a sweep in a folder of its own: store, artifacts and the trials' folders, which opens anywhere."""
 
-import csv
-import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,8 @@ from mlflow.entities import Metric, Param, RunTag
 from raybd.errors import InputError
 from raybd.tracking import sqlite
 from raybd.tracking.artifact_files import local_folder, local_path, read_artifact
-from raybd.tracking.client import absolute_uri, find_experiments, trial_runs
+from raybd.tracking.client import absolute_uri, find_experiments, sweep_run, trial_runs
+from raybd.tracking.metric_table import parse_table
 from raybd.tracking.store import Store
 from raybd.tracking.uploads import METRICS_PER_BATCH, PARENT
 from raybd.trials.records import SweepFolder, TrialFolder
@@ -37,7 +36,7 @@ def export_sweep(name: str, out: Path, tracking_uri: str | None = None, folder: 
     client, known = find_experiments([name], tracking_uri)
     uri = absolute_uri(tracking_uri)
     target = Store.open(name, f"sqlite:///{out / 'mlflow.db'}")
-    for parent in client.search_runs([known[name]], "tags.`raybd.kind` = 'sweep'", max_results=1):
+    if (parent := sweep_run(client, known[name])) is not None:
         _fill(target.client, target.address.parent_id, client, uri, parent)
     copies = {run.info.run_id: _copy(target, client, uri, run) for run in trial_runs(client, known[name])}
     if folder is not None:
@@ -70,16 +69,15 @@ def _fill(target: MlflowClient, run_id: str, client: MlflowClient, uri: str, run
 def _metrics(client: MlflowClient, uri: str, run: Any) -> Iterator[Metric]:
     """The metrics that `run` logged, at every step: from its table where it has one, which is read at once."""
     try:
-        (_, *epochs), *rows = csv.reader(io.StringIO(read_artifact(uri, run, TABLE)))
+        epochs, values = parse_table(read_artifact(uri, run, TABLE))
     except (OSError, ValueError, mlflow.MlflowException):
         for name in run.data.metrics:
             yield from client.get_metric_history(run.info.run_id, name)
         return
-    values = {name: row for name, *row in rows}
     for name in headline(values):
         for epoch, value in zip(epochs, values[name], strict=True):
             if value:
-                yield Metric(name, float(value), run.info.end_time or run.info.start_time, int(epoch.split()[1]))
+                yield Metric(name, float(value), run.info.end_time or run.info.start_time, epoch)
 
 
 def _copy_artifacts(uri: str, run: Any, target: Path) -> None:

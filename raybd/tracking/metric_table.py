@@ -27,13 +27,23 @@ def format_table(history: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def parse_table(text: str) -> tuple[list[int], dict[str, list[str]]]:
+    """The epochs, and each metric's value at each as text, "" where it has none, of what `format_table` wrote.
+
+    Raises:
+        ValueError: it is no such table.
+    """
+    (_, *epochs), *rows = csv.reader(io.StringIO(text))
+    return [int(epoch.removeprefix("epoch ")) for epoch in epochs], {name: row for name, *row in rows}
+
+
 def last_values(text: str) -> dict[str, float]:
     """Every metric's value at the last probe or after it, of a table that `format_table` wrote.
 
     The last probe is the last epoch with an accuracy (the last of all where none has one). What only earlier probes
     could measure is left out: it is not what the trial ended with.
     """
-    rows = {name: row for name, *row in list(csv.reader(io.StringIO(text)))[1:]}
+    _, rows = parse_table(text)
     probes = [index for index, value in enumerate(rows.get(ACCURACY, [])) if value] or [-1]
     values = {name: next((value for value in reversed(row[probes[-1] :]) if value), "") for name, row in rows.items()}
     return {name: float(value) for name, value in values.items() if value}

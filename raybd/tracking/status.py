@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raybd.tracking.artifact_files import read_artifact
-from raybd.tracking.client import absolute_uri, find_experiments, one_line, trial_runs
+from raybd.tracking.client import absolute_uri, find_experiments, one_line, sweep_run, trial_runs
 from raybd.tracking.store import ALIVE, PLAN, PLANNED
 
 log = logging.getLogger(__name__)
@@ -66,9 +66,9 @@ def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
         InputError: the store cannot be reached or has no such sweep.
     """
     client, known = find_experiments([name], tracking_uri)
-    parents = client.search_runs([known[name]], "tags.`raybd.kind` = 'sweep'", max_results=1)
-    tags = parents[0].data.tags if parents else {}
-    planned = _planned(absolute_uri(tracking_uri), parents[0]) if tags.get(PLANNED) else None
+    parent = sweep_run(client, known[name])
+    tags = parent.data.tags if parent is not None else {}
+    planned = _planned(absolute_uri(tracking_uri), parent) if tags.get(PLANNED) else None
     attempts: dict[str, list[Any]] = defaultdict(list)
     for run in trial_runs(client, known[name]):
         key = run.data.tags.get("raybd.key", run.info.run_id)
@@ -82,7 +82,7 @@ def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
         finished=sum(run.info.status == "FINISHED" for run in best),
         failed=sum(run.info.status == "FAILED" for run in best),
         running=[_running(client, run) for run in best if run.info.status == "RUNNING"],
-        driver=_driver(parents[0].info.status if tags.get(ALIVE) else "", seen),
+        driver=_driver(parent.info.status if parent is not None and tags.get(ALIVE) else "", seen),
         driver_seen=seen,
     )
 

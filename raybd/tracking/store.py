@@ -14,7 +14,7 @@ from mlflow.entities import Experiment, LifecycleStage, Metric
 from raybd.errors import InputError, public
 from raybd.tracking import sqlite
 from raybd.tracking.artifact_files import local_path
-from raybd.tracking.client import absolute_uri, connect, one_line, trial_runs
+from raybd.tracking.client import absolute_uri, connect, one_line, sweep_run, trial_runs
 
 log = logging.getLogger(__name__)
 DELETED = LifecycleStage.DELETED
@@ -157,9 +157,9 @@ def _identity(client: MlflowClient, experiment: Experiment) -> str:
 
 
 def _parent(client: MlflowClient, experiment_id: str, name: str) -> str:
-    found = client.search_runs([experiment_id], "tags.`raybd.kind` = 'sweep'", max_results=1)
-    if found:
-        return str(found[0].info.run_id)
+    found = sweep_run(client, experiment_id)
+    if found is not None:
+        return str(found.info.run_id)
     run = client.create_run(experiment_id, run_name=f"sweep {name}", tags={"raybd.kind": "sweep", "raybd.sweep": name})
     return str(run.info.run_id)
 

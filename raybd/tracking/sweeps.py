@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -14,7 +13,7 @@ from mlflow import MlflowClient
 from raybd.errors import InputError, public
 from raybd.tracking import sqlite
 from raybd.tracking.artifact_files import read_artifact
-from raybd.tracking.client import connect, connect_to_read, existing_store, trial_runs
+from raybd.tracking.client import connect, connect_to_read, existing_store, sweep_run, trial_runs
 from raybd.tracking.store import ALIVE, Store, now
 
 QUESTION = ("preset", "data", "pairs", "attacks", "poison_rates", "model", "models", "defences", "base", "seeds")
@@ -40,11 +39,8 @@ def list_sweeps(tracking_uri: str | None = None) -> list[SweepEntry]:
     uri = existing_store(tracking_uri)
     try:
         client = connect_to_read(uri)
-        parents = [
-            (e, client.search_runs([e.experiment_id], "tags.`raybd.kind` = 'sweep'", max_results=1))
-            for e in client.search_experiments()
-        ]
-        entries = [_entry(client, uri, experiment, found[0]) for experiment, found in parents if found]
+        parents = [(one, sweep_run(client, one.experiment_id)) for one in client.search_experiments()]
+        entries = [_entry(client, uri, experiment, run) for experiment, run in parents if run is not None]
     except Exception as error:
         raise InputError(f"the tracking store {public(uri)} cannot be read: {public(str(error))}") from error
     return sorted(entries, key=lambda entry: -entry.last_active)
@@ -119,9 +115,3 @@ def rename_sweep(old: str, new: str, tracking_uri: str | None = None) -> None:
 def has_sweep(name: str, tracking_uri: str | None = None) -> bool:
     """Whether the store has an experiment `name`, deleted ones left out."""
     return name in {experiment.name for experiment in connect(existing_store(tracking_uri)).search_experiments()}
-
-
-def sweep_folder(name: str, results: str | Path) -> Path | None:
-    """The folder of the sweep `name` under the results folder, if there is one."""
-    folder = Path(results).expanduser().absolute() / name
-    return folder if folder.is_dir() else None

@@ -90,11 +90,12 @@ def upload(address: Address, folder: TrialFolder, record: Record) -> None:
     run_id = run._flush(client, record.params)
     tags = [RunTag(name, value) for name, value in {**record.tags, NOTE: record.text}.items()]
     client.log_batch(run_id, tags=tags)
-    if record.status == FINISHED and (gone := _no_longer_measured(folder.history())):
+    history = folder.history()
+    if record.status == FINISHED and (gone := _no_longer_measured(history)):
         client.log_batch(run_id, gone)
     for path in [folder.path / "trial.json", *folder.artifacts]:
         client.log_artifact(run_id, str(path), "figures" if path.suffix == ".png" else None)
-    if history := folder.history():
+    if history:
         client.log_text(run_id, format_table(history), TABLE)
     if record.traceback:
         client.log_text(run_id, record.traceback, "traceback.txt")
@@ -123,23 +124,25 @@ def upload_pending(sweep: SweepFolder, address: Address) -> int:
         Exception: any of the store; earlier uploads stay.
     """
     count = 0
-    _adopt(sweep, address)
     for folder in sweep.pending_uploads(address.identity):
-        if record := folder.read():
+        if not _adopted(folder, address) and (record := folder.read()):
             upload(address, folder, record)
             count += 1
     return count
 
 
-def _adopt(sweep: SweepFolder, address: Address) -> None:
-    """Take over upload states that raybd 0.1 wrote under the spelling of a store's address, if their runs are here."""
-    client = connect(address.uri)
-    for folder in sweep.pending_uploads(address.identity):
-        states = folder.upload_states()
-        if address.identity not in states:
-            for state in states.values():
-                if _stage(client, state["run_id"]):
-                    folder.write_upload_state(address.identity, state)
+def _adopted(folder: TrialFolder, address: Address) -> bool:
+    """Whether the trial is uploaded whole by a state that raybd 0.1 wrote, under the spelling of a store's address.
+
+    Such a state is taken over if its run is in this store.
+    """
+    states = folder.upload_states()
+    if address.identity not in states and states:
+        client = connect(address.uri)
+        for state in states.values():
+            if _stage(client, state["run_id"]):
+                folder.write_upload_state(address.identity, state)
+    return bool(folder.upload_state(address.identity)["done"])
 
 
 def ensure_uploaded(address: Address, folder: TrialFolder) -> bool:

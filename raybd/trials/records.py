@@ -182,6 +182,12 @@ class SweepFolder:
             raise InputError(f"the results folder {path} cannot be written to: {error.strerror}") from error
         return cls(path)
 
+    @classmethod
+    def find(cls, results: str | Path, name: str) -> "SweepFolder | None":
+        """The folder of sweep `name` if there is one."""
+        path = Path(results).expanduser().absolute() / name
+        return cls(path) if path.is_dir() else None
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the sweep: two drivers at once would run its trials twice.

@@ -53,7 +53,9 @@ def headline(names: Iterable[str]) -> list[str]:
     known = dict.fromkeys(names)
     chosen: dict[str, None] = {}
     for pattern in (pattern for patterns in HEADLINE.values() for pattern in patterns):
-        matches = [pattern] if pattern in known else sorted(name for name in known if fnmatchcase(name, pattern))
-        chosen |= dict.fromkeys(matches[:MOST_PER_PATTERN])
+        if "*" in pattern:  # only these are worth a look at every name
+            chosen |= dict.fromkeys(sorted(name for name in known if fnmatchcase(name, pattern))[:MOST_PER_PATTERN])
+        elif pattern in known:
+            chosen[pattern] = None
     others = [name for name in known if name.partition("/")[0] not in FAMILIES]
     return [*chosen, *others[:MOST_OF_OTHERS]]
