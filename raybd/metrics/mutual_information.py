@@ -13,15 +13,16 @@ from torch import Tensor
 
 from raybd.metrics.base import Arrays, History, Metric
 from raybd.metrics.information.bounds import to_metrics
-from raybd.metrics.information.group_estimates import FRESH_DRAWS, GroupedImages, group_estimates, group_metrics
+from raybd.metrics.information.group_estimates import GroupedImages, group_estimates, group_metrics
 from raybd.metrics.information.groups import MIN_IMAGES, ImageGroups, choose_groups
-from raybd.metrics.information.noisy_features import noisy_features, require_classifier
+from raybd.metrics.information.noisy_features import FRESH_DRAWS, noisy_features, require_classifier
 from raybd.metrics.information.resolved_groups import resolved_metrics
 from raybd.metrics.information.trained_critics import feature_pairs, published_estimates, train_critics
-from raybd.metrics.information.trigger_pairs import FRESH, trigger_pairs
+from raybd.metrics.information.trigger_pairs import trigger_pairs
 from raybd.seeds import forked_rng
 from raybd.types import POISON, Data, MetricContext
 from raybd.utils.constraints import violations
+from raybd.utils.metric_names import FRESH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 from raybd.metrics.information.bounds import MIEstimate, to_metrics
 from raybd.metrics.information.gaussian_channel import channel_estimates, whitened_channel
-from raybd.metrics.information.noisy_features import noiseless_features, noisy_features, require_classifier
+from raybd.metrics.information.noisy_features import FRESH_DRAWS, noiseless_features, noisy_features, require_classifier
 from raybd.metrics.information.plug_in_estimator import noise_ratio, plug_in_estimates, plug_in_scores, whitened_axes
 from raybd.metrics.information.source_information import source_information
-from raybd.metrics.information.trigger_pairs import FRESH, TriggerPair
+from raybd.metrics.information.trigger_pairs import PLAIN, TriggerPair
 from raybd.seeds import forked_rng
+from raybd.utils.metric_names import FRESH
 
-FRESH_DRAWS = 4  # draws of each image on which a critic is evaluated
-PLAIN = f"{FRESH}_plain"
 MIXED = ("backdoor", "random", FRESH, PLAIN)  # groups of several true classes
 
 

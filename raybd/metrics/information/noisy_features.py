@@ -7,6 +7,7 @@ from raybd.errors import InputError
 from raybd.models import Classifier
 from raybd.models.noise import shared_noise, without_noise
 
+FRESH_DRAWS = 4  # draws of each image on which a critic is evaluated, beside those from which it is made
 SHARE = 4  # images that share the noise of a pass: random numbers cost a CPU as much as a small network
 ROWS = {"cpu": 256, "cuda": 8192}  # of a batch: what fits a core's cache, what fills a GPU
 

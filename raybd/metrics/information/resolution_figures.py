@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from raybd.metrics.information.resolution import GRIDS
-from raybd.metrics.information.trigger_pairs import FRESH
 from raybd.utils.figures import subplots
+from raybd.utils.metric_names import FRESH
 
 History = Sequence[Mapping[str, Any]]
 KINDS = {  # of noise: heading, and the signature that is read in it

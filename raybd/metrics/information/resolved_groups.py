@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from raybd.metrics.information.noisy_features import noisy_features, require_classifier
+from raybd.metrics.information.noisy_features import FRESH_DRAWS, noisy_features, require_classifier
 from raybd.metrics.information.resolution import (
     GRIDS,
     Z_DRAWS,
@@ -16,16 +16,15 @@ from raybd.metrics.information.resolution import (
     resolved_information,
 )
 from raybd.metrics.information.signature import Signature, difference, direction, signature
-from raybd.metrics.information.trigger_pairs import BACKDOOR, FRESH, TriggerPair, scattered
+from raybd.metrics.information.trigger_pairs import BACKDOOR, PLAIN, TriggerPair, scattered
 from raybd.metrics.subset import random_subset
 from raybd.models import Classifier
 from raybd.seeds import forked_rng, stream
 from raybd.types import CLEAN, MetricContext
+from raybd.utils.metric_names import FRESH
 
-FRESH_DRAWS = 4  # draws of each image on which a critic is evaluated
 NOISE_IMAGES, NOISE_PASSES = 256, 8  # clean images from which a network's own noise is known, draws of each
 SCATTERINGS = 4  # of the trigger's pixels, each a trigger that holds no backdoor
-PLAIN = f"{FRESH}_plain"
 KINDS = {"own": "", "iso": "_isotropic"}  # of noise: how signatures read in it are called
 Grids = Mapping[str, tuple[float, ...]]  # by kind
 Curves = dict[str, dict[str, Resolved]]  # by kind and group

@@ -9,8 +9,9 @@ from raybd.metrics.information.groups import MIN_IMAGES
 from raybd.metrics.subset import random_subset
 from raybd.seeds import stream
 from raybd.types import CLEAN, POISON, MetricContext
+from raybd.utils.metric_names import FRESH
 
-FRESH, BACKDOOR = "fresh_train", "backdoor"
+BACKDOOR, PLAIN = "backdoor", f"{FRESH}_plain"
 
 
 @dataclass(frozen=True)
