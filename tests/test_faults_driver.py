@@ -1,6 +1,7 @@
 """The driver is killed, started twice, interrupted twice: as people do it, with processes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,7 +97,10 @@ def test_started_twice_then_killed_then_interrupted_twice_then_finished(tmp_path
     last = started(tmp_path, 8, "--inline")
     said, _ = last.communicate(timeout=120)
     assert last.returncode == 0, said
-    assert f"{between} trials have finished, {8 - between} to run" in said
+    # A trial whose record was whole when its driver ended, but not yet uploaded, is found on disk now.
+    kept, left = map(int, re.findall(r"(\d+) trials have finished, (\d+) to run", said)[0])
+    assert between <= kept <= before + 2  # of the two that the third driver could train
+    assert kept + left == 8
     ends = statuses(tmp_path)
     assert len(ends) == 8
     assert all(runs.count("FINISHED") == 1 for runs in ends.values())
