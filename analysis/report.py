@@ -19,6 +19,7 @@ from analysis.signatures import signature_table
 from analysis.values import Value, distinct, format_value, to_python
 from analysis.verdict import STATUSES
 from raybd.errors import InputError
+from raybd.utils.files import expanded
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c2733; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
@@ -42,7 +43,7 @@ def write_report(experiment: str | Sequence[str], path: str | Path, tracking_uri
     if runs.empty:
         raise InputError(f"no trial is logged in {experiment!r}")
     text = report(runs, experiment if isinstance(experiment, str) else ", ".join(experiment))
-    path = Path(path).expanduser().absolute()
+    path = expanded(path)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 def public(text: str) -> str:
     """`text` as it may be printed and kept: names and passwords in its URIs (http://NAME:PASSWORD@HOST) are ***."""
-    return re.sub(r"(?<=://)[^/\s]*@", "***@", text)
+    printable = text.encode(errors="backslashreplace").decode()  # file names need not be UTF-8
+    return re.sub(r"(?<=://)[^/\s]*@", "***@", printable)
 
 
 class InputError(ValueError):

@@ -210,3 +210,15 @@ def test_a_link_or_pipe_that_is_no_image_is_named(tmp_path, kind):
     make[kind]()
     with pytest.raises(InputError, match="1 broken images: a/bad.png"):
         raybd.data.load(f"folder:{tmp_path / 'set'}", tmp_path / "root")
+
+
+def test_files_whose_names_are_not_utf8_are_images_as_others_are(root):
+    _halves(root)
+    (root / "train/dog/a.png").rename(root / "train/dog" / os.fsdecode(b"\xff.png"))
+    assert len(_load(root).train) == 3
+
+
+def test_class_whose_name_is_not_utf8_is_refused(root):
+    for name in ("cat/0.png", "cat/1.png", "\udcff/0.png", "\udcff/1.png"):
+        _save(root / name, _random(2, 2))
+    assert _problems(root) == [r"class names that are not UTF-8: \udcff"]

@@ -1,12 +1,15 @@
 """Arrays in .npz files: layouts, checks, cache."""
 
+import io
 import os
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 
 import raybd.data
+from raybd.data import npz_headers
 from raybd.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -163,3 +166,35 @@ def test_changed_file_is_read_again(load, tmp_path):
     file = tmp_path / "set.npz"
     os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
     assert raybd.data.load(f"npz:{file}", tmp_path / "root").fingerprint == after.fingerprint
+
+
+def test_class_names_must_be_told_apart_and_printed(load):
+    assert _problems(load, classes=np.array(["cat", "dog", "cat"])) == ["class names that occur twice: cat"]
+    assert _problems(load, classes=np.array(["cat", "", " "])) == ["classes without a name: 1, 2"]
+    assert _problems(load, classes=np.array([b"\xff", b"cat", b"dog"])) == [r"class names that are not UTF-8: \udcff"]
+    assert load(classes=np.array(["été".encode(), b"cat", b"dog"])).classes == ("été", "cat", "dog")
+
+
+def _claiming(path, shape):
+    """A file whose x_train has a header that claims `shape`, and nothing after it."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.savez(path, **{key: value for key, value in GOOD.items() if key != "x_train"})
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("x_train.npy", header.getvalue())
+
+
+def test_size_that_is_not_there_is_told_before_memory_is_taken(tmp_path):
+    _claiming(tmp_path / "huge.npz", (2**26, 1000, 1000))
+    with pytest.raises(InputError, match=r"x_train cannot be read: its header claims 61 TiB, the file holds 128 bytes"):
+        raybd.data.load(f"npz:{tmp_path / 'huge.npz'}", tmp_path / "root")
+
+
+def test_arrays_that_no_memory_holds_are_refused_before_they_are_read(load, monkeypatch):
+    assert len(load().train) == 6
+    monkeypatch.setattr(npz_headers, "available_bytes", lambda: 200)
+    arrays = sum(value.nbytes for value in GOOD.values())
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", None)  # nothing may be read
+    assert _problems(load, x_test=GOOD["x_test"] + 1) == [
+        f"its arrays take {arrays} bytes, and this machine has 200 bytes free"
+    ]

@@ -14,6 +14,7 @@ from raybd.data.torchvision_sets import CIFAR10, CIFAR100, FASHION_MNIST, GTSRB,
 from raybd.errors import InputError
 from raybd.plugins import unknown
 from raybd.types import Data
+from raybd.utils.files import expanded
 
 __all__ = ["AUGMENTATION", "DATASETS", "augmentation", "check_name", "data_root", "load", "split_validation"]
 
@@ -56,7 +57,7 @@ def load(name: str, root: str | Path | None = None) -> Data:
     whole, subset = parse(name)
     kind, _, path = whole.partition(":")
     home = data_root(root)
-    where = Path(path).expanduser().absolute() if path else home
+    where = expanded(path) if path else home
     data = cached(whole, DATASETS[kind], where, home)
     return restrict(data, subset) if subset else data
 
@@ -79,7 +80,7 @@ def check_name(name: str) -> list[str]:
 
 def data_root(root: str | Path | None = None) -> Path:
     """`root`, else the environment's RAYBD_DATA, else ~/.cache/raybd/data, as an absolute path."""
-    return Path(root or os.environ.get("RAYBD_DATA") or DEFAULT_ROOT).expanduser().absolute()
+    return expanded(root or os.environ.get("RAYBD_DATA") or DEFAULT_ROOT)
 
 
 def augmentation(name: str) -> tuple[int, bool]:

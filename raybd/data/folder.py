@@ -1,5 +1,6 @@
 """Image files in one folder for each class."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -60,12 +61,15 @@ def _trees(where: Path) -> list[Tree]:
     Raises:
         InputError: with every problem that the names show.
     """
-    if not where.is_dir():
+    if not os.path.isdir(where):  # noqa: PTH112 - Path's raises where a name is too long
         raise InputError(f"folder:{where}: there is no such folder")
     splits = [where / split for split in ("train", "test") if (where / split).is_dir()]
     if len(splits) == 1:
         raise InputError(f"folder:{where}: there is {splits[0].name} alone; have train and test, or neither")
-    trees = [_tree(split) for split in splits or [where]]
+    try:
+        trees = [_tree(split) for split in splits or [where]]
+    except OSError as error:  # a folder that may not be read, or that goes while it is
+        raise InputError(f"folder:{where}: {error.filename} cannot be read: {error.strerror}") from error
     if problems := _tree_problems(trees, [split.name for split in splits] or ["it"]):
         raise InputError(f"folder:{where}: {problem}" for problem in problems)
     return trees

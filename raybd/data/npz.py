@@ -1,18 +1,17 @@
 """Arrays in a .npz file."""
 
-import zipfile
-import zlib
-from collections.abc import Mapping
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from raybd.data.npz_headers import size_problems
 from raybd.data.reader import Array, RawData, array_problems, shorten, stamp_of, validated
 from raybd.errors import InputError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Npz:
 
     def stamp(self, where: Path) -> str:
         """Of the file's size and time."""
-        if not where.is_file():
+        if not os.path.isfile(where):  # noqa: PTH113 - Path's raises where a name is too long
             raise InputError(f"npz:{where}: there is no such file")
         return stamp_of([where], where.parent)
 
@@ -49,7 +48,7 @@ def _stored(path: Path) -> tuple[dict[str, Array], list[str]]:
     """The arrays of `path` that can be read, and the problems of the others."""
     try:
         file = np.load(path, allow_pickle=False)
-    except UNREADABLE as error:
+    except Exception as error:  # a broken file raises whatever its bytes suggest
         raise InputError(f"npz:{path}: not a .npz file of plain arrays ({error})") from error
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise InputError(f"npz:{path}: one array alone, not a .npz file; numpy.savez writes one")
@@ -57,20 +56,24 @@ def _stored(path: Path) -> tuple[dict[str, Array], list[str]]:
         return _entries(file)
 
 
-def _entries(file: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
-    arrays, problems = {}, []
+def _entries(file: Any) -> tuple[dict[str, Array], list[str]]:
+    """The arrays of the open `NpzFile`; none where their sizes forbid it."""
+    if problems := size_problems(file.zip, (key for key in (*KEYS, "classes") if key in file)):
+        return {}, problems
+    arrays = {}
     if missing := [key for key in KEYS if key not in file]:
         problems.append(f"no {', '.join(missing)} (there is {shorten(sorted(file)) or 'nothing'})")
     for key in (key for key in (*KEYS, "classes") if key in file):
         try:
-            arrays[key] = file[key]
-        except UNREADABLE as error:
+            arrays[key] = np.asarray(file[key])
+        except Exception as error:  # noqa: BLE001 - as above
             problems.append(f"{key} cannot be read ({error}); pickled objects are refused: save plain arrays")
     return arrays, problems
 
 
 def _names(names: Array) -> list[str]:
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in names.reshape(-1).tolist()]
+    """Texts; bytes that are not UTF-8 as surrogates, which `array_problems` refuses."""
+    return [os.fsdecode(name) if isinstance(name, bytes) else str(name) for name in names.reshape(-1).tolist()]
 
 
 def _dtype_problem(key: str, value: Array) -> str | None:

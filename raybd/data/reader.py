@@ -1,6 +1,8 @@
 """The interface of readers of data sets, and the validation that all of them share."""
 
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +54,7 @@ def stamp_of(paths: Iterable[Path], base: Path) -> str:
     """
     files = sorted(file for path in paths for file in _files(path))
     lines = [f"{file.relative_to(base).as_posix()}\0{_version(file)}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
+    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest() if lines else ""
 
 
 def _version(path: Path) -> str:
@@ -83,7 +85,7 @@ def validated(source: str, arrays: Mapping[str, Array], classes: Sequence[str] |
 
 def array_problems(arrays: Mapping[str, Array], classes: Sequence[str] | None) -> list[str]:
     """Every reason why `arrays` are no data set; absent arrays are not checked."""
-    problems = []
+    problems = _name_problems(classes or ())
     for split in SPLITS:
         x, y = arrays.get(f"x_{split}"), arrays.get(f"y_{split}")
         if (x is not None and not x.size) or (y is not None and not y.size):
@@ -96,6 +98,17 @@ def array_problems(arrays: Mapping[str, Array], classes: Sequence[str] | None) -
             problems.append(f"training images are {train} but test images {test} (C, H, W): make them the same")
     if "y_train" in arrays and "y_test" in arrays and arrays["y_train"].size:
         problems += _label_problems(arrays["y_train"], arrays["y_test"], classes)
+    return problems
+
+
+def _name_problems(classes: Sequence[str]) -> list[str]:
+    """Class names that are empty, not UTF-8, or said twice."""
+    unprintable = [name for name in classes if name != name.encode(errors="replace").decode()]
+    twice = [name for name, count in Counter(classes).items() if count > 1 and name]
+    problems = [f"class names that are not UTF-8: {shorten(unprintable)}"] * bool(unprintable)
+    problems += [f"class names that occur twice: {shorten(twice)}"] * bool(twice)
+    if nameless := [label for label, name in enumerate(classes) if not name.strip()]:
+        problems.append(f"classes without a name: {shorten(nameless)}")
     return problems
 
 

@@ -1,8 +1,8 @@
 """Subsets of data sets by name: `mnist[7,1]` is two of its classes, `mnist[7,1;1500]` 1,500 training images."""
 
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from raybd.data.reader import RawData, shorten
 from raybd.errors import InputError
 from raybd.seeds import stream
 from raybd.types import Data, Images
+from raybd.utils.files import expanded
 
 FORM = re.compile(r"(?P<whole>.*)\[(?P<classes>[^\[\];]*)(?:;(?P<limit>[^\[\];]*))?\]")
 
@@ -49,7 +50,7 @@ def parse(name: str) -> tuple[str, Subset | None]:
 
 def _exists(name: str) -> bool:
     _, colon, path = name.partition(":")
-    return bool(colon) and Path(path).expanduser().exists()
+    return bool(colon) and os.path.exists(expanded(path))  # noqa: PTH110 - Path's raises where a name is too long
 
 
 def restrict(data: Data, subset: Subset) -> Data:

@@ -14,6 +14,7 @@ from raybd.models import build_model
 from raybd.models.torchvision_model import PREFIX, TorchvisionClassifier
 from raybd.models.user_function import import_function
 from raybd.seeds import forked_rng
+from raybd.utils.files import expanded
 
 __all__ = ["PREFIX", "FrozenEncoder", "UserFunction", "torchvision_encoder"]
 
@@ -55,7 +56,7 @@ def torchvision_encoder(name: str, weights: str, seed: int, side: int | None) ->
         classifier = build_model(f"{PREFIX}{name}", shape, 1000, MEAN, STD)
     assert isinstance(classifier, TorchvisionClassifier)
     if weights != RANDOM:
-        _load_weights(classifier.body, Path(weights).expanduser(), name)
+        _load_weights(classifier.body, expanded(weights), name)
     return FrozenEncoder(classifier, side).eval()
 
 

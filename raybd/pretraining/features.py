@@ -12,6 +12,7 @@ from raybd.pretraining.encoder_cache import encoder_weights
 from raybd.pretraining.extractors import PREFIX, FrozenEncoder, UserFunction, torchvision_encoder
 from raybd.pretraining.feature_files import SUFFIXES, read_features
 from raybd.utils.cache import compute_once, content_hash
+from raybd.utils.files import expanded
 
 FORMAT = 2  # of the key; another number makes all features be computed anew
 CHUNK = 256  # images at a time
@@ -39,7 +40,7 @@ def frozen_features(
         InputError: there is no such source, or it fails, or its features are not one row of finite numbers an image.
     """
     if isinstance(source, str) and source.endswith(SUFFIXES):
-        return _checked(source, read_features(Path(source).expanduser(), x.cpu()), len(x)).to(x.device)
+        return _checked(source, read_features(expanded(source), x.cpu()), len(x)).to(x.device)
     function = extractor(source, weights=weights, seed=seed, side=side) if isinstance(source, str) else source
     name = source if isinstance(source, str) else type(source).__name__
 

@@ -17,6 +17,7 @@ from raybd.tracking.metric_table import parse_table
 from raybd.tracking.store import Store
 from raybd.tracking.uploads import METRICS_PER_BATCH, PARENT
 from raybd.trials.records import SweepFolder, TrialFolder
+from raybd.utils.files import expanded
 from raybd.utils.metric_names import TABLE, headline
 
 TEXTS_PER_BATCH = 100  # parameters or tags; MLflow's own limit
@@ -30,7 +31,7 @@ def export_sweep(name: str, out: Path, tracking_uri: str | None = None, folder: 
     Raises:
         InputError: `out` holds something, or the store cannot be read.
     """
-    out = out.expanduser().absolute()
+    out = expanded(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something already: give --out a folder that is new or empty")
     client, known = find_experiments([name], tracking_uri)

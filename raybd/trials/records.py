@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from raybd.errors import InputError
-from raybd.utils.files import write_text
+from raybd.utils.files import expanded, write_text
 from raybd.utils.locks import lock
 
 FINISHED, FAILED = "FINISHED", "FAILED"
@@ -172,7 +172,7 @@ class SweepFolder:
         """
         if problems := check_name(name):
             raise InputError(problems)
-        path = Path(results).expanduser().absolute() / name
+        path = expanded(results) / name
         try:
             (path / "trials").mkdir(parents=True, exist_ok=True)
             probe = path / ".writable"
@@ -185,7 +185,7 @@ class SweepFolder:
     @classmethod
     def find(cls, results: str | Path, name: str) -> "SweepFolder | None":
         """The folder of sweep `name` if there is one."""
-        path = Path(results).expanduser().absolute() / name
+        path = expanded(results) / name
         return cls(path) if path.is_dir() else None
 
     @contextmanager

@@ -1,8 +1,22 @@
-"""Atomic writing of files. Imports nothing of raybd."""
+"""Paths as users write them, and atomic writing of files."""
 
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
+
+from raybd.errors import InputError
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` as an absolute one, with the home folder for ~.
+
+    Raises:
+        InputError: it is another user's home, and there is no such user.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise InputError(f"{path}: there is no such user's home folder") from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -1,0 +1,28 @@
+"""Memory that this machine has free, and sizes in words."""
+
+import contextlib
+import os
+from pathlib import Path
+
+MEMINFO = Path("/proc/meminfo")
+CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")  # of a container: its limit in bytes, or "max"
+
+
+def available_bytes() -> int:
+    """Bytes that a program can have without swapping: those available on Linux, elsewhere all that is built in."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):
+        lines = MEMINFO.read_text().splitlines()
+        found = min([found, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))])
+    with contextlib.suppress(OSError, ValueError):
+        found = min(found, int(CONTROL_GROUP.read_text()))
+    return found
+
+
+def format_bytes(count: float) -> str:
+    """`count` bytes with three digits and a unit: "61 TiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"
