@@ -1,4 +1,4 @@
-"""The nouns every other module shares. Imports nothing of raybd."""
+"""The nouns every other module shares."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -7,6 +7,8 @@ from typing import Any, Protocol, get_type_hints
 
 import torch
 from torch import Tensor, nn
+
+from raybd.pixels import part_of
 
 CLEAN, POISON, COVER = 0, 1, 2  # roles of a training image
 
@@ -30,7 +32,10 @@ def _float_fields(cls: Any) -> list[tuple[str, bool]]:
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images: `x` (N, C, H, W) uint8 in 0-255 and `y` (N,) int64."""
+    """Labelled images: `x` (N, C, H, W) uint8 in 0-255 and `y` (N,) int64.
+
+    Of a set that is streamed, `raybd.pixels.Pixels` stand for the tensor `x`.
+    """
 
     x: Tensor
     y: Tensor
@@ -54,6 +59,10 @@ class Images:
         """The images at `index` (any index tensor over N), in that order."""
         return Images(self.x[index], self.y[index])
 
+    def part(self, index: Tensor) -> "Images":
+        """As `take`, for many images: those of a set that is streamed are not read yet."""
+        return Images(part_of(self.x, index), self.y[index])
+
     def to(self, device: str | torch.device) -> "Images":
         """The same images on `device`; no copy where they are there already."""
         return Images(self.x.to(device), self.y.to(device))
@@ -61,6 +70,15 @@ class Images:
     def at(self, epoch: int) -> "Images":
         """The images that a training sees in `epoch` (from 1): always these, unless an attacker renews them."""
         return self
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What `raybd.data.load` was given: on another machine it has the same images."""
+
+    name: str
+    root: str
+    resize: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,7 @@ class Data:
     mean: tuple[float, ...]  # of each channel over the training images, in [0, 1]
     std: tuple[float, ...]
     validation: Images | None = None
+    origin: Origin | None = None
 
     def to(self, device: str | torch.device) -> "Data":
         """The same data on `device`."""

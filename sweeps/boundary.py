@@ -177,7 +177,7 @@ class BoundaryProposer(ListProposer):
 
 def search(options: BoundaryOptions, plan: SweepPlan, run: Run) -> list[TrialConfig]:
     """The active search; all trials that it asked for."""
-    known, data = prepare(every_trial(options), options.dataset.data_root, lower=options.attack.every)
+    known, data = prepare(every_trial(options), options.dataset.data_root, options.attack.every, options.image_bytes)
     proposer = BoundaryProposer(BoundarySearch(options, known), lambda: load_runs(plan.name, plan.store.address.uri))
     run(replace(plan, data=data), proposer)
     _save_search(plan.folder.path, proposer)

@@ -113,7 +113,7 @@ def _worst(cases: Sequence[TrialConfig], values: Sequence[float]) -> float:
 
 def search(options: SearchOptions, plan: SweepPlan, run: Run) -> list[TrialConfig]:
     """Find the winner; its trials against every attack."""
-    cases, data = prepare(search_cases(options), options.dataset.data_root)
+    cases, data = prepare(search_cases(options), options.dataset.data_root, image_bytes=options.image_bytes)
     problem = Search(
         name=options.name,
         base=options.search.defence(),
@@ -138,7 +138,7 @@ def search(options: SearchOptions, plan: SweepPlan, run: Run) -> list[TrialConfi
     best = problem.defence(chosen.user_attrs["settings"]) if chosen else problem.base
     compared = expand_comparison(options)
     trials = [replace(trial, defence=best) for trial in compared if trial.defence == problem.base]
-    asked, _ = prepare([*compared, *trials], options.dataset.data_root, lower=options.attack.every)
+    asked, _ = prepare([*compared, *trials], options.dataset.data_root, options.attack.every, options.image_bytes)
     _complete_report(options, best, [trial.key for trial in asked], plan.folder.path)
     return trials
 

@@ -157,7 +157,7 @@ def test_different_sizes_name_two_files(root):
     _halves(root)
     _save(root / "train/dog/big.png", _random(5, 7, 3))
     [problem] = _problems(root)
-    assert "train/cat/a.bmp is 6x4, train/dog/big.png is 7x5; resize them" in problem
+    assert "train/cat/a.bmp is 6x4, train/dog/big.png is 7x5; give them all one size (--resize 64)" in problem
 
 
 def test_changes_of_the_folder_are_seen(root):

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from raybd.attacks.base import Attack, Shape, Trigger
+from raybd.attacks.stamping import KeptPart, Part, RulePart, blocks, draws_per_image, in_bytes, stamped_when_read
+from raybd.pixels import as_pixels, is_streamed, stands_for
 from raybd.seeds import stream
 from raybd.types import COVER, POISON, Images, Poisoned
-
-TURNS = 4  # parts of the trigger that adaptive attacks deal out in turn: each block begins with the first
-Stamp = Callable[[Tensor, Trigger], Tensor]
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,15 @@ class PoisonIndices:
 
     poison: Tensor  # indices; those of a smaller rate come first
     cover: Tensor  # likewise
+
+
+@dataclass(frozen=True)
+class Touched:
+    """The training images `index` (n,) that a member poisons, or uses as covers."""
+
+    member: int
+    role: int  # POISON or COVER
+    index: Tensor
 
 
 @dataclass(frozen=True)
@@ -90,13 +98,15 @@ class PoisonSpec:
     def poison(self, images: Images, classes: int) -> Poisoned:
         """The training set that the victim gets: triggers stamped and labels changed, all else untouched."""
         roles, member = torch.zeros_like(images.y, dtype=torch.uint8), torch.zeros_like(images.y, dtype=torch.uint8)
-        x, y, indices = images.x.clone(), images.y.clone(), self.indices(images.y)
-        for k, one in enumerate(indices):
+        y, touched = images.y.clone(), list[Touched]()
+        for k, one in enumerate(self.indices(images.y)):
             for role, index in ((POISON, one.poison.to(y.device)), (COVER, one.cover.to(y.device))):
                 y[index] = self._labels(k, role, images.y[index], classes)
-                self._stamp(x, k, role, images, index, y[index], classes)
                 roles[index], member[index] = role, k
-        triggers = tuple(digest(self.trigger(images.shape, classes, k)) for k in range(len(indices)))
+                touched.append(Touched(k, role, index))
+        x = self._stamped(images, y, touched, classes)
+        members = range(len(self.attack.members()))
+        triggers = tuple(digest(self.trigger(images.shape, classes, k)) for k in members)
         made = Images(x, y)
         if self.attack.repoisons_each_epoch():
             made = RepoisonedImages(x, y, partial(self._repoisoned, images, classes))
@@ -104,6 +114,8 @@ class PoisonSpec:
 
     def triggered(self, images: Images, classes: int) -> Images:
         """All of `images` with the trigger of each member in turn, labelled with what the attacker wants of them."""
+        if is_streamed(images.x):
+            return self._streamed_triggered(images, classes)
         made = [self.triggered_by(k, images, classes) for k in range(len(self.attack.members()))]
         return made[0] if len(made) == 1 else Images(torch.cat([m.x for m in made]), torch.cat([m.y for m in made]))
 
@@ -111,9 +123,9 @@ class PoisonSpec:
         """`triggered` for one member; `wanted` (N,) says what for an attack that draws its targets."""
         attack, pattern = self._attack(member), self.trigger(images.shape, classes, member).to(images.x.device)
         if wanted is None:
-            wanted = attack.wanted(images.y, classes, stream(self.seed, "wanted", "test", *_numbered(member)))
+            wanted = self._wanted(member, images.y, classes)
         made, nothing = torch.empty_like(images.x), torch.empty(len(images), 0, device=images.x.device)
-        for new, x, true, want, part in _blocks(attack, images.shape, made, images.x, images.y, wanted, nothing):
+        for new, x, true, want, part in blocks(attack, images.shape, made, images.x, images.y, wanted, nothing):
             in_bytes(attack, attack.stamp, x, Trigger(pattern, true, want, part), new)
         return Images(made, wanted)
 
@@ -136,19 +148,51 @@ class PoisonSpec:
             return y
         return attack.wanted(y, classes, self._stream("wanted", *_numbered(member)))
 
-    def _stamp(
-        self, x: Tensor, member: int, role: int, images: Images, index: Tensor, wanted: Tensor, classes: int
-    ) -> None:
-        """Write the member's trigger into `x[index]`, a copy of `images.x`; each block has draws of its own."""
-        attack, pattern = self._attack(member), self.trigger(images.shape, classes, member).to(images.x.device)
+    def _wanted(self, member: int, y: Tensor, classes: int) -> Tensor:
+        return self._attack(member).wanted(y, classes, stream(self.seed, "wanted", "test", *_numbered(member)))
+
+    def _stamped(self, images: Images, y: Tensor, touched: list[Touched], classes: int) -> Tensor:
+        """The pixels of `images`, relabelled `y`, with the triggers of training: a copy, or stamped when read."""
+        if is_streamed(images.x):
+            parts = [self._part(images, y, one, classes) for one in touched if len(one.index)]
+            return stands_for(stamped_when_read(as_pixels(images.x), parts))
+        x = images.x.clone()
+        for one in touched:
+            for at, made in self._blocks_of(images, y, one, classes):
+                x[at] = made
+        return x
+
+    def _blocks_of(self, images: Images, y: Tensor, one: Touched, classes: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images `one.index` with the trigger, in blocks with their indices; each block has draws of its own."""
+        attack, pattern = self._attack(one.member), self.trigger(images.shape, classes, one.member).to(images.x.device)
         stamp, draw = attack.stamp_training, attack.draw_per_image
-        if role == COVER:
+        if one.role == COVER:
             stamp, draw = attack.stamp_cover, attack.draw_per_cover
-        for block, (at, want) in enumerate(_blocks(attack, images.shape, index, wanted)):
-            some, rng = Images(images.x.index_select(0, at), images.y[at]), self._stream("parts", member, role, block)
+        for block, (at, want) in enumerate(blocks(attack, images.shape, one.index, y[one.index])):
+            some, rng = images.take(at), self._stream("parts", one.member, one.role, block)
             trigger = Trigger(pattern, some.y, want, draw(some, images, classes, rng).to(some.x.device))
             in_bytes(attack, stamp, some.x, trigger, some.x)
-            x[at] = some.x
+            yield at, some.x
+
+    def _part(self, images: Images, y: Tensor, one: Touched, classes: int) -> Part:
+        """How `one.index` gets its trigger when it is read: by rule, or, drawn image by image, from a file."""
+        attack = self._attack(one.member)
+        if draws_per_image(attack, one.role):
+            return KeptPart.of(one.index, images, self._blocks_of(images, y, one, classes))
+        pattern = self.trigger(images.shape, classes, one.member)
+        stamp = attack.stamp_cover if one.role == COVER else attack.stamp_training
+        return RulePart.of(one.index, attack, stamp, Trigger(pattern, images.y, y, torch.empty(0)))
+
+    def _streamed_triggered(self, images: Images, classes: int) -> Images:
+        members, n, base = len(self.attack.members()), len(images), as_pixels(images.x)
+        y = torch.cat([self._wanted(k, images.y, classes) for k in range(members)])
+        true, parts = images.y.repeat(members), list[Part]()
+        for k in range(members):
+            trigger = Trigger(self.trigger(images.shape, classes, k), true, y, torch.empty(0))
+            attack = self._attack(k)
+            parts.append(RulePart.of(torch.arange(k * n, (k + 1) * n), attack, attack.stamp, trigger))
+        repeated = base.subset(torch.arange(n).repeat(members))
+        return Images(stands_for(stamped_when_read(repeated, parts)), y)
 
     def _pool(self, member: int, y: Tensor) -> Tensor:
         """Mask (N,) of the images that this member alone may touch: each image is one member's, at random."""
@@ -190,24 +234,9 @@ def _divided(whole: int, shares: tuple[float, ...]) -> list[int]:
     return torch.bincount(best % len(shares), minlength=len(shares)).tolist()
 
 
-def in_bytes(attack: Attack, stamp: Stamp, x: Tensor, trigger: Trigger, out: Tensor) -> None:
-    """Make `out` what a file would hold of `x` (n, C, H, W) uint8 with the trigger, clipped and rounded."""
-    if attack.on_bytes:
-        out.copy_(stamp(out.copy_(x), trigger))
-    else:  # by way of int16: a CPU turns floats into single bytes one by one
-        out.copy_(stamp(x.float(), trigger).clamp_(0, 255).round_().to(torch.int16))
-
-
 def digest(x: Tensor) -> str:
     """The first 16 hex digits of the SHA-256 of a tensor's bytes."""
     return hashlib.sha256(x.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
-
-
-def _blocks(attack: Attack, shape: Shape, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The rows of `columns` in blocks of as many images as the attack stamps at once."""
-    size = max(1, attack.chunk // math.prod(shape) // TURNS) * TURNS
-    pieces = (column.split(size) for column in columns if len(column))
-    return zip(*pieces, strict=True)
 
 
 def _numbered(member: int) -> list[int]:

@@ -35,7 +35,7 @@ def surrogate(train: Images, classes: int) -> nn.Module:
 def _untrained(train: Images, classes: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(derive(SEED, "surrogate"))
-        return build_model("small_cnn", train.shape, classes, *mean_std(train.x.cpu())).to(train.x.device)
+        return build_model("small_cnn", train.shape, classes, *mean_std(train.x)).to(train.x.device)
 
 
 def _trained(train: Images, classes: int, config: TrainConfig) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """The gate: a poisoned set is what was asked for, or no training starts."""
 
-from typing import Any
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,9 +10,12 @@ from torch import Tensor
 from raybd.attacks.base import Attack
 from raybd.attacks.poisoning import PoisonSpec, digest
 from raybd.errors import PoisoningError
+from raybd.pixels import batches_of, is_streamed
 from raybd.types import CLEAN, COVER, POISON, Images, Poisoned
 
 LEAST_CHANGED = 0.5  # share of poisoned images that must differ from their originals after rounding
+LOOKED_AT = 4096  # images outside the poison that are compared with their originals, of a set that is streamed
+PART = 2**21  # values that are compared at a time
 PROBE = 64  # poisoned images stamped again on the test path
 
 
@@ -36,8 +41,7 @@ def verify_poisoning(recipe: PoisonSpec, clean: Images, poisoned: Poisoned, clas
 
 
 def _manifest(recipe: PoisonSpec, clean: Images, poisoned: Poisoned, at: dict[int, Tensor]) -> dict[str, Any]:
-    before, after = clean.x[at[POISON]], poisoned.images.x[at[POISON]]
-    difference = (after.float() - before.float()).flatten(1) / 255
+    size = _sizes(clean, poisoned, at[POISON])
     names = [member.name for member in recipe.attack.members()]
     counts = torch.bincount(poisoned.member[at[POISON]].long(), minlength=len(names)).tolist()
     return {
@@ -47,15 +51,16 @@ def _manifest(recipe: PoisonSpec, clean: Images, poisoned: Poisoned, at: dict[in
         "trigger": ",".join(poisoned.triggers),
         "indices": digest(at[POISON]),
         "cover_indices": digest(at[COVER]),
-        "changed": _mean((before != after).flatten(1).any(1)),
-        "l2": _mean(difference.norm(dim=1)),
-        "linf": _mean(difference.abs().amax(1)) if len(after) else 0.0,
+        "changed": _mean(size.changed),
+        "l2": _mean(size.l2),
+        "linf": _mean(size.linf),
     } | ({"members": dict(zip(names, counts, strict=True))} if len(names) > 1 else {})
 
 
 def _untouched(clean: Images, poisoned: Poisoned, others: Tensor, covers: Tensor) -> list[str]:
     found = []
-    if not torch.equal(clean.x[others], poisoned.images.x[others]):
+    seen = others[:: max(1, len(others) // LOOKED_AT)] if is_streamed(clean.x) else others
+    if not all(torch.equal(before, after) for before, after in _both(clean, poisoned, seen)):
         found.append("images outside the poison and the covers have changed")
     kept = torch.cat([others, covers])
     if wrong := int((clean.y[kept] != poisoned.images.y[kept]).sum()):
@@ -91,7 +96,7 @@ def _labels(attack: Attack, true: Tensor, given: Tensor, classes: int) -> list[s
 
 
 def _changed(clean: Images, poisoned: Poisoned, index: Tensor) -> list[str]:
-    share = _mean((clean.x[index] != poisoned.images.x[index]).flatten(1).any(1))
+    share = _mean(_sizes(clean, poisoned, index).changed)
     if len(index) == 0 or share >= LEAST_CHANGED:
         return []
     return [f"the trigger changes only {share:.1%} of the poisoned images after rounding to 8 bits"]
@@ -109,6 +114,31 @@ def _same_trigger(
         train = digest(poisoned.images.x[index])
         test = digest(recipe.triggered_by(member, clean.take(index), classes, given).x)
     return [] if test == train else [f"the trigger in training ({train}) is not that at test ({test})"]
+
+
+class _Sizes(NamedTuple):
+    """How far images (n,) are from their originals: whether at all, and norms of the difference in [0, 1]."""
+
+    changed: Tensor
+    l2: Tensor
+    linf: Tensor
+
+
+def _sizes(clean: Images, poisoned: Poisoned, index: Tensor) -> _Sizes:
+    found, start = torch.zeros(3, len(index)), 0  # before the loop: small tensors between large ones break up the heap
+    for before, after in _both(clean, poisoned, index):
+        difference = after.float().sub_(before).flatten(1).div_(255)
+        here = found[:, start : start + len(before)]
+        here[0], here[1] = (before != after).flatten(1).any(1), difference.norm(dim=1)
+        here[2] = difference.abs_().amax(1)
+        start += len(before)
+    return _Sizes(*found)
+
+
+def _both(clean: Images, poisoned: Poisoned, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images at `index` before and after, some at a time."""
+    parts = index.split(max(1, PART // math.prod(clean.shape))) if len(index) else ()
+    return zip(batches_of(clean.x, parts), batches_of(poisoned.images.x, parts), strict=True)
 
 
 def _mean(x: Tensor) -> float:

@@ -7,6 +7,7 @@ from joblib import cpu_count
 
 from raybd.command_line.estimate import estimate_seconds
 from raybd.command_line.options import SweepOptions
+from raybd.data.residency import describe_place
 from raybd.errors import NoDataError
 from raybd.execution.progress import format_duration
 from raybd.trials.config import TrialConfig
@@ -20,7 +21,9 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
         InputError: a trial could not run.
     """
     try:
-        known, data = prepare(configs, options.dataset.data_root, lower=options.attack.every)
+        known, data = prepare(
+            configs, options.dataset.data_root, lower=options.attack.every, image_bytes=options.image_bytes
+        )
     except NoDataError as error:
         print(f"all trials: {_common_settings(configs)}\n")
         print("\n".join(f"{'-' * 16}  {config.label}" for config in configs))
@@ -29,6 +32,8 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
     print(f"all trials: {_common_settings(configs)}\n")
     for config in known:
         print(f"{config.key}  {config.label}")
+    for one in data.values():
+        print(describe_place(one, options.image_bytes))
     cores = 1 if options.execution.inline else cpu_count()
     total = estimate_seconds(known, data)
     print(

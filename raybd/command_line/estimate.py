@@ -12,7 +12,7 @@ def estimate_seconds(configs: Sequence[TrialConfig], data: dict[str, Data]) -> f
     costs: dict[tuple[object, ...], float] = {}
     total = 0.0
     for config in configs:
-        kind, one = kind_of(config), data[config.data]
+        kind, one = kind_of(config), data[config.image_set]
         key = kind.cost_key(config)
         if key not in costs:
             costs[key] = kind.unit_seconds(config, one)

@@ -72,6 +72,7 @@ def network_trials(
     return [
         TrialConfig(
             data=options.dataset.data,
+            resize=options.dataset.resize,
             validation=options.dataset.validation,
             attack=attack,
             poison_rate=rate,

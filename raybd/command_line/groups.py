@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from annotated_types import Ge, Interval, MinLen
+from joblib import cpu_count
 
 from raybd.attacks import ATTACKS
 from raybd.data import check_name
@@ -42,6 +43,10 @@ class DataOptions(OptionGroup):
     """Folder with the data sets (also RAYBD_DATA)."""
     validation: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """Share of the training set to set aside."""
+    resize: Annotated[int, Ge(0)] = 0
+    """Make the images squares of so many pixels, once, when they are first read; 0: as they are, all of one size."""
+    data_memory: NonNegative | None = None
+    """GB of images that a trial may hold, above which they are streamed from the disk; none: half of its share."""
 
     def problems(self) -> list[str]:
         """Those of every group, and a data set that is not known."""
@@ -175,6 +180,14 @@ class ExecutionOptions(OptionGroup):
     def resources(self) -> Resources:
         """What a trial holds of the machine."""
         return Resources(self.cpus_per_trial, self.gpus_per_trial, self.max_concurrent, self.workers)
+
+    @property
+    def at_once(self) -> int:
+        """Most trials that this machine runs at a time."""
+        if self.inline:
+            return 1
+        fitting = max(1, int(cpu_count() / (self.cpus_per_trial * self.workers)))
+        return min(fitting, self.max_concurrent or fitting)
 
     @property
     def workers(self) -> int:

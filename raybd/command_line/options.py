@@ -15,6 +15,7 @@ from raybd.command_line.groups import (
     OptionGroup,
     TrainingOptions,
 )
+from raybd.data.residency import room_for_images
 from raybd.errors import InputError
 from raybd.plugins import unknown
 from raybd.trials.records import check_name
@@ -66,6 +67,11 @@ class SweepOptions:
         """The value of every option by the name of its flag."""
         inside = {f.name: getattr(group, f.name) for group in self.groups().values() for f in fields(group)}
         return {"name": self.name, "preset": self.preset} | inside
+
+    @property
+    def image_bytes(self) -> float:
+        """Bytes that the images of a trial may take of this machine's memory."""
+        return room_for_images(self.dataset.data_memory, self.execution.at_once)
 
     def problems(self) -> list[str]:
         """What is wrong with the options themselves; trials are validated later."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from raybd.command_line.options import SweepOptions
+from raybd.data.residency import GB, describe_place
 from raybd.errors import LostRayError, public
 from raybd.execution import memory
 from raybd.execution.executor import Executor
@@ -40,12 +41,15 @@ def sweep(
     if options.execution.inline and _local_resources(options)[1] == "cpu":
         memory.skip_triton_import()
     where = _ray_of(options)
-    known, data = prepare(configs, options.dataset.data_root, lower=options.attack.every)
+    room = options.image_bytes
+    known, data = prepare(configs, options.dataset.data_root, lower=options.attack.every, image_bytes=room)
+    for one in data.values():
+        print(describe_place(one, room), flush=True)
     folder = SweepFolder.of(options.execution.results, options.name)
     with folder.locked():
         if search is not None:
             added = _run_search(options, resume(folder, [], data, options.execution.tracking_uri), search, where)
-            more = prepare(added, options.dataset.data_root)[0] if added else []
+            more = prepare(added, options.dataset.data_root, image_bytes=room)[0] if added else []
             known = list({config.key: config for config in [*known, *more]}.values())
         return _run_and_sum_up(options, resume(folder, known, data, options.execution.tracking_uri), summarise, where)
 
@@ -116,8 +120,15 @@ def executor_for(options: SweepOptions, plan: SweepPlan, where: RayChoice | None
         InputError: Ray cannot be reached, or the trials do not fit its nodes.
     """
     if where is None:
-        return local_executor(plan, *_local_resources(options))
-    return ray_executor(plan, options.execution.resources, where, options.execution.stall_seconds)
+        return local_executor(plan, *_local_resources(options), image_bytes=_given_bytes(options))
+    stall = options.execution.stall_seconds
+    return ray_executor(plan, options.execution.resources, where, stall, _given_bytes(options))
+
+
+def _given_bytes(options: SweepOptions) -> float | None:
+    """Bytes of images that --data-memory allows a trial; None where it is not given."""
+    given = options.dataset.data_memory
+    return None if given is None else given * GB
 
 
 def _local_resources(options: SweepOptions) -> tuple[int, str]:

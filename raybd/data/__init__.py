@@ -1,6 +1,7 @@
 """Image data by name: a line in `DATASETS` is all that a new source needs."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from raybd.data.cache import DEFAULT_ROOT, cached
@@ -13,7 +14,7 @@ from raybd.data.subset import parse, restrict
 from raybd.data.torchvision_sets import CIFAR10, CIFAR100, FASHION_MNIST, GTSRB, MNIST, SVHN
 from raybd.errors import InputError
 from raybd.plugins import unknown
-from raybd.types import Data
+from raybd.types import Data, Origin
 from raybd.utils.files import expanded
 
 __all__ = ["AUGMENTATION", "DATASETS", "augmentation", "check_name", "data_root", "load", "split_validation"]
@@ -42,11 +43,12 @@ AUGMENTATION: dict[str, tuple[int, bool]] = {  # padding before a random crop (p
 }
 
 
-def load(name: str, root: str | Path | None = None) -> Data:
+def load(name: str, root: str | Path | None = None, resize: int = 0) -> Data:
     """The data set `name`: one of `DATASETS`, or `npz:PATH` or `folder:PATH`; or a subset of it, as `mnist[7,1]`.
 
     A relative PATH starts at the working directory. Sets are converted once and then mapped into memory from a
-    cache file (see `raybd.data.cache`).
+    cache file (see `raybd.data.cache`). With `resize` the images are made squares of so many pixels first: the shorter
+    side is scaled to it, the middle of the longer one is kept.
 
     Raises:
         InputError: the name is unknown, or the files are corrupt or no data set.
@@ -58,8 +60,8 @@ def load(name: str, root: str | Path | None = None) -> Data:
     kind, _, path = whole.partition(":")
     home = data_root(root)
     where = expanded(path) if path else home
-    data = cached(whole, DATASETS[kind], where, home)
-    return restrict(data, subset) if subset else data
+    data = cached(whole, DATASETS[kind], where, home, resize)
+    return replace(restrict(data, subset) if subset else data, origin=Origin(name, str(home), resize))
 
 
 def check_name(name: str) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from raybd.data.describe import describe
 from raybd.data.reader import Reader
+from raybd.data.target import Target
 from raybd.types import Data, Images
 from raybd.utils.cache import compute_once, load_entry, load_tensors
 
@@ -19,9 +21,10 @@ DEFAULT_ROOT = Path("~/.cache/raybd/data")
 FORMAT = 1  # of the files; another number makes every older file be rebuilt
 
 
-def cached(name: str, reader: Reader, where: Path, root: Path) -> Data:
+def cached(name: str, reader: Reader, where: Path, root: Path, resize: int = 0) -> Data:
     """The data set `name` that `reader` reads at `where`, from its cache file if that is not older than the source.
 
+    Images are made `resize` x `resize` pixels unless that is 0, and kept so; a large set is decoded into scratch files.
     Cached tensors are copy-on-write maps of the file: writing to them changes neither the file nor another process.
     A cache file whose source is gone is used as it stands; one whose source has changed, or that is broken, is
     rebuilt by one process while the others wait. Checksums of the pixels are not verified, since that would read the
@@ -29,29 +32,36 @@ def cached(name: str, reader: Reader, where: Path, root: Path) -> Data:
     """
     stamp = reader.stamp(where)
     load = partial(_load, name, stamp)
-    files = cache_files(name, where, root)
+    files = cache_files(name, where, root, resize)
     if found := next(filter(None, (load_entry(file, load) for file in files)), None):
         return found
     target = next((file for file in files if writable(file.parent)), None)
     if target is None:
         folders = " nor ".join(str(file.parent) for file in files)
         log.warning("%s: no cache, for neither %s can be written to", name, folders)
-        return describe(name, reader.read(where))
+        return _read(name, reader, where, Target(resize))
 
     def save(data: Data, path: Path) -> None:
         # no source before the reading: the reader has fetched it
         torch.save(_entry(data, stamp or reader.stamp(where)), path)
 
-    built = compute_once(target, lambda: describe(name, reader.read(where)), load=load, save=save)
+    read = partial(_read, name, reader, where, Target(resize, target.parent))
+    built = compute_once(target, read, load=load, save=save)
     return load_entry(target, load) or built  # mapped: the copy in this process's memory can go
 
 
-def cache_files(name: str, where: Path, root: Path) -> list[Path]:
+def cache_files(name: str, where: Path, root: Path, resize: int = 0) -> list[Path]:
     """Where the cache of `name` may lie: under the root, or under the user's own if that is read-only."""
-    kind = name.partition(":")[0]
-    keyed = f"{kind}-{hashlib.sha256(str(where.resolve()).encode()).hexdigest()[:12]}.pt"
-    own = root / FOLDER / (f"{kind}.pt" if where == root else keyed)
+    kind, size = name.partition(":")[0], f"-{resize}px" if resize else ""
+    keyed = f"{kind}-{hashlib.sha256(str(where.resolve()).encode()).hexdigest()[:12]}{size}.pt"
+    own = root / FOLDER / (f"{kind}{size}.pt" if where == root else keyed)
     return [own, DEFAULT_ROOT.expanduser() / FOLDER / keyed]
+
+
+def _read(name: str, reader: Reader, where: Path, target: Target) -> Data:
+    raw = reader.read(where, target)
+    train, test = (Images(torch.from_numpy(target.resized(s.x.numpy())), s.y) for s in (raw.train, raw.test))
+    return describe(name, replace(raw, train=train, test=test))
 
 
 def writable(folder: Path) -> bool:

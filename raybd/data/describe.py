@@ -2,6 +2,7 @@
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +10,7 @@ from raybd.data.reader import RawData
 from raybd.types import Data
 
 STD_FLOOR = 1e-3
+PART = 1024  # images that are looked at together
 
 
 def describe(name: str, raw: RawData) -> Data:
@@ -24,9 +26,12 @@ def fingerprint(raw: RawData) -> str:
     """
     digest = hashlib.sha256()
     for split in (raw.train, raw.test):
-        for values in (split.x.numpy(), split.y.numpy().astype("<i8", copy=False)):
-            digest.update(str(values.shape).encode())
-            digest.update(values.tobytes() if not values.flags.c_contiguous else values.data)
+        digest.update(str(tuple(split.x.shape)).encode())
+        for part in split.x.split(PART):
+            digest.update(part.contiguous().numpy().data)
+        y = split.y.numpy().astype("<i8", copy=False)
+        digest.update(str(y.shape).encode())
+        digest.update(np.ascontiguousarray(y).data)
     return digest.hexdigest()[:16]
 
 
@@ -36,12 +41,15 @@ def mean_std(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     Exact sums over the 256 values a pixel can have. No deviation is below `STD_FLOOR`: a channel
     that is the same everywhere can still be divided by it.
     """
-    moments = [_moments(x[:, channel]) for channel in range(x.shape[1])]
+    counts = torch.zeros(x.shape[1], 256, dtype=torch.int64)
+    for part in x.split(PART):
+        for channel, values in enumerate(part.unbind(1)):
+            counts[channel] += torch.bincount(values.reshape(-1), minlength=256).cpu()
+    moments = [_moments(channel) for channel in counts.tolist()]
     return tuple(mean for mean, _ in moments), tuple(std for _, std in moments)
 
 
-def _moments(channel: Tensor) -> tuple[float, float]:
-    counts = torch.bincount(channel.reshape(-1), minlength=256).tolist()
+def _moments(counts: list[int]) -> tuple[float, float]:
     total = sum(counts)
     first = sum(value * count for value, count in enumerate(counts))
     second = sum(value**2 * count for value, count in enumerate(counts))

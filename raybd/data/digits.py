@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from raybd.data.reader import RawData, validated
+from raybd.data.target import MEMORY, Target
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Digits:
         """Of scikit-learn, which takes longer to import than the images to read."""
         return f"scikit-learn {version('scikit-learn')}"
 
-    def read(self, where: Path) -> RawData:
+    def read(self, where: Path, target: Target = MEMORY) -> RawData:
         """The images in a split that is stratified and always the same; `where` is not looked at."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split

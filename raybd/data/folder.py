@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,23 +9,22 @@ import numpy as np
 import torch
 
 from raybd.data.cache import FOLDER as CACHE
+from raybd.data.image_files import SUFFIXES, Tree, decode_splits, is_image
 from raybd.data.reader import Array, RawData, shorten, stamp_of, validated
 from raybd.data.split import stratified
+from raybd.data.target import MEMORY, Target
+from raybd.data.tiny_imagenet import class_names, is_tiny_imagenet, tiny_imagenet_trees
 from raybd.errors import InputError
 from raybd.seeds import stream
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 TEST_FRACTION = 0.2  # of each class, where the folder has no test split of its own
-THREADS = 4
-
-Tree = dict[str, list[Path]]  # class name to its image files, both sorted
 
 
 @dataclass(frozen=True)
 class Folder:
-    """PATH/train/CLASS/*.png and PATH/test/CLASS/*.png, or PATH/CLASS/*.png alone.
+    """PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or val for test), or PATH/CLASS/*.png alone; or Tiny-ImageNet.
 
-    The latter is split once and for all: a fifth of each class, at least 1 image, is for testing.
+    PATH/CLASS alone is split once and for all: a fifth of each class, at least 1 image, is for testing.
     Classes are numbered as their names sort as text. Images are of 1 channel if every one of them is
     grey (modes 1, L, LA, and 16 bits, of which the upper 8 are kept), else RGB; transparency is dropped.
     """
@@ -36,16 +34,17 @@ class Folder:
         trees = _trees(where)
         return stamp_of((path for tree in trees for paths in tree.values() for path in paths), where)
 
-    def read(self, where: Path) -> RawData:
-        """All images of the folder `where`."""
+    def read(self, where: Path, target: Target = MEMORY) -> RawData:
+        """All images of the folder `where`, decoded a few at a time."""
         trees = _trees(where)
         classes = list(trees[0])
         files = [path for tree in trees for paths in tree.values() for path in paths]
-        y = np.array([classes.index(name) for tree in trees for name in tree for _ in tree[name]])
-        x = _decode_all(where, files)
+        labels = {name: label for label, name in enumerate(classes)}
+        y = np.array([labels[name] for tree in trees for name in tree for _ in tree[name]])
         test = _test_mask(trees, y)
-        arrays = {"x_train": x[~test], "y_train": y[~test], "x_test": x[test], "y_test": y[test]}
-        return validated(f"folder:{where}", arrays, classes)
+        x_train, x_test = decode_splits(where, files, test, target)
+        arrays = {"x_train": x_train, "y_train": y[~test], "x_test": x_test, "y_test": y[test]}
+        return validated(f"folder:{where}", arrays, class_names(where, classes))
 
 
 def _test_mask(trees: Sequence[Tree], y: Array) -> Array:
@@ -63,7 +62,11 @@ def _trees(where: Path) -> list[Tree]:
     """
     if not os.path.isdir(where):  # noqa: PTH112 - Path's raises where a name is too long
         raise InputError(f"folder:{where}: there is no such folder")
+    if is_tiny_imagenet(where):
+        return tiny_imagenet_trees(where)
     splits = [where / split for split in ("train", "test") if (where / split).is_dir()]
+    if [split.name for split in splits] == ["train"] and (where / "val").is_dir():
+        splits.append(where / "val")
     if len(splits) == 1:
         raise InputError(f"folder:{where}: there is {splits[0].name} alone; have train and test, or neither")
     try:
@@ -77,11 +80,7 @@ def _trees(where: Path) -> list[Tree]:
 
 def _tree(folder: Path) -> Tree:
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != CACHE and p.name[0] != ".")
-    return {name: sorted(p for p in (folder / name).iterdir() if _is_image(p)) for name in names}
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return {name: sorted(p for p in (folder / name).iterdir() if is_image(p)) for name in names}
 
 
 def _tree_problems(trees: Sequence[Tree], names: Sequence[str]) -> list[str]:
@@ -97,43 +96,3 @@ def _tree_problems(trees: Sequence[Tree], names: Sequence[str]) -> list[str]:
     if len(trees) == 1 and (single := [name for name, paths in trees[0].items() if len(paths) == 1]):
         problems.append(f"1 image only, so none for one of train and test: {shorten(single)}")
     return problems
-
-
-def _decode_all(where: Path, files: Sequence[Path]) -> Array:
-    """(N, C, H, W) uint8."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        images = list(pool.map(_decode, files))
-    if broken := [path.relative_to(where) for path, image in zip(files, images, strict=True) if image is None]:
-        raise InputError(f"folder:{where}: {len(broken)} broken images: {shorten(broken, most=5)}")
-    pixels = [image for image in images if image is not None]
-    _check_sizes(where, files, pixels)
-    if all(image.ndim == 2 for image in pixels):
-        return np.stack(pixels)[:, None]
-    rgb = [np.stack([image] * 3, axis=2) if image.ndim == 2 else image for image in pixels]
-    return np.stack(rgb).transpose(0, 3, 1, 2)
-
-
-def _check_sizes(where: Path, files: Sequence[Path], images: Sequence[Array]) -> None:
-    first = images[0].shape[:2]
-    for path, image in zip(files, images, strict=True):
-        if image.shape[:2] != first:
-            one, other = (f"{w}x{h}" for h, w in (first, image.shape[:2]))
-            raise InputError(
-                f"folder:{where}: images of different sizes: {files[0].relative_to(where)} is {one}, "
-                f"{path.relative_to(where)} is {other}; resize them all to one size beforehand"
-            )
-
-
-def _decode(path: Path) -> Array | None:
-    """(H, W) uint8 of a grey image, (H, W, 3) of any other, None of what is no image."""
-    from PIL import Image
-
-    if not path.is_file():  # a link to nothing, or a pipe, which would be waited for
-        return None
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I"):
-                return (np.array(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
-            return np.array(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # all that Pillow's decoders say
-        return None

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from raybd.data.npz_headers import size_problems
+from raybd.data.npz_headers import read_array, size_problems
 from raybd.data.reader import Array, RawData, array_problems, shorten, stamp_of, validated
+from raybd.data.target import MEMORY, Target
 from raybd.errors import InputError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -27,24 +28,24 @@ class Npz:
             raise InputError(f"npz:{where}: there is no such file")
         return stamp_of([where], where.parent)
 
-    def read(self, where: Path) -> RawData:
+    def read(self, where: Path, target: Target = MEMORY) -> RawData:
         """The arrays of the file `where`."""
         source = f"npz:{where}"
-        stored, problems = _stored(where)
+        stored, problems = _stored(where, target)
         names = stored.pop("classes", None)
         classes, arrays = None if names is None else _names(names), {}
         for key, value in stored.items():
             if problem := _dtype_problem(key, value) or _shape_problem(key, value):
                 problems.append(problem)
             else:
-                arrays[key] = _nchw(value) if key.startswith("x") else value
+                arrays[key] = _nchw(value, target) if key.startswith("x") else value
         if problems:
             problems += array_problems(arrays, classes)
             raise InputError(f"{source}: {problem}" for problem in problems)
         return validated(source, arrays, classes)
 
 
-def _stored(path: Path) -> tuple[dict[str, Array], list[str]]:
+def _stored(path: Path, target: Target) -> tuple[dict[str, Array], list[str]]:
     """The arrays of `path` that can be read, and the problems of the others."""
     try:
         file = np.load(path, allow_pickle=False)
@@ -53,19 +54,20 @@ def _stored(path: Path) -> tuple[dict[str, Array], list[str]]:
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise InputError(f"npz:{path}: one array alone, not a .npz file; numpy.savez writes one")
     with file:
-        return _entries(file)
+        return _entries(file, target)
 
 
-def _entries(file: Any) -> tuple[dict[str, Array], list[str]]:
+def _entries(file: Any, target: Target) -> tuple[dict[str, Array], list[str]]:
     """The arrays of the open `NpzFile`; none where their sizes forbid it."""
-    if problems := size_problems(file.zip, (key for key in (*KEYS, "classes") if key in file)):
+    if problems := size_problems(file.zip, (key for key in (*KEYS, "classes") if key in file), target):
         return {}, problems
     arrays = {}
     if missing := [key for key in KEYS if key not in file]:
         problems.append(f"no {', '.join(missing)} (there is {shorten(sorted(file)) or 'nothing'})")
     for key in (key for key in (*KEYS, "classes") if key in file):
         try:
-            arrays[key] = np.asarray(file[key])
+            mapped = read_array(file.zip, key, target)
+            arrays[key] = np.asarray(file[key]) if mapped is None else mapped
         except Exception as error:  # noqa: BLE001 - as above
             problems.append(f"{key} cannot be read ({error}); pickled objects are refused: save plain arrays")
     return arrays, problems
@@ -113,7 +115,7 @@ def _shape_problem(key: str, value: Array) -> str | None:
     return None if last or first else f"{key} is {value.shape}, must be {wanted}"
 
 
-def _nchw(x: Array) -> Array:
+def _nchw(x: Array, target: Target) -> Array:
     if x.ndim == 3:
         return x[:, None]
-    return x if x.shape[1] in (1, 3) else x.transpose(0, 3, 1, 2)
+    return x if x.shape[1] in (1, 3) else target.channels_first(x)

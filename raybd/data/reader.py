@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from raybd.data.target import MEMORY, Target
 from raybd.errors import InputError
 from raybd.types import Images
 
@@ -38,8 +39,8 @@ class Reader(Protocol):
             InputError: the source cannot be a data set, as far as a look at its files tells.
         """
 
-    def read(self, where: Path) -> RawData:
-        """The images, read from the source itself.
+    def read(self, where: Path, target: Target = MEMORY) -> RawData:
+        """The images, read from the source itself; those of many files into `target`, in its size.
 
         Raises:
             InputError: with every problem found in the source.

@@ -27,7 +27,7 @@ def split_validation(images: Images, fraction: float, seed: int) -> tuple[Images
     if empty:
         named = ", ".join(f"class {label} ({count})" for label, count in empty)
         raise InputError(f"validation fraction {fraction} leaves no training image of {named}")
-    return images.take((~held).nonzero()[:, 0]), images.take(held.nonzero()[:, 0])
+    return images.part((~held).nonzero()[:, 0]), images.part(held.nonzero()[:, 0])
 
 
 def stratified(y: Tensor, fraction: float, generator: Generator) -> Tensor:

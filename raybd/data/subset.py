@@ -10,11 +10,13 @@ from torch import Tensor
 from raybd.data.describe import describe
 from raybd.data.reader import RawData, shorten
 from raybd.errors import InputError
+from raybd.pixels import as_pixels, stands_for
 from raybd.seeds import stream
 from raybd.types import Data, Images
 from raybd.utils.files import expanded
 
 FORM = re.compile(r"(?P<whole>.*)\[(?P<classes>[^\[\];]*)(?:;(?P<limit>[^\[\];]*))?\]")
+SMALL = 2**26  # bytes; a larger subset is not copied into memory
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def restrict(data: Data, subset: Subset) -> Data:
         raise InputError(f"{data.name}{subset}: only {len(train)} training images are of these classes")
     if subset.limit:
         order = torch.randperm(len(train), generator=stream(0, "subset"))
-        train = train.take(order[: subset.limit].sort().values)
+        train = train.part(order[: subset.limit].sort().values)
     if absent := [data.classes[label] for i, label in enumerate(subset.classes) if not (train.y == i).any()]:
         raise InputError(f"{data.name}{subset}: no training image of class {shorten(absent)}")
     names = tuple(data.classes[label] for label in subset.classes)
@@ -82,7 +84,8 @@ def _of(images: Images, classes: tuple[int, ...]) -> Images:
     numbered[torch.tensor(classes)] = torch.arange(len(classes))
     y: Tensor = numbered[images.y]
     kept = (y >= 0).nonzero()[:, 0]
-    return Images(images.x[kept], y[kept])
+    found = as_pixels(images.x).subset(kept)
+    return Images(found[:] if found.numel() < SMALL else stands_for(found), y[kept])
 
 
 def _problems(name: str, subset: Subset) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from raybd.data.cache import writable
 from raybd.data.reader import SPLITS, RawData, stamp_of, validated
+from raybd.data.target import MEMORY, Target
 from raybd.data.torchvision_splits import Split, cifar, gtsrb, gzipped, idx, svhn
 from raybd.errors import InputError, NoDataError
 
@@ -34,7 +35,7 @@ class TorchvisionSet:
         """Of the sizes and times of the files under the root `where`, "" where none is there."""
         return stamp_of((path for path in self._paths(where).values() if path.exists()), where)
 
-    def read(self, where: Path) -> RawData:
+    def read(self, where: Path, target: Target = MEMORY) -> RawData:
         """The set under the root `where`, downloaded first if files are missing and the root is writable."""
         if self._missing(where):
             self._download(where)

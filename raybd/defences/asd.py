@@ -52,6 +52,7 @@ class Asd(Defence):
     unlabelled: NonNegative = MixMatch.unlabelled
 
     access: ClassVar[Access] = "clean images"
+    streams: ClassVar[bool] = False  # it puts the seeds behind the images
 
     def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """MixMatch, with a split before every epoch."""

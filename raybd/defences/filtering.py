@@ -113,13 +113,13 @@ class Subset(Images):
     def at(self, epoch: int) -> Images:
         """The images that a training sees in `epoch`."""
         now = self.whole.at(epoch)
-        return self if now is self.whole else now.take(self.index)
+        return self if now is self.whole else now.part(self.index)
 
 
 def subset(images: Images, index: Tensor) -> Subset:
     """`images` at `index` (n,) int64."""
     index = index.to(images.x.device)
-    taken = images.take(index)
+    taken = images.part(index)
     return Subset(taken.x, taken.y, images, index)
 
 

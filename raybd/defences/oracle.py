@@ -22,5 +22,5 @@ class Oracle(Defence):
             raise ValueError("the oracle must be told the roles of the training images")
         poison = context.roles == POISON
         context.findings.update({SUSPICION: poison.float(), FLAGGED: poison})
-        kept = context.images.take(~poison)
+        kept = context.images.part(~poison)
         return fit(context.model, kept, context.train_config, context.seed, context.checkpoint)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raybd.defences.base import TrainingContext
 from raybd.defences.cost import Cost
 from raybd.errors import DivergedError
+from raybd.pixels import batches_of
 from raybd.seeds import derive, stream
 from raybd.training import augment, autocast, in_batches, learning_rate, memory_format, optimizer_of, prepare
 from raybd.types import Images
@@ -58,8 +59,9 @@ class Trainer:
         order = torch.randperm(len(images), generator=stream(seed, "batches", number)).to(device)
         batches = in_batches(order, train_config.batch_size)
         total = torch.zeros((), device=device)
-        for step, index in enumerate(batches, start=(number - 1) * len(batches)):
-            x = prepare(augment(images.x[index], train_config.crop, train_config.flip, rng), train_config)
+        pictures = batches_of(images.x, batches)
+        for step, (index, batch) in enumerate(zip(batches, pictures, strict=True), start=(number - 1) * len(batches)):
+            x = prepare(augment(batch, train_config.crop, train_config.flip, rng), train_config)
             with autocast(train_config, device):
                 loss = loss_of(x, images.y[index], index)
             usual = learning_rate(train_config, step, train_config.epochs * len(batches))

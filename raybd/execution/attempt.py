@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import torch
 
+from raybd.data.residency import fits, streamed
 from raybd.errors import DivergedError, InputError, PoisoningError
 from raybd.execution import memory
 from raybd.execution.outcome import Outcome
 from raybd.execution.record import Start, failed_record, finished_record, tags_of
 from raybd.execution.setup import TrialSetup
+from raybd.pixels import is_streamed
 from raybd.tracking.client import one_line
 from raybd.tracking.uploads import TrialRun, close_abandoned_run, ensure_uploaded
 from raybd.training import Checkpoint, Ranks
@@ -86,7 +88,7 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
     shared, failure = setup.folder.path / "shared", None
     try:
         Ranks.of(config.train.workers).decide(True)  # the other ranks train too
-        images, history = on_device(setup.device, data), folder.history()
+        images, history = on_device(setup, data), folder.history()
         session = TrialSession(report, checkpoint, shared, heartbeat, history)
         result = run_checked(config, images, session)
         save_artifacts(folder, config, result)
@@ -137,11 +139,20 @@ def _resume(setup: TrialSetup, folder: TrialFolder) -> tuple[Checkpoint, str]:
 _resident: dict[tuple[str, str], Data] = {}
 
 
-def on_device(device: str, data: Data) -> Data:
-    """`data` on `device`; cached, so a worker moves each data set only once."""
+def on_device(setup: TrialSetup, data: Data) -> Data:
+    """`data` on the device of `setup`, streamed to it where it has no room; a worker moves each set only once."""
+    device = setup.device
     if device == "cpu":
         return data
     if (data.fingerprint, device) not in _resident:
         _resident.clear()
-        _resident[data.fingerprint, device] = data.to(device)
+        placed = data if is_streamed(data.train.x) or fits(data, _room(setup)) else streamed(data)
+        _resident[data.fingerprint, device] = placed.to(device)
     return _resident[data.fingerprint, device]
+
+
+def _room(setup: TrialSetup) -> float:
+    """Bytes of images that the trial may hold on its GPU."""
+    if setup.image_bytes is not None:
+        return setup.image_bytes
+    return float(torch.cuda.get_device_properties(0).total_memory) * setup.share / 2

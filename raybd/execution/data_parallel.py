@@ -151,7 +151,7 @@ def _attempt(work: _Work) -> Outcome:
 def _follow(work: _Work) -> None:
     torch.set_num_threads(work.setup.threads)
     if Ranks.of(work.config.train.workers).decide():  # False: another attempt has finished the trial
-        data = on_device(work.setup.device, unpack_data(ray.get(work.data[0])))
+        data = on_device(work.setup, unpack_data(ray.get(work.data[0])))
         follow_trial(work.config, data, work.setup.folder.path / "shared")
 
 

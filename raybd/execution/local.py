@@ -50,4 +50,4 @@ class LocalExecutor(Executor):
         return replace(outcome, earlier=earlier) if earlier else outcome
 
     def _attempt(self, config: TrialConfig) -> Outcome:
-        return self.function(config, self.data[config.data], self.setup, lambda: None)
+        return self.function(config, self.data[config.image_set], self.setup, lambda: None)

@@ -4,29 +4,56 @@ import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 
+from raybd.data import load
+from raybd.data.residency import streamed
+from raybd.errors import InputError
+from raybd.pixels import is_streamed
 from raybd.trials.config import TrialConfig
-from raybd.types import Data, Images
+from raybd.types import Data, Images, Origin
 
 _EMPTY = Images(torch.empty((0, 1, 1, 1), dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
 
 
 def pack_data(data: Data) -> dict[str, Any]:
-    """`data` with its tensors as arrays."""
+    """`data` with its tensors as arrays; of a set that is streamed only where it comes from.
+
+    Raises:
+        InputError: it is streamed from nowhere that another process could find.
+    """
+    if is_streamed(data.train.x):
+        if data.origin is None:
+            raise InputError(f"{data.name} is streamed, and comes from no name that workers could load: use --inline")
+        return {"origin": data.origin, "fingerprint": data.fingerprint}
     halves = {"train": data.train, "test": data.test}
     arrays = {name: (half.x.numpy(), half.y.numpy()) for name, half in halves.items()}
     return {"data": replace(data, train=_EMPTY, test=_EMPTY), "arrays": arrays}
 
 
 def unpack_data(packed: dict[str, Any]) -> Data:
-    """The data that `pack_data` packed."""
+    """The data that `pack_data` packed; of a set that is streamed from the cache of this machine, which is made first.
+
+    Raises:
+        InputError: this machine has other images under that name, or none.
+    """
+    if "origin" in packed:
+        return _streamed(packed["origin"], packed["fingerprint"])
     halves = {name: Images(_tensor(x), _tensor(y)) for name, (x, y) in packed["arrays"].items()}
     data: Data = replace(packed["data"], **halves)
     return data
+
+
+@cache
+def _streamed(origin: Origin, fingerprint: str) -> Data:
+    found = streamed(load(origin.name, origin.root, origin.resize))
+    if found.fingerprint != fingerprint:
+        raise InputError(f"{origin.name} under {origin.root} is {found.fingerprint} on this machine, not {fingerprint}")
+    return found
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from raybd.data.residency import room_for_images
 from raybd.errors import InputError
 from raybd.execution.outcome import Outcome
 from raybd.execution.queue import FinishedTrials
@@ -73,7 +74,7 @@ def plan_sweep(
     Raises:
         InputError: a config, the data, the results folder or the tracking store is not usable.
     """
-    known, data = prepare(configs, data_root)
+    known, data = prepare(configs, data_root, image_bytes=room_for_images(None))
     return resume(SweepFolder.of(results, name), known, data, tracking_uri)
 
 

@@ -18,3 +18,5 @@ class TrialSetup:
     stall_seconds: float = 3600.0  # a trial without a heartbeat for so long is killed
     checkpoint_seconds: float = 60.0  # between two checkpoints
     return_metrics: bool = False  # in the outcome
+    share: float = 1.0  # of its device's memory that a trial may fill: its GPU's, or that of its node
+    image_bytes: float | None = None  # of images in memory, above which they are streamed; None: half of its share

@@ -5,6 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
+from joblib import cpu_count
+
+from raybd.data.residency import shared_bytes
 from raybd.errors import InputError
 from raybd.execution.executor import Executor
 from raybd.execution.outcome import Outcome
@@ -69,8 +72,10 @@ def _retry_uploads(plan: SweepPlan) -> list[str]:
     return []
 
 
-def local_executor(plan: SweepPlan, threads: int = 1, device: str = "cpu") -> Executor:
-    """An executor in this process.
+def local_executor(
+    plan: SweepPlan, threads: int = 1, device: str = "cpu", image_bytes: float | None = None
+) -> Executor:
+    """An executor in this process; `image_bytes` as in `TrialSetup`.
 
     Raises:
         InputError: a trial has several workers.
@@ -80,7 +85,7 @@ def local_executor(plan: SweepPlan, threads: int = 1, device: str = "cpu") -> Ex
 
     from raybd.execution.local import LocalExecutor
 
-    setup = TrialSetup(plan.name, plan.folder, plan.store.address, threads, device)
+    setup = TrialSetup(plan.name, plan.folder, plan.store.address, threads, device, image_bytes=image_bytes)
     return LocalExecutor(setup, plan.data)
 
 
@@ -90,8 +95,9 @@ def ray_executor(
     resources: Resources,
     address: RayChoice | str | None = None,
     stall_seconds: float = 3600.0,
+    image_bytes: float | None = None,
 ) -> Executor:
-    """An executor on the Ray at `address`, or on the one that `choose` finds.
+    """An executor on the Ray at `address`, or on the one that `choose` finds; `image_bytes` as in `TrialSetup`.
 
     Raises:
         InputError: the Ray does not answer, no node has what a trial holds, a trial cannot use it, or workers elsewhere
@@ -101,7 +107,7 @@ def ray_executor(
 
     if found := resources.problems():
         raise InputError(found)
-    cores = ray_cluster.connect(address, sum(data.train.x.numel() + data.test.x.numel() for data in plan.data.values()))
+    cores = ray_cluster.connect(address, sum(shared_bytes(data) for data in plan.data.values()))
     from raybd.execution import on_ray  # imports Ray, which `connect` has prepared
 
     resources = replace(resources, workers=max([resources.workers, *(c.train.workers for c in plan.todo)]))
@@ -117,11 +123,14 @@ def ray_executor(
         threads=max(1, int(resources.cpus)),
         device="cuda" if resources.gpus else "cpu",
         stall_seconds=stall_seconds,
+        image_bytes=image_bytes,
     )
     fitting = max(1, int(cores / resources.cpus))
     if resources.workers > 1:
         fitting = ray_cluster.worker_slots(resources) // resources.workers
     at_once = min(resources.at_once or fitting, fitting)
+    on_node = max(1, min(at_once, int(cpu_count() / resources.cpus)))
+    setup = replace(setup, share=min(1.0, resources.gpus) if resources.gpus else 1 / on_node)
     return on_ray.RayExecutor(setup, plan.data, replace(resources, at_once=at_once), cores)
 
 

@@ -36,10 +36,10 @@ def run_in_worker(
     if setup.device == "cpu":
         memory.skip_triton_import()
     if config.train.workers > 1:
-        outcome = run_on_ranks(config, shared[config.data][0], setup, resources, point["mark"])
+        outcome = run_on_ranks(config, shared[config.image_set][0], setup, resources, point["mark"])
     else:
         with watchdog(setup.stall_seconds, setup.folder.trial(key).crash_report) as heartbeat:
-            outcome = function(config, unpack_data(ray.get(shared[config.data][0])), setup, heartbeat)
+            outcome = function(config, unpack_data(ray.get(shared[config.image_set][0])), setup, heartbeat)
     memory.freeze()
     if setup.device == "cuda":
         clear_gpu(outcome.error)

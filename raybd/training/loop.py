@@ -1,5 +1,7 @@
 """The training loop: the whole set on the device as bytes, whole batches, no host sync in a step. Knows no attack.
 
+Of a set that is streamed (`raybd.pixels`) the next batches are read while one is trained on, with the same bits.
+
 Every random number of an epoch comes from streams named by (seed, purpose, epoch), so a training that is resumed
 after an epoch goes on with the same bits as one that was never stopped.
 """
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from raybd.errors import DivergedError
+from raybd.pixels import batches_of
 from raybd.seeds import derive, stream
 from raybd.training.batches import augment, autocast, in_batches, memory_format, prepare
 from raybd.training.checkpoint import Checkpoint
@@ -87,11 +90,12 @@ def _one_epoch(
         steps, loss_of = _weighted(images, train_config, steps)
     total = torch.zeros((), device=device)
     model.train()
-    for step in steps:
+    pictures = batches_of(images.x, [step.index for step in steps])
+    for step, batch in zip(steps, pictures, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(train_config, step.number, train_config.epochs * len(batches))
         part, weight = ranks.share(len(step.index))
-        x = augment(images.x[step.index], train_config.crop, train_config.flip, rng)[part]
+        x = augment(batch, train_config.crop, train_config.flip, rng)[part]
         with autocast(train_config, device):
             loss = loss_of(model(prepare(x, train_config)), step.index[part], step)
         loss = loss if weight == 1 else loss * weight

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from annotated_types import Interval
+from annotated_types import Ge, Interval
 
 from raybd.attacks import ATTACKS, Attack, BadNets, describe
 from raybd.defences import DEFENCES, Defence, NoDefence
@@ -40,6 +40,8 @@ class TrialConfig:
     metrics: tuple[Metric, ...] = ()  # besides accuracy
     defence: Defence = field(default_factory=NoDefence)
     seed: int = 0
+    # side in pixels that images are resized to first; 0: as they are
+    resize: Annotated[int, Ge(0)] = field(default=0, metadata={"since": "0.2"})
 
     def __post_init__(self) -> None:
         coerce_floats(self)
@@ -82,6 +84,11 @@ class TrialConfig:
         version = "" if KEY_FORMAT == 1 else f"{KEY_FORMAT} "
         text = version + json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def image_set(self) -> str:
+        """The data set in the size that the trial has it: trials with the same share their images."""
+        return f"{self.data} at {self.resize} px" if self.resize else self.data
 
     @property
     def params(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from raybd.defences import NoDefence
 from raybd.errors import InputError
 from raybd.metrics import METRICS
 from raybd.metrics.base import History
+from raybd.pixels import is_streamed
 from raybd.plugins import name_of
 from raybd.training import TrainConfig
 from raybd.trials.base import TrialKind, TrialResult, TrialSession, measure, poisoned_sets, result_of
@@ -44,7 +45,10 @@ class ConvexFit(TrialKind):
         return _network_settings(config) + (_published_problems(config) if config.recipe == "published" else [])
 
     def data_problems(self, config: TrialConfig, data: Data) -> list[str]:
-        """More classes than two."""
+        """More classes than two, or a set that is streamed."""
+        if is_streamed(data.train.x):
+            name = config.model.name
+            return [f"model {name} needs all images in memory, and {data.name} is streamed: raise --data-memory"]
         if len(data.classes) == 2:
             return []
         said = f"{data.name} has {len(data.classes)} (a pair is named as in digits[7,1])"
@@ -66,7 +70,7 @@ class ConvexFit(TrialKind):
 
     def cost_key(self, config: TrialConfig) -> tuple[object, ...]:
         """Data, learner and recipe."""
-        return config.data, config.model.name, config.recipe
+        return config.image_set, config.model.name, config.recipe
 
     def unit_seconds(self, config: TrialConfig, data: Data) -> float:
         """Seconds of one fit on the poisoned pair."""

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from raybd.attacks import NoAttack
 from raybd.attacks.poisoning import PoisonSpec
-from raybd.defences import TrainingContext
+from raybd.defences import DEFENCES, TrainingContext
 from raybd.defences.audit import audit, most_suspected
 from raybd.defences.base import SUSPICION
 from raybd.errors import DivergedError
 from raybd.metrics.base import History
 from raybd.models import build_model, check_model
+from raybd.pixels import is_streamed
+from raybd.plugins import name_of
 from raybd.seeds import derive, forked_rng
 from raybd.training import Checkpoint, Epoch, Ranks, predict, probe_schedule
 from raybd.training.weighting import Flagged
@@ -46,6 +48,9 @@ class NetworkTraining(TrialKind):
         found = check_model(model.name, shape, classes, model.width, model.depth, model.noise)
         if not found and config.train.workers > 1 and not is_trainable(model, shape, classes):
             found = [f"model {model.name} has no trainable weights: {config.train.workers} workers cannot share it"]
+        if is_streamed(data.train.x) and not config.defence.streams:
+            name = name_of(DEFENCES, config.defence)
+            found.append(f"defence {name} needs all images in memory, and {data.name} is streamed: raise --data-memory")
         return found + config.defence.check(shape, classes)
 
     def run(self, config: TrialConfig, data: Data, session: TrialSession, start: float) -> TrialResult:
@@ -77,7 +82,7 @@ class NetworkTraining(TrialKind):
 
     def cost_key(self, config: TrialConfig) -> tuple[object, ...]:
         """Data, network and batch size."""
-        return config.data, config.model, config.train.batch_size
+        return config.image_set, config.model, config.train.batch_size
 
     def unit_seconds(self, config: TrialConfig, data: Data) -> float:
         """Seconds that a training step takes for each of its images: the fastest of three."""

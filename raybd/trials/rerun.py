@@ -46,7 +46,7 @@ def rerun(record: Record, data_root: str | None = None, threads: int = 1) -> Rer
         raise InputError(f"{record.label} did not finish ({record.error}): there are no numbers to compare")
     torch.set_num_threads(threads)
     config = TrialConfig.from_dict(record.config)
-    result = run_trial(config, load(config.data, data_root))
+    result = run_trial(config, load(config.data, data_root, config.resize))
     now, then = environment(), record.environment
     changed = {n: (then.get(n, ""), now[n]) for n in now if n != "host" and then.get(n, "") != now[n]}
     return Rerun(record, _timeless(record.metrics), _timeless(result.metrics), changed)

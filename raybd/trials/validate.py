@@ -1,5 +1,6 @@
 """Validation of trials, before any work: every problem of configs and data at once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from raybd.attacks import NoAttack, describe
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.data import check_name, load, split_validation
+from raybd.data.residency import place
 from raybd.defences import DEFENCES
 from raybd.errors import InputError
 from raybd.metrics import METRICS
@@ -86,11 +88,15 @@ def at_most(config: TrialConfig, data: Data) -> TrialConfig:
 
 
 def prepare(
-    configs: Sequence[TrialConfig], data_root: str | Path | None = None, lower: bool = False
+    configs: Sequence[TrialConfig],
+    data_root: str | Path | None = None,
+    lower: bool = False,
+    image_bytes: float = math.inf,
 ) -> tuple[list[TrialConfig], dict[str, Data]]:
-    """The configs with the fingerprint of their data, each once, and the data by name.
+    """The configs with the fingerprint of their data, each once, and the data by `TrialConfig.image_set`.
 
     `lower`: poison rates that an attack cannot have on the data become the largest that it can, which is printed.
+    `image_bytes`: what the images of a trial may take of the memory; a larger set is streamed from the disk.
 
     Raises:
         NoDataError: a data set is not on this machine.
@@ -99,11 +105,12 @@ def prepare(
     found = [problem for config in configs for problem in problems(config)]
     if found or not configs:
         raise InputError(list(dict.fromkeys(found)) or "the sweep has no trials")
-    data = {name: load(name, data_root) for name in dict.fromkeys(config.data for config in configs)}
-    known = [replace(config, fingerprint=data[config.data].fingerprint) for config in configs]
+    wanted = {config.image_set: (config.data, config.resize) for config in configs}
+    data = {key: place(load(name, data_root, size), image_bytes) for key, (name, size) in wanted.items()}
+    known = [replace(config, fingerprint=data[config.image_set].fingerprint) for config in configs]
     known = _lowered(known, data) if lower else known
     for config in known:
-        one = data[config.data]
+        one = data[config.image_set]
         found += data_problems(config, one) or _poison_problems(config, one)
     if found:
         raise InputError(list(dict.fromkeys(found)))
@@ -111,7 +118,7 @@ def prepare(
 
 
 def _lowered(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list[TrialConfig]:
-    lowered = [at_most(config, data[config.data]) for config in configs]
+    lowered = [at_most(config, data[config.image_set]) for config in configs]
     messages = {
         f"{describe(old.attack)}: a poison rate of {old.poison_rate:g} is too large: lowered to {new.poison_rate:.4g}"
         for old, new in zip(configs, lowered, strict=True)

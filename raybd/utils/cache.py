@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from raybd.pixels import is_streamed
 from raybd.utils.files import write_atomically
 from raybd.utils.locks import lock
 
+PART = 1024  # images of a set that is streamed, hashed at a time
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
@@ -122,4 +124,5 @@ def _add(digest: Any, value: str | Tensor | dict[str, Tensor]) -> None:
         digest.update(value.encode())
     else:
         digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().data)
+        for part in value.split(PART) if is_streamed(value) else [value]:
+            digest.update(part.detach().cpu().contiguous().numpy().data)

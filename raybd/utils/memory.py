@@ -15,8 +15,18 @@ def available_bytes() -> int:
         lines = MEMINFO.read_text().splitlines()
         found = min([found, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))])
     with contextlib.suppress(OSError, ValueError):
-        found = min(found, int(CONTROL_GROUP.read_text()))
+        limit = int(CONTROL_GROUP.read_text())
+        found = min(found, limit, limit - _used_of_it())
     return found
+
+
+def _used_of_it() -> int:
+    """Bytes that the container holds already, without the caches of files that it could give back."""
+    with contextlib.suppress(OSError, ValueError):
+        held = int(CONTROL_GROUP.with_name("memory.current").read_text())
+        lines = CONTROL_GROUP.with_name("memory.stat").read_text().splitlines()
+        return held - sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
+    return 0
 
 
 def format_bytes(count: float) -> str:

@@ -107,7 +107,7 @@ class _Run:
         else:
             self._pretrain()
             self.kept = self._filtered()
-        self.source = self._source(self._at(self.first).take(self.kept.to(context.images.x.device)))
+        self.source = self._source(self._at(self.first).part(self.kept.to(context.images.x.device)))
         self.em = self._em()
         if state:
             self.em.restore(state["em"])
@@ -118,7 +118,7 @@ class _Run:
         """The iterations of epoch `number`, and after the last what was found."""
         train_config, config = self.context.train_config, self.em.config
         if isinstance(self.source, TrainableFeatures):
-            self.source.images = self._at(number).take(self.kept.to(self.source.images.x.device))
+            self.source.images = self._at(number).part(self.kept.to(self.source.images.x.device))
             self.source.begin(number)
         with forked_rng(self.context.seed, "network", number, device=self.context.images.x.device):
             loss = self.em.advance(config.iterations * number // train_config.epochs)
