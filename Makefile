@@ -4,20 +4,27 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 WHEELS := .venv/wheels/.complete
 
-.PHONY: sweep test test-all lint types ui bench cluster-test clean
+.PHONY: sweep test test-all store-test audit lint types ui bench cluster-test clean
 
 sweep: $(INSTALLED)  ## sweep digits, log to MLflow, draw the map (OPTIONS="--seeds 5")
 	$(BIN)/python sweeps/ib.py $(OPTIONS)
 
-ui: $(INSTALLED)  ## the MLflow UI on http://localhost:5000
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
-	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+ui: $(INSTALLED)  ## the MLflow UI on http://localhost:5000, or PORT=6000; OPTIONS="--login" asks for a password
+	$(BIN)/raybd ui $(if $(PORT),--port $(PORT)) $(OPTIONS)
 
 test: $(INSTALLED)
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not calibration"
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not calibration and not server"
 
 test-all: $(INSTALLED)  ## the tests, and long checks of power and coverage
 	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+store-test: $(INSTALLED)  ## stores on servers: PostgreSQL, artifacts in S3; skipped where PostgreSQL is not installed
+	$(BIN)/pytest tests/servers -m server -rs
+
+audit: $(INSTALLED)  ## known holes of the pinned packages, where the database of them can be reached
+	test -x .venv/audit/bin/pip-audit || { $(BIN)/python -m venv .venv/audit && \
+	  .venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

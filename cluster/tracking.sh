@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # On the head: one MLflow server with a login, for this cluster; nothing to do where it runs already.
-# RAYBD_ARTIFACTS: where pictures and tables of trials go (s3://..., gs://...); unset: a folder beside its database.
+# RAYBD_DATABASE: where it keeps runs (postgresql+psycopg2://...); unset: a file of its own.
+# RAYBD_ARTIFACTS: where pictures and tables of trials go (s3://..., gs://...); unset: a folder beside that file.
 set -euo pipefail
 # shellcheck source=cluster/env.sh
 . "$(dirname "$0")/env.sh"
@@ -46,9 +47,10 @@ if ! healthy; then
     export MLFLOW_AUTH_ADMIN_USERNAME MLFLOW_AUTH_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY
     unset MLFLOW_TRACKING_URI OMP_NUM_THREADS PYTHONWARNINGS
     export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
+    export MLFLOW_BACKEND_STORE_URI="${RAYBD_DATABASE:-sqlite:///$state/mlflow.db}" # no password on a command line
     setsid nohup mlflow server --app-name basic-auth --host "$host" --port "$port" --workers 1 \
       --allowed-hosts "$host:$port,localhost:$port,127.0.0.1:$port" \
-      --backend-store-uri "sqlite:///$state/mlflow.db" --artifacts-destination "${RAYBD_ARTIFACTS:-$state/artifacts}" \
+      --artifacts-destination "${RAYBD_ARTIFACTS:-$state/artifacts}" \
       >"$state/server.log" 2>&1 </dev/null &
   )
   for _ in $(seq 120); do

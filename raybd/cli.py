@@ -17,6 +17,7 @@ import tyro
 from raybd import __version__
 from raybd.command_line import store_commands
 from raybd.command_line.store_commands import RESULTS, Name
+from raybd.command_line.ui import show_ui
 from raybd.errors import InputError, dependency_warning
 from raybd.plugins import unknown
 from raybd.trials.records import SweepFolder
@@ -206,6 +207,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "status": _with_store(show_status),
     "report": _with_store(write_sweep_report),
     "rerun": _with_store(rerun_trial),
+    "ui": show_ui,
     "list": _with_store(store_commands.list_sweeps),
     "rm": _with_store(store_commands.remove_sweep),
     "mv": _with_store(store_commands.move_sweep),

@@ -18,6 +18,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli
 
+from sweeps import attacks, boundary, defences, ib, learning_curves, smoothing, vibe
 from tests.conftest import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -166,6 +167,18 @@ def test_ray_knows_the_commands_of_the_page(command: str) -> None:
     while isinstance(group, click.Group):
         group = group.commands[words.pop(0)]
     group.make_context(command, words)
+
+
+def test_a_sweep_s_options_reach_it_without_two_dashes() -> None:
+    """`ray submit cluster.yaml sweeps/ib.py --seeds 5`: Ray passes on what it does not know, and knows none of ours."""
+    submit: Any = cli.commands["submit"]
+    taken = {option for parameter in submit.params for option in parameter.opts}
+    for module in (attacks, boundary, defences, ib, learning_curves, smoothing, vibe):
+        for options in module.PRESETS.values():
+            flags = [f"--{name.replace('_', '-')}" for name in options.flat()]
+            assert not taken & set(flags)
+            words = ["cluster.yaml", "sweeps/ib.py", *(word for flag in flags for word in (flag, "5"))]
+            assert list(submit.make_context("submit", [*words]).params["script_args"]) == words[2:]
 
 
 # --- the scripts, with a home of their own ---------------------------------------------------------------------------

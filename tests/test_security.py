@@ -180,12 +180,6 @@ def test_a_sweep_keeps_no_password(
 # --- doors ---------------------------------------------------------------------------
 
 
-def test_the_ui_is_bound_to_this_machine() -> None:
-    servers = re.findall(r"mlflow server(?:[^\n]|\\\n)*", (ROOT / "Makefile").read_text())
-    assert servers
-    assert all("--host 127.0.0.1 " in server for server in servers)
-
-
 def test_a_local_ray_has_no_dashboard_and_leaves_its_token_to_its_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

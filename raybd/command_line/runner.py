@@ -170,7 +170,8 @@ def _public_options(options: SweepOptions) -> dict[str, Any]:
 def _next_commands(name: str, uri: str, uri_given: bool) -> str:
     """Commands to look at the results."""
     uri = public(uri)
-    look = f"mlflow server --backend-store-uri '{uri}' --port 5000   (in a checkout: make ui)"
+    store = f" --tracking-uri '{uri}'" if uri_given else ""
+    look = f"raybd ui{store}   (in a checkout: make ui)"
     where = f", tracking_uri='{uri}'" if uri_given else ""
     ask = f"from analysis import DefendedRegionMap; print(DefendedRegionMap.from_mlflow('{name}'{where}).axes)"
     return f'Look at the runs:  {uri if uri.startswith("http") else look}\nQuery the map:     python -c "{ask}"'

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from raybd.errors import InputError, public
-from raybd.tracking import sqlite
+from raybd.tracking import database, sqlite
 from raybd.utils.process import CLIENT_ENVIRONMENT, default_variables, log_levels
 
 
@@ -41,7 +41,12 @@ def absolute_uri(uri: str | None) -> str:
 
 
 def connect(uri: str) -> MlflowClient:
-    """The client of the tracking store at `uri`."""
+    """The client of the tracking store at `uri`.
+
+    Raises:
+        InputError: it is a database that does not answer.
+    """
+    database.check(uri)
     # Many writers wait longer than SQLite's 5 seconds.
     with_timeout = f"{uri}?timeout={sqlite.LOCK_TIMEOUT:g}" if sqlite.path_of(uri) else uri
     return MlflowClient(tracking_uri=with_timeout)
@@ -63,6 +68,8 @@ def find_experiments(names: Sequence[str], tracking_uri: str | None) -> tuple[Ml
     try:
         client = connect_to_read(uri)
         known = {e.name: e.experiment_id for e in client.search_experiments()}
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"the tracking store {uri} cannot be read: {one_line(error)}") from error
     if missing := [name for name in names if name not in known]:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Metric
 
 from raybd.errors import InputError, public
-from raybd.tracking import sqlite
+from raybd.tracking import database, sqlite
 from raybd.tracking.artifact_files import local_path
 from raybd.tracking.client import absolute_uri, connect, one_line, sweep_run, trial_runs
 
@@ -56,16 +56,21 @@ class Store:
         uri = absolute_uri(uri)
         sqlite.prepare(uri)
         try:
-            client = connect(uri)
-            experiment = _experiment(client, uri, name)
-            id_ = experiment.experiment_id
-            address = Address(uri, id_, _parent(client, id_, name), _identity(client, experiment))
-            client.set_tag(address.parent_id, CHECKED, now())  # what cannot be written to is told before any work
-            return cls(client, address)
+            with database.locked(uri):
+                return cls._open(name, uri)
         except (InputError, Warning):
             raise
         except Exception as error:
             raise InputError(f"the tracking store {public(uri)} {_trouble(error)}: {one_line(error)}") from error
+
+    @classmethod
+    def _open(cls, name: str, uri: str) -> "Store":
+        client = connect(uri)
+        experiment = _experiment(client, uri, name)
+        id_ = experiment.experiment_id
+        address = Address(uri, id_, _parent(client, id_, name), _identity(client, experiment))
+        client.set_tag(address.parent_id, CHECKED, now())  # what cannot be written to is told before any work
+        return cls(client, address)
 
     def finished(self) -> dict[str, str]:
         """The run ids of the finished trials by key."""
@@ -120,7 +125,7 @@ def _trouble(error: Exception) -> str:
 
 def _experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
     """The experiment `name`, created if need be, of the kind that the UI shows as model training."""
-    own = sqlite.artifacts_of(uri, name)
+    own = sqlite.artifacts_of(uri, name) or database.artifacts_of(uri, name)
     found = client.get_experiment_by_name(name)
     if found is None:
         id_ = client.create_experiment(name, own, {"mlflow.experimentKind": "custom_model_development"})

@@ -114,7 +114,7 @@ def _plug_in(process: subprocess.Popen[bytes], port: str) -> None:
 def _await_ssh(machine: Machine, key: Path, log: str) -> None:
     options = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=2"
     command = ["ssh", "-q", "-i", str(key), *options.split(), f"{USER}@{machine.address}", "true"]
-    for _ in range(100):
+    for _ in range(600):
         if subprocess.run(command, check=False).returncode == 0:
             return
         time.sleep(0.1)
