@@ -45,5 +45,6 @@ def most_suspected(poisoned: Poisoned, suspicion: Tensor | None) -> Suspects | N
     """Those whose `suspicion` (N,) is highest; None where a defence has none."""
     if suspicion is None:
         return None
-    first = suspicion.argsort(descending=True, stable=True)[:SUSPECTS].to(poisoned.roles.device)
-    return Suspects(poisoned.images.take(first), suspicion[first], poisoned.roles[first])
+    first = suspicion.argsort(descending=True, stable=True)[:SUSPECTS]
+    there = first.to(poisoned.roles.device)  # findings of most defences lie on the CPU, wherever they trained
+    return Suspects(poisoned.images.take(there), suspicion[first], poisoned.roles[there])

@@ -46,20 +46,19 @@ class MixMatch:
         own = stream(seed, "mixmatch", number, device=device)
         size = min(train_config.batch_size, len(images))
         steps = -(-len(images) // size)
-        some, rest = (_drawn(mask, steps * size, seed, name, number) for mask, name in _kinds(believed.cpu()))
+        kinds = _kinds(believed.cpu())
+        some, rest = (_drawn(mask, steps * size, seed, name, number).to(device) for mask, name in kinds)
         total = torch.zeros((), device=device)
         for step in range(steps):
             here = slice(step * size, (step + 1) * size)
             x, u, v = (
-                prepare(
-                    augment(images.x[index[here].to(device)], train_config.crop, train_config.flip, rng), train_config
-                )
+                prepare(augment(images.x[index[here]], train_config.crop, train_config.flip, rng), train_config)
                 for index in (some, rest, rest)
             )
             at = (number - 1) * steps + step
             weight = self.unlabelled * (at + 1) / (train_config.epochs * steps)
             with autocast(train_config, device):
-                loss = self.loss(trainer, x, images.y[some[here].to(device)], u, v, weight, own)
+                loss = self.loss(trainer, x, images.y[some[here]], u, v, weight, own)
             total += trainer.step(loss, learning_rate(train_config, at, train_config.epochs * steps))
         trainer.cost.passes += steps * size * (3 + 2 / 3) / len(images)  # three trained on, two looked at
         trainer.context.heartbeat()

@@ -81,7 +81,10 @@ def without_poison(steps: list[Step], images: Flagged) -> list[Step]:
 
     Sizes and numbers stay those of the whole batches: the learning rate and the loss's denominator know no poison.
     """
-    kept = [replace(step, index=step.index[~images.poison[step.index]]) for step in steps]
+    index = torch.cat([step.index for step in steps])
+    clean = ~images.poison[index]
+    counts = torch.stack([part.sum() for part in clean.split([len(step.index) for step in steps])]).tolist()
+    kept = [replace(step, index=own) for step, own in zip(steps, index[clean].split(counts), strict=True)]
     return [step for step in kept if len(step.index) >= LEAST]
 
 
