@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -25,6 +26,7 @@ LOGGED = {  # a column of MLflow's -> ours; the other params.* are parameters
     f"metrics.{TRIGGERED_COUNT}": "triggered_count",
 }
 FAMILIES = ("attack.name", "poison_rate", "train.", "model.", "attack.")  # the order in which parameters are shown
+CONTENT = ".content"  # ends the name of a parameter: what the file holds that the parameter without it names
 NO_METRICS = "finished without a clean accuracy or an attack success"
 NO_RATE = "finished with a clean accuracy or an attack success outside [0, 1]"
 
@@ -84,6 +86,9 @@ def encode_parameters(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list
     """Every parameter of a canonical frame as positions (a column each) among its distinct values, and these."""
     if "data" in frame:
         frame = frame.assign(data=data_labels(frame))
+    for content in [name for name in map(str, frame) if name.endswith(CONTENT)]:
+        named = content.removesuffix(CONTENT)
+        frame = frame.assign(**{named: first_names(frame, named, content)} if named in frame else {})
     values = {name: distinct(frame[name]) for name in _parameters(frame)}
     codes = {name: _codes(frame[name], known) for name, known in values.items()}
     return pd.DataFrame(codes, index=frame.index), values
@@ -91,14 +96,19 @@ def encode_parameters(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list
 
 def data_labels(frame: pd.DataFrame) -> "pd.Series[str]":
     """The name of each trial's data set: of those with one fingerprint, wherever they lay, the name it had first."""
-    if "fingerprint" not in frame:
-        return frame["data"]
-    known = frame[["data", "fingerprint"]][frame["fingerprint"].notna() & (frame["fingerprint"] != "")]
+    return first_names(frame, "data", "fingerprint")
+
+
+def first_names(frame: pd.DataFrame, named: str, content: str) -> "pd.Series[Any]":
+    """The column `named`, in which what has one value in the column `content` bears the name it had first."""
+    if content not in frame:
+        return frame[named]
+    known = frame[[named, content]][frame[content].notna() & (frame[content] != "")]
     if "start_time" in frame:
         known = known.loc[frame["start_time"].loc[known.index].sort_values(kind="stable").index]
-    first = known.drop_duplicates("fingerprint").set_index("fingerprint")["data"]
-    names = frame["fingerprint"].map(first).astype(object)
-    return names.where(names.notna(), frame["data"])
+    first = known.drop_duplicates(content).set_index(content)[named]
+    names = frame[content].map(first).astype(object)
+    return names.where(names.notna(), frame[named])
 
 
 def _with_setting(frame: pd.DataFrame) -> pd.DataFrame:

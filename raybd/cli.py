@@ -19,7 +19,7 @@ from raybd.command_line import store_commands
 from raybd.command_line.store_commands import RESULTS, Name
 from raybd.command_line.ui import show_ui
 from raybd.errors import InputError, dependency_warning
-from raybd.plugins import unknown
+from raybd.plugins import assignments, unknown
 from raybd.trials.records import SweepFolder
 
 
@@ -241,9 +241,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _settings(given: Sequence[str]) -> dict[str, Any]:
     from analysis.values import parse
 
-    if bad := [text for text in given if "=" not in text]:
-        raise InputError(f"a setting is AXIS=VALUE, not {', '.join(bad)}")
-    return {name: parse(value) for name, _, value in (text.partition("=") for text in given)}
+    return {name: parse(value) for name, value in assignments("query", given, form="AXIS=VALUE").items()}
 
 
 def _print(what: Any) -> None:

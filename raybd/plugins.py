@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from raybd.errors import InputError
+from raybd.field_types import allowed_values, fits, is_finite
 
 T = TypeVar("T")
 _ALWAYS = object()  # equal to no value
@@ -42,8 +42,8 @@ def build(kind: str, table: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T
     if bad := unknown(f"setting of {kind} {spec['name']}", settings, _fields(cls)):
         raise InputError(bad)
     hints = get_type_hints(cls)
-    if bad := [key for key, value in settings.items() if not _fits(value, hints[key])]:
-        said = [f"{key} cannot be {settings[key]!r} (allowed: {_allowed(hints[key])})" for key in bad]
+    if bad := [key for key, value in settings.items() if not (fits(value, hints[key]) and is_finite(value))]:
+        said = [f"{key} cannot be {settings[key]!r} (allowed: {allowed_values(hints[key])})" for key in bad]
         raise InputError([f"{kind} {spec['name']}: {text}" for text in said])
     made: T = cls(**settings)
     return made
@@ -61,13 +61,31 @@ def parse(kind: str, table: Mapping[str, type[T]], text: str, **common: Any) -> 
     if found := unknown(kind, [name], table):
         raise InputError(found)
     presets: Mapping[str, Mapping[str, Any]] = getattr(table[name], "presets", {})
-    settings: dict[str, Any] = {}
-    for piece in PIECE.findall(rest):
-        key, equals, value = piece.partition("=")
-        if not equals and (found := unknown(f"preset of {name}", [key], presets)):
-            raise InputError([f"{found[0]}; settings are written NAME=VALUE, lists [A,B]"])
-        settings |= {key: _value(value)} if equals else dict(presets[key])
-    return build(kind, table, {"name": name} | common | settings)
+    pieces = PIECE.findall(rest)
+    chosen = [piece for piece in pieces if "=" not in piece]
+    if found := unknown(f"preset of {name}", chosen, presets):
+        raise InputError([f"{found[0]}; settings are written NAME=VALUE, lists [A,B]"])
+    if (chosen and pieces[0] not in chosen) or len(chosen) > 1:
+        raise InputError(f"{kind} {text}: one preset at most, before all settings")
+    preset = dict(presets[chosen[0]]) if chosen else {}
+    given = assignments(f"{kind} {text}", (piece for piece in pieces if "=" in piece))
+    return build(kind, table, {"name": name} | common | preset | {key: _value(value) for key, value in given.items()})
+
+
+def assignments(what: str, texts: Iterable[str], form: str = "NAME=VALUE") -> dict[str, str]:
+    """The values of texts NAME=VALUE by name; `what` is what they are settings of, in messages.
+
+    Raises:
+        InputError: a text is not of that form, or a name has two values.
+    """
+    parts = [text.partition("=") for text in texts]
+    bad = ["".join(part) for part in parts if not (part[0].strip() and part[1])]
+    problems = [f"{what}: a setting is {form}, not {', '.join(bad)}"] * bool(bad)
+    given = Counter(name.strip() for name, _, _ in parts)
+    problems += [f"{what}: {name} is given {count} times" for name, count in given.items() if name and count > 1]
+    if problems:
+        raise InputError(problems)
+    return {name.strip(): value for name, _, value in parts}
 
 
 def describe(table: Mapping[str, type[T]], plugin: T, common: Iterable[str] = ()) -> str:
@@ -111,36 +129,8 @@ def _added(cls: Any) -> dict[str, Any]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # a word; a number of thousands of digits; lists in lists in lists
         return text
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether `value` is of the type that an annotation names; a word that is not allowed is the method's to refuse."""
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, one) for one in get_args(hint))
-    if get_origin(hint) is Literal:
-        return isinstance(value, type(get_args(hint)[0]))
-    if get_origin(hint) is tuple:
-        if not isinstance(value, tuple):
-            return False
-        inner = get_args(hint)
-        each = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
-        return len(value) == len(each) and all(map(_fits, value, each))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _allowed(hint: Any) -> str:
-    """What a person may write for an annotation."""
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_allowed(one) for one in get_args(hint) if one is not type(None))
-    if get_origin(hint) is Literal:
-        return ", ".join(map(str, get_args(hint)))
-    if get_origin(hint) is tuple:
-        return f"a list as [...], each {_allowed(get_args(hint)[0])}"
-    return {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}.get(hint, str(hint))
 
 
 def _hashable(value: Any) -> Any:

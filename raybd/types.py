@@ -1,8 +1,10 @@
 """The nouns every other module shares."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from numbers import Real
 from typing import Any, Protocol, get_type_hints
 
 import torch
@@ -18,8 +20,18 @@ def coerce_floats(config: Any) -> None:
     cls: Any = type(config)
     for name, several in _float_fields(cls):
         given = getattr(config, name)
-        if given is not None:
-            object.__setattr__(config, name, tuple(float(value) for value in given) if several else float(given))
+        made = tuple(map(_as_float, given)) if several and isinstance(given, tuple | list) else _as_float(given)
+        object.__setattr__(config, name, made)
+
+
+def _as_float(value: Any) -> Any:
+    """A number as a float; what is none is left for `fits` to find."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 @cache  # a sweep asks ten thousands of times

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self, final
 
 import torch
 from torch import Tensor
@@ -107,15 +107,26 @@ class Attack(ABC):
         """The attacks that this one is made of."""
         return (Member("", self, 1.0),)
 
+    def files(self) -> dict[str, str]:
+        """The files that the trigger is made of, by the settings that name them: those of `metadata={"file": True}`."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("file")}
+        return {name: path for name, path in named.items() if path}
+
+    def by_content(self, contents: Mapping[str, str]) -> Self:
+        """This attack with the content of each of its files in place of the path, as a trial's key knows it."""
+        known: dict[str, Any] = {name: contents[name] for name in self.files() if name in contents}
+        return replace(self, **known)
+
     @final
     def check(self, shape: Shape, classes: int) -> list[str]:
         """Every reason why this attack cannot run on images of `shape` with `classes` classes."""
-        found = violations(self)
-        if not 0 <= self.target < classes:
+        found = violations(self)  # of other types no more can be told
+        if not found and not 0 <= self.target < classes:
             found.append(f"target {self.target} is no class (allowed: 0 to {classes - 1})")
         if self.clean_label and self.labels == "all_to_all":
             found.append("a clean-label attack leaves labels alone: labels must be all_to_one")
-        return [f"{type(self).__name__}: {problem}" for problem in found + self.problems(shape, classes)]
+        found += [] if violations(self) else self.problems(shape, classes)
+        return [f"{type(self).__name__}: {problem}" for problem in found]
 
     @final
     def wanted(self, y: Tensor, classes: int, rng: torch.Generator) -> Tensor:

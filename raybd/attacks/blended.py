@@ -1,16 +1,15 @@
 """Blended (Chen et al. 2017, arXiv:1712.05526): a fixed picture, faintly, over the whole image."""
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from raybd.attacks.base import Attack, Presets, Shape, Trigger
 from raybd.attacks.patterns import fit_image, resize
+from raybd.attacks.pictures import read_picture
+from raybd.errors import InputError
 from raybd.utils.constraints import PositiveShare
 
 
@@ -20,7 +19,7 @@ class Blended(Attack):
 
     alpha: PositiveShare = 0.2  # weight of T; 0.2 is BackdoorBench's
     grey: bool = False  # the same noise in every channel
-    image: str = ""  # path of a picture to take for T, resized to the images; "": noise
+    image: str = field(default="", metadata={"file": True})  # picture to take for T, resized to the images; "": noise
 
     presets: ClassVar[Presets] = {
         "backdoorbench": {},
@@ -32,9 +31,7 @@ class Blended(Attack):
         """T: (C, H, W) from 0 to 255."""
         channels, height, width = shape
         if self.image:
-            with Image.open(self.image) as opened:
-                picture = torch.from_numpy(np.asarray(opened.convert("RGB")).copy()).permute(2, 0, 1).float()
-            return fit_image(resize(picture, height, width), channels)
+            return fit_image(resize(read_picture(self.image), height, width), channels)
         drawn = 1 if self.grey else channels
         return torch.randint(0, 256, (drawn, height, width), generator=rng).float().expand(shape)
 
@@ -43,6 +40,10 @@ class Blended(Attack):
         return x.mul_(1 - self.alpha).add_(self.alpha * trigger.pattern)
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
-        """A picture that is not there."""
-        missing = bool(self.image) and not os.path.isfile(self.image)  # noqa: PTH113 - Path's raises where a name is too long
-        return [f"there is no picture at {self.image}"] if missing else []
+        """A picture that cannot be used."""
+        try:
+            if self.image:
+                read_picture(self.image)
+        except InputError as error:
+            return error.problems
+        return []

@@ -1,12 +1,15 @@
 """Several attacks on one training set, each with its own share of the poison, its own target, its own images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor
 
 from raybd.attacks.base import Attack, Member, Shape, Trigger
 from raybd.attacks.none import NoAttack
 from raybd.errors import InputError
+from raybd.plugins import describe
 from raybd.utils.constraints import Positive
 
 
@@ -32,6 +35,26 @@ class Multi(Attack):
             Member(name, replace(attack, target=target), share / sum(shares))
             for name, attack, share, target in zip(numbered, made, shares, targets, strict=True)
         )
+
+    def files(self) -> dict[str, str]:
+        """Those of the members, by their place: attacks.1.image is a setting of the second."""
+        return {
+            f"attacks.{place}.{name}": path
+            for place, member in enumerate(self.members())
+            for name, path in member.attack.files().items()
+        }
+
+    def by_content(self, contents: Mapping[str, str]) -> Self:
+        """The texts of members that have files tell of their contents."""
+        from raybd.attacks import ATTACKS, parse  # as above
+
+        made = list(self.attacks)
+        for place, member in enumerate(self.members()):
+            start = f"attacks.{place}."
+            own = {key.removeprefix(start): found for key, found in contents.items() if key.startswith(start)}
+            if own and member.attack.files():
+                made[place] = describe(ATTACKS, parse(self.attacks[place]).by_content(own))
+        return replace(self, attacks=tuple(made))
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         """Never called: each member stamps its own images."""

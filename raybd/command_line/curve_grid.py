@@ -6,7 +6,7 @@ from itertools import combinations, product
 
 from raybd.attacks import Attack, BadNets, describe
 from raybd.command_line.curve_options import PAIR, CurveAxes, CurveOptions
-from raybd.command_line.grid import attacks_of, check, distinct, network_trials
+from raybd.command_line.grid import all_combinations, attacks_of, check, distinct, network_trials
 from raybd.command_line.groups import DataOptions
 from raybd.convex import LEARNERS
 from raybd.data import load
@@ -33,7 +33,7 @@ def _convex_trials(options: CurveOptions) -> list[TrialConfig]:
     """The learners of one poisoned set one after another: they share its inner products."""
     curves = options.curves
     learners = [model for name in distinct(curves.models) if name in LEARNERS for model in _learners(curves, name)]
-    axes = product(_rates(options), data_sets(options.dataset, curves), _attacks(options), _seeds(options), learners)
+    axes = _rates(options), data_sets(options.dataset, curves), _attacks(options), _seeds(options), learners
     return [
         TrialConfig(
             data=data,
@@ -45,7 +45,7 @@ def _convex_trials(options: CurveOptions) -> list[TrialConfig]:
             metrics=(LearningCurves(betas=options.training.betas),),
             seed=seed,
         )
-        for rate, data, attack, seed, model in axes
+        for rate, data, attack, seed, model in all_combinations(*axes)
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from joblib import cpu_count
 
 from raybd.command_line.estimate import estimate_seconds
+from raybd.command_line.limits import memory_limit, names_cluster
 from raybd.command_line.options import SweepOptions
 from raybd.data.residency import describe_place
 from raybd.errors import NoDataError
@@ -22,7 +23,11 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
     """
     try:
         known, data = prepare(
-            configs, options.dataset.data_root, lower=options.attack.every, image_bytes=options.image_bytes
+            configs,
+            options.dataset.data_root,
+            lower=options.attack.every,
+            image_bytes=options.image_bytes,
+            memory=memory_limit(cluster=names_cluster(options.execution.address)),
         )
     except NoDataError as error:
         print(f"all trials: {_common_settings(configs)}\n")

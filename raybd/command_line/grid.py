@@ -1,12 +1,13 @@
 """The trials of a sweep: every combination of the values on the axes of its options."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any, TypeVar
 
 from raybd.attacks import ATTACKS, Attack, NoAttack, parse
-from raybd.command_line.groups import AttackOptions, NetworkOptions
+from raybd.command_line.groups import MOST_TRIALS, AttackOptions, NetworkOptions
 from raybd.command_line.options import SweepOptions
 from raybd.data import augmentation
 from raybd.data.subset import parse as parse_data
@@ -83,9 +84,22 @@ def network_trials(
             defence=defence,
             seed=seed,
         )
-        for rate, attack, defence, seed, model, train in product(*axes)
+        for rate, attack, defence, seed, model, train in all_combinations(*axes)
         if not (isinstance(attack, NoAttack) and rate > 0)
     ]
+
+
+def all_combinations(*axes: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """Every combination of a value of each axis.
+
+    Raises:
+        InputError: there are more than a sweep can list.
+    """
+    if (count := math.prod(map(len, axes))) > MOST_TRIALS:
+        raise InputError(
+            f"{count:,} trials are asked for, and a sweep has {MOST_TRIALS:,} at most: fewer values or seeds"
+        )
+    return product(*axes)
 
 
 def attacks_of(options: AttackOptions) -> list[Attack]:

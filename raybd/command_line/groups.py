@@ -18,6 +18,8 @@ from raybd.metrics import METRICS
 from raybd.plugins import unknown
 from raybd.utils.constraints import Count, NonNegative, Positive, Share, empty, flag, violations
 
+MOST_TRIALS = 10**6  # of a sweep
+
 
 def unknown_methods(kind: str, texts: tuple[str, ...], allowed: Iterable[str]) -> list[str]:
     """The problem with the methods NAME, NAME:PRESET or NAME:SETTING=VALUE,... whose names are not `allowed`."""
@@ -98,7 +100,7 @@ class TrainingOptions(OptionGroup):
 
     defences: Annotated[tuple[str, ...], MinLen(1)] = ("none",)
     """NAME, NAME:PRESET or NAME:SETTING=VALUE,...: how to train; none and oracle are the ends of a comparison."""
-    seeds: Count = 3
+    seeds: Annotated[int, Interval(ge=1, le=MOST_TRIALS)] = 3
     """Number of seeds; trials use 0, 1, ..."""
     weight_decays: tuple[NonNegative, ...] = ()
     """Complexity axis; none: 0.0005 0.05 for digits, whose trainings are short, else 0.0005 0.005."""
@@ -174,7 +176,8 @@ class ExecutionOptions(OptionGroup):
     def problems(self) -> list[str]:
         """Those of every group, an address that is none, and a number of GPUs or workers that no trial can have."""
         address = [] if self.inline else address_problems(self.address)
-        return super().problems() + self._worker_problems() + self.resources.problems() + address
+        found = super().problems()  # a number that is none has no sum
+        return (found or self._worker_problems() + self.resources.problems()) + address
 
     @property
     def resources(self) -> Resources:

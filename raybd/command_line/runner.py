@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from raybd.command_line.limits import memory_limit
 from raybd.command_line.options import SweepOptions
 from raybd.data.residency import GB, describe_place
 from raybd.errors import LostRayError, public
-from raybd.execution import memory
+from raybd.execution import memory as process_memory
 from raybd.execution.executor import Executor
 from raybd.execution.plan import SweepPlan, resume
 from raybd.execution.proposers import Proposer
@@ -39,10 +40,12 @@ def sweep(
         InputError: a trial could not run, or the results folder or the tracking store is not usable.
     """
     if options.execution.inline and _local_resources(options)[1] == "cpu":
-        memory.skip_triton_import()
+        process_memory.skip_triton_import()
     where = _ray_of(options)
-    room = options.image_bytes
-    known, data = prepare(configs, options.dataset.data_root, lower=options.attack.every, image_bytes=room)
+    room, memory = options.image_bytes, memory_limit(cluster=where is not None and not where.private)
+    known, data = prepare(
+        configs, options.dataset.data_root, lower=options.attack.every, image_bytes=room, memory=memory
+    )
     for one in data.values():
         print(describe_place(one, room), flush=True)
     folder = SweepFolder.of(options.execution.results, options.name)

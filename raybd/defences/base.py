@@ -71,5 +71,5 @@ class Defence(ABC):
     @final
     def check(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Every reason why this defence cannot be used on such images, settings out of their range among them."""
-        found = violations(self) + self.problems(shape, classes)
+        found = violations(self) or self.problems(shape, classes)
         return [f"{type(self).__name__}: {problem}" for problem in found]

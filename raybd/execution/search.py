@@ -79,8 +79,10 @@ class Search:
         asked: dict[str, list[str]] = {}
         for case in self.cases:
             known = replace(case, data=case.data.split(":")[0]) if case.fingerprint else case
-            for name, value in known.params.items():
-                asked.setdefault(name, []).append(str(value))
+            params = known.params
+            for name, value in params.items():
+                if f"{name}.content" not in params:  # a file counts by what it holds
+                    asked.setdefault(name, []).append(str(value))
         values = {name: sorted(set(found)) for name, found in asked.items() if not name.startswith("defence.")}
         space = FixedTrial(dict(self.first))
         self.space(space)

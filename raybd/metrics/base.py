@@ -28,6 +28,7 @@ class Metric(ABC):
 
     every_probe: ClassVar[bool] = True  # False: after the last epoch only
     needs_twin: ClassVar[bool] = False  # wants the network of the clean twin at the same epoch
+    needs_features: ClassVar[bool] = False  # wants a network that tells its features: a raybd.models.Classifier
 
     def __post_init__(self) -> None:
         coerce_floats(self)

@@ -47,6 +47,7 @@ class MutualInformation(Metric):
     """
 
     needs_twin: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = True
 
     samples: Annotated[int, Ge(MIN_IMAGES)] = 64  # images of a group, at most
     passes: Annotated[int, Ge(2)] = 32  # noise draws of each from which the critic is made

@@ -42,6 +42,7 @@ class Stealthiness(Metric):
 
     every_probe: ClassVar[bool] = False
     needs_twin: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = True
 
     samples: int = 512  # images of the target class, and of the backdoor, at most
 

@@ -1,13 +1,13 @@
 """The table of models: a new one is one file and one line in `MODELS`."""
 
 import math
+import re
 from collections.abc import Sequence
-from functools import cache
 from inspect import Parameter, signature
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.models.base import Builder, Classifier, Shape, require
@@ -17,9 +17,20 @@ from raybd.models.small_cnn import small_cnn
 from raybd.models.torchvision_model import PREFIX, torchvision_builder
 from raybd.models.user_function import user_builder
 from raybd.plugins import unknown
+from raybd.utils.cache import content_hash
 
-__all__ = ["MODELS", "Builder", "Classifier", "build_model", "check_model"]
+__all__ = [
+    "MODELS",
+    "Builder",
+    "Classifier",
+    "build_model",
+    "built_content",
+    "check_model",
+    "is_user_function",
+    "sketch_model",
+]
 
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of an object, in how it is printed
 SETTINGS = ("width", "depth", "noise")
 MODELS: dict[str, Builder] = {
     "small_cnn": small_cnn,
@@ -57,40 +68,74 @@ def check_model(
 ) -> list[str]:
     """Every problem that `build_model` would raise, found without weights; torch's generator is left alone.
 
-    Of the user's own `module:function`, only the import and the settings are checked.
+    The user's own `module:function` is called, with weights.
     """
-    return list(_problems(name, shape, classes, width, depth, noise))
-
-
-@cache
-def _problems(name: str, shape: Shape, classes: int, width: float, depth: int | None, noise: float) -> tuple[str, ...]:
-    ones = [1.0] * shape[0]
     try:
-        builder = _find(name)
-        settings = _settings(name, builder, width, depth, noise)
-        if _is_user_function(name):
-            return ()
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            builder(shape, classes, ones, ones, **settings)
+        sketch_model(name, shape, classes, width=width, depth=depth, noise=noise)
     except InputError as error:
-        return tuple(error.problems)
+        return error.problems
+    return []
+
+
+def sketch_model(
+    name: str, shape: Shape, classes: int, *, width: float = 1.0, depth: int | None = None, noise: float = 0.0
+) -> nn.Module | None:
+    """The model of `build_model` on the device "meta", whose weights take no memory; the user's own with weights. None
+    of one that reads weights while it is built, as torchvision's regnets do.
+
+    Raises:
+        InputError: as `build_model`; the weights have no possible size.
+    """
+    ones = [1.0] * shape[0]
+    builder = _find(name)
+    settings = _settings(name, builder, width, depth, noise)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("cpu" if is_user_function(name) else "meta"):
+            return builder(shape, classes, ones, ones, **settings)
     except NotImplementedError:
-        return ()  # torchvision's regnets read weights while they are built, which "meta" has not
-    return ()
+        return None
+    except InputError:
+        raise
+    except Exception as error:  # a size beyond what PyTorch counts
+        raise InputError(f"model {name} cannot be built: {str(error).splitlines()[0]}") from error
+
+
+def built_content(
+    name: str, shape: Shape, classes: int, *, width: float = 1.0, depth: int | None = None, noise: float = 0.0
+) -> str:
+    """16 hex digits of what the model is when it is built, but for what is drawn at random: its layers, and the weights
+    and buffers that two builds from different seeds share, such as weights that are read from a file.
+    """
+    builder = _find(name)
+    settings = _settings(name, builder, width, depth, noise)
+    states, text = [], ""
+    with torch.random.fork_rng(devices=[]):
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            model = builder(shape, classes, [1.0] * shape[0], [1.0] * shape[0], **settings)
+            states.append({key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)})
+            text = ADDRESS.sub("", repr(model))
+    first, second = states
+    return content_hash(text, {key: value for key, value in first.items() if _same(value, second.get(key))})
+
+
+def _same(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+
+
+def is_user_function(name: str) -> bool:
+    """Whether `name` is the user's own module:function."""
+    return ":" in name and not name.startswith(PREFIX)
 
 
 def _find(name: str) -> Builder:
     if name.startswith(PREFIX):
         return torchvision_builder(name.removeprefix(PREFIX))
-    if _is_user_function(name):
+    if is_user_function(name):
         return user_builder(name)
     if problems := unknown("model", [name], [*MODELS, f"{PREFIX}NAME", "module:function"]):
         raise InputError(problems)
     return MODELS[name]
-
-
-def _is_user_function(name: str) -> bool:
-    return ":" in name and not name.startswith(PREFIX)
 
 
 def _settings(name: str, builder: Builder, width: float, depth: int | None, noise: float) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def check_forward(name: str, model: nn.Module, shape: Shape, classes: int) -> No
     try:
         with torch.no_grad(), forked_rng(0, "trial", device=torch.device("cpu")):
             logits = model(torch.zeros(1, *shape))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"model {name} cannot take an image of shape {shape}: {error}") from error
     finally:
         model.train(training)

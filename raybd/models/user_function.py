@@ -9,6 +9,7 @@ from torch import nn
 
 from raybd.errors import InputError
 from raybd.models.base import Builder, Shape, check_forward, require
+from raybd.utils.source_files import source_hash
 
 
 def user_builder(name: str) -> Builder:
@@ -27,13 +28,17 @@ def user_builder(name: str) -> Builder:
     def build(shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], **settings: Any) -> nn.Module:
         try:
             model: nn.Module = function(shape, classes, **settings)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(f"model {name} fails: {type(error).__name__}: {error}") from error
         require((isinstance(model, nn.Module), f"{name} must return an nn.Module, got {type(model).__name__}"))
         check_forward(name, model, shape, classes)
         return model
 
     return build
+
+
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, Exception) else f"it ends the program ({type(error).__name__}: {error})"
 
 
 def import_function(name: str, kind: str) -> Callable[..., Any]:
@@ -45,8 +50,9 @@ def import_function(name: str, kind: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     try:
         function = getattr(import_module(module), attribute)
-    except Exception as error:
-        raise InputError(f"{kind} {name} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{kind} {name} cannot be imported: {_said(error)}") from error
     require((callable(function), f"{kind} {name} is no function but {type(function).__name__}"))
+    source_hash(module)  # which remembers what was imported
     loaded: Callable[..., Any] = function
     return loaded

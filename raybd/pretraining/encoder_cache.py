@@ -11,6 +11,7 @@ from raybd.pretraining.config import PretrainConfig
 from raybd.pretraining.loop import PretrainResult, pretrain
 from raybd.training import Checkpoint
 from raybd.utils.cache import compute_once, content_hash, load_tensors
+from raybd.utils.source_files import class_sources
 
 FORMAT = 2  # of the key; another number makes every encoder be trained anew
 
@@ -58,8 +59,8 @@ def pretrain_once(
 
 
 def encoder_key(model: Classifier, x: Tensor, config: PretrainConfig, seed: int) -> str:
-    """16 hex digits of the images, settings, architecture, first weights, seed and kind of device."""
-    text = f"{FORMAT} {model!r} {model.noise} {config!r} {seed} {x.device.type}"
+    """16 hex digits of the images, settings, architecture, first weights, seed, kind of device and the user's code."""
+    text = f"{FORMAT} {model!r} {model.noise} {config!r} {seed} {x.device.type}{class_sources(model)}"
     return content_hash(text, encoder_weights(model), x)
 
 

@@ -1,6 +1,5 @@
 """Feature extractors that are not trained here: torchvision's networks and the user's functions."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from raybd.models.torchvision_model import PREFIX, TorchvisionClassifier
 from raybd.models.user_function import import_function
 from raybd.seeds import forked_rng
 from raybd.utils.files import expanded
+from raybd.utils.source_files import source_hash
 
 __all__ = ["PREFIX", "FrozenEncoder", "UserFunction", "torchvision_encoder"]
 
@@ -96,12 +96,9 @@ class UserFunction:
 
     @property
     def identity(self) -> str:
-        """Its name and the source of its module; empty if that cannot be read."""
-        try:
-            module = inspect.getmodule(self.function)
-            return f"{self.name} {inspect.getsource(module)}" if module else ""
-        except (OSError, TypeError):
-            return ""
+        """Its name and the source of its module and of what that imports; empty if that cannot be read."""
+        source = source_hash(self.name.partition(":")[0])
+        return f"{self.name} {source}" if source else ""
 
     def __call__(self, x: Tensor) -> Tensor:
         """The features of `x`.

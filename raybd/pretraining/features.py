@@ -13,6 +13,7 @@ from raybd.pretraining.extractors import PREFIX, FrozenEncoder, UserFunction, to
 from raybd.pretraining.feature_files import SUFFIXES, read_features
 from raybd.utils.cache import compute_once, content_hash
 from raybd.utils.files import expanded
+from raybd.utils.source_files import class_sources
 
 FORMAT = 2  # of the key; another number makes all features be computed anew
 CHUNK = 256  # images at a time
@@ -107,4 +108,4 @@ def _identity(function: Extractor) -> str:
     if isinstance(function, UserFunction):
         return function.identity
     weights = encoder_weights(function) if isinstance(function, Classifier) else function.state_dict()
-    return f"{function!r} {content_hash(weights)}"
+    return f"{function!r} {content_hash(weights)}{class_sources(function)}"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from raybd.models import Classifier
 from raybd.models.base import Shape
+from raybd.pretraining.extractors import UserFunction
 from raybd.pretraining.features import Extractor, embed, extractor
 
 
@@ -28,6 +29,10 @@ class FrozenBackbone(Classifier):
         with torch.no_grad():
             pixels = (x * 255).round().clamp(0, 255).to(torch.uint8)
             return cast(Tensor, self.source(pixels)).float()
+
+    def extra_repr(self) -> str:
+        """What a function of the user's is, where the module is printed: it holds no weights that would tell."""
+        return self.source.identity if isinstance(self.source, UserFunction) else ""
 
     def train(self, mode: bool = True) -> "FrozenBackbone":
         """Set training mode for the head; the source stays in evaluation mode."""

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -28,9 +29,12 @@ def absolute_uri(uri: str | None) -> str:
     """`uri`, or MLflow's own default, as an absolute URI: workers have other working folders than the driver.
 
     Raises:
-        InputError: it is a folder, the store of older MLflows, which is MLflow's default where ./mlruns holds one.
+        InputError: it is a folder, the store of older MLflows, which is MLflow's default where ./mlruns holds one; or a
+            file's path.
     """
     uri = uri or mlflow.get_tracking_uri()
+    if Path(uri).is_file():
+        raise InputError(f"the tracking store {uri} is a file: a database in a file is written sqlite:///{uri}")
     if urlparse(uri).scheme in ("", "file") and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
         raise InputError(
             f"the tracking store {uri} is a folder, which MLflow no longer writes to: give --tracking-uri "
@@ -81,12 +85,14 @@ def existing_store(tracking_uri: str | None) -> str:
     """`absolute_uri` of a store that exists.
 
     Raises:
-        InputError: it is a file that does not exist.
+        InputError: it is a file that does not exist, or that is no database.
     """
     uri = absolute_uri(tracking_uri)
     path = sqlite.path_of(uri)
     if path is not None and not path.exists():
         raise InputError(f"there is no tracking store at {path}")
+    if path is not None:
+        sqlite.check_database(path)
     return uri
 
 

@@ -15,6 +15,7 @@ from raybd.errors import InputError
 from raybd.utils.locks import lock
 
 ARTIFACTS = "mlruns"  # folder beside the file, an experiment's artifacts in a folder of its name
+MAGIC = b"SQLite format 3\0"  # begins every database file
 LOCK_TIMEOUT = 60.0  # seconds to wait for a locked file
 _copies = ExitStack()  # folders of copies of stores that may only be read
 atexit.register(_copies.close)
@@ -24,6 +25,21 @@ def path_of(uri: str) -> Path | None:
     """The file of a SQLite URI, absolute; None for any other URI."""
     prefix = "sqlite:///"
     return Path(unquote(uri.removeprefix(prefix).split("?")[0])).absolute() if uri.startswith(prefix) else None
+
+
+def check_database(path: Path) -> None:
+    """Refuse a store's file that is no database; MLflow would try again for a minute, or write into it.
+
+    Raises:
+        InputError: `path` is no file, or one of other content than SQLite's. An empty file is an empty database.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(MAGIC))
+    except OSError as error:
+        raise InputError(f"the tracking store {path} cannot be read: {error.strerror}") from error
+    if start not in (MAGIC, b""):
+        raise InputError(f"the tracking store sqlite:///{path} cannot be used: file is not a database")
 
 
 def prepare(uri: str) -> None:
@@ -40,6 +56,8 @@ def prepare(uri: str) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            check_database(path)
         if not _made(path):
             with lock(path.with_name(f"{path.name}.lock")):
                 _make(path)

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from raybd.errors import InputError, public
 from raybd.tracking import sqlite
 from raybd.tracking.artifact_files import read_artifact
-from raybd.tracking.client import connect, connect_to_read, existing_store, sweep_run, trial_runs
+from raybd.tracking.client import connect_to_read, existing_store, find_experiments, one_line, sweep_run, trial_runs
 from raybd.tracking.store import ALIVE, Store, now
 
 QUESTION = ("preset", "data", "pairs", "attacks", "poison_rates", "model", "models", "defences", "base", "seeds")
@@ -42,7 +42,7 @@ def list_sweeps(tracking_uri: str | None = None) -> list[SweepEntry]:
         parents = [(one, sweep_run(client, one.experiment_id)) for one in client.search_experiments()]
         entries = [_entry(client, uri, experiment, run) for experiment, run in parents if run is not None]
     except Exception as error:
-        raise InputError(f"the tracking store {public(uri)} cannot be read: {public(str(error))}") from error
+        raise InputError(f"the tracking store {public(uri)} cannot be read: {one_line(error)}") from error
     return sorted(entries, key=lambda entry: -entry.last_active)
 
 
@@ -113,5 +113,9 @@ def rename_sweep(old: str, new: str, tracking_uri: str | None = None) -> None:
 
 
 def has_sweep(name: str, tracking_uri: str | None = None) -> bool:
-    """Whether the store has an experiment `name`, deleted ones left out."""
-    return name in {experiment.name for experiment in connect(existing_store(tracking_uri)).search_experiments()}
+    """Whether the store has an experiment `name`, deleted ones left out.
+
+    Raises:
+        InputError: the store cannot be read.
+    """
+    return name in find_experiments([], tracking_uri)[1]

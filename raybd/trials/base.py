@@ -79,6 +79,10 @@ class TrialKind(ABC):
         """The part of every rank but the first in a trial by several workers."""
         raise InputError(f"model {config.model.name} cannot be trained by several workers")
 
+    def memory_bytes(self, config: TrialConfig, data: Data) -> int:
+        """A low estimate of the memory that a trial needs; 0: not known."""
+        return 0
+
     @abstractmethod
     def cost_key(self, config: TrialConfig) -> tuple[object, ...]:
         """Equal for trials whose unit of work takes equally long."""

@@ -21,6 +21,9 @@ from raybd.utils.constraints import Share
 
 __all__ = ["KEY_FORMAT", "ModelConfig", "TrialConfig"]
 
+Contents = tuple[tuple[str, str], ...]  # setting that names a file, hash of what the file holds
+# contents: of the modules of a user's function, and of what it builds
+MODEL_SOURCE, MODEL_BUILT = "model.name", "model.built"
 KEY_FORMAT = 1  # of `TrialConfig.key`; raised when equal settings shall get other keys than before
 
 
@@ -42,6 +45,7 @@ class TrialConfig:
     seed: int = 0
     # side in pixels that images are resized to first; 0: as they are
     resize: Annotated[int, Ge(0)] = field(default=0, metadata={"since": "0.2"})
+    contents: Contents = field(default=(), metadata={"since": "0.2"})  # of the files that it draws on, where known
 
     def __post_init__(self) -> None:
         coerce_floats(self)
@@ -52,13 +56,18 @@ class TrialConfig:
         return plain
 
     def _plain(self) -> dict[str, Any]:
-        return settings_of(self) | {
-            "attack": spec(ATTACKS, self.attack),
-            "defence": spec(DEFENCES, self.defence),
-            "metrics": [spec(METRICS, metric) for metric in self.metrics],
-            "model": settings_of(self.model),
-            "train": settings_of(self.train),
-        }
+        contents = {"contents": dict(self.contents)} if self.contents else {}
+        return (
+            settings_of(self)
+            | contents
+            | {
+                "attack": spec(ATTACKS, self.attack),
+                "defence": spec(DEFENCES, self.defence),
+                "metrics": [spec(METRICS, metric) for metric in self.metrics],
+                "model": settings_of(self.model),
+                "train": settings_of(self.train),
+            }
+        )
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "TrialConfig":
@@ -69,6 +78,7 @@ class TrialConfig:
         parts["model"] = ModelConfig(**plain["model"])
         parts["train"] = TrainConfig(**plain["train"])
         parts["probes"] = tuple(plain["probes"])
+        parts["contents"] = tuple(sorted(plain.get("contents", {}).items()))
         parts["metrics"] = tuple(build("metric", METRICS, metric) for metric in plain["metrics"])
         return cls(**parts)
 
@@ -76,14 +86,26 @@ class TrialConfig:
     def key(self) -> str:
         """The first 16 hex digits of the SHA-256 of the sorted JSON, after the format's version from 2 on.
 
-        A user's own images count by their pixels, not by the path they happen to lie at.
+        A user's own images count by their pixels, and files by their content, not by the paths they happen to lie at.
         """
-        plain = self._plain()
+        plain = self._plain() | self._by_content()
+        plain.pop("contents", None)
         if self.fingerprint:
             plain["data"] = self.data.split(":")[0]
         version = "" if KEY_FORMAT == 1 else f"{KEY_FORMAT} "
         text = version + json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _by_content(self) -> dict[str, Any]:
+        """The parts of `_plain` that name files, with contents in place of names."""
+        if not self.contents:
+            return {}
+        found, model = dict(self.contents), settings_of(self.model)
+        if source := found.get(MODEL_SOURCE):
+            model["name"] = f"{source}:{self.model.name.partition(':')[2]}"
+            model["built"] = found.get(MODEL_BUILT, "")
+        pictures = {name.removeprefix("attack."): content for name, content in self.contents}
+        return {"attack": spec(ATTACKS, self.attack.by_content(pictures)), "model": model}
 
     @property
     def image_set(self) -> str:
@@ -93,8 +115,9 @@ class TrialConfig:
     @property
     def params(self) -> dict[str, Any]:
         """Every setting by its flattened name, as MLflow and the map know it: attack.name, train.weight_decay, ..."""
-        absent = self.model.kind.absent
-        return {name: value for name, value in _flat(self.to_dict()).items() if not name.startswith(absent)}
+        absent, plain = self.model.kind.absent, self.to_dict()
+        contents = {f"{name}.content": content for name, content in plain.pop("contents", {}).items()}
+        return {name: value for name, value in (_flat(plain) | contents).items() if not name.startswith(absent)}
 
     @property
     def label(self) -> str:

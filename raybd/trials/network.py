@@ -17,8 +17,9 @@ from raybd.defences import DEFENCES, TrainingContext
 from raybd.defences.audit import audit, most_suspected
 from raybd.defences.base import SUSPICION
 from raybd.errors import DivergedError
+from raybd.metrics import METRICS
 from raybd.metrics.base import History
-from raybd.models import build_model, check_model
+from raybd.models import build_model
 from raybd.pixels import is_streamed
 from raybd.plugins import name_of
 from raybd.seeds import derive, forked_rng
@@ -26,7 +27,7 @@ from raybd.training import Checkpoint, Epoch, Ranks, predict, probe_schedule
 from raybd.training.weighting import Flagged
 from raybd.trials.base import TrialKind, TrialResult, TrialSession, measure, poisoned_sets, result_of
 from raybd.trials.config import TrialConfig
-from raybd.trials.network_checks import is_trainable, setting_problems
+from raybd.trials.network_checks import crop_problems, network_bytes, network_problems, setting_problems
 from raybd.trials.twins import Twin, clean_twin
 from raybd.types import POISON, Data, Images, MetricContext, Poisoned, Report
 
@@ -44,14 +45,14 @@ class NetworkTraining(TrialKind):
 
     def data_problems(self, config: TrialConfig, data: Data) -> list[str]:
         """A network or a defence that does not fit the images."""
-        model, shape, classes = config.model, data.train.shape, len(data.classes)
-        found = check_model(model.name, shape, classes, model.width, model.depth, model.noise)
-        if not found and config.train.workers > 1 and not is_trainable(model, shape, classes):
-            found = [f"model {model.name} has no trainable weights: {config.train.workers} workers cannot share it"]
+        shape, classes = data.train.shape, len(data.classes)
+        found = config.defence.check(shape, classes) + crop_problems(config, shape)
         if is_streamed(data.train.x) and not config.defence.streams:
             name = name_of(DEFENCES, config.defence)
             found.append(f"defence {name} needs all images in memory, and {data.name} is streamed: raise --data-memory")
-        return found + config.defence.check(shape, classes)
+        features = tuple(name_of(METRICS, metric) for metric in config.metrics if metric.needs_features)
+        what = (config.model, config.defence, features, config.train.workers)
+        return found or list(network_problems(*what, shape, classes))
 
     def run(self, config: TrialConfig, data: Data, session: TrialSession, start: float) -> TrialResult:
         """One report an epoch, the metrics at every probe."""
@@ -79,6 +80,11 @@ class NetworkTraining(TrialKind):
                 _exhaust(config.defence.train(context_of()))
         if config.poison_rate or not _has_twin(config, session):
             _exhaust(config.defence.train(context_of(_model(config, data), poisoned)))
+
+    def memory_bytes(self, config: TrialConfig, data: Data) -> int:
+        """Weights, gradients and momentum, and the activations of a batch."""
+        weights, activations = network_bytes(config.model, data.train.shape, len(data.classes))
+        return 3 * weights + activations * min(config.train.batch_size, len(data.train))
 
     def cost_key(self, config: TrialConfig) -> tuple[object, ...]:
         """Data, network and batch size."""

@@ -1,14 +1,18 @@
 """Checks of the settings of trials that train a network."""
 
+import contextlib
 from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from raybd.convex import LEARNERS
-from raybd.defences import DEFENCES, NoDefence
+from raybd.defences import DEFENCES, Defence, NoDefence
+from raybd.errors import InputError
 from raybd.metrics import METRICS
-from raybd.models import build_model
+from raybd.models import Classifier, sketch_model
+from raybd.models.base import Shape
 from raybd.plugins import name_of
 from raybd.trials.config import TrialConfig
 from raybd.trials.model import ModelConfig
@@ -43,13 +47,66 @@ def _data_parallel_problems(config: TrialConfig) -> list[str]:
 
 
 @cache
-def is_trainable(model: ModelConfig, shape: tuple[int, int, int], classes: int) -> bool:
-    """Whether the network has a weight that training changes."""
-    ones = [1.0] * shape[0]
+def network_problems(
+    model: ModelConfig, defence: Defence, features: tuple[str, ...], workers: int, shape: Shape, classes: int
+) -> tuple[str, ...]:
+    """Why the network cannot be built for images of `shape`, trained under `defence` or by several `workers`, or
+    measured by the metrics called `features`, which read its features.
+
+    Built once for each such question, without weights where it is raybd's; `network_problems.cache_clear()` forgets.
+    """
+    try:
+        settings: dict[str, Any] = {"width": model.width, "depth": model.depth, "noise": model.noise}
+        network = sketch_model(model.name, shape, classes, **settings)
+        if network is None:
+            return ()
+        found = _missing(model, network, features, workers)
+        with torch.random.fork_rng(devices=[]), torch.device(next(network.parameters(), torch.empty(0)).device):
+            defence.network(network)
+    except InputError as error:
+        return tuple(error.problems)
+    return tuple(found)
+
+
+def _missing(model: ModelConfig, network: nn.Module, features: tuple[str, ...], workers: int) -> list[str]:
+    found = []
+    if workers > 1 and not any(weight.requires_grad for weight in network.parameters()):
+        found.append(f"model {model.name} has no trainable weights: {workers} workers cannot share it")
+    if features and not isinstance(network, Classifier):
+        found.append(f"{', '.join(features)} needs a raybd.models.Classifier, and model {model.name} is none")
+    return found
+
+
+@cache
+def network_bytes(model: ModelConfig, shape: Shape, classes: int) -> tuple[int, int]:
+    """Bytes of the weights of a network, and of the activations of its layers for one image; 0 where not known."""
     settings: dict[str, Any] = {"width": model.width, "depth": model.depth, "noise": model.noise}
-    with torch.random.fork_rng(devices=[]):
-        network = build_model(model.name, shape, classes, ones, ones, **settings)
-    return any(weight.requires_grad for weight in network.parameters())
+    network = sketch_model(model.name, shape, classes, **settings)
+    if network is None:
+        return 0, 0
+    return sum(weight.numel() * weight.element_size() for weight in network.parameters()), _activations(network, shape)
+
+
+def _activations(network: nn.Module, shape: Shape) -> int:
+    found: list[int] = []
+
+    def count(layer: nn.Module, given: Any, made: Any) -> None:
+        if isinstance(made, Tensor) and not any(layer.children()):
+            found.append(made.numel() * made.element_size())
+
+    for layer in network.modules():
+        layer.register_forward_hook(count)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):
+        network.eval()(torch.zeros(1, *shape, device=next(network.parameters(), torch.empty(0)).device))
+    return sum(found)
+
+
+def crop_problems(config: TrialConfig, shape: Shape) -> list[str]:
+    """A crop that can leave nothing of an image."""
+    side = min(shape[1:])
+    if config.train.crop <= side:
+        return []
+    return [f"a crop by {config.train.crop} pixels leaves nothing of images of {shape[1]}x{shape[2]}: at most {side}"]
 
 
 def _probe_problems(config: TrialConfig) -> list[str]:

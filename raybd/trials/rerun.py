@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import torch
 
+from raybd import __version__
 from raybd.data import load
 from raybd.errors import InputError
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FINISHED, Record
 from raybd.trials.run import run_trial
+from raybd.trials.validate import problems
 from raybd.utils.environment import environment
 
 
@@ -40,16 +42,31 @@ def rerun(record: Record, data_root: str | None = None, threads: int = 1) -> Rer
     """Run the trial of `record` again on the CPU; nothing is logged.
 
     Raises:
-        InputError: the trial did not finish, or its data have changed.
+        InputError: the trial did not finish, its data or files have changed, or its record is of another version.
     """
     if record.status != FINISHED:
         raise InputError(f"{record.label} did not finish ({record.error}): there are no numbers to compare")
     torch.set_num_threads(threads)
-    config = TrialConfig.from_dict(record.config)
+    config = _config(record)
     result = run_trial(config, load(config.data, data_root, config.resize))
     now, then = environment(), record.environment
     changed = {n: (then.get(n, ""), now[n]) for n in now if n != "host" and then.get(n, "") != now[n]}
     return Rerun(record, _timeless(record.metrics), _timeless(result.metrics), changed)
+
+
+def _config(record: Record) -> TrialConfig:
+    """The config of a record, which another version of raybd, or somebody's hand, may have written."""
+    try:
+        config = TrialConfig.from_dict(record.config)
+        found = problems(config)
+    except InputError as error:
+        found = error.problems
+    except Exception as error:  # noqa: BLE001 - a record of another shape raises whatever that suggests
+        found = [f"{type(error).__name__}: {error}"]
+    if not found:
+        return config
+    written = record.environment.get("raybd", "an unknown version")
+    raise InputError([f"the record of {record.label} (raybd {written}) is no trial of raybd {__version__}", *found])
 
 
 def _timeless(metrics: dict[str, float]) -> dict[str, float]:

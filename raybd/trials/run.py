@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from raybd.errors import InputError
 from raybd.metrics.base import History
 from raybd.training import Checkpoint
 from raybd.trials.base import TrialResult, TrialSession
 from raybd.trials.config import TrialConfig
+from raybd.trials.contents import check_files, content_problems
 from raybd.trials.kinds import kind_of
 from raybd.trials.validate import check_trial, without_validation
 from raybd.types import Data, Report
@@ -38,9 +40,17 @@ def run_trial(
 
 
 def run_checked(config: TrialConfig, data: Data, session: TrialSession) -> TrialResult:
-    """`run_trial` for a config that has been checked."""
+    """`run_trial` for a config that has been checked.
+
+    Raises:
+        InputError: a file that it draws on is not, or does not stay, what it was when the trial was planned.
+    """
     start = time.perf_counter()
-    return kind_of(config).run(config, without_validation(config, data), session, start)
+    if found := content_problems(config, data):
+        raise InputError(found)
+    result = kind_of(config).run(config, without_validation(config, data), session, start)
+    check_files(config)
+    return result
 
 
 def follow_trial(config: TrialConfig, data: Data, shared: Path | None) -> None:

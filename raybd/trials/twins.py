@@ -22,7 +22,8 @@ CHECKPOINT, HISTORY = "checkpoint.pt", "history.json"  # of a training that has 
 def twin_of(config: TrialConfig) -> TrialConfig:
     """The config of the clean twin of `config`: no attack, no metrics, no other weight for poisoned images."""
     train = replace(config.train, beta=1.0, beta_mode="sample")
-    return replace(config, attack=NoAttack(), poison_rate=0.0, metrics=(), train=train)
+    contents = tuple(found for found in config.contents if not found[0].startswith("attack."))
+    return replace(config, attack=NoAttack(), poison_rate=0.0, metrics=(), train=train, contents=contents)
 
 
 @dataclass(frozen=True)

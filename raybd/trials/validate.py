@@ -14,9 +14,12 @@ from raybd.errors import InputError
 from raybd.metrics import METRICS
 from raybd.plugins import name_of
 from raybd.trials.config import TrialConfig
+from raybd.trials.contents import with_contents
 from raybd.trials.kinds import kind_of
+from raybd.trials.network_checks import network_problems
 from raybd.types import Data
 from raybd.utils.constraints import violations
+from raybd.utils.memory import LARGEST, format_bytes
 
 
 def check_trial(config: TrialConfig, data: Data) -> None:
@@ -25,6 +28,7 @@ def check_trial(config: TrialConfig, data: Data) -> None:
     Raises:
         InputError: with the reasons.
     """
+    network_problems.cache_clear()
     found = problems(config) + data_problems(config, data)
     if found := found or _poison_problems(config, data):
         raise InputError(found)
@@ -42,22 +46,39 @@ def problems(config: TrialConfig) -> list[str]:
 
 def data_problems(config: TrialConfig, data: Data) -> list[str]:
     """Everything wrong with `config` on `data`, but for the poison rate."""
-    found = config.attack.check(data.train.shape, len(data.classes)) + kind_of(config).data_problems(config, data)
-    counted = sum(int(member.attack.measured(data.test.y).sum()) for member in config.attack.members())
-    found += [
-        f"{name_of(METRICS, metric)}: {metric.min_triggered} points are asked for, and the success of "
-        f"{describe(config.attack)} counts {counted} test images"
-        for metric in config.metrics
-        if metric.min_triggered > counted
-    ]
+    found = config.attack.check(data.train.shape, len(data.classes))
+    found += [] if found else _count_problems(config, data)
+    found += kind_of(config).data_problems(config, data)
     found += [problem for metric in config.metrics for problem in metric.problems(data, config.model.noise)]
     if config.fingerprint not in ("", data.fingerprint):
         found.append(f"the data is {data.fingerprint}, but the trial is about {config.fingerprint}")
     return found
 
 
+def _count_problems(config: TrialConfig, data: Data) -> list[str]:
+    """Metrics that want more triggered test images than the attack counts."""
+    counted = sum(int(member.attack.measured(data.test.y).sum()) for member in config.attack.members())
+    return [
+        f"{name_of(METRICS, metric)}: {metric.min_triggered} points are asked for, and the success of "
+        f"{describe(config.attack)} counts {counted} test images"
+        for metric in config.metrics
+        if metric.min_triggered > counted
+    ]
+
+
 def _poison_problems(config: TrialConfig, data: Data) -> list[str]:
     return kind_of(config).poison_problems(config, without_validation(config, data))
+
+
+def _memory_problems(config: TrialConfig, data: Data, memory: int) -> list[str]:
+    need = kind_of(config).memory_bytes(config, data)
+    if need <= memory:
+        return []
+    model, batch = f"{config.model.name} of width {config.model.width:g}", config.train.batch_size
+    return [
+        f"model {model} with batches of {batch} needs {format_bytes(need)} of memory or more, and there are "
+        f"{format_bytes(memory)} (on larger machines than this one: --address)"
+    ]
 
 
 def _clean_problems(config: TrialConfig) -> list[str]:
@@ -92,11 +113,14 @@ def prepare(
     data_root: str | Path | None = None,
     lower: bool = False,
     image_bytes: float = math.inf,
+    memory: int = LARGEST,
 ) -> tuple[list[TrialConfig], dict[str, Data]]:
-    """The configs with the fingerprint of their data, each once, and the data by `TrialConfig.image_set`.
+    """The configs with the fingerprint of their data and the contents of their files, each once, and the data by
+    `TrialConfig.image_set`.
 
     `lower`: poison rates that an attack cannot have on the data become the largest that it can, which is printed.
     `image_bytes`: what the images of a trial may take of the memory; a larger set is streamed from the disk.
+    `memory`: bytes that a trial may take, by a low estimate.
 
     Raises:
         NoDataError: a data set is not on this machine.
@@ -105,16 +129,17 @@ def prepare(
     found = [problem for config in configs for problem in problems(config)]
     if found or not configs:
         raise InputError(list(dict.fromkeys(found)) or "the sweep has no trials")
+    network_problems.cache_clear()  # the user may have mended what it is about
     wanted = {config.image_set: (config.data, config.resize) for config in configs}
     data = {key: place(load(name, data_root, size), image_bytes) for key, (name, size) in wanted.items()}
     known = [replace(config, fingerprint=data[config.image_set].fingerprint) for config in configs]
     known = _lowered(known, data) if lower else known
     for config in known:
         one = data[config.image_set]
-        found += data_problems(config, one) or _poison_problems(config, one)
+        found += data_problems(config, one) or _memory_problems(config, one, memory) or _poison_problems(config, one)
     if found:
         raise InputError(list(dict.fromkeys(found)))
-    return list({config.key: config for config in known}.values()), data
+    return list({config.key: config for config in with_contents(known, data)}.values()), data
 
 
 def _lowered(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list[TrialConfig]:

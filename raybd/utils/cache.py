@@ -107,22 +107,22 @@ def _save(path: Path, save: Callable[[Path], object], resume_files: Iterable[Pat
         log.warning("the cache entry %s cannot be written (%s)", path, error)
 
 
-def content_hash(*parts: str | Tensor | dict[str, Tensor]) -> str:
-    """16 hex digits of SHA-256 of texts, and of shapes, types and bytes of tensors, in this order."""
+def content_hash(*parts: str | bytes | Tensor | dict[str, Tensor]) -> str:
+    """16 hex digits of SHA-256 of texts and bytes, and of shapes, types and bytes of tensors, in this order."""
     digest = sha256()
     for part in parts:
         _add(digest, part)
     return digest.hexdigest()[:16]
 
 
-def _add(digest: Any, value: str | Tensor | dict[str, Tensor]) -> None:
+def _add(digest: Any, value: str | bytes | Tensor | dict[str, Tensor]) -> None:
     if isinstance(value, dict):
         for name, tensor in value.items():
             _add(digest, name)
             _add(digest, tensor)
-    elif isinstance(value, str):
-        digest.update(value.encode())
+    elif isinstance(value, str | bytes):
+        digest.update(value.encode() if isinstance(value, str) else value)
     else:
         digest.update(f"{tuple(value.shape)} {value.dtype}".encode())
         for part in value.split(PART) if is_streamed(value) else [value]:
-            digest.update(part.detach().cpu().contiguous().numpy().data)
+            digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -7,11 +7,13 @@ The bounds are those of `annotated_types` (Ge, Gt, Le, Lt, Interval), as pydanti
 import math
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
+
+from raybd.field_types import allowed_values, fits, is_finite
 
 Bound = Ge | Gt | Le | Lt
 Count = Annotated[int, Ge(1)]
@@ -30,25 +32,47 @@ COMPARE: dict[type[Bound], tuple[Callable[[Any, Any], bool], str]] = {
 
 
 def violations(config: Any, prefix: str = "", spell: Callable[[str], str] = str) -> list[str]:
-    """Every field of the dataclass `config` that is out of its range, or none of its Literal's words: its name after
-    `prefix`, what is allowed, its value. Fields that are None, or have no bounds, are left out; of a tuple each value
-    is checked.
+    """Every field of the dataclass `config` that is of another type, out of its range, no finite number, or none of its
+    Literal's words: its name after `prefix`, what is allowed, its value.
 
-    `spell` turns the name of a field into the one that a user knows, as `flag` does.
+    Fields that are None are left out; of a tuple each value is checked. No bound lets an infinity through. `spell`
+    turns the name of a field into the one that a user knows, as `flag` does.
     """
     cls: Any = type(config)
-    found = [
-        f"{prefix}{spell(name)} must be {allowed}, got {_shown(value)}"
-        for name, bounds, allowed in _bounded(cls)
-        for value in _values(getattr(config, name))
-        if not all(COMPARE[type(bound)][0](value, limit(bound)) for bound in bounds)
+    return [
+        f"{prefix}{spell(name)} must be {problem}"
+        for name, rule in _rules(cls).items()
+        for problem in rule.problems(getattr(config, name))
     ]
-    return found + [
-        f"{prefix}{spell(name)} must be one of {', '.join(words)}, got {value!r}"
-        for name, words in _worded(cls)
-        for value in _values(getattr(config, name))
-        if isinstance(value, str) and value not in words
-    ]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a field may be."""
+
+    hint: Any  # without bounds
+    bounds: tuple[Bound, ...]
+    words: tuple[str, ...]
+
+    def problems(self, value: Any) -> list[str]:
+        """What is allowed and what `value` is, for each part of it that is not."""
+        if not fits(value, self.hint):
+            return [f"{allowed_values(self.hint)}, got {value!r}"]
+        return [text for one in _values(value) if (text := self._problem(one))]
+
+    def _problem(self, value: Any) -> str:
+        if self.bounds and not (is_finite(value) and all(_holds(value, bound) for bound in self.bounds)):
+            allowed = describe(self.bounds)
+            return f"{allowed}{_finite_too(value, allowed)}, got {_shown(value)}"
+        if not is_finite(value):
+            return f"a finite number, got {value}"
+        if self.words and isinstance(value, str) and value not in self.words:
+            return f"one of {', '.join(self.words)}, got {value!r}"
+        return ""
+
+
+def _holds(value: Any, bound: Bound) -> bool:
+    return COMPARE[type(bound)][0](value, limit(bound))
 
 
 def empty(config: Any, spell: Callable[[str], str] = str) -> list[str]:
@@ -82,19 +106,18 @@ def _shown(value: Any) -> str:
 
 
 @cache  # a sweep asks ten thousands of times
-def _bounded(cls: Any) -> list[tuple[str, tuple[Bound, ...], str]]:
-    """Name, bounds and their description of every field with bounds."""
-    hints = get_type_hints(cls, include_extras=True)
-    found = ((f.name, tuple(_bounds(hints[f.name]))) for f in fields(cls))
-    return [(name, bounds, describe(bounds)) for name, bounds in found if bounds]
+def _rules(cls: Any) -> dict[str, _Rule]:
+    """The rule of every field."""
+    plain, marked = get_type_hints(cls), get_type_hints(cls, include_extras=True)
+    return {
+        f.name: _Rule(plain[f.name], tuple(_bounds(marked[f.name])), tuple(_words(plain[f.name]))) for f in fields(cls)
+    }
 
 
-@cache
-def _worded(cls: Any) -> list[tuple[str, tuple[str, ...]]]:
-    """Name and allowed words of every field that is a Literal, or may be one."""
-    hints = get_type_hints(cls)
-    found = ((f.name, tuple(_words(hints[f.name]))) for f in fields(cls))
-    return [(name, words) for name, words in found if words]
+def _finite_too(value: Any, allowed: str) -> str:
+    """What `allowed` leaves unsaid of an infinity that keeps to the bounds."""
+    unsaid = value == math.inf and allowed.startswith(("at least", "above")) and "finite" not in allowed
+    return " and finite" if unsaid else ""
 
 
 def _words(hint: Any) -> Iterator[str]:

@@ -19,6 +19,21 @@ def expanded(path: str | Path) -> Path:
         raise InputError(f"{path}: there is no such user's home folder") from error
 
 
+def read_content(path: str | Path, what: str = "file") -> bytes:
+    """The bytes of the file `path`.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read; links to devices and pipes are none.
+    """
+    file = expanded(path)
+    try:
+        if not file.is_file():
+            raise InputError(f"there is no {what} at {path}")
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file under a temporary name beside `path` and rename it: no reader sees a part of it.
 

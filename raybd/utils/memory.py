@@ -4,16 +4,24 @@ import contextlib
 import os
 from pathlib import Path
 
+LARGEST = 2**45  # bytes: no machine has more
+LARGEST_GPU = 2**38
 MEMINFO = Path("/proc/meminfo")
 CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")  # of a container: its limit in bytes, or "max"
 
 
 def available_bytes() -> int:
     """Bytes that a program can have without swapping: those available on Linux, elsewhere all that is built in."""
-    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    found = total_bytes()
     with contextlib.suppress(OSError, ValueError):
         lines = MEMINFO.read_text().splitlines()
         found = min([found, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))])
+    return found
+
+
+def total_bytes() -> int:
+    """Bytes of memory that this machine, or container, has."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):
         limit = int(CONTROL_GROUP.read_text())
         found = min(found, limit, limit - _used_of_it())
@@ -31,8 +39,8 @@ def _used_of_it() -> int:
 
 def format_bytes(count: float) -> str:
     """`count` bytes with three digits and a unit: "61 TiB"."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if count < 1000:
             return f"{count:.3g} {unit}"
         count /= 1024
-    return f"{count:.3g} TiB"
+    return f"{count:.3g} EiB"

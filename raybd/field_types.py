@@ -1,0 +1,39 @@
+"""Types of the fields of configs: whether a value is of one, and how it is said to people. Imports nothing of raybd."""
+
+import math
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the type that an annotation names, for a Literal of the type of its words; True where that
+    is no question of types."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(fits(value, one) for one in get_args(hint))
+    if get_origin(hint) is Literal:
+        return isinstance(value, type(get_args(hint)[0]))
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)
+        each = inner[:1] * len(value) if isinstance(value, tuple) and inner[-1] is Ellipsis else inner
+        return isinstance(value, tuple) and len(value) == len(each) and all(map(fits, value, each))
+    if not isinstance(hint, type):
+        return True
+    return isinstance(value, int | float if hint is float else hint) and (hint is bool or not isinstance(value, bool))
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a number, or each of a tuple, is neither nan nor infinite; True of all else."""
+    if isinstance(value, tuple):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def allowed_values(hint: Any) -> str:
+    """What a person may write for an annotation."""
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(allowed_values(one) for one in get_args(hint) if one is not type(None))
+    if get_origin(hint) is Literal:
+        return ", ".join(map(str, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return f"a list as [...], each {allowed_values(get_args(hint)[0])}"
+    return {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}.get(hint, str(hint))
