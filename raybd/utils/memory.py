@@ -16,21 +16,21 @@ def available_bytes() -> int:
     with contextlib.suppress(OSError, ValueError):
         lines = MEMINFO.read_text().splitlines()
         found = min([found, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))])
-    return found
+    return min(found, total_bytes() - _used_of_container())
 
 
 def total_bytes() -> int:
     """Bytes of memory that this machine, or container, has."""
     found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):
-        limit = int(CONTROL_GROUP.read_text())
-        found = min(found, limit, limit - _used_of_it())
+        found = min(found, int(CONTROL_GROUP.read_text()))
     return found
 
 
-def _used_of_it() -> int:
-    """Bytes that the container holds already, without the caches of files that it could give back."""
+def _used_of_container() -> int:
+    """Bytes that the container holds already, without the caches of files that it could give back; 0 outside one."""
     with contextlib.suppress(OSError, ValueError):
+        int(CONTROL_GROUP.read_text())
         held = int(CONTROL_GROUP.with_name("memory.current").read_text())
         lines = CONTROL_GROUP.with_name("memory.stat").read_text().splitlines()
         return held - sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
