@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 WHEELS := .venv/wheels/.complete
+TESTS := --numprocesses $(shell echo $$(($$(nproc) + 1))) --maxprocesses 8 --dist loadfile --no-loadscope-reorder # some wait
 
 .PHONY: sweep test test-all store-test audit lint types ui bench cluster-test clean
 
@@ -13,10 +14,10 @@ ui: $(INSTALLED)  ## the MLflow UI on http://localhost:5000, or PORT=6000; OPTIO
 	$(BIN)/raybd ui $(if $(PORT),--port $(PORT)) $(OPTIONS)
 
 test: $(INSTALLED)
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not calibration and not server"
+	$(BIN)/pytest $(TESTS) -m "not calibration and not server"
 
 test-all: $(INSTALLED)  ## the tests, and long checks of power and coverage
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest $(TESTS)
 
 store-test: $(INSTALLED)  ## stores on servers: PostgreSQL, artifacts in S3; skipped where PostgreSQL is not installed
 	$(BIN)/pytest tests/servers -m server -rs

@@ -11,6 +11,7 @@ from analysis.gaussian_process import GaussianProcess
 from analysis.hull import hull_interval, in_hull
 from analysis.logits import logits_of
 
+LONG = pytest.mark.calibration
 Z = 1.6448536269514722
 RNG = np.random.default_rng(3)
 POINTS = RNG.uniform(-2, 3, (14, 2))
@@ -129,7 +130,7 @@ def planted(d, draw, deviation=0.4, seeds=5):
     return DefendedRegionMap.from_frame(frame), edge
 
 
-@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("d", [pytest.param(1, marks=LONG), 2, pytest.param(3, marks=LONG)])
 def test_bands_of_planted_boundaries_hold_them_nine_times_in_ten(d):
     """At the planted edge the truth is 10 %: how often is that within the 90 % band, over 200 draws?"""
     held = 0

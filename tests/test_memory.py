@@ -1,5 +1,6 @@
 """The memory of a trial: its peak is seen, the next one starts afresh, and the sweep's summary says it."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -98,3 +99,20 @@ def test_a_process_keeps_the_memory_of_one_step_for_the_next() -> None:
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_a_freeze_is_undone_unless_the_user_s_own_process_had_frozen_before() -> None:
+    assert gc.get_freeze_count() == 0
+    with memory.temporary_freeze() as freeze:
+        freeze()
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        with memory.temporary_freeze() as freeze:
+            freeze()
+            assert gc.get_freeze_count() <= before  # a frozen object may die meanwhile
+        assert 0 < gc.get_freeze_count() <= before
+    finally:
+        gc.unfreeze()

@@ -30,10 +30,12 @@ class LocalExecutor(Executor):
         threads = torch.get_num_threads()
         memory.retain_freed_memory()
         try:
-            while isinstance(config := queue.next(), TrialConfig):
-                progress.show()
-                queue.tell(self._run(config))
-                progress.show()
+            with memory.temporary_freeze() as freeze:
+                while isinstance(config := queue.next(), TrialConfig):
+                    progress.show()
+                    queue.tell(self._run(config))
+                    freeze()
+                    progress.show()
             assert config is Signal.DONE, "a proposer waits although nothing is in flight"
         except KeyboardInterrupt:
             return ExecutorResult(interrupted=signal.SIGINT)

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from raybd.execution.worker_environment import KEPT
@@ -46,9 +47,20 @@ def release_memory() -> None:
 def freeze() -> None:
     """Let the garbage collector pass over all that lives now: looking through PyTorch each time takes half a second.
 
-    For workers alone: in a user's own process it would keep the user's objects alive.
+    For workers alone, which end with their sweep.
     """
     gc.freeze()
+
+
+@contextlib.contextmanager
+def temporary_freeze() -> Iterator[Callable[[], None]]:
+    """Yield `freeze` for a user's own process: at the end the collector sees all objects again, as it did before."""
+    frozen_before = gc.get_freeze_count()
+    try:
+        yield (lambda: None) if frozen_before else freeze  # what a user froze must stay so
+    finally:
+        if not frozen_before:
+            gc.unfreeze()
 
 
 def is_out_of_memory(error: Exception | None) -> bool:
