@@ -5,12 +5,14 @@ leave-one-out eq. 5.12. Fitted by scikit-learn.
 """
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern
+
+if TYPE_CHECKING:  # over a second to import, and most questions to a map need none
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Kernel
 
 Floats = NDArray[np.float64]
 LENGTH_BOUNDS = (0.1, 10.0)  # of the kernel, in widths of the axis
@@ -31,6 +33,9 @@ class GaussianProcess:
     """
 
     def __init__(self, points: Floats, values: Floats, noise: Floats) -> None:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+
         self.low, self.span = points.min(0), np.ptp(points, axis=0)
         self._mean, self._unit = float(values.mean()), float(values.std()) or 1.0
         self.points, self.values, self.noise = self.scaled(points), values, noise
@@ -66,7 +71,11 @@ class GaussianProcess:
         mean = standard - (inverse @ standard) * variance
         return self._mean + self._unit * mean, self._unit * np.sqrt(variance)
 
-    def _regressor(self, kernel: Kernel, index: NDArray[np.int_], optimizer: str | None) -> GaussianProcessRegressor:
+    def _regressor(
+        self, kernel: "Kernel", index: NDArray[np.int_], optimizer: str | None
+    ) -> "GaussianProcessRegressor":
+        from sklearn.gaussian_process import GaussianProcessRegressor
+
         noise = self.noise[index] / self._unit**2
         regressor = GaussianProcessRegressor(kernel, alpha=noise, optimizer=optimizer)
         return regressor.fit(self.points[index], (self.values[index] - self._mean) / self._unit)

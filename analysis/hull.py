@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 
 Floats = NDArray[np.float64]
 TOLERANCE = 1e-7  # how far outside its hull, in widths of an axis, a point still counts as inside (the solver's own)
@@ -19,6 +18,8 @@ def in_hull(points: Floats, query: Floats) -> bool:
 
 def hull_interval(points: Floats, query: Floats, axis: int) -> tuple[float, float] | None:
     """Where the line through `query` (d,) along `axis` enters and leaves the hull of `points` (n, d); None if never."""
+    from scipy.optimize import linprog  # here, because most questions to a map need none
+
     others = np.delete(points, axis, axis=1).T
     fixed = np.delete(query, axis)
     left, right = np.vstack([others, -others]), np.concatenate([fixed + TOLERANCE, TOLERANCE - fixed])

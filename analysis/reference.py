@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from analysis.records import Trials
 from analysis.samples import numbers, pools
@@ -77,7 +77,7 @@ def best_of(mean: Floats, squared_error: Floats) -> tuple[float, float]:
         return float(mean.max()), float(squared_error[known].sum()) if known.any() else float("nan")
     mean, variance = mean[known], np.maximum(squared_error[known], TINY)
     top = int(mean.argmax())
-    reach = norm.isf(OUT / max(len(mean) - 1, 1)) * np.sqrt(variance + variance[top])
+    reach = -ndtri(OUT / max(len(mean) - 1, 1)) * np.sqrt(variance + variance[top])
     near = (mean >= mean[top] - reach) | (np.arange(len(mean)) == top)
     mean, variance = mean[near], variance[near]
     between = _variance_between(mean, variance)

@@ -3,17 +3,19 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 
 from analysis.cell_table import CellTable
 from analysis.style import GREY, INK, STYLES
 from analysis.values import Value, format_value
 from analysis.verdict import STATUSES, Verdict
 from raybd.errors import InputError
+
+if TYPE_CHECKING:  # half a second to import, and a question to a map draws nothing
+    from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +42,16 @@ class MapSlice:
             for x, verdict in zip(self.x, row, strict=True)
         )
 
-    def plot(self, ax: Axes | None = None, legend: bool = True) -> Axes:
+    def plot(self, ax: "Axes | None" = None, legend: bool = True) -> "Axes":
         """Draw attack success (ASR) and clean accuracy (ACC) of each cell into `ax`, or into a figure of its own.
 
         That figure is `.figure` of what is returned.
         """
+        from matplotlib.axes import Axes
+        from matplotlib.figure import Figure
+
+        if not isinstance(ax, Axes | None):
+            raise InputError(f"ax must be matplotlib's Axes, got {ax!r}")
         if ax is None:
             size = (3.2 + 1.0 * len(self.x), 1.4 + 0.7 * len(self.y))
             ax = Figure(figsize=size, dpi=150, layout="constrained").add_subplot()
@@ -57,7 +64,7 @@ class MapSlice:
             ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, handleheight=1.4)
         return ax
 
-    def _label(self, ax: Axes) -> None:
+    def _label(self, ax: "Axes") -> None:
         ax.set_xlim(-0.5, len(self.x) - 0.5)
         ax.set_ylim(-0.5, len(self.y) - 0.5)
         ax.set_xticks(range(len(self.x)), [format_value(v) for v in self.x])
@@ -89,8 +96,10 @@ def map_slice(table: CellTable, x: str, y: str, fixed: Mapping[str, Value]) -> M
     )
 
 
-def legend_handles() -> list[Patch]:
+def legend_handles() -> "list[Patch]":
     """A patch for each status."""
+    from matplotlib.patches import Patch
+
     return [
         Patch(
             facecolor=(style := STYLES[status]).face,
@@ -103,7 +112,9 @@ def legend_handles() -> list[Patch]:
     ]
 
 
-def _draw_cell(ax: Axes, x: float, y: float, verdict: Verdict) -> None:
+def _draw_cell(ax: "Axes", x: float, y: float, verdict: Verdict) -> None:
+    from matplotlib.patches import Rectangle
+
     style = STYLES[verdict.status]
     corner = (x - 0.5, y - 0.5)
     ax.add_patch(Rectangle(corner, 1, 1, facecolor=style.face, edgecolor=style.line, hatch=style.hatch, linewidth=0))

@@ -5,12 +5,12 @@ Source: Wilson, JASA 22 (1927) 209.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 Floats = NDArray[np.float64]
 TAIL = 0.05  # left out at either end: every interval holds 90 %
 LEVEL = 1 - 2 * TAIL
-Z = float(stats.norm.ppf(1 - TAIL))
+Z = float(ndtri(1 - TAIL))
 
 
 def wilson(successes: Floats, trials: Floats) -> tuple[Floats, Floats]:

@@ -7,9 +7,7 @@ from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
-from scipy.special import expit, logit
-from scipy.stats import norm
+from scipy.special import expit, logit, ndtr
 
 from analysis.cells import Cell, DecisionRule
 from analysis.contrast import SLACK
@@ -154,6 +152,8 @@ class Surrogate:
 
     def baselines(self, points: Floats) -> Floats:
         """(m,) the attack success of the clean twins at `points` (m, d): that of the nearest measured cell."""
+        from scipy.spatial.distance import cdist
+
         process = self.processes[0]
         nearest = cdist(process.scaled(points), process.points).argmin(1)
         known: Floats = np.array([cell.baseline for cell in self.cells])[nearest]
@@ -172,7 +172,7 @@ class Surrogate:
     def probability(self, point: Floats) -> float:
         """That the means over seeds at `point` (1, d) are within both thresholds, taken as independent."""
         deviations = np.stack([process.predict(point)[1] for process in self.processes])
-        return float(norm.cdf(self.margins(point) / deviations).prod())
+        return float(ndtr(self.margins(point) / deviations).prod())
 
     def nearest(self, point: Floats) -> list[Cell]:
         """The cells by their distance from `point` (d,), in widths of the axes."""

@@ -174,7 +174,7 @@ def test_a_store_whose_making_is_interrupted_is_made_anew(tmp_path: Path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite, "MlflowClient", interrupted)
+        patch.setattr("mlflow.MlflowClient", interrupted)
         with pytest.raises(KeyboardInterrupt):
             Store.open("ib", uri(tmp_path))
     assert not (tmp_path / "mlflow.db").exists()

@@ -6,8 +6,6 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-import mlflow
-
 from raybd.tracking import sqlite
 
 
@@ -20,6 +18,8 @@ def read_artifact(tracking_uri: str, run: Any, name: str) -> str:
     folder = local_folder(tracking_uri, run.info.artifact_uri)
     if folder is not None:
         return (folder / name).read_text()
+    import mlflow  # takes over a second to import, and artifacts on a disk need none
+
     with tempfile.TemporaryDirectory() as fetched:
         uri = f"{run.info.artifact_uri}/{name}"
         path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=fetched, tracking_uri=tracking_uri)

@@ -8,16 +8,9 @@ import pandas as pd
 
 from raybd.errors import InputError
 from raybd.tracking.artifact_files import read_artifact
-from raybd.tracking.client import (
-    absolute_uri,
-    client_settings,
-    connect_to_read,
-    existing_store,
-    find_experiments,
-    one_line,
-    trial_runs,
-)
+from raybd.tracking.client import absolute_uri, client_settings, connect_to_read, existing_store, one_line
 from raybd.tracking.metric_table import read_tables
+from raybd.tracking.reader import find_sweeps
 from raybd.trials.records import Record
 
 
@@ -38,10 +31,10 @@ def load_runs(
         InputError: the store cannot be reached or an experiment is not in it.
     """
     names = [experiment] if isinstance(experiment, str) else list(experiment)
-    client, known = find_experiments(names, tracking_uri)
-    runs = [run for name in names for run in trial_runs(client, known[name])]
+    reader, known = find_sweeps(names, tracking_uri)
+    runs = [run for name in names for run in reader.runs(known[name], "trial")]
     tables = read_tables(runs, absolute_uri(tracking_uri)) if all_metrics else {}
-    return pd.DataFrame([_row(run, tables.get(run.info.run_id, {})) for run in runs])
+    return _table(runs, [run.data.metrics | tables.get(run.info.run_id, {}) for run in runs])
 
 
 @client_settings()
@@ -59,8 +52,18 @@ def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
         raise InputError(f"no trial can be read from run {run_id} in {uri}: {one_line(error)}") from error
 
 
-def _row(run: Any, metrics: dict[str, float]) -> dict[str, Any]:
-    parts = {"params": run.data.params, "metrics": {**run.data.metrics, **metrics}, "tags": run.data.tags}
-    flat = {f"{kind}.{name}": value for kind, values in parts.items() for name, value in values.items()}
-    start = pd.Timestamp(run.info.start_time, unit="ms", tz="UTC")
-    return {"run_id": run.info.run_id, "status": run.info.status, "start_time": start} | flat
+def _table(runs: Sequence[Any], metrics: Sequence[dict[str, float]]) -> pd.DataFrame:
+    """A row a run, a column each of their names; of the names that a run lacks NaN or None."""
+    columns = {
+        "run_id": [run.info.run_id for run in runs],
+        "status": [run.info.status for run in runs],
+        "start_time": pd.to_datetime([run.info.start_time for run in runs], unit="ms", utc=True),
+    }
+    for kind, parts in (
+        ("params", [run.data.params for run in runs]),
+        ("metrics", metrics),
+        ("tags", [run.data.tags for run in runs]),
+    ):
+        for name in dict.fromkeys(name for part in parts for name in part):
+            columns[f"{kind}.{name}"] = [part.get(name) for part in parts]
+    return pd.DataFrame(columns)

@@ -9,8 +9,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from mlflow import MlflowClient
-
 from raybd.errors import InputError
 from raybd.utils.locks import lock
 
@@ -81,6 +79,8 @@ def _make(path: Path) -> None:
         left.unlink(missing_ok=True)
     if _made(path):
         return
+    from mlflow import MlflowClient  # takes over a second to import, and a store that is read needs none
+
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
     new.replace(path)
@@ -105,6 +105,20 @@ def readable(uri: str) -> str:
     if _has_log(path):
         path = _copy(path)
     return f"sqlite:///file:{quote(str(path))}?mode=ro&immutable=1&uri=true"
+
+
+def open_to_read(uri: str) -> sqlite3.Connection:
+    """A connection to the SQLite store at `uri` that changes nothing.
+
+    Raises:
+        sqlite3.Error: it is no database, or is locked.
+    """
+    place = readable(uri)
+    if place != uri:
+        return sqlite3.connect(place.removeprefix("sqlite:///"), uri=True)
+    connection = sqlite3.connect(f"file:{quote(str(path_of(uri)))}?mode=rw", timeout=LOCK_TIMEOUT, uri=True)
+    connection.execute("PRAGMA query_only=on")
+    return connection
 
 
 def writable(path: Path) -> bool:

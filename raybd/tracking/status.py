@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from raybd.tracking.artifact_files import read_artifact
-from raybd.tracking.client import absolute_uri, find_experiments, one_line, sweep_run, trial_runs
-from raybd.tracking.store import ALIVE, PLAN, PLANNED
+from raybd.tracking.client import absolute_uri, one_line
+from raybd.tracking.reader import Reader, find_sweeps
+from raybd.tracking.runs import ALIVE, PLAN, PLANNED
 
 log = logging.getLogger(__name__)
 SILENT = 100.0  # seconds without a heartbeat after which a driver counts as silent; it sends one every 30
@@ -65,12 +66,12 @@ def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
     Raises:
         InputError: the store cannot be reached or has no such sweep.
     """
-    client, known = find_experiments([name], tracking_uri)
-    parent = sweep_run(client, known[name])
+    reader, known = find_sweeps([name], tracking_uri)
+    parent = next(iter(reader.runs(known[name], "sweep")), None)
     tags = parent.data.tags if parent is not None else {}
     planned = _planned(absolute_uri(tracking_uri), parent) if tags.get(PLANNED) else None
     attempts: dict[str, list[Any]] = defaultdict(list)
-    for run in trial_runs(client, known[name]):
+    for run in reader.runs(known[name], "trial"):
         key = run.data.tags.get("raybd.key", run.info.run_id)
         if planned is None or key in planned:
             attempts[key].append(run)
@@ -81,7 +82,7 @@ def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
         planned=None if planned is None else len(planned),
         finished=sum(run.info.status == "FINISHED" for run in best),
         failed=sum(run.info.status == "FAILED" for run in best),
-        running=[_running(client, run) for run in best if run.info.status == "RUNNING"],
+        running=[_running(reader, run) for run in best if run.info.status == "RUNNING"],
         driver=_driver(parent.info.status if parent is not None and tags.get(ALIVE) else "", seen),
         driver_seen=seen,
     )
@@ -110,8 +111,8 @@ def _driver(parent: str, seen: float | None) -> str:
     return "alive" if seen <= SILENT else "silent: killed, or cut off from the store"
 
 
-def _running(client: Any, run: Any) -> RunningTrial:
-    logged = [metric.timestamp for metric in client.get_metric_history(run.info.run_id, "loss/train")]
+def _running(reader: Reader, run: Any) -> RunningTrial:
+    logged = reader.logged(run.info.run_id, "loss/train")
     return RunningTrial(run.info.run_name, run.info.run_id, _age(max([run.info.start_time, *logged])))
 
 

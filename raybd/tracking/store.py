@@ -15,6 +15,7 @@ from raybd.errors import InputError, public
 from raybd.tracking import database, sqlite
 from raybd.tracking.artifact_files import local_path
 from raybd.tracking.client import absolute_uri, connect, one_line, sweep_run, trial_runs
+from raybd.tracking.runs import ALIVE, PLAN, PLANNED
 
 log = logging.getLogger(__name__)
 DELETED = LifecycleStage.DELETED
@@ -23,8 +24,6 @@ CHECKED = "raybd.checked"  # tag of the parent run: when a driver last found tha
 NOTE = "mlflow.note.content"
 NOTE_LIMIT = 7500  # characters; MLflow cuts a tag at 8,000
 SUMMARY = "summary.md"  # artifact of the parent run: the summary whole
-PLANNED, ALIVE = "raybd.planned", "raybd.alive"  # tags of the parent run: number of trials; last heartbeat
-PLAN = "plan.json"  # its artifact with their keys
 
 
 @dataclass(frozen=True)

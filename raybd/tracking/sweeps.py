@@ -14,7 +14,8 @@ from raybd.errors import InputError, public
 from raybd.tracking import sqlite
 from raybd.tracking.artifact_files import read_artifact
 from raybd.tracking.client import connect_to_read, existing_store, find_experiments, one_line, sweep_run, trial_runs
-from raybd.tracking.store import ALIVE, Store, now
+from raybd.tracking.runs import ALIVE
+from raybd.tracking.store import Store, now
 
 QUESTION = ("preset", "data", "pairs", "attacks", "poison_rates", "model", "models", "defences", "base", "seeds")
 
