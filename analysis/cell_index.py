@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.cells import Cell
-from analysis.values import MISSING, Value, distinct, format_value, index_of, neighbours
+from analysis.values import MISSING, Value, distinct, format_value, identity, index_of, neighbours
 
 
 class CellIndex:
@@ -14,9 +14,10 @@ class CellIndex:
 
     def __init__(self, cells: Sequence[Cell], values: Mapping[str, list[Value]], short: Mapping[str, str]) -> None:
         self._cells, self._values, self._short = cells, values, short
-        codes = {name: {v: i for i, v in enumerate(known)} for name, known in values.items()}
+        codes = {name: {identity(v): i for i, v in enumerate(known)} for name, known in values.items()}
         self._codes = {
-            name: np.array([code.get(cell.setting[name], MISSING) for cell in cells]) for name, code in codes.items()
+            name: np.array([code.get(identity(cell.setting[name]), MISSING) for cell in cells])
+            for name, code in codes.items()
         }
 
     def find(self, setting: Mapping[str, Value]) -> list[Cell]:

@@ -23,6 +23,7 @@ class CellTable:
 
     Attributes:
         cells: one a setting.
+        trials: behind them.
         rule: the thresholds.
         reference: accuracy of the best clean twins of each data set.
         names: full and short names of the parameters, and which of them vary.
@@ -30,7 +31,7 @@ class CellTable:
     """
 
     def __init__(self, trials: Trials, rule: DecisionRule) -> None:
-        self.rule, found = rule, sample(trials)
+        self.trials, self.rule, found = trials, rule, sample(trials)
         self.reference = best_twins(found, lend(found), rule.accuracy_logits)
         self.names = ParameterNames(trials)
         shown = {name: self.names.short[name] for name in self.names.shown}

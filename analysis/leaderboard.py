@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.arguments import check_path
 from raybd.errors import InputError
 
 SOURCE = "backdoorbench"
@@ -33,6 +34,7 @@ def read(path: str | Path) -> pd.DataFrame:
     Raises:
         InputError: the file cannot be read, lacks columns, or holds something that is no number.
     """
+    check_path("a leaderboard", path)
     table = _read_columns(path)
     names, numbers = [n for n in COLUMNS if n not in RATES and n != "poison_rate"], [*RATES, "poison_rate"]
     table[numbers] = _to_numbers(path, table[numbers])
@@ -42,11 +44,12 @@ def read(path: str | Path) -> pd.DataFrame:
     absent = (table[["clean_accuracy", "attack_success"]] < 0).any(axis=1)
     rates = table[list(RATES)].where(~absent)
     table[list(RATES)] = rates / 100 if (rates > 1).any(axis=None) else rates
-    where = table[names].agg(" ".join, axis=1) + " " + table["poison_rate"].astype(str)
+    places = table[[*names, "poison_rate"]].astype(object).fillna("?")
+    run_ids = [" ".join([SOURCE, *map(str, place)]) for place in places.to_numpy().tolist()]
     trials: pd.DataFrame = table.drop(columns="robust_accuracy").assign(
         source=SOURCE,
         seed=0,
-        run_id=SOURCE + " " + where,
+        run_id=run_ids,
         status=absent.map({True: "FAILED", False: "FINISHED"}),
         error=absent.map({True: NO_NUMBER, False: None}),
     )

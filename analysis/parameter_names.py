@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from analysis.frame_checks import is_share, percent_hint
 from analysis.records import RESERVED, Trials
-from analysis.values import Value
+from analysis.values import Value, to_python
 from raybd.errors import InputError
 from raybd.plugins import unknown
 
@@ -35,6 +36,8 @@ class ParameterNames:
             InputError: names that no parameter has.
         """
         names = list(names)
+        if no_texts := [repr(name) for name in names if not isinstance(name, str)]:
+            raise InputError(f"an axis is given by its name, got {', '.join(no_texts)}")
         if bad := unknown("axis", [n for n in names if n not in self.short], self._full):
             raise InputError(bad)
         return [name if name in self.short else self._full[name] for name in names]
@@ -44,7 +47,11 @@ class ParameterNames:
         names = self.full_names(setting)
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise InputError(f"given twice, by its short and its full name: {', '.join(twice)}")
-        return dict(zip(names, setting.values(), strict=True))
+        result = dict(zip(names, map(to_python, setting.values()), strict=True))
+        rate = result.get("poison_rate")
+        if rate is not None and not is_share(rate):
+            raise InputError(f"poison_rate must be a number in [0, 1], got {rate!r}{percent_hint(rate)}")
+        return result
 
     def short_setting(self, setting: Mapping[str, Value]) -> dict[str, Value]:
         """`setting`, given by full names, by short ones."""

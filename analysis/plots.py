@@ -8,13 +8,16 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from analysis.cell_table import CellTable
+from analysis.frame_checks import is_real
 from analysis.region_map import DefendedRegionMap
 from analysis.slices import MapSlice, legend_handles, map_slice
 from analysis.style import INK
 from analysis.values import Value, distinct, format_value
 from analysis.verdict import STATUSES
+from raybd.errors import InputError
 
 DPI = 150
+WIDEST = 400  # inches: Matplotlib draws no more than 65,536 dots
 LEFT, RIGHT, TOP, BOTTOM = 0.85, 0.15, 0.76, 0.85  # margins of the whole map in inches, at the top without its facts
 LINE, CHARACTER = 0.148, 0.064  # height of a line of facts and width of its characters in inches
 ROW_HEIGHT, MIN_WIDTH = 0.46, 0.7  # a cell's height and least width in inches
@@ -31,6 +34,10 @@ def plot_map(region_map: DefendedRegionMap, width: float = 8.0) -> Figure:
         region_map: what to draw.
         width: of the figure in inches, at 150 dots an inch; more where the cells would be too narrow to read.
     """
+    if not isinstance(region_map, DefendedRegionMap):
+        raise InputError(f"a DefendedRegionMap is drawn, got {type(region_map).__name__}")
+    if not (is_real(width) and 0 < width <= WIDEST):
+        raise InputError(f"width must be in (0, {WIDEST}] inches, got {width!r}")
     rows = panels(region_map.table)
     first = rows[0][0]
     figure, grid, facts = _panel_grid(rows, subtitle(region_map.table, first), width)

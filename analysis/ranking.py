@@ -17,12 +17,13 @@ def robust(table: CellTable, over: str) -> pd.DataFrame:
     names = table.names
     others = [n for n in names.varying if n != over and n not in names.plugin_settings(over)]
     poisoned = table.find_poisoned({})
+    by_source = group_cells(poisoned, [SOURCE] * (SOURCE in others))  # one group where all trials have one
+    numbers = {source: len(distinct({c.setting[over] for c in cells})) for source, cells in by_source.items()}
     rows = []
     for values, cells in group_cells(poisoned, others).items():
         setting = dict(zip(others, values, strict=True))
-        source = {n: setting[n] for n in others if n == SOURCE}  # none where all trials have one
-        everything = distinct(c.setting[over] for c in poisoned if all(c.setting[n] == v for n, v in source.items()))
-        rows.append(names.short_setting(setting) | _count_defended(table, cells, over, len(everything)))
+        number = numbers[tuple(setting[n] for n in others if n == SOURCE)]
+        rows.append(names.short_setting(setting) | _count_defended(table, cells, over, number))
     columns = [names.short[n] for n in others] + ["defended against", "measured", "robust", "worst attack success"]
     return pd.DataFrame(rows, columns=columns).sort_values("robust", ascending=False, kind="stable")
 

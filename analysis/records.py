@@ -1,5 +1,6 @@
 """The trials behind a map: one row each, without duplicates, every parameter as a position among its values."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.values import MISSING, Value, distinct, index_of, parse, to_python
+from analysis.frame_checks import check_table, check_values, is_missing
+from analysis.values import MISSING, Value, distinct, identity, index_of, parse, to_python
 from raybd.errors import InputError
 from raybd.utils.metric_names import ACCURACY, ATTACK_SUCCESS, CLEAN_COUNT, TRIGGERED_COUNT
 
+RATES = ("clean_accuracy", "attack_success")
 REQUIRED = ("attack.name", "poison_rate", "seed", "clean_accuracy", "attack_success")
 OPTIONAL = ("run_id", "status", "key", "clean_count", "triggered_count", "error", "start_time")
 RESERVED = ("seed", "clean_accuracy", "attack_success", *OPTIONAL)
@@ -56,26 +59,42 @@ def load(experiment: str | Sequence[str], tracking_uri: str | None) -> pd.DataFr
 
 
 def canonical_frame(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs, with columns as MLflow names them, as the frame that `DefendedRegionMap` takes."""
+    """Runs, with columns as MLflow names them, as the frame that `DefendedRegionMap` takes.
+
+    A run whose clean accuracy or attack success is outside [0, 1] is a trial that failed: a store holds what a trial
+    logged, and one that went wrong spoils no map of the others. In a table that somebody gives it is refused.
+    """
     columns = {ours: runs[theirs] for theirs, ours in LOGGED.items() if theirs in runs}
     columns |= {
         name.removeprefix("params."): _parse_column(runs[name]) for name in map(str, runs) if name.startswith("params.")
     }
-    metrics = dict.fromkeys(("clean_accuracy", "attack_success"), float("nan"))  # absent if no trial got so far
-    return pd.DataFrame(metrics | columns, index=runs.index)
+    metrics = dict.fromkeys(RATES, float("nan"))  # absent if no trial got so far
+    return _without_impossible(pd.DataFrame(metrics | columns, index=runs.index))
+
+
+def _without_impossible(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame`, with each finished trial that has an impossible rate failed, without its rates."""
+    rates = frame[list(RATES)].astype(float)
+    impossible = ((rates < 0) | (rates > 1)).any(axis=1)
+    if not impossible.any():
+        return frame
+    finished = frame.get("status", pd.Series("FINISHED", index=frame.index)) == "FINISHED"
+    failed = pd.DataFrame({"status": "FAILED", "error": NO_RATE}, index=frame.index)
+    told = frame.reindex(columns=["status", "error"]).astype(object).where(~(impossible & finished), failed)
+    return frame.assign(**rates.where(~impossible), **told)
 
 
 def read(frame: pd.DataFrame) -> Trials:
     """The trials of a canonical frame.
 
     Raises:
-        InputError: a required column is missing, or there is no trial.
+        InputError: it is no table of trials, holds what no trial can have, or has no trial.
     """
-    if missing := [name for name in REQUIRED if name not in frame]:
-        raise InputError(f"missing columns: {', '.join(missing)} (needed: {', '.join(REQUIRED)})")
-    frame = _with_setting(frame)
+    frame = _with_setting(check_table(frame, REQUIRED))
     if frame.empty:
         raise InputError("no trial: the frame has no row that names its attack and its poison rate")
+    check_values(frame)
+    frame = frame.reset_index(drop=True)
     codes, values = encode_parameters(frame)
     rows = _rows(frame)
     order = _latest(rows, codes)
@@ -112,12 +131,13 @@ def first_names(frame: pd.DataFrame, named: str, content: str) -> "pd.Series[Any
 
 
 def _with_setting(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that have a place in a map, numbered anew."""
-    frame = frame.assign(run_id=frame["run_id"] if "run_id" in frame else frame.index.astype(str))
+    """The rows that have a place in a map."""
     known = frame["attack.name"].notna() & frame["poison_rate"].notna()
     if not known.all():
         warnings.warn(f"{(~known).sum()} trials name no attack or no poison rate: left out", stacklevel=2)
-    return frame[known].reset_index(drop=True)
+    names = pd.Series([str(row) for row in frame.index], index=frame.index, dtype=object)
+    given = frame["run_id"].astype(object) if "run_id" in frame else names
+    return frame.assign(run_id=given.where(given.notna(), names).astype(object).map(str))[known]
 
 
 def _parameters(frame: pd.DataFrame) -> list[str]:
@@ -129,19 +149,20 @@ def _parameters(frame: pd.DataFrame) -> list[str]:
 
 
 def _rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """The reserved columns with their defaults; a trial that finished without possible rates counts as failed."""
+    """The reserved columns with their defaults; a trial that finished without its rates counts as failed."""
     rows = pd.DataFrame({name: frame.get(name) for name in RESERVED}, index=frame.index)
-    for name in ("clean_accuracy", "attack_success", "clean_count", "triggered_count"):
-        rows[name] = pd.to_numeric(rows[name])
+    for name in (*RATES, "clean_count", "triggered_count"):
+        rows[name] = [math.nan if is_missing(value) else float(value) for value in rows[name].tolist()]
+    rows["seed"] = [int(seed) for seed in rows["seed"].tolist()]
+    if any(isinstance(time, str) for time in rows["start_time"].tolist()):
+        rows["start_time"] = pd.to_datetime(rows["start_time"], format="ISO8601", utc=True)
     rows["status"] = rows["status"].astype(object).fillna("FINISHED").astype(str).str.upper()
     no_trigger = frame["attack.name"] == "none"
     has_rates = rows["clean_accuracy"].notna() & (rows["attack_success"].notna() | no_trigger)
-    rates = rows[["clean_accuracy", "attack_success"]]
-    finished, possible = rows["status"] == "FINISHED", ~((rates < 0) | (rates > 1)).any(axis=1)
+    finished = rows["status"] == "FINISHED"
     rows["error"] = rows["error"].astype(object)
     rows.loc[finished & ~has_rates, ["status", "error"]] = ["FAILED", NO_METRICS]
-    rows.loc[finished & ~possible, ["status", "error"]] = ["FAILED", NO_RATE]
-    return rows.assign(done=finished & has_rates & possible)
+    return rows.assign(done=finished & has_rates)
 
 
 def _latest(rows: pd.DataFrame, codes: pd.DataFrame) -> pd.Index:
@@ -162,5 +183,5 @@ def _parse_column(column: pd.Series) -> pd.Series:
 
 def _codes(column: pd.Series, values: list[Value]) -> list[int]:
     plain_values = [to_python(value) for value in column]
-    known = {value: index_of(value, values) for value in set(plain_values)}
-    return [MISSING if (at := known[value]) is None else at for value in plain_values]
+    known = {identity(value): index_of(value, values) for value in {identity(v): v for v in plain_values}.values()}
+    return [MISSING if (at := known[identity(value)]) is None else at for value in plain_values]

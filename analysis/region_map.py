@@ -6,11 +6,12 @@ from typing import TypedDict, Unpack
 
 import pandas as pd
 
-from analysis import boundary, compare, leaderboard, ranking, records, slices
+from analysis import arguments, boundary, compare, leaderboard, ranking, records, slices
 from analysis.boundary import Resistance
 from analysis.cell_table import CellTable
 from analysis.compare import Comparison
 from analysis.decision import DecisionRule
+from analysis.records import Trials
 from analysis.reference import Policy
 from analysis.slices import MapSlice
 from analysis.values import Value, format_value
@@ -66,8 +67,10 @@ class DefendedRegionMap:
     """
 
     def __init__(self, frame: pd.DataFrame, **rule: Unpack[RuleOptions]) -> None:
-        self.rule = DecisionRule(**rule)
-        self.table = CellTable(records.read(frame), self.rule)
+        self._set(records.read(frame), DecisionRule(**rule))
+
+    def _set(self, trials: Trials, rule: DecisionRule) -> None:
+        self.rule, self.table = rule, CellTable(trials, rule)
         self.axes, self.cells, self.reference = self.table.axes, self.table.cells, self.table.reference
         self.scales = {self.table.names.short[name]: scale for name, scale in self.table.scales.items()}
 
@@ -82,7 +85,17 @@ class DefendedRegionMap:
     ) -> "DefendedRegionMap":
         """The map of the trials that one sweep or several logged; `rule` as the class takes it."""
         DecisionRule(**rule)  # a threshold out of range is told before the store is read
+        arguments.check_store(experiment, tracking_uri)
         return cls(records.load(experiment, tracking_uri), **rule)
+
+    def with_rule(self, **rule: Unpack[RuleOptions]) -> "DefendedRegionMap":
+        """The map of the same trials under other thresholds: those given are changed, the others stay.
+
+        Nothing is read again, neither a store nor a table.
+        """
+        changed = object.__new__(type(self))
+        changed._set(self.table.trials, DecisionRule(**{**vars(self.rule), **rule}))
+        return changed
 
     @classmethod
     def from_backdoorbench(cls, csv: str | Path, **rule: Unpack[RuleOptions]) -> "DefendedRegionMap":
@@ -99,6 +112,7 @@ class DefendedRegionMap:
     @classmethod
     def from_layers(cls, layers: Mapping[str, pd.DataFrame], **rule: Unpack[RuleOptions]) -> "DefendedRegionMap":
         """Several tables side by side, each a value of the axis `source`: compared, never mixed."""
+        arguments.check_layers(layers, records.REQUIRED)
         return cls(pd.concat([frame.assign(source=name) for name, frame in layers.items()], ignore_index=True), **rule)
 
     def query(self, interpolate: bool = False, **setting: Value) -> Verdict:
@@ -110,6 +124,7 @@ class DefendedRegionMap:
         Raises:
             InputError: there is no such axis, or cells of several sources would be mixed.
         """
+        arguments.check_flag("interpolate", interpolate)
         return self.table.answer(self.table.names.full_setting(setting), interpolate)
 
     def slice(self, x: str, y: str, **fixed: Value) -> MapSlice:
@@ -123,6 +138,7 @@ class DefendedRegionMap:
         was not reached; `holes`: values below the largest that are not defended. With `interpolate` all three are read
         off a Gaussian process, `low` and `high` where its 90 % bands leave the thresholds.
         """
+        arguments.check_flag("interpolate", interpolate)
         (name,) = self.table.names.full_names([along])
         return boundary.boundary_table(self.table, name, self.table.names.full_setting(fixed), interpolate)
 
@@ -169,6 +185,7 @@ class DefendedRegionMap:
         Raises:
             InputError: pyarrow is not installed, or the file cannot be written.
         """
+        arguments.check_path("a Parquet file", path)
         frame = self.to_frame()
         for name in [n for n, scale in self.scales.items() if scale == "category"]:
             frame[name] = [None if value is None else format_value(value) for value in frame[name]]

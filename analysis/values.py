@@ -9,6 +9,7 @@ import numpy as np
 
 Value = Hashable  # a number, a word, a truth value, a tuple of these, or None where a trial has no such parameter
 MISSING = -1  # the position of None
+LARGEST = 2**1000  # a larger whole number has no place on a scale: it is a word
 TOLERANCE = 1e-9  # two numbers this near, relative to the larger, are one value
 
 
@@ -24,7 +25,7 @@ def parse(text: object) -> Value:
 
 
 def to_python(value: object) -> Value:
-    """`value` without NumPy's types; NaN and pandas' NA are None, lists are tuples, other containers text."""
+    """`value` without NumPy's types; NaN and NA are None, lists are tuples; what has no hash or scale is text."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, list | tuple):
@@ -33,7 +34,17 @@ def to_python(value: object) -> Value:
         return None
     if isinstance(value, float) and math.isnan(value):
         return None
-    return value if isinstance(value, Hashable) else str(value)
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return str(value)
+    return value if _hashable(value) else str(value)
+
+
+def _hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def is_number(value: object) -> bool:
@@ -60,8 +71,17 @@ def equal_values(a: Value, b: Value) -> bool:
 
 def distinct(values: Iterable[Value]) -> list[Value]:
     """Each value once, None left out: numbers in rising order, then the rest by their text."""
-    ordered = sorted({to_python(v) for v in values} - {None}, key=_order)
-    return [v for i, v in enumerate(ordered) if i == 0 or not equal_values(ordered[i - 1], v)]
+    known = {identity(v): v for v in map(to_python, values) if v is not None}
+    kept: list[Value] = []
+    for value in sorted(known.values(), key=_order):
+        if not kept or not equal_values(kept[-1], value):
+            kept.append(value)
+    return kept
+
+
+def identity(value: Value) -> Hashable:
+    """What two equal values of one kind share: True is not 1."""
+    return isinstance(value, bool), value
 
 
 def index_of(value: Value, among: Sequence[Value]) -> int | None:
@@ -86,7 +106,7 @@ def format_value(value: Value) -> str:
     return f"{value:g}" if isinstance(value, int | float) and is_number(value) else str(value)
 
 
-def _order(value: Value) -> tuple[int, float, str]:
+def _order(value: Value) -> tuple[int, float, str, str]:
     if isinstance(value, int | float) and is_number(value):
-        return 0, value, ""
-    return 1, 0.0, str(value)
+        return 0, value, "", ""
+    return 1, 0.0, str(value), type(value).__name__

@@ -111,10 +111,10 @@ def test_an_unmeasured_value_names_its_neighbours():
 
 
 def test_an_unmeasured_word_lists_the_measured():
-    asked = region_map(three(), three(attack__name="blend")).query(attack="wanet", poison_rate=3)
+    asked = region_map(three(), three(attack__name="blend")).query(attack="wanet", poison_rate=0.3)
     assert asked.reason == (
         "attack=wanet was not measured (measured: badnets, blend); "
-        "poison_rate=3 was not measured (nearest measured: 0.1)"
+        "poison_rate=0.3 was not measured (nearest measured: 0.1)"
     )
 
 

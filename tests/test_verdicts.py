@@ -10,6 +10,7 @@ from scipy.special import logit
 
 from analysis import DefendedRegionMap
 from analysis.decision import discoveries
+from analysis.records import canonical_frame
 from analysis.reference import best_of
 from tests.benchmarks.planted_verdicts import SHAPES, costless, covered, judged, plant, share
 from tests.test_map_queries import NAN, region_map, three, twins
@@ -137,12 +138,17 @@ def test_cells_without_poison_are_judged_by_accuracy_and_enter_no_share():
     assert found.best()[["width", "cells"]].to_numpy().tolist() == [[1, 1], [2, 1]]
 
 
-@pytest.mark.parametrize("bad", [-0.1, 1.2])
-def test_an_impossible_rate_is_no_measurement(bad):
-    found = region_map(twins(), cell([bad, 0.0, 0.0], SPREAD))
-    asked = found.query(poison_rate=0.1)
+@pytest.mark.parametrize("bad", [-0.1, 1.2, math.inf])
+@pytest.mark.parametrize("name", ["metrics.attack_success", "metrics.accuracy/clean"])
+def test_an_impossible_rate_in_a_store_is_a_failed_trial(name, bad):
+    metrics = {"attack_success": "metrics.attack_success", "clean_accuracy": "metrics.accuracy/clean"}
+    rows = pd.DataFrame([*twins(), *cell([0.0] * 3, SPREAD)]).rename(columns=metrics)
+    rows = rows.rename(columns={n: f"params.{n}" for n in ("attack.name", "poison_rate", "seed")})
+    rows = rows.assign(status="FINISHED", run_id=[f"r{i}" for i in range(len(rows))])
+    rows.loc[3, name] = bad
+    asked = DefendedRegionMap.from_frame(canonical_frame(rows)).query(poison_rate=0.1)
     assert asked.seeds == 2
-    assert "outside [0, 1]" in asked.failures[0]
+    assert asked.failures == ("r3: finished with a clean accuracy or an attack success outside [0, 1]",)
 
 
 # How sure
