@@ -18,6 +18,7 @@ from tests.benchmarks.mutual_information import mutual_information
 from tests.benchmarks.poisoning import poisoning
 from tests.benchmarks.region_map import region_map
 from tests.benchmarks.smoothing import smoothing
+from tests.benchmarks.stored_map import stored_map
 from tests.benchmarks.timing import Row, markdown
 from tests.benchmarks.training import training
 from tests.benchmarks.trial import trial
@@ -31,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "smoothing": smoothing,
     "learning_curves": learning_curves,
     "region_map": region_map,
+    "stored_map": stored_map,
     "vibe": vibe,
 }
 

@@ -4,7 +4,6 @@ By the clock: it wants a machine that does nothing else. The last two numbers ar
 """
 
 import resource
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from raybd.tracking.store import Store
 from raybd.tracking.uploads import TrialRun
 from raybd.training import TrainConfig
 from raybd.trials.config import TrialConfig
+from tests.benchmarks.stored_map import copy_run
 from tests.benchmarks.timing import Row, require
 from tests.sweeping import run_inline, run_on_ray
 
@@ -138,21 +138,7 @@ def fill(store: Store, runs: int) -> None:
     params = [Param(f"param.{i}", "value") for i in range(40)]
     store.client.log_batch(made, metrics, params, [RunTag("raybd.key", "0" * 16)])
     store.client.set_terminated(made)
-    _copy(Path(store.address.uri.removeprefix("sqlite:///")), made, runs - 1)
-
-
-def _copy(path: Path, made: str, copies: int) -> None:
-    """The rows of run `made` once more under other ids, in every table that speaks of runs."""
-    names = [(f"{i:032x}",) for i in range(copies)]
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TEMP TABLE copies (id TEXT)")
-        connection.executemany("INSERT INTO copies VALUES (?)", names)
-        for table in ("runs", "metrics", "latest_metrics", "params", "tags"):
-            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-            kept = ", ".join("copies.id" if name == "run_uuid" else f"{table}.{name}" for name in columns)
-            said = f"INSERT INTO {table} ({', '.join(columns)}) SELECT {kept} FROM {table}, copies WHERE run_uuid = ?"
-            connection.execute(said, (made,))
-    connection.close()
+    copy_run(Path(store.address.uri.removeprefix("sqlite:///")), made, runs - 1)
 
 
 def _dry_run() -> Row:
