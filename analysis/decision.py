@@ -1,14 +1,13 @@
 """Decisions: the status of every cell from the probabilities that the backdoor takes hold and that accuracy is lost."""
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Interval
 from numpy.typing import NDArray
 
 from analysis.accuracy import Accuracy, judge_accuracy
-from analysis.frame_checks import is_real
 from analysis.reference import Policy
 from analysis.samples import Flags, Sample
 from analysis.spread import Lending
@@ -43,8 +42,6 @@ class DecisionRule:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        if bad := _wrong_types(self):
-            raise InputError(bad)
         if str(self.reference) == "undefended":  # the word of 0.2
             object.__setattr__(self, "reference", "no_defence")
         if bad := violations(self):
@@ -110,17 +107,6 @@ def discoveries(p_values: Floats, tested: Flags, rate: float) -> Flags:
     result = np.zeros(len(tested), bool)
     result[tested] = known <= (ordered[within].max() if within.any() else -1.0)
     return result
-
-
-def _wrong_types(rule: DecisionRule) -> list[str]:
-    """Every threshold that is no number (where it may be None: nor that), and a reference that is no word."""
-    values = {f.name: getattr(rule, f.name) for f in fields(rule)}
-    optional = {f.name for f in fields(rule) if f.default is None}
-    numbers = {name: value for name, value in values.items() if name != "reference"}
-    bad = [n for n, value in numbers.items() if not (is_real(value) or (value is None and n in optional))]
-    found = [f"{name} must be a number{' or None' * (name in optional)}, got {values[name]!r}" for name in bad]
-    words = ", ".join(get_args(Policy))
-    return found + [f"reference must be one of {words}, got {rule.reference!r}"] * (not isinstance(rule.reference, str))
 
 
 def _logits(spread: float | None) -> float:

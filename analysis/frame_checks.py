@@ -11,6 +11,7 @@ import pandas as pd
 from raybd.errors import InputError
 
 SHOWN = 3  # rows named for each column
+CONTENT = ".content"  # ends the name of a parameter: what the file holds that the parameter without it names
 STATUSES = ("FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED")
 MOST = 2**63  # above any seed and any number of images
 MISSING = ("NoneType", "NAType", "NaTType")
@@ -41,6 +42,7 @@ def check_values(frame: pd.DataFrame) -> None:
     A rate that is missing (NaN or None) is none that was measured, and is no fault.
     """
     checks = {name: check for name, check in CHECKS.items() if name in frame}
+    checks |= {name: CHECKS["fingerprint"] for name in map(str, frame) if name.endswith(CONTENT)}
     found = [_told(name, allowed, list(_bad(frame[name], valid))) for name, (valid, allowed) in checks.items()]
     found += _start_times(frame["start_time"]) if "start_time" in frame else []
     if problems := [problem for problem in found if problem]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame_checks import check_table, check_values, is_missing
+from analysis.frame_checks import CONTENT, check_table, check_values, is_missing
 from analysis.values import MISSING, Value, distinct, identity, index_of, parse, to_python
 from raybd.errors import InputError
 from raybd.utils.metric_names import ACCURACY, ATTACK_SUCCESS, CLEAN_COUNT, TRIGGERED_COUNT
@@ -29,7 +29,6 @@ LOGGED = {  # a column of MLflow's -> ours; the other params.* are parameters
     f"metrics.{TRIGGERED_COUNT}": "triggered_count",
 }
 FAMILIES = ("attack.name", "poison_rate", "train.", "model.", "attack.")  # the order in which parameters are shown
-CONTENT = ".content"  # ends the name of a parameter: what the file holds that the parameter without it names
 NO_METRICS = "finished without a clean accuracy or an attack success"
 NO_RATE = "finished with a clean accuracy or an attack success outside [0, 1]"
 

@@ -50,8 +50,8 @@ def test_thresholds_are_checked_together():
         region_map(three(), max_attack_success=1.5, seed_spread=-1, reference="twins")
     assert error.value.problems == [
         "max_attack_success must be in [0, 1], got 1.5",
-        "seed_spread must be in [0, 1], got -1",
         "reference must be one of best, twin, no_defence, got 'twins'",
+        "seed_spread must be in [0, 1], got -1",
     ]
 
 
