@@ -59,9 +59,13 @@ def test_who_ran_when_memory_was_short_waits_for_all_others_and_then_runs_alone(
     assert queue.outcomes[CONFIGS[2].key].earlier == "no memory"
 
 
-def test_out_of_memory_with_nothing_beside_it_is_a_failure() -> None:
+def test_out_of_memory_with_nothing_beside_it_is_tried_once_more() -> None:
     queue = TrialQueue(Recorded(CONFIGS[:1]))
     queue.next()
+    assert not queue.runs_alone(CONFIGS[0].key)
+    end(queue, 0, short=True)
+    assert seed(queue.next()) == 0
+    assert queue.runs_alone(CONFIGS[0].key)
     end(queue, 0, short=True)
     assert queue.next() is Signal.DONE
     assert queue.outcomes[CONFIGS[0].key].status == FAILED

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raybd.defences.base import TrainingContext
 from raybd.defences.post import CleanRepair, Numbers, accuracy, fine_tune, require_layers
 from raybd.models import Classifier
+from raybd.models.batch_size import batch_size
 from raybd.training import prepare
 from raybd.types import Images
 from raybd.utils.constraints import Positive, Share
@@ -50,10 +51,11 @@ class FinePruning(CleanRepair):
 def mean_features(model: Classifier, clean: Images, context: TrainingContext) -> Tensor:
     """(D,) mean activation on `clean` of every feature that the head reads."""
     read: list[Tensor] = []
+    size = batch_size(model, clean.x, 512)
     hook = model.head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].double().sum(0)))
     model.eval()
     try:
-        for x in clean.x.split(512):
+        for x in clean.x.split(size):
             model(prepare(x, context.train_config))
     finally:
         hook.remove()

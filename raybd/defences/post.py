@@ -18,6 +18,7 @@ from raybd.data.split import stratified
 from raybd.defences.base import Access, Defence, TrainingContext
 from raybd.defences.cost import counted
 from raybd.errors import DivergedError, InputError
+from raybd.models.batch_size import batch_size, halved
 from raybd.seeds import forked_rng, stream
 from raybd.training import Epoch, Ranks, augment, fit, learning_rate, prepare
 from raybd.types import Images
@@ -174,10 +175,11 @@ def require_layers(defence: str, holds: bool, wanted: str) -> None:
 def accuracy(model: nn.Module, clean: Images, context: TrainingContext) -> float:
     """Share of `clean` that `model`, in evaluation mode, gets right."""
     model.eval()
+    size = batch_size(model, clean.x, 512)
     with torch.no_grad():
         right = [
-            model(prepare(x, context.train_config)).argmax(1) == y
-            for x, y in zip(clean.x.split(512), clean.y.split(512), strict=True)
+            halved(lambda some: model(prepare(some, context.train_config)).argmax(1), x) == y
+            for x, y in zip(clean.x.split(size), clean.y.split(size), strict=True)
         ]
     return float(torch.cat(right).float().mean())
 

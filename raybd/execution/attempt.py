@@ -13,6 +13,7 @@ from raybd.execution import memory
 from raybd.execution.outcome import Outcome
 from raybd.execution.record import Start, failed_record, finished_record, tags_of
 from raybd.execution.setup import TrialSetup
+from raybd.models.batch_size import set_memory_share
 from raybd.pixels import is_streamed
 from raybd.tracking.client import one_line
 from raybd.tracking.uploads import TrialRun, close_abandoned_run, ensure_uploaded
@@ -21,12 +22,14 @@ from raybd.training.data_parallel import lost_ranks
 from raybd.trials.artifacts import save_artifacts, save_probe_arrays
 from raybd.trials.base import TrialSession
 from raybd.trials.config import TrialConfig
+from raybd.trials.model import NETWORK
 from raybd.trials.records import FAILED, Record, TrialFolder
 from raybd.trials.run import run_checked
 from raybd.types import Data, Report
 from raybd.utils.metric_names import UNDERTRAINED
 
 log = logging.getLogger(__name__)
+TIGHT = 0.25  # of their usual memory that measures may take after it ran out
 NOT_RETRYABLE = (InputError, PoisoningError, DivergedError)  # another attempt would end the same way
 
 
@@ -39,6 +42,7 @@ def run_attempt(
     one finished it.
     """
     torch.set_num_threads(setup.threads)
+    set_memory_share(setup.share, TIGHT if setup.tight else 1.0)
     memory.reset_peak()
     folder = setup.folder.trial(config.key)
     try:
@@ -88,7 +92,7 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
     shared, failure = setup.folder.path / "shared", None
     try:
         Ranks.of(config.train.workers).decide(True)  # the other ranks train too
-        images, history = on_device(setup, data), folder.history()
+        images, history = on_device(setup, _thrifty(config, data) if setup.tight else data), folder.history()
         session = TrialSession(report, checkpoint, shared, heartbeat, history)
         result = run_checked(config, images, session)
         save_artifacts(folder, config, result)
@@ -103,6 +107,11 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
     permanent, out_of_memory = isinstance(failure, NOT_RETRYABLE), memory.is_out_of_memory(failure)
     note = "; ".join(said for said in (note, _undertrained(record)) if said)
     return replace(outcome, note=note, memory=memory.peak(), permanent=permanent, out_of_memory=out_of_memory)
+
+
+def _thrifty(config: TrialConfig, data: Data) -> Data:
+    """`data` streamed, so that a trial whose memory ran out holds no copy of it; where its defence can do with that."""
+    return streamed(data) if config.model.kind is NETWORK and config.defence.streams else data
 
 
 def _undertrained(record: Record) -> str:

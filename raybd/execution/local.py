@@ -33,7 +33,7 @@ class LocalExecutor(Executor):
             with memory.temporary_freeze() as freeze:
                 while isinstance(config := queue.next(), TrialConfig):
                     progress.show()
-                    queue.tell(self._run(config))
+                    queue.tell(self._run(config, queue.runs_alone(config.key)))
                     freeze()
                     progress.show()
             assert config is Signal.DONE, "a proposer waits although nothing is in flight"
@@ -43,13 +43,14 @@ class LocalExecutor(Executor):
             torch.set_num_threads(threads)
         return ExecutorResult()
 
-    def _run(self, config: TrialConfig) -> Outcome:
-        outcome, earlier = self._attempt(config), ""
+    def _run(self, config: TrialConfig, tight: bool) -> Outcome:
+        outcome, earlier = self._attempt(config, tight), ""
         for _ in range(1, MAX_ATTEMPTS):
             if outcome.retryable:
                 earlier = outcome.error
-                outcome = self._attempt(config)
+                outcome = self._attempt(config, tight)
         return replace(outcome, earlier=earlier) if earlier else outcome
 
-    def _attempt(self, config: TrialConfig) -> Outcome:
-        return self.function(config, self.data[config.image_set], self.setup, lambda: None)
+    def _attempt(self, config: TrialConfig, tight: bool) -> Outcome:
+        setup = replace(self.setup, tight=tight)
+        return self.function(config, self.data[config.image_set], setup, lambda: None)

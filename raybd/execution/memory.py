@@ -11,6 +11,8 @@ from raybd.execution.worker_environment import KEPT
 
 PROCESS = Path("/proc/self")
 RESET_PEAK = "5"  # see proc_pid_clear_refs(5)
+# of PyTorch's allocator on a CPU, of CUDA outside of the allocator, of cuDNN and cuBLAS: a RuntimeError like any other
+OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # see mallopt(3)
 
 
@@ -63,12 +65,17 @@ def temporary_freeze() -> Iterator[Callable[[], None]]:
             gc.unfreeze()
 
 
-def is_out_of_memory(error: Exception | None) -> bool:
-    """Whether `error` reports exhausted memory, of the GPU or of the host."""
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether `error`, or what it was raised from, reports exhausted memory, of the GPU or of the host."""
     import torch  # here: a driver that only plans needs none
 
-    cpu = "can't allocate memory"  # of PyTorch's allocator, a RuntimeError like any other
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or cpu in str(error or "")
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def skip_triton_import() -> None:

@@ -28,7 +28,8 @@ def _ignore(config: TrialConfig, outcome: Outcome) -> None:
 class TrialQueue:
     """Trials to run, and the outcomes of those that have ended; the callback `ended` gets each of these.
 
-    A trial that ran out of memory while others ran is run again, alone, after all others; if that fails, it has failed.
+    A trial that ran out of memory is run again, alone, after all others; if that fails, it has failed. So has one that
+    its node's system ended for its memory although nothing ran beside it.
     """
 
     def __init__(
@@ -68,11 +69,16 @@ class TrialQueue:
         self._shared.discard(outcome.key)
         if self._exclusive == outcome.key:
             self._exclusive = None
-        if outcome.out_of_memory and shared:
+        first = outcome.key not in self._earlier
+        if outcome.out_of_memory and first and (shared or not outcome.died):
             self._alone.append(config)
             self._earlier[outcome.key] = outcome.error
         else:
             self._end(config, outcome)
+
+    def runs_alone(self, key: str) -> bool:
+        """Whether the trial in flight is one that ran out of memory, and that nothing runs beside now."""
+        return self._exclusive == key
 
     def tell_out_of_memory(self, keys: Sequence[str]) -> None:
         """Mark the running trials `keys` as out of memory, when a node's memory ran out and the executor failed."""

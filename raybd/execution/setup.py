@@ -19,4 +19,5 @@ class TrialSetup:
     checkpoint_seconds: float = 60.0  # between two checkpoints
     return_metrics: bool = False  # in the outcome
     share: float = 1.0  # of its device's memory that a trial may fill: its GPU's, or that of its node
+    tight: bool = False  # after memory ran out: batches of measures are smaller, images streamed
     image_bytes: float | None = None  # of images in memory, above which they are streamed; None: half of its share

@@ -122,6 +122,8 @@ class TuneRun:
             point: dict[str, Any] = {"key": proposal.key}
             if proposal.train.workers > 1:
                 point["mark"] = self.marks[proposal.key] = new_mark()
+            if self.queue.runs_alone(proposal.key):
+                point["alone"] = True
             return point if proposal.key in self.listed else point | {"config": json.dumps(proposal.to_dict())}
         self.done = proposal is Signal.DONE
         return Searcher.FINISHED if self.done else None
@@ -240,12 +242,22 @@ class OutcomeCallback(tune.Callback):
 
 
 def reservation(resources: Resources) -> Any:
-    """The resources that Tune reserves for a trial: none for one of several workers, for which Ray Train reserves."""
-    alone = {"cpu": resources.cpus, "gpu": resources.gpus or 0.0}
-    if resources.workers == 1:
-        return alone
-    bundle = {name.upper(): amount for name, amount in alone.items() if amount}
-    return lambda point: RESERVED if "mark" in point else tune.PlacementGroupFactory([bundle])
+    """The resources that Tune reserves for a trial: none for one of several workers, for which Ray Train reserves.
+
+    One that ran out of its part of a GPU has a whole one when it runs again, alone.
+    """
+    usual = {"cpu": resources.cpus, "gpu": resources.gpus or 0.0}
+    packed = 0 < usual["gpu"] < 1
+    if resources.workers == 1 and not packed:
+        return usual
+
+    def of_point(point: dict[str, Any]) -> tune.PlacementGroupFactory:
+        if "mark" in point:
+            return RESERVED
+        held = usual | ({"gpu": 1.0} if packed and "alone" in point else {})
+        return tune.PlacementGroupFactory([{name.upper(): amount for name, amount in held.items() if amount}])
+
+    return of_point
 
 
 def _trial_id(trial: Any) -> str:

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -13,6 +14,7 @@ from raybd.execution import memory
 from raybd.execution.data_parallel import run_on_ranks
 from raybd.execution.executor import RunTrial
 from raybd.execution.object_store import unpack_config, unpack_data
+from raybd.execution.outcome import Outcome
 from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
 from raybd.execution.watchdog import HUNG, watchdog
@@ -35,6 +37,8 @@ def run_in_worker(
     config = TrialConfig.from_dict(json.loads(text)) if text else unpack_config(configs, key)
     if setup.device == "cpu":
         memory.skip_triton_import()
+    if point.get("alone"):
+        setup = replace(setup, tight=True)
     if config.train.workers > 1:
         outcome = run_on_ranks(config, shared[config.image_set][0], setup, resources, point["mark"])
     else:
@@ -42,7 +46,7 @@ def run_in_worker(
             outcome = function(config, unpack_data(ray.get(shared[config.image_set][0])), setup, heartbeat)
     memory.freeze()
     if setup.device == "cuda":
-        clear_gpu(outcome.error)
+        clear_gpu(outcome)
     tune.report({SCORE: 0.0, "outcome": outcome.to_json()})
     if outcome.retryable:
         raise TrialFailedError(outcome.error)
@@ -52,9 +56,12 @@ class TrialFailedError(RuntimeError):
     """Raised for a failed attempt that Tune shall retry."""
 
 
-def clear_gpu(error: str) -> None:
-    """Free the GPU's memory for the next trial; exit if an error has broken the process's CUDA context."""
-    if "CUDA error" in error:
+def clear_gpu(outcome: Outcome) -> None:
+    """Free the GPU's memory for the next trial; exit if an error has broken the process's CUDA context.
+
+    Memory that ran out breaks nothing, whatever CUDA calls it, and must be reported.
+    """
+    if "CUDA error" in outcome.error and not outcome.out_of_memory:
         os._exit(HUNG)
     gc.collect()
     torch.cuda.empty_cache()

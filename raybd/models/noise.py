@@ -4,7 +4,7 @@ The sites are those of the information-bottleneck paper (arXiv:2511.21923): afte
 the stem's, and once more between the pooled features and the head. The noise is on in training and in evaluation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_shared: ContextVar[tuple[int, int] | None] = ContextVar("shared", default=None)
+_shared: ContextVar[tuple[int, int, Sequence[torch.Generator]] | None] = ContextVar("shared", default=None)
 _disabled: ContextVar[bool] = ContextVar("disabled", default=False)
 
 
@@ -43,12 +43,13 @@ def add_noise(x: Tensor, noise: float) -> Tensor:
         return x
     if (shared := _shared.get()) is None:
         return torch.add(x, _normal(len(x), x), alpha=noise)
-    images, draws = shared
-    fields = _normal(len(x) // images, x).unflatten(0, (-1, 1, draws))
+    images, draws, generators = shared
+    parts = [_normal(draws, x, rng) for rng in generators] or [_normal(len(x) // images, x)]
+    fields = (torch.cat(parts) if len(parts) > 1 else parts[0]).unflatten(0, (-1, 1, draws))
     return torch.add(x.unflatten(0, (-1, images, draws)), fields, alpha=noise).flatten(0, 2)
 
 
-def _normal(n: int, like: Tensor) -> Tensor:
+def _normal(n: int, like: Tensor, rng: torch.Generator | None = None) -> Tensor:
     """`n` samples of N(0, 1) in the shape of one row of `like` (N, ...), drawn in the order of its memory layout.
 
     Filling a channels_last tensor by its logical order takes nine times as long on a CPU.
@@ -56,8 +57,8 @@ def _normal(n: int, like: Tensor) -> Tensor:
     made = torch.empty(n, *like.shape[1:], dtype=like.dtype, device=like.device)
     if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
         _, channels, height, width = like.shape
-        return made.view(n, height, width, channels).normal_().permute(0, 3, 1, 2)
-    return made.normal_()
+        return made.view(n, height, width, channels).normal_(generator=rng).permute(0, 3, 1, 2)
+    return made.normal_(generator=rng)
 
 
 @contextmanager
@@ -71,13 +72,14 @@ def without_noise() -> Iterator[None]:
 
 
 @contextmanager
-def shared_noise(images: int, draws: int) -> Iterator[None]:
+def shared_noise(images: int, draws: int, generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
     """A context in which batches of `images` * `draws` * k rows, draws fastest, share each draw among `images` images.
 
     The draws of one image stay independent, and so does every marginal law; it saves most of the random numbers,
-    which cost a CPU as much as a small network itself.
+    which cost a CPU as much as a small network itself. Each group of `images` draws from a generator of its own where
+    there are some: its noise does not hang on the groups beside it then.
     """
-    token = _shared.set((images, draws))
+    token = _shared.set((images, draws, generators))
     try:
         yield
     finally:

@@ -37,6 +37,11 @@ class FrozenEncoder(nn.Module):
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
         return self.classifier.features(self.classifier.normalise(x))
 
+    def like(self, x: Tensor) -> Tensor:
+        """An image without numbers, as the network gets those of `x` (N, C, H, W)."""
+        side = (self.side, self.side) if self.side is not None else x.shape[2:]
+        return torch.empty(3, *side, device=x.device)
+
     def extra_repr(self) -> str:
         """The side, where the module is printed."""
         return f"side={self.side}"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.models import Classifier
+from raybd.models.batch_size import batch_size, halved
 from raybd.pretraining.encoder_cache import encoder_weights
 from raybd.pretraining.extractors import PREFIX, FrozenEncoder, UserFunction, torchvision_encoder
 from raybd.pretraining.feature_files import SUFFIXES, read_features
@@ -16,7 +17,7 @@ from raybd.utils.files import expanded
 from raybd.utils.source_files import class_sources
 
 FORMAT = 2  # of the key; another number makes all features be computed anew
-CHUNK = 256  # images at a time
+CHUNK = 256  # images at a time, at most
 Heartbeat = Callable[[], None]
 Extractor = Classifier | FrozenEncoder | UserFunction  # computes features of any images
 
@@ -76,15 +77,19 @@ def extractor(source: str, *, weights: str = "", seed: int = 0, side: int | None
 
 @torch.no_grad()  # not inference_mode: what is trained on the features could not be
 def embed(function: Extractor, x: Tensor, heartbeat: Heartbeat = lambda: None) -> Tensor:
-    """The features (N, D) float32 of the images `x` (N, C, H, W) uint8 by `function`, computed in batches of `CHUNK`.
+    """The features (N, D) float32 of the images `x` (N, C, H, W) uint8 by `function`, computed in batches.
 
     Those of a Classifier are the input of its head. A network is put into evaluation mode and on the device of `x`.
     """
     if isinstance(function, nn.Module):
         function.eval().to(x.device)
-    parts = []
-    for part in x.split(CHUNK):
-        parts.append(_part(function, part).float())
+    parts, size = [], CHUNK
+    if isinstance(function, Classifier):
+        size = batch_size(function, x, CHUNK)
+    elif isinstance(function, FrozenEncoder):
+        size = batch_size(function.classifier, function.like(x), CHUNK)
+    for part in x.split(size):
+        parts.append(halved(lambda some: _part(function, some).float(), part))
         heartbeat()
     return torch.cat(parts)
 

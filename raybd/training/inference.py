@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from raybd.models.batch_size import batch_size, halved
 from raybd.training.batches import autocast, prepare
 from raybd.training.config import TrainConfig
 
@@ -13,8 +14,11 @@ CACHED = 2**15  # pixels of a batch that is predicted on a CPU: what a small net
 def predict(model: nn.Module, x: Tensor, train_config: TrainConfig) -> Tensor:
     """Logits (N, K) float32 of `model` in evaluation mode for the bytes `x` (N, C, H, W)."""
     model.eval()
+    size = batch_size(model, x, _predicted_at_once(x))
     with autocast(train_config, x.device):
-        return torch.cat([model(prepare(part, train_config)).float() for part in x.split(_predicted_at_once(x))])
+        return torch.cat(
+            [halved(lambda some: model(prepare(some, train_config)).float(), part) for part in x.split(size)]
+        )
 
 
 def _predicted_at_once(x: Tensor) -> int:

@@ -51,14 +51,16 @@ def _columns(scores: Tensor, duals: Tensor) -> Tensor:
 def smoothing(at: "Bench") -> list[Row]:
     """Votes, noise and all, against bare inference of the same network on a batch that lies ready."""
     from raybd.metrics.smoothing.network import inference_network
-    from raybd.metrics.smoothing.votes import batch_size, count_votes
+    from raybd.metrics.smoothing.votes import count_votes, most_images
+    from raybd.models.batch_size import batch_size
 
     model, points, draws = at.network().eval(), at.sizes.points, at.sizes.draws
     images = torch.rand(1, points, *at.shape, generator=torch.Generator().manual_seed(1)).to(at.device)
     counted = count_votes(model, images[:, :FEW], range(FEW), [SIGMA], [draws], 0).votes[0, 0]
     apart = float((counted - _votes(at, model, images[0, :FEW])).abs().sum()) / 2 / (FEW * draws)
     require(apart < 0.05, f"{apart:.1%} of the votes are others in float64")
-    network, batch = inference_network(model, images[0, :FEW]), min(batch_size(images), points * draws)
+    network = inference_network(model, images[0, :FEW])
+    batch = min(batch_size(model, images, most_images(images)), points * draws)
     ready = images[0][torch.arange(batch, device=at.device) % points]
 
     def bare() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from raybd.errors import InputError
 from raybd.metrics.base import Metric
 from raybd.metrics.detection.roc import Values, roc_metrics
+from raybd.models.batch_size import batch_size
 from raybd.seeds import forked_rng, stream
 from raybd.types import Data, MetricContext
 from raybd.utils.constraints import Positive, violations
@@ -102,17 +103,32 @@ class _TriggerInversion:
         self.streak = torch.zeros(classes, device=device)  # steps in a row above (+) or below (-) the wanted success
 
     def step(self, x: Tensor) -> None:
-        """One step of Adam on the images `x` (B, C, H, W), for every class."""
-        mask = self.mask.sigmoid()
-        logits = self.model(apply_triggers(x, mask, self.pattern.sigmoid()).flatten(0, 1))
-        wanted = torch.arange(self.classes, device=x.device).repeat_interleave(len(x))
-        losses = F.cross_entropy(logits, wanted, reduction="none").view(self.classes, -1).mean(1)
-        size = mask.flatten(1).sum(1)
-        loss = (losses + self.weight * size).sum()  # the classes' triggers do not meet: one sum serves all
-        self.mask.grad, self.pattern.grad = torch.autograd.grad(loss, [self.mask, self.pattern])
+        """One step of Adam on the images `x` (B, C, H, W), for every class; as many at a time as the memory holds."""
+        size = batch_size(self.model, x, self.classes * len(x), gradients=True)
+        size_of_mask = self.mask.detach().sigmoid().flatten(1).sum(1)
+        success = torch.zeros(self.classes, device=x.device)
+        self.optimizer.zero_grad()
+        for some in torch.arange(self.classes, device=x.device).split(max(1, size // len(x))):
+            for part in x.split(size):
+                success[some] += self._backward(part, some, len(part) / len(x))
         self.optimizer.step()
         with torch.no_grad():
-            self._adapt((logits.argmax(1) == wanted).view(self.classes, -1).float().mean(1), size)
+            self._adapt(success, size_of_mask)
+
+    def _backward(self, x: Tensor, classes: Tensor, share: float) -> Tensor:
+        """Add the gradients of the triggers of `classes` (k,) on the images `x`, a `share` of a step's; their success
+        (k,) times that share."""
+        mask = self.mask[classes].sigmoid()
+        logits = self.model(apply_triggers(x, mask, self.pattern[classes].sigmoid()).flatten(0, 1))
+        wanted = classes.repeat_interleave(len(x))
+        losses = F.cross_entropy(logits, wanted, reduction="none").view(len(classes), -1).mean(1)
+        # the classes' triggers do not meet: one sum serves all
+        loss = (losses + self.weight[classes] * mask.flatten(1).sum(1)).sum() * share
+        leaves = (self.mask, self.pattern)
+        for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
+            leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+        success: Tensor = (logits.argmax(1) == wanted).view(len(classes), -1).float().mean(1) * share
+        return success
 
     def sizes(self) -> Values:
         """(K,) float64 L1 norms of the masks."""

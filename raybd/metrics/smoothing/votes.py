@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from raybd.metrics.smoothing.network import Logits, inference_network
 from raybd.metrics.smoothing.noise import block_size, noise
+from raybd.models.batch_size import batch_size, halved
 
 MAX_PIXELS_CPU = 2**17  # pixels of a batch on a CPU: a small network's activations still fit its cache
 MAX_BATCH_CPU = 512  # images of a batch on a CPU
@@ -75,7 +76,8 @@ def count_votes(
     flat = images.flatten(0, 1)
     network = inference_network(model, flat[:CHECKED])
     with torch.inference_mode():
-        noiseless = torch.cat([network(part) for part in flat.split(batch_size(images))])
+        at_once = batch or batch_size(model, images, most_images(images))
+        noiseless = torch.cat([halved(network, part) for part in flat.split(at_once)])
         rows = torch.arange(len(flat) * len(sigmas))  # on the CPU: the device is waited for once a look
         state = _VoteState(
             network=network,
@@ -83,7 +85,7 @@ def count_votes(
             points=list(points),
             sigmas=torch.tensor(sigmas, dtype=images.dtype, device=images.device),
             seed=seed,
-            batch=batch or batch_size(images),
+            batch=at_once,
             votes=torch.zeros(len(rows), noiseless.shape[1], dtype=torch.int64, device=images.device),
             soft=torch.zeros(len(rows), noiseless.shape[1], device=images.device),
             heartbeat=heartbeat,
@@ -95,8 +97,8 @@ def count_votes(
     return _vote_counts(state, first, noiseless.argmax(1))
 
 
-def batch_size(images: Tensor) -> int:
-    """Images of one forward pass on the device of `images` (..., H, W)."""
+def most_images(images: Tensor) -> int:
+    """Images of a forward pass on the device of `images` (..., H, W), if the memory has room for them."""
     height, width = images.shape[-2:]
     if images.device.type != "cpu":
         return MAX_BATCH_GPU
@@ -121,7 +123,7 @@ def _vote(state: _VoteState, part: Tensor, block: int, inside: slice) -> None:
     part, variant, sigma, point, which = (index.to(device) for index in (part, variant, sigma, point, which))
     scale = state.sigmas[sigma].view(-1, 1, 1, 1, 1)
     x = torch.addcmul(state.images[variant, point][:, None], scale, z.to(state.images.dtype)[which])
-    logits = state.network(x.flatten(0, 1))
+    logits = torch.cat([halved(state.network, part) for part in x.flatten(0, 1).split(state.batch)])
     classes, draws = logits.shape[1], x.shape[1]
     label = logits.argmax(1).view(-1, draws) + part[:, None] * classes
     state.votes.view(-1).index_add_(0, label.flatten(), torch.ones_like(label).flatten())

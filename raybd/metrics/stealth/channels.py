@@ -1,10 +1,12 @@
 """Changes of single channels by a trigger, and outliers among channels."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from raybd.models.batch_size import batch_size
 
 LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
 TOP = 0.1  # share of a layer's channels that counts as its top
@@ -34,9 +36,14 @@ def trigger_activated_change(model: nn.Module, clean: Tensor, triggered: Tensor)
 
     BackdoorBench sums over positions; their mean lets layers of different size be compared.
     """
-    # A copy: the activation function that follows may write over its input.
-    before, after = (activations(model, x, torch.clone) for x in (clean, triggered))
-    return {name: _per_channel((after[name] - before[name]).abs()) for name in before}
+    size = max(1, batch_size(model, clean, 2 * len(clean), gradients=True) // 2)  # all layers of both are kept
+
+    def change(some: Tensor, stamped: Tensor) -> dict[str, Tensor]:
+        # A copy: the activation function that follows may write over its input.
+        before, after = (activations(model, x, torch.clone) for x in (some, stamped))
+        return {name: _per_channel((after[name] - before[name]).abs()) for name in before}
+
+    return _mean_of_parts(change, clean.split(size), triggered.split(size))
 
 
 def top_share(change: Tensor) -> float:
@@ -54,12 +61,23 @@ def activation_overlap(clean: Tensor, triggered: Tensor) -> float:
 
 def mean_activations(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """The mean output (C,) of every channel over images and positions, by layer."""
-    return activations(model, x, _per_channel)
+    size = batch_size(model, x, len(x))
+    return _mean_of_parts(lambda some: activations(model, some, _per_channel), x.split(size))
 
 
 def max_z_score(values: Tensor) -> float:
     """(max - mean) / deviation of a layer's channels (C,): how far the steepest stands out; nan where all are alike."""
     return float((values.max() - values.mean()) / values.std()) if len(values) > 1 else math.nan
+
+
+def _mean_of_parts(function: Callable[..., dict[str, Tensor]], *columns: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The mean over all images of what `function` says of each part of them."""
+    total, means = sum(map(len, columns[0])), dict[str, Tensor]()
+    for part in zip(*columns, strict=True):
+        for name, value in function(*part).items():
+            weighted = value * (len(part[0]) / total)
+            means[name] = means[name] + weighted if name in means else weighted
+    return means
 
 
 def _per_channel(x: Tensor) -> Tensor:

@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raybd.models.batch_size import batch_size, halved
 from raybd.utils.statistics import auroc
 
 BLENDS = 32  # clean images that each image is blended with
-BATCH = 512
+BATCH = 512  # at most
 
 
 @torch.inference_mode()
@@ -17,13 +18,15 @@ def strip_entropy(model: nn.Module, x: Tensor, others: Tensor) -> Tensor:
     Images are added at full strength, as in the paper (Gao et al., arXiv 1902.06531); a trigger that outlives it
     keeps the entropy low.
     """
-    rows = max(1, BATCH // len(others))
-    return torch.cat([_entropy(model, part, others) for part in x.split(rows)])
+    size = batch_size(model, x, BATCH)
+    rows = max(1, size // len(others))
+    return torch.cat([_entropy(model, part, others, size) for part in x.split(rows)])
 
 
-def _entropy(model: nn.Module, x: Tensor, others: Tensor) -> Tensor:
+def _entropy(model: nn.Module, x: Tensor, others: Tensor, size: int) -> Tensor:
     blends = (x[:, None] + others[None]).clamp_max(1)
-    chance = model(blends.flatten(0, 1)).float().softmax(1)
+    logits = torch.cat([halved(model, part) for part in blends.flatten(0, 1).split(size)])
+    chance = logits.float().softmax(1)
     entropy: Tensor = torch.special.entr(chance).sum(1)
     return entropy.view(len(x), -1).mean(1)
 
@@ -43,5 +46,9 @@ def loss_auroc(losses: Tensor, poison: Tensor) -> float:
 @torch.inference_mode()
 def training_losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """(N,) cross-entropy (nats) of `model` on bytes `x` (N, C, H, W) with the labels `y` that it was shown."""
-    parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
-    return torch.cat([F.cross_entropy(model(a.float() / 255).float(), b, reduction="none") for a, b in parts])
+    size = batch_size(model, x, BATCH)
+
+    def losses(some: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(some.float() / 255).float(), labels, reduction="none")
+
+    return torch.cat([halved(losses, *part) for part in zip(x.split(size), y.split(size), strict=True)])

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.errors import InputError
+from raybd.models.batch_size import batch_size, halved
 
 PACKAGES = {"hessian": "curvlinops-for-pytorch", "lpips": "lpips"}
 MODULES = {"hessian": "curvlinops", "lpips": "lpips"}
+LPIPS_AT_ONCE = 64  # pairs
 SMALLEST = 64  # pixels that LPIPS's network needs: smaller images are enlarged
 
 
@@ -33,10 +35,10 @@ def top_hessian_eigenvalue(model: nn.Module, x: Tensor, y: Tensor) -> float:
     from scipy.sparse.linalg import eigsh
 
     operators = importlib.import_module("curvlinops")
+    size = max(1, batch_size(model, x, 2 * len(x), gradients=True) // 2)  # a product with the Hessian goes back twice
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    operator = operators.HessianLinearOperator(
-        model, nn.CrossEntropyLoss(), weights, [(x, y)], check_deterministic=False
-    )
+    parts, loss = list(zip(x.split(size), y.split(size), strict=True)), nn.CrossEntropyLoss()
+    operator = operators.HessianLinearOperator(model, loss, weights, parts, check_deterministic=False)
     return float(eigsh(operator.to_scipy(), k=1, which="LA", return_eigenvectors=False)[0])
 
 
@@ -54,7 +56,12 @@ def lpips(clean: Tensor, triggered: Tensor) -> Tensor:
     except OSError as error:
         raise InputError(f"stealth_full: the weights of lpips cannot be downloaded: {error}") from error
     with torch.inference_mode():
-        found: Tensor = distance(_lpips_input(clean), _lpips_input(triggered)).flatten()
+        parts = zip(clean.split(LPIPS_AT_ONCE), triggered.split(LPIPS_AT_ONCE), strict=True)
+        return torch.cat([halved(lambda one, other: _distances(distance, one, other), *part) for part in parts])
+
+
+def _distances(network: nn.Module, clean: Tensor, triggered: Tensor) -> Tensor:
+    found: Tensor = network(_lpips_input(clean), _lpips_input(triggered)).flatten()
     return found
 
 

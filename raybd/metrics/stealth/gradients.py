@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BATCH = 256
+from raybd.models.batch_size import batch_size, halved
+
+BATCH = 256  # at most
 Objective = Callable[[Tensor, Tensor], Tensor]  # logits (N, K), labels (N,) -> (N,)
 
 
@@ -24,8 +26,9 @@ def margin(logits: Tensor, label: Tensor) -> Tensor:
 
 def gradient_norms(model: nn.Module, x: Tensor, label: Tensor, objective: Objective) -> Tensor:
     """(N,) L2 norm of d objective / d x at each of `x` (N, C, H, W) in [0, 1]; `model` in evaluation mode."""
-    parts = zip(x.split(BATCH), label.split(BATCH), strict=True)
-    return torch.cat([_norms(model, part, wanted, objective) for part, wanted in parts])
+    size = batch_size(model, x, BATCH, gradients=True)
+    parts = zip(x.split(size), label.split(size), strict=True)
+    return torch.cat([halved(lambda some, of: _norms(model, some, of, objective), *part) for part in parts])
 
 
 def _norms(model: nn.Module, x: Tensor, label: Tensor, objective: Objective) -> Tensor:

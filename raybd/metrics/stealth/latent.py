@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raybd.models import Classifier
+from raybd.models.batch_size import batch_size, halved
 from raybd.utils.statistics import auroc
 
 FOLDS = 5
@@ -19,9 +20,11 @@ def latent_features(model: nn.Module, x: Tensor, batch: int = 512) -> Values:
 
     def read(part: Tensor) -> Tensor:
         part = part.float() / 255
-        return model.features(model.normalise(part)) if isinstance(model, Classifier) else model(part)
+        found = model.features(model.normalise(part)) if isinstance(model, Classifier) else model(part)
+        return found.float()
 
-    found: Values = torch.cat([read(part).float() for part in x.split(batch)]).cpu().double().numpy()
+    size = batch_size(model, x, batch)
+    found: Values = torch.cat([halved(read, part) for part in x.split(size)]).cpu().double().numpy()
     return found
 
 
