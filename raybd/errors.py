@@ -51,3 +51,7 @@ class DivergedError(RuntimeError):
 
 class LostRayError(RuntimeError):
     """The Ray that a sweep ran on has gone away; what has finished is kept."""
+
+
+class EndRequestedError(BaseException):
+    """A trial ends early because it was asked to: no failure, hence no Exception."""

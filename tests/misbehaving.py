@@ -1,5 +1,6 @@
 """Networks of a user's own that do what trials must survive; named to a sweep as tests.misbehaving:FUNCTION."""
 
+import ctypes
 import os
 import signal
 import time
@@ -77,6 +78,16 @@ def raises_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return Net(shape, classes, act)
 
 
+def signalled_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Sends its process the signal of the name RAYBD_TEST_SIGNAL, in the middle of an epoch."""
+
+    def act(step: int) -> None:
+        if step == 30 and _first_time("signalled"):
+            os.kill(os.getpid(), getattr(signal, os.environ["RAYBD_TEST_SIGNAL"]))
+
+    return Net(shape, classes, act)
+
+
 def hangs(shape: tuple[int, int, int], classes: int) -> nn.Module:
     def act(step: int) -> None:
         if step == 30:
@@ -88,6 +99,37 @@ def hangs(shape: tuple[int, int, int], classes: int) -> nn.Module:
 def hangs_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
     def act(step: int) -> None:
         if step == 30 and _first_time("hangs_once"):
+            time.sleep(1000)
+
+    return Net(shape, classes, act)
+
+
+def holds_the_lock_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """In foreign code that does not let Python go on."""
+
+    def act(step: int) -> None:
+        if step == 30 and _first_time("holds_the_lock_once"):
+            while True:  # a signal ends a sleep
+                ctypes.PyDLL(None).sleep(1000)
+
+    return Net(shape, classes, act)
+
+
+def stops_once(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def act(step: int) -> None:
+        if step == 30 and _first_time("stops_once"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(1000)
+
+    return Net(shape, classes, act)
+
+
+def terminated_twice(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Its process gets SIGTERM in two attempts, which are all that a trial has."""
+
+    def act(step: int) -> None:
+        if step == 30 and (_first_time("terminated") or _first_time("terminated again")):
+            os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1000)
 
     return Net(shape, classes, act)

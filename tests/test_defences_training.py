@@ -103,6 +103,30 @@ def test_the_seed_decides_and_a_resumed_training_has_the_same_bits(digits: Data,
     assert not same(whole, other)
 
 
+def test_a_filter_s_first_training_resumes_too(digits: Data, tmp_path: Path) -> None:
+    """Each life ends at its fourth heartbeat: none sees the whole of the first training."""
+    whole, defence, path = context(digits, quick("spectral")), Spectral(first_epochs=6), tmp_path / "state.pt"
+    wanted = [epoch.numbers["defence/passes"] for epoch in defence.train(whole)]
+
+    def life() -> tuple[TrainingContext, list[float]] | None:
+        beats: list[int] = []
+
+        def beat() -> None:
+            beats.append(1)
+            if len(beats) == 4:
+                raise KeyboardInterrupt
+
+        at = replace(context(digits, defence, Checkpoint(path, every=0)), heartbeat=beat)
+        try:
+            return at, [epoch.numbers["defence/passes"] for epoch in defence.train(at)]
+        except KeyboardInterrupt:
+            return None
+
+    ended = next(ended for ended in (life() for _ in range(9)) if ended)
+    assert same(whole, ended[0])
+    assert ended[1][-1] == wanted[-1]
+
+
 def test_regularised_trains_as_the_plain_loop_does_under_other_settings(digits: Data) -> None:
     own, usual = context(digits, Regularised()), context(digits, Regularised())
     defence = Regularised(weight_decay=10, learning_rate=0.5, epochs=1.5)

@@ -10,6 +10,7 @@ from ray.exceptions import OutOfMemoryError
 
 from raybd.data import load
 from raybd.execution import on_ray, tune_run
+from raybd.execution.attempt import stopped
 from raybd.execution.executor import ExecutorResult
 from raybd.execution.object_store import pack_configs, unpack_config
 from raybd.execution.on_ray import MAX_RESTARTS, RayExecutor
@@ -132,6 +133,47 @@ def test_an_early_end_without_an_error_is_ctrl_c(tmp_path: Path, monkeypatch: py
     played(monkeypatch, ([0], None))
     queue, ending = run(tmp_path)
     assert (queue.left, ending.interrupted) == (2, signal.SIGINT)
+
+
+def test_what_ends_unfinished_once_it_is_asked_to_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three trials one finishes all the same, one reports that it was stopped, one is killed by Tune."""
+
+    def fit(run: TuneRun, watch: RayWatch) -> None:
+        for config in CONFIGS[:3]:
+            run.next()
+            run.begin(config.key)
+        run.ask_to_end(signal.SIGTERM)
+        run.reported[CONFIGS[0].key] = Outcome(CONFIGS[0].key, "", FINISHED)
+        run.reported[CONFIGS[1].key] = stopped(CONFIGS[1], "asked to end")
+        for config in CONFIGS[:3]:
+            run.end(config.key, "its worker died")
+
+    monkeypatch.setattr(TuneRun, "fit", fit)
+    monkeypatch.setattr(on_ray.RayWatch, "of_connected", Unwatched)
+    queue, ending = run(tmp_path)
+    assert (queue.left, ending.interrupted, ending.errors) == (2, signal.SIGTERM, [])
+    assert [outcome.key for outcome in queue.outcomes.values()] == [CONFIGS[0].key]
+
+
+def test_a_worker_that_gets_sigterm_is_no_failed_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+
+    def fit(run: TuneRun, watch: RayWatch) -> None:
+        for seed in (0, 0, 1, 2):  # the first ends twice
+            said.append(run.next())
+            run.begin(CONFIGS[seed].key)
+            if len(said) > 1:
+                run.reported[CONFIGS[seed].key] = Outcome(CONFIGS[seed].key, "", FINISHED)
+            run.end(CONFIGS[seed].key, "its worker died: the process receives a SIGTERM.")
+        run.next()
+
+    monkeypatch.setattr(TuneRun, "fit", fit)
+    monkeypatch.setattr(on_ray.RayWatch, "of_connected", Unwatched)
+    queue, _ = run(tmp_path)
+    assert (queue.left, {outcome.status for outcome in queue.outcomes.values()}) == (0, {FINISHED})
+    assert said[0] == said[1]
 
 
 def test_what_the_memory_monitor_interrupts_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

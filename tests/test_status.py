@@ -1,7 +1,11 @@
 """`raybd status`: on a store made by hand, where every kind of trial is, and after a real sweep."""
 
 import json
+import os
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,10 @@ import pytest
 
 from raybd.cli import main as raybd
 from raybd.command_line.command import main
+from raybd.tracking.runs import ALIVE, DRIVER
 from raybd.tracking.status import status
-from raybd.tracking.store import ALIVE, Store
+from raybd.tracking.store import Store
+from raybd.utils.process_name import ProcessName, _born
 from sweeps.ib import PRESETS, summarise
 
 
@@ -51,7 +57,7 @@ def test_every_trial_is_counted_once(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("state", "age", "said"),
-    [("RUNNING", 20, "alive"), ("RUNNING", 1000, "silent"), ("FAILED", 1000, "ended"), ("RUNNING", -5000, "alive")],
+    [("RUNNING", 5, "alive"), ("RUNNING", 21, "silent"), ("FAILED", 1000, "ended"), ("RUNNING", -5000, "alive")],
 )
 def test_the_driver(store: Store, state: str, age: int, said: str) -> None:
     """The last one's clock is more than an hour ahead of ours."""
@@ -60,6 +66,38 @@ def test_the_driver(store: Store, state: str, age: int, said: str) -> None:
     found = status("s", store.address.uri)
     assert found.driver.startswith(said)
     assert found.driver_seen == pytest.approx(max(age, 0), abs=20)
+
+
+def test_a_driver_of_this_machine_is_known_to_be_dead_at_once(store: Store) -> None:
+    """Its last heartbeat is fresh; its number may be another process's by now."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        named = replace(own(), pid=other.pid, born=_born(other.pid))
+        store.client.update_run(store.address.parent_id, status="RUNNING")
+        for process, said in (
+            (named, "alive"),
+            (replace(named, born="1"), "dead"),
+            (replace(named, place=""), "alive"),
+        ):
+            store.client.set_tag(store.address.parent_id, DRIVER, str(process))
+            store.heartbeat()
+            assert status("s", store.address.uri).driver.startswith(said)
+        other.kill()
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie
+        assert named.dead
+    assert named.dead
+    store.client.set_tag(store.address.parent_id, DRIVER, str(own()))
+
+
+def own() -> ProcessName:
+    found = ProcessName.own()
+    assert found is not None
+    return found
+
+
+def test_a_text_that_names_no_process() -> None:
+    assert [ProcessName.parse(text) for text in ("", "{}", "[]", "3", '{"pid": 1}')] == [None] * 5
+    assert ProcessName.parse(str(own())) == own()
+    assert not own().dead
 
 
 def test_while_trials_are_searched_all_are_counted_and_none_is_left(store: Store) -> None:

@@ -1,5 +1,6 @@
 """Entry point of sweep scripts: parses options, expands them into trials, lists or runs these."""
 
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from raybd.command_line.dry_run import print_trials
 from raybd.command_line.options import SweepOptions, parse_options
 from raybd.errors import InputError, LostRayError, dependency_warning
 from raybd.trials.config import TrialConfig
+from raybd.utils.signals import SignalError, first_signal, raise_signal
 
 if TYPE_CHECKING:
     from raybd.command_line.runner import Search, Summary
@@ -24,13 +26,15 @@ def main(
     """Run the sweep with the options `args` (default: the command line); the exit status.
 
     `expand` turns the options into trials. `search`, if given, runs first and adds trials to the sweep.
-    0: every trial has finished; 1: some have not; 2: the options cannot be run; 130: interrupted.
+    0: every trial has finished; 1: some have not; 2: the options cannot be run; 130: interrupted; 143 or 129: ended by
+    SIGTERM or SIGHUP.
     """
     try:
-        return _main(presets, summarise, list(sys.argv[1:] if args is None else args), search, expand)
-    except KeyboardInterrupt:  # a second one, or before any trial: no summary
+        with first_signal(raise_signal):
+            return _main(presets, summarise, list(sys.argv[1:] if args is None else args), search, expand)
+    except KeyboardInterrupt as error:  # a second one, or outside trials: no summary
         print("\ninterrupted: trials that have ended are kept; run the same command again to resume", file=sys.stderr)
-        return 130
+        return 128 + (error.number if isinstance(error, SignalError) else signal.SIGINT)
     except LostRayError as error:  # in a search; a sweep says so in its summary
         print(
             f"\nerror: {error}; trials that have ended are kept; run the same command again to resume", file=sys.stderr

@@ -1,8 +1,8 @@
 """Runner of a sweep: from parsed options to its summary."""
 
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from raybd.execution.ray_choice import RayChoice, choose
 from raybd.execution.result import SweepResult
 from raybd.execution.sweep import local_executor, ray_executor, run_sweep
 from raybd.tracking.client import client_settings
+from raybd.tracking.store import HEARTBEAT_SECONDS
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import SweepFolder
 from raybd.trials.validate import prepare
 from raybd.utils.locks import heartbeat_thread
+from raybd.utils.signals import SignalError
 
 Summary = Callable[[str, str, Path], tuple[str, list[Path]]]  # (name, tracking URI, folder) -> (text, files)
 Run = Callable[[SweepPlan, Proposer], SweepResult]
@@ -72,26 +74,38 @@ def _ray_of(options: SweepOptions) -> RayChoice | None:
 
 
 def _run_search(options: SweepOptions, plan: SweepPlan, search: Search, where: RayChoice | None) -> list[TrialConfig]:
-    """The trials that the search adds; meanwhile the parent run gets the driver's heartbeats.
+    """The trials that the search adds.
 
     Raises:
-        KeyboardInterrupt: the search was interrupted (SystemExit: by SIGTERM); a rerun resumes it.
+        SignalError: Ctrl-C or SIGTERM ended the search; a rerun resumes it.
         LostRayError: its Ray has gone away.
     """
 
     def run(trials: SweepPlan, proposer: Proposer) -> SweepResult:
         result = run_sweep(trials, executor_for(options, trials, where), proposer)
+        if result.interrupted or result.lost:
+            print(f"\n{result.text}", flush=True)
+        if result.interrupted:
+            raise SignalError(result.interrupted)
         if result.lost:
             raise LostRayError(result.errors[-1])
-        if result.interrupted == signal.SIGINT:
-            raise KeyboardInterrupt
-        if result.interrupted:
-            raise SystemExit(result.exit_status)
         return result
 
-    _begin(options, plan, None)
-    with heartbeat_thread(plan.store.heartbeat):
+    with _parent_run(options, plan, None):
         return search(options, plan, run)
+
+
+@contextmanager
+def _parent_run(options: SweepOptions, plan: SweepPlan, keys: Sequence[str] | None) -> Iterator[None]:
+    """Inside, the sweep's parent run is open and gets the driver's heartbeats; closed where the work ends early."""
+    try:
+        _begin(options, plan, keys)
+        with heartbeat_thread(plan.store.heartbeat, HEARTBEAT_SECONDS):
+            yield
+    except (SignalError, LostRayError):
+        with suppress(Exception):  # a store may raise anything, and the sweep ends all the same
+            plan.store.close_runs("KILLED")
+        raise
 
 
 def _begin(options: SweepOptions, plan: SweepPlan, keys: Sequence[str] | None) -> None:
@@ -103,10 +117,9 @@ def _begin(options: SweepOptions, plan: SweepPlan, keys: Sequence[str] | None) -
 
 def _run_and_sum_up(options: SweepOptions, plan: SweepPlan, summarise: Summary, where: RayChoice | None) -> int:
     print(f"{options.name}: {plan.finished_before} trials have finished, {len(plan.todo)} to run", flush=True)
-    _begin(options, plan, plan.keys)
-    with heartbeat_thread(plan.store.heartbeat):
+    with _parent_run(options, plan, plan.keys):
         result = _run(options, plan, where)
-    _sum_up(options, plan, result, summarise)
+        _sum_up(options, plan, result, summarise)
     return result.exit_status
 
 
@@ -122,9 +135,9 @@ def executor_for(options: SweepOptions, plan: SweepPlan, where: RayChoice | None
     Raises:
         InputError: Ray cannot be reached, or the trials do not fit its nodes.
     """
-    if where is None:
-        return local_executor(plan, *_local_resources(options), image_bytes=_given_bytes(options))
     stall = options.execution.stall_seconds
+    if where is None:
+        return local_executor(plan, *_local_resources(options), stall, _given_bytes(options))
     return ray_executor(plan, options.execution.resources, where, stall, _given_bytes(options))
 
 
@@ -141,28 +154,41 @@ def _local_resources(options: SweepOptions) -> tuple[int, str]:
 
 
 def _sum_up(options: SweepOptions, plan: SweepPlan, result: SweepResult, summarise: Summary) -> None:
-    uri, text = plan.store.address.uri, ""
-    pictures: list[Path] = []
-    try:
-        text, pictures = summarise(plan.name, uri, plan.folder.path)
-        print(f"\n{text}")
-    except Exception as error:  # noqa: BLE001 - the trials are recorded, and their results must be printed
-        print(public(f"the summary failed: {type(error).__name__}: {error}"), file=sys.stderr)
-    try:
+    """Print the summary and write it to the parent run; where a signal ended the sweep, what counts most first, since
+    its sender may not wait."""
+    uri = plan.store.address.uri
+    if result.interrupted:
+        print(f"\n{result.text}", flush=True)
+        _close(options, plan, result, "", [])
+    text, pictures = _summary(plan, summarise)
+    if not result.interrupted:
         _close(options, plan, result, text, pictures)
-    except Exception as error:  # noqa: BLE001 - as above
-        print(f"the parent run of the sweep stays open: {type(error).__name__}", file=sys.stderr)
-    print(f"\n{result.text}")
+        print(f"\n{result.text}")
     print(f"\n{_next_commands(plan.name, uri, options.execution.tracking_uri is not None)}")
 
 
+def _summary(plan: SweepPlan, summarise: Summary) -> tuple[str, list[Path]]:
+    """Text and files of the summary, its text printed; none if it fails."""
+    try:
+        text, pictures = summarise(plan.name, plan.store.address.uri, plan.folder.path)
+        print(f"\n{text}")
+    except Exception as error:  # noqa: BLE001 - the trials are recorded, and their results must be printed
+        print(public(f"the summary failed: {type(error).__name__}: {error}"), file=sys.stderr)
+        return "", []
+    return text, pictures
+
+
 def _close(options: SweepOptions, plan: SweepPlan, result: SweepResult, text: str, pictures: list[Path]) -> None:
+    """Close the parent run with the summary; a store that cannot be reached is told of."""
     numbers = {"trials": float(plan.finished_before + len(result.outcomes)), "failed": float(len(result.failures))}
     if result.outcomes:
         numbers |= {"seconds/sweep": result.seconds, "busy": result.busy}
     values = "\n".join(f"{name} = {value}" for name, value in _public_options(options).items())
     note = f"```\n{text}\n\n{result.text}\n```\n\nOptions:\n```\n{values}\n```"
-    plan.store.end("FINISHED" if result.exit_status == 0 else "FAILED", numbers, note, pictures)
+    try:
+        plan.store.end("FINISHED" if result.exit_status == 0 else "FAILED", numbers, note, pictures)
+    except Exception as error:  # noqa: BLE001 - as above
+        print(f"the parent run of the sweep stays open: {type(error).__name__}", file=sys.stderr)
 
 
 def _public_options(options: SweepOptions) -> dict[str, Any]:

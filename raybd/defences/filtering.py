@@ -2,8 +2,7 @@
 
 A copy of the network is trained on all images; poison is detected in its features; the trial's own network is trained
 on the images that are left. Only the second training yields epochs; the first is counted in "defence/passes". A
-training that is stopped resumes in its second part, with the same bits; in the first it starts anew, and has the same
-result.
+training that is stopped resumes in either, with the same bits.
 """
 
 import copy
@@ -29,6 +28,7 @@ from raybd.types import Images
 
 log = logging.getLogger(__name__)
 STARTS = 20  # of 2-means
+FIRST = "first"  # key of the first training's state in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Filter(Defence):
         """The first training, the detection, and the plain training loop on the rest."""
         state = context.checkpoint.load() if context.checkpoint is not None else None
         cost = Cost(state, 0 if context.trusted is None else len(context.trusted))
-        if state is None:
+        if state is None or FIRST in state:
             result, spared = self._detected(context, cost)
         else:
             result, spared = FilterResult(state["suspicion"], state["flagged"]), state["spared"]
@@ -80,12 +80,29 @@ class Filter(Defence):
     def _detected(self, context: TrainingContext, cost: Cost) -> tuple[FilterResult, float]:
         network = cast(Classifier, copy.deepcopy(context.model))
         train_config = replace(context.train_config, epochs=self.first_epochs or context.train_config.epochs)
-        for _ in fit(network, context.images, train_config, context.seed):
+        checkpoint = context.checkpoint and FirstCheckpoint(context.checkpoint, cost)
+        for _ in fit(network, context.images, train_config, context.seed, checkpoint):
             cost.passes += 1
             context.heartbeat()
         result = Ranks.of(train_config.workers).from_primary(lambda: self.detect(context, network).cpu())
         flagged, spared = spare_classes(result.flagged, context.images.y.cpu(), context.classes)
         return FilterResult(result.suspicion, flagged), float(spared)
+
+
+class FirstCheckpoint(Checkpoint):
+    """A checkpoint of the first training, in the file of the trial's, which has yielded no epoch by then."""
+
+    def __init__(self, inner: Checkpoint, cost: Cost) -> None:
+        self._inner, self._cost = inner, cost
+
+    def load(self) -> dict[str, Any] | None:
+        """The state last saved."""
+        state = self._inner.load()
+        return state and state[FIRST]
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Save `state` with the cost so far."""
+        self._inner.save({"epoch": 0, FIRST: state} | self._cost.state())
 
 
 class FilterCheckpoint(Checkpoint):
@@ -95,8 +112,9 @@ class FilterCheckpoint(Checkpoint):
         self._inner, self._extra, self._cost = inner, extra, cost
 
     def load(self) -> dict[str, Any] | None:
-        """The state last saved."""
-        return self._inner.load()
+        """The state last saved; None while that is one of the first training."""
+        state = self._inner.load()
+        return None if state and FIRST in state else state
 
     def save(self, state: dict[str, Any]) -> None:
         """Save `state` with the result and the cost."""

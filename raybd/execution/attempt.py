@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from raybd.data.residency import fits, streamed
-from raybd.errors import DivergedError, InputError, PoisoningError
+from raybd.errors import DivergedError, EndRequestedError, InputError, PoisoningError
 from raybd.execution import memory
 from raybd.execution.outcome import Outcome
 from raybd.execution.record import Start, failed_record, finished_record, tags_of
@@ -26,6 +26,7 @@ from raybd.trials.model import NETWORK
 from raybd.trials.records import FAILED, Record, TrialFolder
 from raybd.trials.run import run_checked
 from raybd.types import Data, Report
+from raybd.utils.ending import ending_heartbeat
 from raybd.utils.metric_names import UNDERTRAINED
 
 log = logging.getLogger(__name__)
@@ -39,22 +40,30 @@ def run_attempt(
     """Run one trial, write its folder, upload it to the tracking store. A failure is an outcome, not an exception.
 
     The trial's folder is locked: if another process runs the trial, this one waits, and does not run it again if that
-    one finished it.
+    one finished it. A trial that is asked to end (raybd/utils/ending.py) is stopped after its next checkpoint.
     """
     torch.set_num_threads(setup.threads)
     set_memory_share(setup.share, TIGHT if setup.tight else 1.0)
     memory.reset_peak()
-    folder = setup.folder.trial(config.key)
+    folder, heartbeat = setup.folder.trial(config.key), ending_heartbeat(heartbeat)
     try:
         with folder.locked(heartbeat):
             if (known := _finished_before(folder, setup)) is None:
                 return _run(config, data, setup, heartbeat)
             Ranks.of(config.train.workers).decide(False)  # no training for the other ranks
             return known
+    except EndRequestedError:
+        close_abandoned_run(setup.address, folder)
+        return stopped(config, "asked to end")
     except OSError as error:  # e.g. a full disk: no record can be written
         return Outcome(config.key, config.label, FAILED, error=f"OSError: {error}", uploaded=False, died=True)
     finally:
         memory.release_memory()
+
+
+def stopped(config: TrialConfig, why: str) -> Outcome:
+    """The outcome of an attempt that ended because it was asked to."""
+    return Outcome(config.key, config.label, FAILED, error=why, stopped=True, uploaded=False)
 
 
 def finished_on_disk(folder: TrialFolder, setup: TrialSetup) -> Outcome | None:
@@ -79,7 +88,7 @@ def _finished_before(folder: TrialFolder, setup: TrialSetup) -> Outcome | None:
 
 def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable[[], None]) -> Outcome:
     start, folder = Start(), setup.folder.trial(config.key)
-    checkpoint, note = _resume(setup, folder)
+    checkpoint, note = _resume(setup, folder, config.train.epochs)
     tags = tags_of(config, setup) | ({"raybd.note": note} if note else {})
     run = TrialRun(setup.address, folder, config.label, tags, start.milliseconds)
 
@@ -132,10 +141,10 @@ def _outcome(record: Record, setup: TrialSetup, uploaded: bool) -> Outcome:
     )
 
 
-def _resume(setup: TrialSetup, folder: TrialFolder) -> tuple[Checkpoint, str]:
+def _resume(setup: TrialSetup, folder: TrialFolder, epochs: int) -> tuple[Checkpoint, str]:
     """Prepare `folder` for an attempt: the checkpoint of an earlier attempt that died, and a note on it."""
     close_abandoned_run(setup.address, folder)
-    checkpoint, note = Checkpoint(folder.checkpoint, setup.checkpoint_seconds), ""
+    checkpoint, note = Checkpoint(folder.checkpoint, setup.checkpoint_seconds, epochs), ""
     state = checkpoint.load()
     if state is not None:
         note = f"resumed from its checkpoint after epoch {state['epoch']}"

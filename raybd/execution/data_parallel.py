@@ -30,12 +30,15 @@ from raybd.execution.outcome import Outcome
 from raybd.execution.record import record_death
 from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
+from raybd.execution.stop_file import StopFile, StopPoll
 from raybd.execution.watchdog import watchdog
 from raybd.training import Ranks
 from raybd.training.data_parallel import lost_ranks
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED
 from raybd.trials.run import follow_trial
+from raybd.utils.ending import ending_when
+from raybd.utils.locks import heartbeat_thread
 
 MARKS = (2**24, 2**26)  # 16 to 64 MiB
 RANK_TIMEOUT = 24 * 3600  # seconds that a rank waits for another: rank 0's watchdog and Ray detect a hang sooner
@@ -141,7 +144,8 @@ def _run_rank(loop_config: dict[Any, Any]) -> Outcome | None:
 
 def _attempt(work: _Work) -> Outcome:
     setup, folder = work.setup, work.setup.folder.trial(work.config.key)
-    with watchdog(setup.stall_seconds, folder.crash_report) as heartbeat:
+    asked = StopPoll(StopFile.of(setup))
+    with ending_when(asked), watchdog(setup.stall_seconds, folder.crash_report) as heartbeat:
         outcome = run_attempt(work.config, unpack_data(ray.get(work.data[0])), setup, heartbeat)
     if not outcome.finished:
         raise RankError(outcome)  # the others still wait for it
@@ -149,6 +153,13 @@ def _attempt(work: _Work) -> Outcome:
 
 
 def _follow(work: _Work) -> None:
+    """The part of every rank but the first. While one of these waits for rank 0, a thread sends its heartbeats: its
+    watchdog sees that it is stopped or held by foreign code, and sooner than rank 0's sees that nothing goes on."""
+    with watchdog(work.setup.stall_seconds / 2) as heartbeat, heartbeat_thread(heartbeat, every=1.0):
+        _train(work)
+
+
+def _train(work: _Work) -> None:
     torch.set_num_threads(work.setup.threads)
     if Ranks.of(work.config.train.workers).decide():  # False: another attempt has finished the trial
         data = on_device(work.setup, unpack_data(ray.get(work.data[0])))

@@ -1,11 +1,15 @@
 """The executor that runs trials in this process, one after another."""
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from types import FrameType
+from typing import NoReturn
 
 import torch
 
+from raybd.errors import EndRequestedError
 from raybd.execution import memory
 from raybd.execution.attempt import run_attempt
 from raybd.execution.executor import MAX_ATTEMPTS, Executor, ExecutorResult, RunTrial
@@ -14,8 +18,11 @@ from raybd.execution.progress import Progress
 from raybd.execution.proposers import Signal
 from raybd.execution.queue import TrialQueue
 from raybd.execution.setup import TrialSetup
+from raybd.execution.watchdog import watchdog
 from raybd.trials.config import TrialConfig
 from raybd.types import Data
+from raybd.utils.ending import GRACE, ending_when
+from raybd.utils.signals import first_signal
 
 
 class LocalExecutor(Executor):
@@ -26,22 +33,30 @@ class LocalExecutor(Executor):
         self.cores, self.cpus = setup.threads, float(setup.threads)
 
     def run(self, queue: TrialQueue, progress: Progress) -> ExecutorResult:
-        """As `Executor.run`; Ctrl-C interrupts the running trial."""
-        threads = torch.get_num_threads()
+        """As `Executor.run`; a signal ends the running trial after its next checkpoint, or after GRACE seconds."""
+        threads, asked = torch.get_num_threads(), list[int]()
         memory.retain_freed_memory()
         try:
-            with memory.temporary_freeze() as freeze:
-                while isinstance(config := queue.next(), TrialConfig):
-                    progress.show()
-                    queue.tell(self._run(config, queue.runs_alone(config.key)))
-                    freeze()
-                    progress.show()
-            assert config is Signal.DONE, "a proposer waits although nothing is in flight"
-        except KeyboardInterrupt:
-            return ExecutorResult(interrupted=signal.SIGINT)
+            with ending_when(lambda: bool(asked)), _ending_by_signal(asked), memory.temporary_freeze() as freeze:
+                self._run_all(queue, progress, asked, freeze)
+        except EndRequestedError:  # outside a trial's training
+            pass
         finally:
             torch.set_num_threads(threads)
-        return ExecutorResult()
+        return ExecutorResult(interrupted=asked[0] if asked else 0)
+
+    def _run_all(self, queue: TrialQueue, progress: Progress, asked: list[int], freeze: Callable[[], None]) -> None:
+        """Run the trials of `queue` until it is done, or a signal is among those `asked`; `freeze` after each."""
+        while isinstance(config := queue.next(), TrialConfig):
+            progress.show()
+            outcome = self._run(config, queue.runs_alone(config.key))
+            if not outcome.stopped:
+                queue.tell(outcome)
+            freeze()
+            progress.show()
+            if asked:
+                return
+        assert config is Signal.DONE, "a proposer waits although nothing is in flight"
 
     def _run(self, config: TrialConfig, tight: bool) -> Outcome:
         outcome, earlier = self._attempt(config, tight), ""
@@ -53,4 +68,29 @@ class LocalExecutor(Executor):
 
     def _attempt(self, config: TrialConfig, tight: bool) -> Outcome:
         setup = replace(self.setup, tight=tight)
-        return self.function(config, self.data[config.image_set], setup, lambda: None)
+        with watchdog(setup.stall_seconds, setup.folder.trial(config.key).crash_report) as heartbeat:
+            return self.function(config, self.data[config.image_set], setup, heartbeat)
+
+
+@contextmanager
+def _ending_by_signal(asked: list[int]) -> Iterator[None]:
+    """Inside, a first signal is added to `asked`; where that ends nothing, EndRequestedError is raised GRACE seconds
+    later, wherever this thread is."""
+    before = list[object]()
+
+    def ask(number: int) -> None:
+        asked.append(number)
+        before.append(signal.signal(signal.SIGALRM, _end))
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+    try:
+        with first_signal(ask):
+            yield
+    finally:
+        if before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before[0])  # type: ignore[arg-type]  # what it returned itself
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise EndRequestedError

@@ -1,8 +1,10 @@
 """The executor on Ray: consecutive Tune runs over a queue until it is empty."""
 
 import signal
+import uuid
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError
@@ -20,6 +22,7 @@ from raybd.execution.setup import TrialSetup
 from raybd.execution.tune_run import TuneRun
 from raybd.execution.worker_environment import driver_environment
 from raybd.types import Data
+from raybd.utils.signals import raise_signal
 
 MAX_RESTARTS = 3  # consecutive restarts of Tune in which no trial ends
 
@@ -35,39 +38,41 @@ class RayExecutor(Executor):
         cores: int,
         function: RunTrial = run_attempt,
     ) -> None:
-        super().__init__(function, setup, data)
+        super().__init__(function, replace(setup, start=uuid.uuid4().hex), data)
         self.resources, self.cores, self.cpus = resources, cores, resources.cpus * resources.workers
 
     @driver_environment()
     def run(self, queue: TrialQueue, progress: Progress) -> ExecutorResult:
-        """As `Executor.run`; Ctrl-C and SIGTERM end the Tune run, and unfinished trials remain, as they do where Ray
-        goes away."""
-        watch, errors = RayWatch.of_connected(), list[str]()
+        """As `Executor.run`; Ctrl-C and SIGTERM end the Tune run and its trials after their next checkpoints, and
+        unfinished trials remain, as they do where Ray goes away."""
+        watch, errors, asked = RayWatch.of_connected(), list[str](), list[int]()
         try:
-            return self._run(queue, progress, watch, errors)
+            return self._run(queue, progress, watch, errors, asked)
         except LostRayError as lost:
             self._tell_unreported(queue)
-            leave_lost_ray()
-            return ExecutorResult([*errors, str(lost)], lost=True)
+            leave_lost_ray(128 + asked[0] if asked else 1)
+            return ExecutorResult([*errors, str(lost)], interrupted=asked[0] if asked else 0, lost=True)
         finally:
             watch.close()
 
-    def _run(self, queue: TrialQueue, progress: Progress, watch: RayWatch, errors: list[str]) -> ExecutorResult:
-        """Consecutive Tune runs; their `errors` are added.
+    def _run(
+        self, queue: TrialQueue, progress: Progress, watch: RayWatch, errors: list[str], asked: list[int]
+    ) -> ExecutorResult:
+        """Consecutive Tune runs; their `errors` are added, and the signals that asked them to end.
 
         Raises:
             LostRayError: Ray has gone away.
         """
-        shared, failures = watch.call(self._share_data, _end_at_once), 0
+        shared, failures = watch.call(self._share_data, raise_signal), 0
         while failures < MAX_RESTARTS:
             before = queue.progress
-            run = TuneRun(queue, progress, self.setup, self.resources, shared, self.function)
+            run = TuneRun(queue, progress, self.setup, self.resources, shared, self.function, asked)
             error = run.fit(watch)
             if error is None and run.done:
                 return ExecutorResult(errors)
             self._tell_unreported(queue)
-            if run.asked:
-                return ExecutorResult(errors, interrupted=run.asked[0])
+            if asked:
+                return ExecutorResult(errors, interrupted=asked[0])
             if error is None and (queue.in_flight or not run.full):
                 return ExecutorResult(errors, interrupted=signal.SIGINT)  # else Tune ends early on Ctrl-C alone
             if error is not None:
@@ -94,8 +99,3 @@ def _error_line(error: Exception) -> str:
     if isinstance(error.__cause__, OutOfMemoryError):
         return "a node ran low on memory, and Ray's memory monitor ended trials there"
     return f"Ray Tune broke down: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-
-
-def _end_at_once(number: int) -> NoReturn:
-    """End the process by a signal that comes before any trial."""
-    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)

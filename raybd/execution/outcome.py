@@ -17,6 +17,7 @@ class Outcome:
     error: str = ""
     permanent: bool = False  # failed, and would fail again: not retryable
     out_of_memory: bool = False  # memory of its GPU or node was exhausted
+    stopped: bool = False  # asked to end, or its process was: no failure, and the trial is to go on
     uploaded: bool = True  # whether the tracking store has it
     died: bool = False  # its process died, or its disk is full: there is no record
     note: str = ""  # for the summary, for instance that it resumed from a checkpoint
@@ -32,7 +33,7 @@ class Outcome:
     @property
     def retryable(self) -> bool:
         """Whether another attempt may succeed."""
-        return not (self.finished or self.permanent or self.out_of_memory)
+        return not (self.finished or self.permanent or self.out_of_memory or self.stopped)
 
     def to_json(self) -> str:
         """As JSON, since Tune flattens nested results."""

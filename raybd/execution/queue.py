@@ -1,6 +1,6 @@
 """TrialQueue between a proposer and an executor: skips finished trials, requeues lost ones, collects outcomes."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -25,6 +25,9 @@ def _ignore(config: TrialConfig, outcome: Outcome) -> None:
     pass
 
 
+STOPS = 10  # times that a trial whose process was asked to end goes on; then it has failed
+
+
 class TrialQueue:
     """Trials to run, and the outcomes of those that have ended; the callback `ended` gets each of these.
 
@@ -43,6 +46,7 @@ class TrialQueue:
         self.outcomes: dict[str, Outcome] = {}
         self.skipped = 0  # proposed trials that had finished before
         self._requeued: deque[TrialConfig] = deque()  # were in flight when the executor failed
+        self._stops: Counter[str] = Counter()  # key -> how often it was asked to end
         self._alone: deque[TrialConfig] = deque()  # to run while nothing else does
         self._exclusive: str | None = None  # key of the trial that runs alone now
         self._shared: set[str] = set()  # keys of those in flight that ran beside others
@@ -70,7 +74,10 @@ class TrialQueue:
         if self._exclusive == outcome.key:
             self._exclusive = None
         first = outcome.key not in self._earlier
-        if outcome.out_of_memory and first and (shared or not outcome.died):
+        if outcome.stopped and self._stops[outcome.key] < STOPS:
+            self._stops[outcome.key] += 1
+            (self._requeued if first else self._alone).append(config)
+        elif outcome.out_of_memory and first and (shared or not outcome.died):
             self._alone.append(config)
             self._earlier[outcome.key] = outcome.error
         else:

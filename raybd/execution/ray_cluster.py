@@ -18,6 +18,7 @@ from raybd.execution.ray_choice import RayChoice, choose
 from raybd.execution.resources import Resources
 from raybd.execution.worker_environment import worker_variables
 from raybd.utils.environment import COMMIT, environment
+from raybd.utils.signals import kept_handlers
 
 # Ray is imported in each function: what a private one listens on is settled by then.
 STORE_BYTES = 1_000_000_000  # shared memory for data sets on a local Ray, and no less than twice the data
@@ -35,10 +36,11 @@ def connect(where: RayChoice | str | None, data_bytes: int) -> int:
     """
     if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
         choice = where if isinstance(where, RayChoice) else choose(where)
-        if choice.private:
-            _start(data_bytes)
-        else:
-            _join(choice)
+        with kept_handlers():
+            if choice.private:
+                _start(data_bytes)
+            else:
+                _join(choice)
     import ray
 
     return int(ray.cluster_resources().get("CPU", 1))
@@ -78,21 +80,21 @@ def _start(data_bytes: int) -> None:
     _keep_token_private()
 
 
-def leave_lost_ray() -> None:
-    """Leave a Ray that has gone away; where that does not end in time, this process ends without it."""
+def leave_lost_ray(status: int = 1) -> None:
+    """Leave a Ray that has gone away; where that does not end in time, this process ends without it, with `status`."""
     import ray
 
     leaving = Thread(target=ray.shutdown, daemon=True)
     leaving.start()
     leaving.join(LEAVE_SECONDS)
     if leaving.is_alive():
-        atexit.register(_end_without_ray)  # before the end of Ray itself, which would wait for it again
+        atexit.register(_end_without_ray, status)  # before the end of Ray itself, which would wait for it again
 
 
-def _end_without_ray() -> None:
+def _end_without_ray(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(status)
 
 
 def _keep_token_private() -> None:

@@ -1,21 +1,20 @@
 """RayWatch: does what waits for Ray in a thread, so that signals and the loss of Ray are noticed meanwhile."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Event, Thread, current_thread, main_thread
+from collections.abc import Callable
+from threading import Event, Thread
 from typing import Any, Generic, TypeVar
 
 import ray
 
 from raybd.errors import LostRayError
+from raybd.utils.signals import first_signal
 
 T = TypeVar("T")
 ASK_SECONDS = 2.0  # between two questions to Ray
 SILENT_SECONDS = 20.0  # without an answer, after which Ray has gone away
+HURRIED_SECONDS = 5.0  # the same once the work is asked to end: who asks, kills it soon
 POLL_SECONDS = 0.25
-ENDING = ("SIGTERM", "SIGHUP")  # end a process, besides Ctrl-C
 
 
 class RayWatch:
@@ -33,7 +32,7 @@ class RayWatch:
             0,
             Event(),
         )  # answers, and the last of them in a row without the node
-        self._seen, self._silence, self._polled = 0, 0.0, time.monotonic()
+        self._seen, self._silence, self._polled, self._hurried = 0, 0.0, time.monotonic(), False
         Thread(target=self._ask, daemon=True).start()
 
     @classmethod
@@ -59,8 +58,9 @@ class RayWatch:
         self._seen = self._answers
         if self._dead > 1:
             raise LostRayError(f"the Ray at {self._address} has gone away: its node on this machine has died")
-        if self._silence > SILENT_SECONDS:
-            raise LostRayError(f"the Ray at {self._address} has gone away: no answer for {SILENT_SECONDS:g} s")
+        patience = min(HURRIED_SECONDS, SILENT_SECONDS) if self._hurried else SILENT_SECONDS
+        if self._silence > patience:
+            raise LostRayError(f"the Ray at {self._address} has gone away: no answer for {patience:g} s")
 
     def call(self, work: Callable[[], T], stop: Callable[[int], None]) -> T:
         """The value of `work()`, which a thread does. At a first signal (Ctrl-C, SIGTERM, SIGHUP) `stop` is called with
@@ -69,7 +69,12 @@ class RayWatch:
         Raises:
             LostRayError: Ray has gone away; `work` is left to itself.
         """
-        with _signals(stop):
+
+        def asked(number: int) -> None:
+            self._hurried = True
+            stop(number)
+
+        with first_signal(asked):
             doing = _Doing(work)
             while doing.thread.is_alive():
                 doing.thread.join(POLL_SECONDS)
@@ -107,26 +112,3 @@ class _Doing(Generic[T]):
             self._values.append(self._work())
         except BaseException as error:  # noqa: BLE001 - raised by `value`
             self._error = error
-
-
-@contextmanager
-def _signals(stop: Callable[[int], None]) -> Iterator[None]:
-    """Inside, each signal that ends a process calls `stop` at first, and does what it did before from then on."""
-    if current_thread() is not main_thread():  # a thread gets no signals
-        yield
-        return
-    named = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in [signal.SIGINT, *named]}
-    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # as by nohup
-
-    def first(number: int, frame: Any) -> None:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        stop(number)
-
-    for number in before:
-        signal.signal(number, first)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)

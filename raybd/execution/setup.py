@@ -21,3 +21,4 @@ class TrialSetup:
     share: float = 1.0  # of its device's memory that a trial may fill: its GPU's, or that of its node
     tight: bool = False  # after memory ran out: batches of measures are smaller, images streamed
     image_bytes: float | None = None  # of images in memory, above which they are streamed; None: half of its share
+    start: str = ""  # name of the driver's start, by which it asks its trials to end

@@ -1,5 +1,6 @@
 """Sweeps: run_sweep runs a proposer's trials by an executor; sweep does the same for a list of configs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -73,9 +74,14 @@ def _retry_uploads(plan: SweepPlan) -> list[str]:
 
 
 def local_executor(
-    plan: SweepPlan, threads: int = 1, device: str = "cpu", image_bytes: float | None = None
+    plan: SweepPlan,
+    threads: int = 1,
+    device: str = "cpu",
+    stall_seconds: float = math.inf,
+    image_bytes: float | None = None,
 ) -> Executor:
-    """An executor in this process; `image_bytes` as in `TrialSetup`.
+    """An executor in this process, which is killed where a trial has no heartbeat for `stall_seconds`; `image_bytes` as
+    in `TrialSetup`.
 
     Raises:
         InputError: a trial has several workers.
@@ -85,7 +91,8 @@ def local_executor(
 
     from raybd.execution.local import LocalExecutor
 
-    setup = TrialSetup(plan.name, plan.folder, plan.store.address, threads, device, image_bytes=image_bytes)
+    address = plan.store.address
+    setup = TrialSetup(plan.name, plan.folder, address, threads, device, stall_seconds, image_bytes=image_bytes)
     return LocalExecutor(setup, plan.data)
 
 

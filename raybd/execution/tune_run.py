@@ -7,6 +7,7 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from ray import tune
@@ -14,6 +15,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from raybd.errors import LostRayError
+from raybd.execution.attempt import stopped
 from raybd.execution.data_parallel import RESERVED, new_mark, release
 from raybd.execution.executor import MAX_ATTEMPTS, RunTrial
 from raybd.execution.object_store import pack_configs
@@ -24,10 +26,12 @@ from raybd.execution.queue import TrialQueue
 from raybd.execution.ray_watch import RayWatch
 from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
+from raybd.execution.stop_file import StopFile, stop_trials
 from raybd.execution.worker import SCORE, run_in_worker
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED
 
+SIGTERM_SAID = "SIGTERM"  # in what Ray says of a worker that was sent one
 KEYS_PER_RUN = 5000  # per Tune run, since the driver grows by 44 kB a trial
 
 
@@ -42,8 +46,10 @@ class TuneRun:
         resources: Resources,
         shared: dict[str, list[Any]],
         function: RunTrial,
+        asked: list[int] | None = None,
     ) -> None:
-        """`shared`: references to the packed data sets by name, each in a list, since Ray fetches a bare one."""
+        """`shared`: references to the packed data sets by name, each in a list, since Ray fetches a bare one; to
+        `asked` the signals are added that ask this run to end early."""
         self.queue, self.progress, self.setup, self.resources = queue, progress, setup, resources
         listed = queue.listed[:KEYS_PER_RUN]
         self.listed = {config.key for config in listed}
@@ -57,7 +63,7 @@ class TuneRun:
         self.reported: dict[str, Outcome] = {}  # by key, of the current attempt
         self.earlier: dict[str, str] = {}  # by key, the error of the attempt before
         self.marks: dict[str, int] = {}  # by key, of what the ranks of a data-parallel trial hold
-        self.asked: list[int] = []  # signals that ask this run to end early
+        self.asked = [] if asked is None else asked
         self.lost = False  # whether Ray has gone away: what Tune still reports counts no more
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,7 +77,7 @@ class TuneRun:
             LostRayError: Ray has gone away.
         """
         try:
-            watch.call(self._tuner().fit, self.asked.append)
+            watch.call(self._tuner().fit, self.ask_to_end)
         except LostRayError:
             self.lost = True
             raise
@@ -83,6 +89,12 @@ class TuneRun:
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)  # trials have folders of their own
         return None
+
+    def ask_to_end(self, number: int) -> None:
+        """Ask Tune, and the trials that run, to end, since signal `number` came; from its handler, so a thread does
+        what may wait."""
+        self.asked.append(number)
+        Thread(target=stop_trials, args=(StopFile.of(self.setup),), daemon=True).start()
 
     def _tuner(self) -> tune.Tuner:
         searcher: Searcher = KeySearcher(self)
@@ -138,13 +150,18 @@ class TuneRun:
         self.progress.show()
 
     def end(self, key: str, died: str) -> None:
-        """Handle the end of a trial's last attempt; `died` is the error if it reported nothing."""
+        """Handle the end of a trial's last attempt; `died` is the error if it reported nothing.
+
+        One that ended although it had not finished, after it was asked to, is left as it is.
+        """
         if self.lost:
             return
         config = self.queue.in_flight[key]
         outcome = self.reported.pop(key, None)
+        if self.asked and not (outcome and outcome.finished):
+            return
         if outcome is None:
-            outcome = Outcome(key, config.label, FAILED, error=died, uploaded=False, died=True)
+            outcome = death(config, died)
             if key in self.marks:
                 release(self.marks[key])
         self.running.discard(key)
@@ -160,6 +177,13 @@ class TuneRun:
             lines = Path(trial.error_file).read_text().strip().splitlines()
             return f"its worker died: {lines[-1].split('Some common causes')[0].strip()[:300]}"
         return "its worker died"
+
+
+def death(config: TrialConfig, error: str) -> Outcome:
+    """The outcome of a trial whose worker died of `error`; one that was sent SIGTERM was asked to end."""
+    if SIGTERM_SAID in error:
+        return stopped(config, error)
+    return Outcome(config.key, config.label, FAILED, error=error, uploaded=False, died=True)
 
 
 class KeySearcher(Searcher):

@@ -17,8 +17,10 @@ from raybd.execution.object_store import unpack_config, unpack_data
 from raybd.execution.outcome import Outcome
 from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
-from raybd.execution.watchdog import HUNG, watchdog
+from raybd.execution.stop_file import StopFile, StopPoll
+from raybd.execution.watchdog import watchdog
 from raybd.trials.config import TrialConfig
+from raybd.utils.ending import ending_when
 
 SCORE = "score"  # Tune requires a metric in every report; it decides nothing
 
@@ -42,7 +44,8 @@ def run_in_worker(
     if config.train.workers > 1:
         outcome = run_on_ranks(config, shared[config.image_set][0], setup, resources, point["mark"])
     else:
-        with watchdog(setup.stall_seconds, setup.folder.trial(key).crash_report) as heartbeat:
+        report, asked = setup.folder.trial(key).crash_report, StopPoll(StopFile.of(setup))
+        with ending_when(asked), watchdog(setup.stall_seconds, report) as heartbeat:
             outcome = function(config, unpack_data(ray.get(shared[config.image_set][0])), setup, heartbeat)
     memory.freeze()
     if setup.device == "cuda":
@@ -62,6 +65,6 @@ def clear_gpu(outcome: Outcome) -> None:
     Memory that ran out breaks nothing, whatever CUDA calls it, and must be reported.
     """
     if "CUDA error" in outcome.error and not outcome.out_of_memory:
-        os._exit(HUNG)
+        os._exit(1)
     gc.collect()
     torch.cuda.empty_cache()

@@ -35,7 +35,7 @@ def pretrain_once(
     if cache_folder is None:
         return pretrain(model, x, config, seed, heartbeat=heartbeat)
     path = cache_folder / "encoders" / f"{encoder_key(model, x, config, seed)}.pt"
-    checkpoint = Checkpoint(path.with_suffix(".checkpoint.pt"))
+    checkpoint = Checkpoint(path.with_suffix(".checkpoint.pt"), epochs=config.epochs)
 
     def save(trained: PretrainResult, path: Path) -> None:
         weights = encoder_weights(model)

@@ -61,7 +61,7 @@ def pretrain(
         if not math.isfinite(losses[-1]):
             raise DivergedError(f"the pretraining loss is {losses[-1]} in epoch {epoch} of {config.epochs}")
         if checkpoint is not None and epoch < config.epochs:
-            checkpoint.save(run.state() | {"losses": losses, "seconds": time.monotonic() - start})
+            checkpoint.save(run.state() | {"epoch": epoch, "losses": losses, "seconds": time.monotonic() - start})
         heartbeat()
     model.eval()
     return PretrainResult(tuple(losses), time.monotonic() - start)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 PLANNED, ALIVE = "raybd.planned", "raybd.alive"  # tags of a sweep's parent run: number of trials; last heartbeat
+DRIVER = "raybd.driver"  # tag of the parent run: the process of the last driver
 PLAN = "plan.json"  # its artifact with their keys
 
 

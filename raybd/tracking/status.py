@@ -10,10 +10,11 @@ from typing import Any
 from raybd.tracking.artifact_files import read_artifact
 from raybd.tracking.client import absolute_uri, one_line
 from raybd.tracking.reader import Reader, find_sweeps
-from raybd.tracking.runs import ALIVE, PLAN, PLANNED
+from raybd.tracking.runs import ALIVE, DRIVER, PLAN, PLANNED
+from raybd.utils.process_name import ProcessName
 
 log = logging.getLogger(__name__)
-SILENT = 100.0  # seconds without a heartbeat after which a driver counts as silent; it sends one every 30
+SILENT = 20.0  # seconds without a heartbeat after which a driver counts as silent; it sends one every 5
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class SweepStatus:
     finished: int
     failed: int  # and finished at no other attempt
     running: list[RunningTrial]
-    driver: str  # alive, silent, ended, or none
+    driver: str  # alive, dead, silent, ended, or none
     driver_seen: float | None  # seconds since its last heartbeat
 
     @property
@@ -83,7 +84,7 @@ def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
         finished=sum(run.info.status == "FINISHED" for run in best),
         failed=sum(run.info.status == "FAILED" for run in best),
         running=[_running(reader, run) for run in best if run.info.status == "RUNNING"],
-        driver=_driver(parent.info.status if parent is not None and tags.get(ALIVE) else "", seen),
+        driver=_driver(parent.info.status if parent is not None else "", seen, ProcessName.parse(tags.get(DRIVER, ""))),
         driver_seen=seen,
     )
 
@@ -103,11 +104,14 @@ def _rank(run: Any) -> tuple[int, int]:
     return (order.index(run.info.status) if run.info.status in order else len(order), -run.info.start_time)
 
 
-def _driver(parent: str, seen: float | None) -> str:
+def _driver(parent: str, seen: float | None, process: ProcessName | None) -> str:
+    """What is known of a driver by its parent run, the age of its last heartbeat, and its process if that is here."""
     if seen is None:
         return "none"
     if parent != "RUNNING":
         return "ended"
+    if process is not None and process.dead:
+        return "dead: its process has ended without closing the sweep"
     return "alive" if seen <= SILENT else "silent: killed, or cut off from the store"
 
 

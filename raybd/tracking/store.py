@@ -15,7 +15,8 @@ from raybd.errors import InputError, public
 from raybd.tracking import database, sqlite
 from raybd.tracking.artifact_files import local_path
 from raybd.tracking.client import absolute_uri, connect, one_line, sweep_run, trial_runs
-from raybd.tracking.runs import ALIVE, PLAN, PLANNED
+from raybd.tracking.runs import ALIVE, DRIVER, PLAN, PLANNED
+from raybd.utils.process_name import ProcessName
 
 log = logging.getLogger(__name__)
 DELETED = LifecycleStage.DELETED
@@ -24,6 +25,7 @@ CHECKED = "raybd.checked"  # tag of the parent run: when a driver last found tha
 NOTE = "mlflow.note.content"
 NOTE_LIMIT = 7500  # characters; MLflow cuts a tag at 8,000
 SUMMARY = "summary.md"  # artifact of the parent run: the summary whole
+HEARTBEAT_SECONDS = 5.0  # between two heartbeats of a driver
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Store:
         self.client.update_run(parent, status="RUNNING")
         self.client.log_dict(parent, {"keys": list(keys or [])}, PLAN)
         self.client.set_tag(parent, PLANNED, "" if keys is None else len(keys))
+        self.client.set_tag(parent, DRIVER, str(ProcessName.own() or ""))
         self.heartbeat()
         self.client.log_dict(parent, options, f"options/{time.strftime('%Y%m%d-%H%M%S')}.json")
 
@@ -94,8 +97,6 @@ class Store:
 
     def end(self, status: str, metrics: dict[str, float], note: str, artifacts: Iterable[Path]) -> None:
         """Close the parent run with its summary, and the runs that dead workers left open."""
-        for run in trial_runs(self.client, self.address.experiment_id, "RUNNING"):
-            close(self.client, run.info.run_id, "KILLED")
         parent = self.address.parent_id
         starts = len(
             self.client.get_metric_history(parent, "trials")
@@ -105,8 +106,14 @@ class Store:
         self.client.log_text(parent, note, SUMMARY)
         for path in artifacts:
             self.client.log_artifact(parent, str(path), "figures" if path.suffix == ".png" else None)
-        close(self.client, parent, status)
+        self.close_runs(status)
         sqlite.checkpoint(self.address.uri)
+
+    def close_runs(self, status: str) -> None:
+        """Close the parent run with `status`, and the runs of trials that did not end."""
+        for run in trial_runs(self.client, self.address.experiment_id, "RUNNING"):
+            close(self.client, run.info.run_id, "KILLED")
+        close(self.client, self.address.parent_id, status)
 
 
 def _shortened(note: str) -> str:

@@ -83,7 +83,7 @@ def train_twin(config: TrialConfig, context: TrainingContext, probes: set[int], 
     """The clean twin of `config`, trained in `folder`, or from the checkpoint that an earlier attempt left there."""
     history = folder / HISTORY
     epochs = json.loads(history.read_text()) if history.exists() else []
-    checkpoint = Ranks.of(config.train.workers).checkpoint(Checkpoint(folder / CHECKPOINT))
+    checkpoint = Ranks.of(config.train.workers).checkpoint(Checkpoint(folder / CHECKPOINT, epochs=config.train.epochs))
     for epoch in config.defence.train(replace(context, checkpoint=checkpoint)):
         epochs = [earlier for earlier in epochs if earlier["number"] < epoch.number] + [asdict(epoch)]
         if epoch.last or epoch.number in probes:

@@ -78,6 +78,7 @@ class Vibe(Defence):
         run = _Run(self, context)
         for number in range(run.first, context.train_config.epochs + 1):
             yield run.epoch(number)
+            run.save(number)
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Fewer than two classes."""
@@ -127,10 +128,13 @@ class _Run:
         self.context.heartbeat()
         if number == train_config.epochs:
             self._report()
-        elif self.context.checkpoint is not None:
+        return Epoch(number, loss, number == train_config.epochs, self._numbers() | self.cost.numbers(number))
+
+    def save(self, number: int) -> None:
+        """Keep the state after epoch `number`, which has been yielded; not after the last."""
+        if self.context.checkpoint is not None and number < self.context.train_config.epochs:
             state = {"model": self.network.state_dict(), "em": self.em.state(), "kept": self.kept, "epoch": number}
             self.context.checkpoint.save(state | self.cost.state())
-        return Epoch(number, loss, number == train_config.epochs, self._numbers() | self.cost.numbers(number))
 
     def _spend(self, images: float) -> None:
         self.cost.passes += images / len(self.context.images)
