@@ -14,7 +14,7 @@ from raybd.attacks import ATTACKS
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.attacks.verification import verify_poisoning
 from raybd.data import load
-from raybd.data.residency import describe_place, place, streamed
+from raybd.data.residency import describe_place, is_large, place, streamed
 from raybd.defences import DEFENCES, Defence
 from raybd.errors import InputError
 from raybd.execution.object_store import pack_data, unpack_data
@@ -219,8 +219,16 @@ def test_a_budget_decides_and_says_which() -> None:
     assert describe_place(place(digits, 0), 0).endswith("above 0 GB (--data-memory): streamed from the disk")
     assert (
         describe_place(digits, 1e9)
-        == "digits: 0.00023 GB of images with their triggers, within 1 GB (--data-memory): in memory"
+        == "digits: 0.23 MB of images with their triggers, within 1 GB (--data-memory): in memory"
     )
+
+
+def test_a_sweep_says_so_of_sets_that_somebody_may_wonder_about() -> None:
+    digits = load("digits")
+    assert not is_large(digits)
+    assert is_large(streamed(digits))
+    big = Images(torch.empty(1, dtype=torch.uint8).expand(2600, 3, 256, 256), digits.train.y[:1].expand(2600))
+    assert is_large(replace(digits, train=big))
 
 
 def test_workers_of_a_streamed_set_are_told_where_it_lies() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from raybd.command_line.limits import memory_limit
 from raybd.command_line.options import SweepOptions
-from raybd.data.residency import GB, describe_place
+from raybd.data.residency import GB, describe_place, is_large
 from raybd.errors import LostRayError, public
 from raybd.execution import memory as process_memory
 from raybd.execution.executor import Executor
@@ -48,7 +48,7 @@ def sweep(
     known, data = prepare(
         configs, options.dataset.data_root, lower=options.attack.every, image_bytes=room, memory=memory
     )
-    for one in data.values():
+    for one in filter(is_large, data.values()):
         print(describe_place(one, room), flush=True)
     folder = SweepFolder.of(options.execution.results, options.name)
     with folder.locked():

@@ -11,6 +11,7 @@ from raybd.utils.memory import available_bytes
 
 COPIES = 2  # of the images of a trial: as they are, and with the trigger
 GB = 10**9
+LARGE = GB  # bytes of images
 
 
 def bytes_of(data: Data) -> int:
@@ -56,16 +57,21 @@ def free_at_first() -> int:
     return available_bytes()
 
 
+def is_large(data: Data) -> bool:
+    """Whether somebody may wonder where the images of `data` lie: they are streamed, or take above LARGE bytes."""
+    return is_streamed(data.train.x) or COPIES * bytes_of(data) > LARGE
+
+
 def describe_place(data: Data, budget: float) -> str:
     """A line on where the images of `data` lie, and why."""
-    needed = f"{_gb(COPIES * bytes_of(data))} GB of images with their triggers"
+    needed = f"{_size(COPIES * bytes_of(data))} of images with their triggers"
     if is_streamed(data.train.x):
-        return f"{data.name}: {needed}, above {_gb(budget)} GB (--data-memory): streamed from the disk"
-    return f"{data.name}: {needed}, within {_gb(budget)} GB (--data-memory): in memory"
+        return f"{data.name}: {needed}, above {_size(budget)} (--data-memory): streamed from the disk"
+    return f"{data.name}: {needed}, within {_size(budget)} (--data-memory): in memory"
 
 
-def _gb(amount: float) -> str:
-    return f"{amount / GB:.3g}"
+def _size(amount: float) -> str:
+    return f"{amount / GB:.3g} GB" if amount == 0 or amount >= GB / 10 else f"{amount / 10**6:.3g} MB"
 
 
 def _in_memory(x: torch.Tensor) -> torch.Tensor:
