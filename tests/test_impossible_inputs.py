@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from raybd.attacks import BadNets, Blended
-from raybd.cli import main as raybd
 from raybd.command_line.command import main
 from raybd.errors import InputError
 from raybd.pretraining import PretrainConfig
@@ -85,6 +84,7 @@ PLAIN = ("--model", "impossible:net")
         (("--widths", "1e6"), "model small_cnn of width 1e+06 with batches of 64 needs "),
         (("--widths", "1e300"), "model small_cnn cannot be built: "),
         (("--crop", "1000000"), "a crop by 1000000 pixels leaves nothing of images of 8x8: at most 8"),
+        (("--resize", "1000000"), "images of 1x1000000x1000000 take "),
         (("--seeds", "1000000000"), "--seeds must be in [1, 1e+06], got 1000000000"),
         (("--seeds", "1000000"), "40,000,000 trials are asked for, and a sweep has 1,000,000 at most"),
         (("--gpus-per-trial", "nan"), "--gpus-per-trial must be at least 0 and finite, got nan"),
@@ -153,11 +153,3 @@ def test_a_record_of_another_version_is_named(changes: dict[str, Any], says: str
     with pytest.raises(InputError, match=says) as caught:
         rerun(record)
     assert caught.value.problems[0].startswith("the record of a trial (raybd 9.9) is no trial of raybd ")
-
-
-def test_an_axis_is_asked_once(capsys: pytest.CaptureFixture[str]) -> None:
-    assert raybd(["map", "ib", "query", "attack=a", "attack=b", "=3"]) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        "error: query: a setting is AXIS=VALUE, not =3",
-        "error: query: attack is given 2 times",
-    ]

@@ -61,6 +61,7 @@ def test_the_report_is_written(capsys, tmp_path):
     [
         (["query", "atack=badnets"], "unknown axis: atack (known: attack, poison_rate, width; did you mean attack?)"),
         (["query", "badnets"], "a setting is AXIS=VALUE, not badnets"),
+        (["query", "attack=badnets", "attack=wanet"], "query: attack is given 2 times"),
         (["show", "attack=badnets"], "show takes no setting"),
         (["show", "--max-attack-success", "2"], "max_attack_success must be in [0, 1], got 2"),
     ],

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from raybd.errors import InputError
+from raybd.utils.memory import available_bytes, format_bytes
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -28,8 +31,20 @@ class Target:
     folder: Path | None = None  # None: in memory
 
     def empty(self, shape: tuple[int, ...]) -> Bytes:
-        """An array of `shape`: a large one in a file without a name, whose pages the system can write out and drop."""
-        if self.folder is None or not self.maps(math.prod(shape)):
+        """An array of `shape`: a large one in a file without a name, whose pages the system can write out and drop.
+
+        Raises:
+            InputError: there is no room for it.
+        """
+        size = math.prod(shape)
+        free = self.free_disk() if self.maps(size) else available_bytes()
+        if size > free:
+            place = "the disk of the cache" if self.maps(size) else "this machine"
+            raise InputError(
+                f"images of {'x'.join(map(str, shape[1:]))} take {format_bytes(size)}, and {place} has "
+                f"{format_bytes(free)} free"
+            )
+        if self.folder is None or not self.maps(size):
             return np.empty(shape, np.uint8)
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.folder) as file:  # the map outlives it

@@ -76,6 +76,8 @@ def _files(config: TrialConfig) -> dict[str, str]:
 
 
 def _differences(config: TrialConfig, now: dict[str, str]) -> list[str]:
+    if not config.contents:
+        return []
     named = {f"attack.{name}": path for name, path in config.attack.files().items()}
     named |= {MODEL_SOURCE: f"the source of {config.model.name}"}
     named |= {MODEL_BUILT: f"what {config.model.name} reads when it is built"}

@@ -18,7 +18,7 @@ from raybd.trials.contents import with_contents
 from raybd.trials.kinds import kind_of
 from raybd.trials.network_checks import network_problems
 from raybd.types import Data
-from raybd.utils.constraints import violations
+from raybd.utils.constraints import mistyped, violations
 from raybd.utils.memory import LARGEST, format_bytes
 
 
@@ -36,6 +36,8 @@ def check_trial(config: TrialConfig, data: Data) -> None:
 
 def problems(config: TrialConfig) -> list[str]:
     """Everything wrong with `config` that can be told without its data."""
+    if bad := mistyped(config) + mistyped(config.model, f"model {config.model.name}: ") + mistyped(config.train):
+        return bad
     found = check_name(config.data) + violations(config) + config.model.problems() + violations(config.train)
     if isinstance(config.attack, NoAttack) and config.poison_rate:
         found.append(f"attack none cannot poison: its rate must be 0, not {config.poison_rate:g}")

@@ -46,6 +46,13 @@ def violations(config: Any, prefix: str = "", spell: Callable[[str], str] = str)
     ]
 
 
+def mistyped(config: Any, prefix: str = "") -> list[str]:
+    """The lines of `violations` about fields of another type, of which nothing else can be asked."""
+    cls: Any = type(config)
+    found = {name: rule.type_problem(getattr(config, name)) for name, rule in _rules(cls).items()}
+    return [f"{prefix}{name} must be {problem}" for name, problem in found.items() if problem]
+
+
 @dataclass(frozen=True)
 class _Rule:
     """What a field may be."""
@@ -56,9 +63,13 @@ class _Rule:
 
     def problems(self, value: Any) -> list[str]:
         """What is allowed and what `value` is, for each part of it that is not."""
-        if not fits(value, self.hint):
-            return [f"{allowed_values(self.hint)}, got {value!r}"]
+        if mistyped := self.type_problem(value):
+            return [mistyped]
         return [text for one in _values(value) if (text := self._problem(one))]
+
+    def type_problem(self, value: Any) -> str:
+        """What is allowed and what `value` is, if it is of another type."""
+        return "" if fits(value, self.hint) else f"{allowed_values(self.hint)}, got {value!r}"
 
     def _problem(self, value: Any) -> str:
         if self.bounds and not (is_finite(value) and all(_holds(value, bound) for bound in self.bounds)):
