@@ -54,6 +54,13 @@ FLOAT32 = {
 }  # fmt: skip
 WIDEST = {"addcdiv", "addcmul", "atan2", "cat", "dot", "grid_sample", "index_put", "scatter_add", "stack", "tensordot"}
 
+# What CUDA has no repeatable algorithm for: docs.pytorch.org, torch.use_deterministic_algorithms.
+UNREPEATABLE = {
+    "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "grid_sampler_2d_backward", "histc", "kthvalue",
+    "max_unpool2d", "nll_loss2d_forward", "put", "put_", "reflection_pad1d_backward", "reflection_pad2d_backward",
+    "replication_pad2d_backward", "upsample_bicubic2d_backward", "upsample_bilinear2d_backward",
+}  # fmt: skip
+
 
 class Waits(Counter[tuple[str, str]]):
     """How often the host waited for the device, by the line of raybd and the operation."""
@@ -98,6 +105,7 @@ class DeviceTensor(torch.Tensor):
         name = func.overloadpacket.__name__
         leaves = tree_leaves((args, kwargs))
         _check_devices(name, args, leaves)
+        _check_repeatable(func, name, args)
         _count(name, args)
         kwargs.pop("device", None)  # the dispatcher's own filling: `move` alone leaves the device
         out = func(*tree_map_only(cls, _host, args), **tree_map_only(cls, _host, kwargs))
@@ -138,6 +146,16 @@ def _check_devices(name: str, args: Any, leaves: list[Any]) -> None:
     for x in tensors:
         if not on_device(x) and (x.dim() or name in STRICT or (x is args[0] and name.endswith("_"))):
             raise RuntimeError(f"Expected all tensors to be on the same device, but found cuda:0 and cpu! ({name})")
+
+
+def _check_repeatable(func: Any, name: str, args: Any) -> None:
+    """Refuse, where only repeatable algorithms are wanted, what has none."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    floats = name == "cumsum" and args[0].is_floating_point()
+    indexed = name == "median" and func is not aten.median.default
+    if name in UNREPEATABLE or floats or indexed:
+        raise RuntimeError(f"{name} does not have a deterministic implementation")
 
 
 def _count(name: str, args: Any) -> None:

@@ -28,7 +28,7 @@ from raybd.types import Data, Images, Poisoned
 from tests.stand_in_device import CUDA, Waits, stand_in_device
 
 CLASSES = 4
-TRAIN = TrainConfig(epochs=1, batch_size=96, precision="fp32", crop=1, flip=True)
+TRAIN = TrainConfig(epochs=1, batch_size=96, precision="fp32", crop=1, flip=True, deterministic=True)
 QUICK = TrialConfig(train=TRAIN, model=ModelConfig(width=0.25), poison_rate=0.1, probes=(1,))
 
 

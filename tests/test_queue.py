@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from raybd.attacks import BadNets
 from raybd.execution.outcome import Outcome
 from raybd.execution.proposers import ListProposer, Proposal, Signal
 from raybd.execution.queue import FinishedTrials, TrialQueue
-from raybd.trials.config import TrialConfig
+from raybd.execution.twin_line import twins_first
+from raybd.metrics.stealthiness import Stealthiness
+from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.records import FAILED, FINISHED
+from raybd.trials.twins import awaited_twin, twin_of
 
 CONFIGS = [TrialConfig(seed=seed) for seed in range(4)]
 
@@ -114,3 +119,78 @@ def test_what_has_finished_before_is_told_and_not_run() -> None:
 def test_which_failures_get_another_attempt(outcome: Outcome, retryable: bool) -> None:
     assert outcome.retryable is retryable
     assert replace(outcome, earlier="x").retryable is retryable
+
+
+def made_sweep() -> list[TrialConfig]:
+    """Two seeds of three attacks at rate 0 and at one with poison, which a metric compares with the twin."""
+    measured = TrialConfig(metrics=(Stealthiness(),))
+    return [
+        replace(measured, attack=attack, poison_rate=rate, seed=seed)
+        for attack in (BadNets(), BadNets(target=1), BadNets(target=2))
+        for rate in (0.0, 0.1)
+        for seed in range(2)
+    ]
+
+
+class Twins:
+    """Twins by their keys, as if on a disk."""
+
+    def __init__(self) -> None:
+        self.there: set[str] = set()
+
+    def __call__(self, config: TrialConfig) -> str:
+        return "" if (twin := twin_of(config).key) in self.there else twin
+
+
+def handed_out(queue: TrialQueue) -> list[TrialConfig]:
+    """All that the queue hands out until it says to wait."""
+    found = []
+    while isinstance(proposal := queue.next(), TrialConfig):
+        found.append(proposal)
+    return found
+
+
+def test_a_trial_waits_in_the_queue_for_a_twin_that_another_trains() -> None:
+    configs, twins = made_sweep(), Twins()
+    queue = TrialQueue(ListProposer(twins_first(configs, twins)), twin_of=twins)
+    first = handed_out(queue)
+    assert [(config.poison_rate, config.seed) for config in first] == [(0, 0), (0, 1)]
+    assert queue.left == len(queue.listed) + 2 == len(configs)
+    twins.there.add(twin_of(first[0]).key)  # while its trial is still measured
+    assert {config.seed for config in handed_out(queue)} == {0}
+    assert len(queue.in_flight) == 7
+
+
+@pytest.mark.parametrize("ending", ["finished", "failed", "out of memory", "broken down"])
+def test_nobody_waits_for_a_twin_that_nobody_trains(ending: str) -> None:
+    """The next at rate 0 trains it, and all end, however the first ended."""
+    configs, twins = made_sweep(), Twins()
+    queue = TrialQueue(ListProposer(twins_first(configs, twins)), twin_of=twins)
+    first = handed_out(queue)
+    if ending == "broken down":
+        queue.requeue()
+    for config in first * (ending != "broken down"):
+        short = ending == "out of memory"
+        status = FINISHED if ending == "finished" else FAILED
+        twins.there |= {twin_of(config).key} if ending == "finished" else set()
+        queue.tell(Outcome(config.key, "", status, out_of_memory=short))
+    while queue.left:
+        running = handed_out(queue)
+        assert running, "a dead-lock"
+        for config in running:
+            queue.tell(Outcome(config.key, "", FINISHED))
+            twins.there.add(twin_of(config).key)
+    assert queue.next() is Signal.DONE
+    assert len(queue.outcomes) == len(configs)
+
+
+def test_who_shares_no_twin_waits_for_nobody(tmp_path: Path) -> None:
+    plain = TrialConfig(poison_rate=0.1)
+    clean = replace(plain, poison_rate=0.0)
+    folder = tmp_path / twin_of(clean).key
+    assert awaited_twin(plain, tmp_path) == ""  # nothing compares it with its twin
+    assert awaited_twin(replace(clean, model=ModelConfig(name="svm", C=1.0)), tmp_path) == ""
+    assert awaited_twin(clean, tmp_path) == awaited_twin(made_sweep()[2], tmp_path) == folder.name
+    folder.mkdir()
+    (folder / "training.pt").touch()
+    assert awaited_twin(clean, tmp_path) == ""

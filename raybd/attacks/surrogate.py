@@ -4,12 +4,11 @@ import os
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from raybd.data.describe import mean_std
 from raybd.models import build_model
-from raybd.seeds import derive
+from raybd.seeds import derive, forked_rng
 from raybd.training import TrainConfig, fit
 from raybd.types import Images
 from raybd.utils.cache import compute_once, content_hash
@@ -33,14 +32,13 @@ def surrogate(train: Images, classes: int) -> nn.Module:
 
 
 def _untrained(train: Images, classes: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(SEED, "surrogate"))
+    with forked_rng(SEED, "surrogate", device=train.x.device):
         return build_model("small_cnn", train.shape, classes, *mean_std(train.x)).to(train.x.device)
 
 
 def _trained(train: Images, classes: int, config: TrainConfig) -> dict[str, Tensor]:
     model = _untrained(train, classes)
-    with torch.random.fork_rng():
+    with forked_rng(SEED, "surrogate", device=train.x.device):
         for _ in fit(model, train, config, derive(SEED, "surrogate")):
             pass
     return model.state_dict()

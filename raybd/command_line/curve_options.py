@@ -18,7 +18,7 @@ PAIR = re.compile(r"(\d+)-(\d+)")
 RECIPES = ("raybd", "published")
 NETWORK_OPTIONS = (
     "defences metrics weight_decays widths depths epochs learning_rates batch_sizes optimizer schedule crop flip "
-    "beta_mode patience precision probes noise"
+    "beta_mode patience precision deterministic probes noise"
 ).split()
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from joblib import cpu_count
 
 from raybd.command_line.estimate import estimate_seconds
@@ -12,6 +13,7 @@ from raybd.data.residency import describe_place
 from raybd.errors import NoDataError
 from raybd.execution.progress import format_duration
 from raybd.trials.config import TrialConfig
+from raybd.trials.model import NETWORK
 from raybd.trials.validate import prepare
 
 
@@ -39,6 +41,9 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
         print(f"{config.key}  {config.label}")
     for one in data.values():
         print(describe_place(one, options.image_bytes))
+    if _on_gpus(options, known):
+        print(f"{len(known)} trials on GPUs: how long they take there cannot be told from a CPU, and is not guessed")
+        return 0
     cores = 1 if options.execution.inline else cpu_count()
     total = estimate_seconds(known, data)
     print(
@@ -46,6 +51,13 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
         f"(a rough estimate from one training step on this machine{', without the measures' * bool(known[0].metrics)})"
     )
     return 0
+
+
+def _on_gpus(options: SweepOptions, configs: Sequence[TrialConfig]) -> bool:
+    """Whether networks are trained on GPUs: those that are asked for, or else those of this machine."""
+    asked = options.execution.gpus_per_trial
+    trained = any(config.model.kind is NETWORK for config in configs)
+    return trained and (torch.cuda.is_available() if asked is None else asked > 0)
 
 
 def _common_settings(configs: Sequence[TrialConfig]) -> str:

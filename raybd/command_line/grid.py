@@ -31,7 +31,7 @@ AXES = {  # of trainings: setting -> option
     "beta": "betas",
 }
 # settings with one value in a sweep
-FIXED = ("optimizer", "beta_mode", "schedule", "patience", "precision", "sync_batch_norm")
+FIXED = ("optimizer", "beta_mode", "schedule", "patience", "precision", "deterministic", "sync_batch_norm")
 T = TypeVar("T")
 
 

@@ -126,6 +126,8 @@ class TrainingOptions(OptionGroup):
     """Stop a trial after so many epochs without a lower training loss; 0: never."""
     precision: str = "auto"
     """auto (bf16 on a GPU, fp32 on a CPU), fp32 or bf16."""
+    deterministic: bool = False
+    """The same bits each time on a GPU too, which costs time; on a CPU they always are."""
 
     def problems(self) -> list[str]:
         """Those of every group, and defences that are not known."""
@@ -162,6 +164,8 @@ class ExecutionOptions(OptionGroup):
     """Most trials at once; none: as many as fit."""
     stall_seconds: Annotated[float, Ge(1)] = 3600.0
     """A trial without a heartbeat (an epoch, a batch of a long measurement) for so long is killed."""
+    wait_for_resources: NonNegative = 0.0
+    """Seconds that an autoscaler has to bring what a trial holds (--gpus-per-trial); 0: refuse what is not there."""
     tracking_uri: str | None = None
     """MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default."""
     results: str = field(default_factory=lambda: os.environ.get("RAYBD_RESULTS", "results"))

@@ -135,10 +135,11 @@ def executor_for(options: SweepOptions, plan: SweepPlan, where: RayChoice | None
     Raises:
         InputError: Ray cannot be reached, or the trials do not fit its nodes.
     """
-    stall = options.execution.stall_seconds
+    execution, given = options.execution, _given_bytes(options)
     if where is None:
-        return local_executor(plan, *_local_resources(options), stall, _given_bytes(options))
-    return ray_executor(plan, options.execution.resources, where, stall, _given_bytes(options))
+        return local_executor(plan, *_local_resources(options), execution.stall_seconds, given)
+    waits = execution.stall_seconds, execution.wait_for_resources
+    return ray_executor(plan, execution.resources, where, waits[0], given, wait_seconds=waits[1])
 
 
 def _given_bytes(options: SweepOptions) -> float | None:
@@ -149,7 +150,7 @@ def _given_bytes(options: SweepOptions) -> float | None:
 
 def _local_resources(options: SweepOptions) -> tuple[int, str]:
     """Threads and device of a trial in this process."""
-    gpu = torch.cuda.is_available() and options.execution.gpus_per_trial != 0
+    gpu = options.execution.gpus_per_trial != 0 and torch.cuda.is_available()
     return max(1, int(options.execution.cpus_per_trial)), "cuda" if gpu else "cpu"
 
 

@@ -24,7 +24,7 @@ from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
 from raybd.execution.attempt import NOT_RETRYABLE, on_device, run_attempt
-from raybd.execution.memory import is_out_of_memory, skip_triton_import
+from raybd.execution.memory import hide_gpus, is_out_of_memory, skip_triton_import
 from raybd.execution.object_store import unpack_data
 from raybd.execution.outcome import Outcome
 from raybd.execution.record import record_death
@@ -127,6 +127,7 @@ def _run_rank(loop_config: dict[Any, Any]) -> Outcome | None:
     work: _Work = loop_config["work"]
     if work.setup.device == "cpu":
         skip_triton_import()
+        hide_gpus()
     try:
         if Ranks.of(work.config.train.workers).primary:
             return _attempt(work)

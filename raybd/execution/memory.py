@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,6 +77,11 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def hide_gpus() -> None:
+    """Let this process, of a trial on the CPU, neither see GPUs nor ask their driver: a context takes their memory."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def skip_triton_import() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from raybd.execution.outcome import Outcome
 from raybd.execution.proposers import Proposal, Proposer, Signal
+from raybd.execution.twin_line import TwinLine, TwinOf, no_twin
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED
 
@@ -40,11 +41,15 @@ class TrialQueue:
         proposer: Proposer,
         before: FinishedTrials | None = None,
         ended: Callable[[TrialConfig, Outcome], None] = _ignore,
+        twin_of: TwinOf = no_twin,
     ) -> None:
+        """`twin_of`: the clean twin that a trial waits for while another trains it; see `TwinLine`."""
         self.proposer, self._before, self._ended = proposer, before or FinishedTrials(), ended
         self.in_flight: dict[str, TrialConfig] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.skipped = 0  # proposed trials that had finished before
+        self._line = TwinLine(twin_of)
+        self._held: set[str] = set()  # keys of those in line
         self._requeued: deque[TrialConfig] = deque()  # were in flight when the executor failed
         self._stops: Counter[str] = Counter()  # key -> how often it was asked to end
         self._alone: deque[TrialConfig] = deque()  # to run while nothing else does
@@ -56,9 +61,11 @@ class TrialQueue:
         """The next trial; WAIT only while one is in flight, DONE only when none is."""
         if self._exclusive is not None:
             return Signal.WAIT
-        proposal = self._next_requeued() or self._next_proposed()
-        if isinstance(proposal, TrialConfig):
-            return self._start(proposal)
+        self._line.look()
+        while isinstance(proposal := self._next_requeued() or self._next_ready() or self._next_proposed(), TrialConfig):
+            if not self._line.holds(proposal):
+                return self._start(proposal)
+            self._held.add(proposal.key)
         if self.in_flight:
             return Signal.WAIT
         if not self._alone:
@@ -69,6 +76,7 @@ class TrialQueue:
     def tell(self, outcome: Outcome) -> None:
         """Receive the outcome of a trial in flight."""
         config = self.in_flight.pop(outcome.key)
+        self._line.ended(outcome.key)
         shared = outcome.key in self._shared
         self._shared.discard(outcome.key)
         if self._exclusive == outcome.key:
@@ -100,13 +108,15 @@ class TrialQueue:
         self._before.refresh()
         self._requeued.extend(self.in_flight.values())
         self.in_flight.clear()
+        self._line.end_all()
         self._shared.clear()
         self._exclusive = None
 
     @property
     def left(self) -> int:
         """The number of trials that have not ended."""
-        return len(self.in_flight) + len(self._requeued) + len(self._alone) + self.proposer.remaining
+        waiting = len(self._held) + len(self._requeued) + len(self._alone)
+        return len(self.in_flight) + waiting + self.proposer.remaining
 
     @property
     def progress(self) -> int:
@@ -116,7 +126,7 @@ class TrialQueue:
     @property
     def listed(self) -> Sequence[TrialConfig]:
         """Trials to come that are known already."""
-        return (*self._requeued, *self._alone, *self.proposer.listed)
+        return (*self._requeued, *self._line.trials, *self._alone, *self.proposer.listed)
 
     def _next_requeued(self) -> TrialConfig | None:
         while self._requeued:
@@ -126,9 +136,16 @@ class TrialQueue:
             self._end(config, outcome)
         return None
 
+    def _next_ready(self) -> TrialConfig | None:
+        if not self._line.ready:
+            return None
+        config = self._line.ready.popleft()
+        self._held.discard(config.key)
+        return config
+
     def _next_proposed(self) -> Proposal:
         while isinstance(proposal := self.proposer.next(), TrialConfig):
-            if proposal.key in self.in_flight:  # its outcome will count for both
+            if proposal.key in self.in_flight or proposal.key in self._held:  # its outcome will count for both
                 continue
             outcome = self.outcomes.get(proposal.key) or self._before.outcome(proposal)
             if outcome is None:

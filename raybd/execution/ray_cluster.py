@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Thread
@@ -23,6 +24,7 @@ from raybd.utils.signals import kept_handlers
 # Ray is imported in each function: what a private one listens on is settled by then.
 STORE_BYTES = 1_000_000_000  # shared memory for data sets on a local Ray, and no less than twice the data
 QUIET: Mapping[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+POLL_SECONDS = 5.0  # between two looks at what an autoscaler has brought
 LEAVE_SECONDS = 8.0  # for ray.shutdown, when Ray has gone away
 
 
@@ -103,6 +105,25 @@ def _keep_token_private() -> None:
         (Path.home() / ".ray" / "auth_token").chmod(0o600)
 
 
+def wait_for(resources: Resources, seconds: float) -> None:
+    """Ask the autoscaler for what a trial holds, and wait until it is there, at most `seconds`.
+
+    Ray tells nobody which nodes its autoscaler may start: a sweep that names its GPUs can only wait for them.
+    """
+    if not seconds or not _lacking(resources):
+        return
+    from ray.autoscaler.sdk import request_resources
+
+    print(f"waiting at most {seconds:g} s for the autoscaler: {_lacking(resources)}", flush=True)
+    alone = {"CPU": resources.cpus, "GPU": resources.gpus or 0.0}
+    bundles = [resources.of_worker] * resources.workers if resources.workers > 1 else [alone]
+    request_resources(bundles=[{name: amount for name, amount in one.items() if amount} for one in bundles])
+    ends = time.monotonic() + seconds
+    while _lacking(resources) and time.monotonic() < ends:
+        time.sleep(min(POLL_SECONDS, seconds))
+    request_resources(bundles=[])  # from here on the trials ask themselves
+
+
 def check_resources(resources: Resources, local_store: bool) -> None:
     """Refuse what the connected Ray can never give: Tune would wait for it without a word.
 
@@ -112,21 +133,30 @@ def check_resources(resources: Resources, local_store: bool) -> None:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    sizes = [(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in nodes]
     problems = []
-    if resources.workers > 1:
-        each = " and ".join(f"{amount:g} {name}" for name, amount in resources.of_worker.items())
-        if (room := worker_slots(resources)) < resources.workers:
-            problems.append(f"{resources.workers} workers with {each} each do not fit: there is room for {room}")
-    elif not any(cpu >= resources.cpus and gpu >= (resources.gpus or 0) for cpu, gpu in sizes):
-        there = ", ".join(f"{cpu:g} CPUs and {gpu:g} GPUs" for cpu, gpu in sizes)
-        problems.append(
-            f"a trial with {resources.cpus:g} CPUs and {resources.gpus:g} GPUs fits no node (there: {there})"
-        )
+    if lacking := _lacking(resources):
+        problems.append(f"{lacking}; where an autoscaler starts machines, --wait-for-resources SECONDS waits for them")
     if local_store and len({node["NodeManagerAddress"] for node in nodes}) > 1:
         problems.append("a tracking store that is a file cannot be reached from other machines: use an MLflow server")
     if problems:
         raise InputError(problems)
+
+
+def _lacking(resources: Resources) -> str:
+    """Why no trial with `resources` fits the connected Ray as it is; "" where one does."""
+    import ray
+
+    if resources.workers > 1:
+        if (room := worker_slots(resources)) >= resources.workers:
+            return ""
+        each = " and ".join(f"{amount:g} {name}" for name, amount in resources.of_worker.items())
+        return f"{resources.workers} workers with {each} each do not fit: there is room for {room}"
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    sizes = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+    if any(cpu >= resources.cpus and gpu >= (resources.gpus or 0) for cpu, gpu in sizes):
+        return ""
+    there = ", ".join(f"{cpu:g} CPUs and {gpu:g} GPUs" for cpu, gpu in sizes)
+    return f"a trial with {resources.cpus:g} CPUs and {resources.gpus or 0:g} GPUs fits no node (there: {there})"
 
 
 def worker_slots(resources: Resources) -> int:

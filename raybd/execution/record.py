@@ -72,7 +72,7 @@ def _record(config: TrialConfig, tags: dict[str, str], start: Start, **ending: A
         params=config.params,
         key_format=KEY_FORMAT,
         tags=tags | {"raybd.peak_memory_mib": f"{memory.peak():.0f}"},
-        environment=environment(),
+        environment=environment(tags["raybd.device"]),
         started=start.milliseconds,
         seconds=start.elapsed,
         **ending,

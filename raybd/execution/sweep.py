@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -21,18 +22,22 @@ from raybd.execution.record import record_death
 from raybd.execution.resources import Resources
 from raybd.execution.result import SweepResult
 from raybd.execution.setup import TrialSetup
+from raybd.execution.twin_line import twins_first
 from raybd.execution.worker_environment import driver_environment
 from raybd.tracking.client import client_settings
 from raybd.tracking.sqlite import path_of
 from raybd.tracking.uploads import upload_pending
+from raybd.training.processor import warn_of_slow_bf16
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import SweepFolder
+from raybd.trials.twins import awaited_twin
 
 
 @client_settings()
 def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = None) -> SweepResult:
     """Run the trials of `proposer` (default: those of `plan` that are to run); the result."""
-    start, source = monotonic(), proposer or ListProposer(plan.todo)
+    start, twin_of = monotonic(), partial(awaited_twin, cache_folder=plan.folder.path / "shared" / "twins")
+    source = proposer or ListProposer(twins_first(plan.todo, twin_of))
     before = replace(plan.finished, metrics=source.needs_metrics)
     executor.setup = replace(executor.setup, return_metrics=source.needs_metrics)
 
@@ -40,7 +45,7 @@ def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = N
         if outcome.died:
             record_death(config, executor.setup, outcome.error)
 
-    queue = TrialQueue(source, before, ended)
+    queue = TrialQueue(source, before, ended, twin_of)
     ending = executor.run(queue, Progress(queue))
     errors, outcomes = list(ending.errors), list(queue.outcomes.values())
     if any(not outcome.uploaded for outcome in outcomes):
@@ -91,6 +96,7 @@ def local_executor(
 
     from raybd.execution.local import LocalExecutor
 
+    warn_of_slow_bf16((config.train for config in plan.todo), device)
     address = plan.store.address
     setup = TrialSetup(plan.name, plan.folder, address, threads, device, stall_seconds, image_bytes=image_bytes)
     return LocalExecutor(setup, plan.data)
@@ -103,8 +109,11 @@ def ray_executor(
     address: RayChoice | str | None = None,
     stall_seconds: float = 3600.0,
     image_bytes: float | None = None,
+    wait_seconds: float = 0.0,
 ) -> Executor:
     """An executor on the Ray at `address`, or on the one that `choose` finds; `image_bytes` as in `TrialSetup`.
+
+    An autoscaler has `wait_seconds` to bring what a trial holds.
 
     Raises:
         InputError: the Ray does not answer, no node has what a trial holds, a trial cannot use it, or workers elsewhere
@@ -120,6 +129,7 @@ def ray_executor(
     resources = replace(resources, workers=max([resources.workers, *(c.train.workers for c in plan.todo)]))
     if resources.gpus is None:
         resources = replace(resources, gpus=min(1.0, ray_cluster.gpus()))
+    ray_cluster.wait_for(resources, wait_seconds)
     ray_cluster.check_resources(resources, path_of(plan.store.address.uri) is not None)
     if not resources.gpus and any(config.train.sync_batch_norm for config in plan.todo):
         raise InputError("sync_batch_norm needs GPUs: PyTorch's SyncBatchNorm refuses a CPU")
@@ -132,6 +142,7 @@ def ray_executor(
         stall_seconds=stall_seconds,
         image_bytes=image_bytes,
     )
+    warn_of_slow_bf16((config.train for config in plan.todo), setup.device)
     fitting = max(1, int(cores / resources.cpus))
     if resources.workers > 1:
         fitting = ray_cluster.worker_slots(resources) // resources.workers

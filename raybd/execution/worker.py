@@ -39,6 +39,7 @@ def run_in_worker(
     config = TrialConfig.from_dict(json.loads(text)) if text else unpack_config(configs, key)
     if setup.device == "cpu":
         memory.skip_triton_import()
+        memory.hide_gpus()
     if point.get("alone"):
         setup = replace(setup, tight=True)
     if config.train.workers > 1:

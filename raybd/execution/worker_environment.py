@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from raybd.training.determinism import CUBLAS_ENVIRONMENT
 from raybd.utils.process import CLIENT_ENVIRONMENT, default_variables, log_levels
 
 # Read by glibc when a process starts: it keeps the memory of one step for the next instead of asking for it anew
@@ -18,7 +19,11 @@ MALLOC_ENVIRONMENT = {
 }
 KEEP_VISIBLE_DEVICES = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # without GPUs too: later Rays' own default
 WORKER_ENVIRONMENT = (
-    MALLOC_ENVIRONMENT | CLIENT_ENVIRONMENT | KEEP_VISIBLE_DEVICES | {"MLFLOW_LOGGING_LEVEL": "WARNING"}
+    MALLOC_ENVIRONMENT
+    | CUBLAS_ENVIRONMENT
+    | CLIENT_ENVIRONMENT
+    | KEEP_VISIBLE_DEVICES
+    | {"MLFLOW_LOGGING_LEVEL": "WARNING"}
 )
 DRIVER_ENVIRONMENT = KEEP_VISIBLE_DEVICES | {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # trials keep the driver's folder

@@ -32,6 +32,9 @@ class TrainConfig:
     workers: Annotated[int, Ge(1)] = field(default=1, metadata={"since": "0.2"})
     sync_batch_norm: bool = field(default=False, metadata={"since": "0.2"})  # over all workers; GPUs only
 
+    # algorithms that give the same bits on a GPU each time, which costs time there; a CPU's always do
+    deterministic: bool = field(default=False, metadata={"since": "0.2"})
+
     def __post_init__(self) -> None:
         coerce_floats(self)
 

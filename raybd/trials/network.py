@@ -28,7 +28,7 @@ from raybd.training.weighting import Flagged
 from raybd.trials.base import TrialKind, TrialResult, TrialSession, measure, poisoned_sets, result_of
 from raybd.trials.config import TrialConfig
 from raybd.trials.network_checks import crop_problems, network_bytes, network_problems, setting_problems
-from raybd.trials.twins import Twin, clean_twin
+from raybd.trials.twins import Twin, clean_twin, compares_with_twin
 from raybd.types import POISON, Data, Images, MetricContext, Poisoned, Report
 
 STEP = 64  # images in the training step that is timed
@@ -240,8 +240,7 @@ def _twin(
 
 
 def _has_twin(config: TrialConfig, session: TrialSession) -> bool:
-    compared = any(metric.needs_twin for metric in config.metrics)
-    return compared or (session.shared is not None and not config.poison_rate)
+    return compares_with_twin(config) or (session.shared is not None and not config.poison_rate)
 
 
 def _exhaust(training: Iterator[Epoch]) -> None:
@@ -285,5 +284,5 @@ def _control(config: TrialConfig, data: Data, model: nn.Module, twin: Twin | Non
     """The clean twin's network: the trial's own where it is one."""
     if twin is None or not config.poison_rate:
         return model if twin else None
-    with torch.random.fork_rng():
+    with forked_rng(config.seed, "twin", device=data.test.x.device):
         return twin.load(_model(config, data), epoch)

@@ -7,6 +7,8 @@ from pathlib import Path
 from raybd.errors import InputError
 from raybd.metrics.base import History
 from raybd.training import Checkpoint
+from raybd.training.determinism import deterministic_algorithms
+from raybd.training.processor import warn_of_slow_bf16
 from raybd.trials.base import TrialResult, TrialSession
 from raybd.trials.config import TrialConfig
 from raybd.trials.contents import check_files, content_problems
@@ -36,6 +38,7 @@ def run_trial(
         DivergedError: training diverged.
     """
     check_trial(config, data)
+    warn_of_slow_bf16([config.train], data.train.x.device.type)
     return run_checked(config, data, TrialSession(report, checkpoint, shared, heartbeat, earlier))
 
 
@@ -48,7 +51,8 @@ def run_checked(config: TrialConfig, data: Data, session: TrialSession) -> Trial
     start = time.perf_counter()
     if found := content_problems(config, data):
         raise InputError(found)
-    result = kind_of(config).run(config, without_validation(config, data), session, start)
+    with deterministic_algorithms(config.train.deterministic):
+        result = kind_of(config).run(config, without_validation(config, data), session, start)
     check_files(config)
     return result
 
@@ -61,4 +65,5 @@ def follow_trial(config: TrialConfig, data: Data, shared: Path | None) -> None:
     Raises:
         DivergedError: training diverged, on rank 0 too.
     """
-    kind_of(config).follow(config, without_validation(config, data), TrialSession(shared=shared))
+    with deterministic_algorithms(config.train.deterministic):
+        kind_of(config).follow(config, without_validation(config, data), TrialSession(shared=shared))

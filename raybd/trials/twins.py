@@ -13,10 +13,12 @@ from raybd.attacks import NoAttack
 from raybd.defences import TrainingContext
 from raybd.training import Checkpoint, Epoch, Ranks
 from raybd.trials.config import TrialConfig
+from raybd.trials.model import NETWORK
 from raybd.utils.cache import compute_once, load_tensors, verify_checksums
 from raybd.utils.files import write_atomically, write_text
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.json"  # of a training that has not ended
+ENTRY = "training.pt"  # of one that has
 
 
 def twin_of(config: TrialConfig) -> TrialConfig:
@@ -24,6 +26,19 @@ def twin_of(config: TrialConfig) -> TrialConfig:
     train = replace(config.train, beta=1.0, beta_mode="sample")
     contents = tuple(found for found in config.contents if not found[0].startswith("attack."))
     return replace(config, attack=NoAttack(), poison_rate=0.0, metrics=(), train=train, contents=contents)
+
+
+def awaited_twin(config: TrialConfig, cache_folder: Path) -> str:
+    """The key of the clean twin that `config` needs and `cache_folder` does not hold; "" where there is none."""
+    if config.model.kind is not NETWORK or (config.poison_rate and not compares_with_twin(config)):
+        return ""
+    twin = twin_of(config).key
+    return "" if (cache_folder / twin / ENTRY).exists() else twin
+
+
+def compares_with_twin(config: TrialConfig) -> bool:
+    """Whether a metric of `config` compares it with its clean twin."""
+    return any(metric.needs_twin for metric in config.metrics)
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,7 @@ def clean_twin(
     """
     folder = cache_folder / twin_of(config).key
     return compute_once(
-        folder / "training.pt",
+        folder / ENTRY,
         lambda: train_twin(config, context(), probes, folder),
         load=partial(_load, probes),
         save=_save,

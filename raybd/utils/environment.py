@@ -16,10 +16,11 @@ COMMIT = "RAYBD_COMMIT"  # tells a worker of a cluster, whose copy of raybd is n
 
 
 @cache
-def environment() -> dict[str, str]:
-    """Library versions, commit and machine."""
+def environment(device: str = "cpu") -> dict[str, str]:
+    """Library versions, commit and machine, with the GPU of a trial on the `device` "cuda": the driver is asked for no
+    other."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "mlflow")}
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    gpu = torch.cuda.get_device_name() if device == "cuda" else ""
     machine = {"python": platform.python_version(), "host": socket.gethostname(), "gpu": gpu, "cpu": platform.machine()}
     return {"raybd": raybd.__version__} | versions | machine | {"commit": _commit()}
 
