@@ -13,7 +13,9 @@ from PIL import Image
 from analysis import DefendedRegionMap
 from raybd.attacks import NoAttack, parse
 from raybd.data import load
+from raybd.defences import NoDefence
 from raybd.errors import InputError
+from raybd.execution.search import Search
 from raybd.models import build_model
 from raybd.pretraining import PretrainConfig
 from raybd.pretraining.encoder_cache import encoder_key
@@ -62,7 +64,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """A folder with the modules mine and helper, and the weights that one function reads; call it to forget them."""
 
     def forget() -> None:
-        for name in ("mine", "helper", "other"):
+        for name in ("mine", "helper", "other", "pixels"):
             sys.modules.pop(name, None)
 
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two versions within a second are one to its cache
@@ -136,6 +138,31 @@ def test_a_user_s_network_counts_by_its_modules_and_what_it_reads(modules: Calla
     modules()
     Path("mine.py").write_text(NET + "# changed")
     assert len({before, with_weights, with_helper, _key(model=model)}) == 4
+
+
+def test_a_function_that_a_frozen_backbone_names_counts_too(modules: Callable[[], None]) -> None:
+    Path("other.py").write_text(
+        "from raybd.pretraining import FrozenBackbone\n"
+        "def frozen(shape, classes):\n    return FrozenBackbone('pixels:features', shape, classes)\n"
+    )
+    keys = []
+    for scale in (1.0, 1.0, 2.0):
+        modules()
+        Path("pixels.py").write_text(f"def features(x):\n    return x.flatten(1).float() * {scale}\n")
+        keys.append(_key(model=ModelConfig(name="other:frozen")))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_search_asks_the_same_of_a_picture_that_was_moved(tmp_path: Path) -> None:
+    def question(path: str) -> dict[str, list[str]]:
+        cases = prepare([TrialConfig(data=SET, attack=parse(f"blended:image={path}"), poison_rate=0.1)])[0]
+        given = {"space": lambda _: {}, "evaluate": lambda *_: {}, "goals": {}, "first": {}}
+        return Search(name="s", base=NoDefence(), cases=cases, trials=1, storage="", **given).question  # type: ignore[arg-type]
+
+    red, moved, other = (
+        _picture(tmp_path / name, shade) for name, shade in {"r.png": 1, "m.png": 1, "o.png": 2}.items()
+    )
+    assert question(red) == question(moved) != question(other)
 
 
 @pytest.mark.usefixtures("modules")
