@@ -42,8 +42,16 @@ def write_report(experiment: str | Sequence[str], path: str | Path, tracking_uri
     runs = tracking.load_runs(experiment, tracking_uri, all_metrics=True)
     if runs.empty:
         raise InputError(f"no trial is logged in {experiment!r}")
-    text = report(runs, experiment if isinstance(experiment, str) else ", ".join(experiment))
-    path = expanded(path)
+    return save_report(runs, experiment if isinstance(experiment, str) else ", ".join(experiment), path)
+
+
+def save_report(runs: pd.DataFrame, name: str, path: str | Path) -> Path:
+    """Write the report of `runs`, with all their metrics, to `path`; where it is.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    text, path = report(runs, name), expanded(path)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -22,7 +22,7 @@ from analysis import DefendedRegionMap, records
 from analysis.active_search import fit_surrogates, propose
 from analysis.grid_boundary import GridBoundary, grid_boundary
 from analysis.plots import plot_map
-from analysis.report import write_report
+from analysis.report import save_report
 from analysis.search_grid import Candidate, Grid
 from analysis.space_filling import describe_coverage
 from analysis.text_table import format_frame
@@ -204,7 +204,7 @@ def _save_search(folder: Path, proposer: BoundaryProposer) -> None:
 
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
     """The boundary, line by line; beside it that of the whole grid, where all of it has been run."""
-    kept, runs = json.loads((folder / FILE).read_text()), load_runs(name, tracking_uri)
+    kept, runs = json.loads((folder / FILE).read_text()), load_runs(name, tracking_uri, all_metrics=True)
     grid = Grid(kept["settings"])
     found, own = _boundary(runs, grid, kept["chosen"], kept["along"])
     seen = {grid.candidate(cell.setting) for cell in found.cells if cell.poisoned and cell.seeds}
@@ -221,7 +221,7 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     plot_map(found).savefig(pictures[0])
     table.to_csv(pictures[1], index=False)
     title = f"The boundary along {kept['along']}: band and apart in decades, inf: not reached"
-    report = write_report(name, folder / "report.html", tracking_uri)
+    report = save_report(runs, name, folder / "report.html")
     return "\n".join([*text, "", title, format_frame(table.round(4)), "", f"Report: {report}"]), [*pictures, report]
 
 

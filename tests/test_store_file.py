@@ -1,6 +1,7 @@
 """A store in a SQLite file is read by SQLite itself: the same runs as MLflow's client reads, without its imports."""
 
 import gc
+import importlib
 import math
 import sqlite3
 from contextlib import closing
@@ -122,3 +123,9 @@ def test_the_collector_is_paused_for_a_while(store: Store) -> None:
     assert len(runs_of_kind(client, store.address.experiment_id, "trial")) == 4
     assert seen == [False]
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("sweep", ["attacks", "boundary", "defences", "ib", "learning_curves", "smoothing", "vibe"])
+def test_a_summary_reads_the_store_once(sweep: str) -> None:
+    names = importlib.import_module(f"sweeps.{sweep}").summarise.__code__.co_names
+    assert len([name for name in names if name in ("load_runs", "from_mlflow", "write_report", "load")]) == 1

@@ -76,6 +76,10 @@ def legacy_accuracies(learner: Learner, clean: BinaryTask, task: BinaryTask) -> 
 
 def fit_published(learner: Learner, task: BinaryTask, beta: float) -> PublishedModel:
     """The model of the published results that has the settings of `learner`, trained with the poison at `beta`."""
+    return task.kept(learner, ("published", beta), lambda: _fit_anew(learner, task, beta))
+
+
+def _fit_anew(learner: Learner, task: BinaryTask, beta: float) -> PublishedModel:
     weights = task.weights(beta)
     seen = weights > 0
     return published_model(learner).fit(task.train_x[seen], task.train_sign[seen], weights[seen])

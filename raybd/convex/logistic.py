@@ -26,7 +26,7 @@ class Logistic(Learner):
 
     def path(self, task: BinaryTask, betas: Sequence[float]) -> ModelPath:
         """One Newton-CG run a beta, to a gradient of norm 1e-9, in the order of `betas`: near ones should follow."""
-        phis = [minimise(self.objective(task, betas[0]), np.zeros(task.train_rows.shape[1]), GRADIENT)]
+        phis = [self._minimum(task, betas[0])]
         for before, beta in pairwise(betas):
             objective, phi = self.objective(task, beta), phis[-1]
             # The path may bend too much for its tangent to lead anywhere better than where it starts.
@@ -36,9 +36,8 @@ class Logistic(Learner):
 
     def influence(self, task: BinaryTask, beta: float, x: Array, sign: Array) -> Array:
         """(n,) -C dl_j a_j^T s with one solve H s = mean gradient on `x`, by conjugate gradients."""
-        objective = self.objective(task, beta)
-        phi = minimise(objective, np.zeros(task.train_rows.shape[1]), GRADIENT)
-        return self.influence_at(task, objective.hessian(phi), phi, x, sign)
+        phi = self._minimum(task, beta)
+        return self.influence_at(task, self.objective(task, beta).hessian(phi), phi, x, sign)
 
     def influence_at(self, task: BinaryTask, hessian: Product, phi: Array, x: Array, sign: Array) -> Array:
         """`influence` of a model `phi` (r + 1,) that is trained already."""
@@ -50,6 +49,11 @@ class Logistic(Learner):
         """J at `beta`, over the training points that have a weight."""
         seen = task.weights(beta) > 0
         return LogisticObjective(task.train_rows[seen], task.train_sign[seen], self.C * task.weights(beta)[seen])
+
+    def _minimum(self, task: BinaryTask, beta: float) -> Array:
+        """(r + 1,) the minimum at `beta`, from 0."""
+        start = np.zeros(task.train_rows.shape[1])
+        return task.kept(self, ("minimum", beta), lambda: minimise(self.objective(task, beta), start, GRADIENT))
 
     def _predicted(self, task: BinaryTask, phi: Array, before: float, beta: float) -> Array:
         poison, sign = task.train_rows[task.poisoned], task.train_sign[task.poisoned]

@@ -77,6 +77,9 @@ class SVM(Learner):
         return found
 
     def _solve(self, task: BinaryTask, kernel: Array, beta: float) -> SVMSolution:
+        return task.kept(self, ("solution", beta), lambda: self._solve_anew(task, kernel, beta))
+
+    def _solve_anew(self, task: BinaryTask, kernel: Array, beta: float) -> SVMSolution:
         """libsvm drops points of weight 0 and numbers its support vectors without them: leave them out ourselves."""
         from sklearn.svm import SVC
 
@@ -116,6 +119,9 @@ class RBFSVM(SVM):
 
     def kernel(self, task: BinaryTask) -> Array:
         """(n, n) from the inner products kept with the task."""
+        return task.kept(self, "kernel", lambda: self._kernel(task))
+
+    def _kernel(self, task: BinaryTask) -> Array:
         squares = np.diag(task.gram)
         return np.exp(-self.gamma * np.maximum(0, squares[:, None] + squares - 2 * task.gram))
 

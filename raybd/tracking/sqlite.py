@@ -13,7 +13,6 @@ from raybd.errors import InputError
 from raybd.utils.locks import lock
 
 ARTIFACTS = "mlruns"  # folder beside the file, an experiment's artifacts in a folder of its name
-MAGIC = b"SQLite format 3\0"  # begins every database file
 LOCK_TIMEOUT = 60.0  # seconds to wait for a locked file
 _copies = ExitStack()  # folders of copies of stores that may only be read
 atexit.register(_copies.close)
@@ -28,16 +27,25 @@ def path_of(uri: str) -> Path | None:
 def check_database(path: Path) -> None:
     """Refuse a store's file that is no database; MLflow would try again for a minute, or write into it.
 
+    SQLite looks: whoever else opens and closes the file takes away the locks that this process holds on it
+    (sqlite.org/howtocorrupt.html, section 2.2), and another process then removes the write-ahead log under us.
+
     Raises:
         InputError: `path` is no file, or one of other content than SQLite's. An empty file is an empty database.
     """
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise InputError(f"the tracking store {path} cannot be read: it is {_kind(path)}")
     try:
-        with path.open("rb") as file:
-            start = file.read(len(MAGIC))
-    except OSError as error:
-        raise InputError(f"the tracking store {path} cannot be read: {error.strerror}") from error
-    if start not in (MAGIC, b""):
-        raise InputError(f"the tracking store sqlite:///{path} cannot be used: file is not a database")
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.OperationalError:
+        return  # locked, or one that may only be read: told where it is used
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"the tracking store sqlite:///{path} cannot be used: {error}") from error
+
+
+def _kind(path: Path) -> str:
+    return "a folder" if path.is_dir() else "a file that may not be read" if path.is_file() else "no file"
 
 
 def prepare(uri: str) -> None:

@@ -16,7 +16,9 @@ from threadpoolctl import threadpool_limits
 
 from raybd.convex import BinaryTask, LinearSVM, Logistic, Ridge, slope_exact
 from raybd.convex.class_pairs import ClassPair, backdoor_task
+from raybd.convex.legacy import legacy_accuracies, slope_legacy
 from raybd.convex.newton import minimise
+from raybd.convex.record import curve_record
 from raybd.convex.task import Array
 from raybd.convex.triggers import random_patches, stamp_patches
 from tests.benchmarks.timing import Row, Side, interleave, rate, require
@@ -26,6 +28,7 @@ BETAS = [b / 100 for b in (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 19, 24, 29, 36, 4
 MANY = np.linspace(0, 1, 1000).tolist()
 GRID = np.geomspace(1e-4, 1e3, 10)[1:6]  # of C: half of the paper's, without those where nothing happens
 SEEDS = (1, 10)
+ONE_BETA = (0.01, 1.0)  # C
 Outcome = list[list[float]]
 
 
@@ -33,7 +36,11 @@ def learning_curves() -> list[Row]:
     """Curves, slopes and table rows a CPU second, on one BLAS thread."""
     with threadpool_limits(limits=1):
         task = _made_task(1)
-        return [_curve(task), _many(task), *_slopes(task), *_tables([_made_task(seed) for seed in SEEDS])]
+        return [
+            *(_curve(task), _many(task), *_one_beta(task)),
+            *_slopes(task),
+            *_tables([_made_task(seed) for seed in SEEDS]),
+        ]
 
 
 def _curve(task: BinaryTask) -> Row:
@@ -61,6 +68,32 @@ def _many(task: BinaryTask) -> Row:
 
     name = f"ridge curve: {len(MANY):,} betas / {len(BETAS)} betas, both ours"
     return _row(name, "curves/CPU-s", partial(curve, MANY), partial(curve, BETAS))
+
+
+def _one_beta(task: BinaryTask) -> list[Row]:
+    """A trial with `--betas 1` against the authors' row: two fits, and the influence by a dense inverse.
+
+    Ours has that influence too, beside the exact curve at 0 and 1 and its slope.
+    """
+    bare = _without_poison(task)
+    rows = []
+    for learner in (kind(C=c) for kind in (LinearSVM, Logistic) for c in ONE_BETA):
+        ours, plain = partial(_our_trial, learner, task), partial(_their_row, learner, bare, task)
+        require(abs(ours() - plain()) < 0.01, f"attack success of {learner}")
+        rows.append(_row(f"{learner}: a trial with --betas 1 / the authors' row", "trials/CPU-s", ours, plain))
+    return rows
+
+
+def _our_trial(learner: LinearSVM | Logistic, task: BinaryTask) -> float:
+    fresh = replace(task)
+    learner.path(fresh, [1.0]).decision_function(fresh.train_x)
+    return float(curve_record(learner, fresh, [1.0]).arrays["attack_success"][-1])
+
+
+def _their_row(learner: LinearSVM | Logistic, bare: BinaryTask, task: BinaryTask) -> float:
+    fresh = replace(task)
+    slope_legacy(learner, fresh)
+    return legacy_accuracies(learner, replace(bare), fresh).attack_success
 
 
 def _slopes(task: BinaryTask) -> list[Row]:
