@@ -14,10 +14,11 @@ from raybd.metrics.stealth.channels import mean_activations, trigger_activated_c
 from raybd.metrics.stealth.detectors import strip_entropy, training_losses
 from raybd.metrics.stealth.gradients import cross_entropy, gradient_norms
 from raybd.metrics.stealth.latent import latent_features
+from raybd.metrics.stealth.ssim import ssim_reflect11
 from raybd.models import batch_size as sizes
 from raybd.models import build_model
 from raybd.models.activation_memory import activation_bytes, peak_bytes
-from raybd.models.batch_size import batch_size, halved
+from raybd.models.batch_size import batch_size, by_image, halved
 from raybd.pretraining import embed
 from raybd.training import TrainConfig, predict
 
@@ -125,6 +126,19 @@ def measured(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 def test_no_measurement_hangs_on_the_batch(model: nn.Module, images: Tensor, measured: dict[str, Tensor]) -> None:
     for name, value in measurements(model, images).items():
         assert torch.allclose(value, measured[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_distances_of_images_do_not_hang_on_the_batch(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, clean, other = [], images.float() / 255, images.flip(3).float() / 255
+
+    def ssim(a: Tensor, b: Tensor) -> Tensor:
+        seen.append(len(a))
+        return ssim_reflect11(a, b)
+
+    whole = by_image(ssim, clean, other, copies=24)
+    monkeypatch.setattr(sizes, "memory_budget", lambda device: 5 * 24 * 8 * 3 * 16 * 16)
+    assert torch.allclose(by_image(ssim, clean, other, copies=24), whole)
+    assert seen == [23, 5, 5, 5, 5, 3]
 
 
 def inverted(model: nn.Module, images: Tensor) -> Tensor:

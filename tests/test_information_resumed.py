@@ -25,7 +25,11 @@ CONFIG = TrialConfig(
     metrics=(MutualInformation(samples=32, passes=2, classes=2, trained=True), Stealthiness(samples=64), Stealth()),
 )
 # Caches of what their keys determine: a two-class problem by its data and settings, data by fingerprint and device.
-CACHES = {("trials/convex.py", "_last"), ("execution/attempt.py", "_resident")}
+CACHES = {
+    ("trials/convex.py", "_last"),
+    ("execution/attempt.py", "_resident"),
+    ("models/activation_memory.py", "_counted"),
+}
 
 MAKERS = {"dict", "list", "set", "defaultdict", "deque", "OrderedDict", "WeakKeyDictionary", "WeakValueDictionary"}
 

@@ -13,6 +13,9 @@ from PIL import Image
 from raybd.attacks import ATTACKS
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.attacks.verification import verify_poisoning
+from raybd.command_line import grid
+from raybd.command_line.dry_run import print_trials
+from raybd.command_line.options import SweepOptions
 from raybd.data import load
 from raybd.data.residency import describe_place, is_large, place, streamed
 from raybd.defences import DEFENCES, Defence
@@ -231,6 +234,12 @@ def test_a_sweep_says_so_of_sets_that_somebody_may_wonder_about() -> None:
     assert is_large(replace(digits, train=big))
 
 
+def test_a_dry_run_says_which(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = SweepOptions.of(data_memory=0, seeds=1, poison_rates=(0.1,), attacks=("badnets",), inline=True)
+    assert print_trials(asked, grid.expand(asked)) == 0
+    assert "above 0 GB (--data-memory): streamed from the disk" in capsys.readouterr().out
+
+
 def test_workers_of_a_streamed_set_are_told_where_it_lies() -> None:
     digits = streamed(load("digits"))
     packed = pack_data(digits)
@@ -249,6 +258,9 @@ import sys
 import threading
 from pathlib import Path
 import torch
+from raybd.command_line import grid
+from raybd.command_line.dry_run import print_trials
+from raybd.command_line.options import SweepOptions
 from raybd.data import load
 from raybd.data.residency import place
 from raybd.trials.config import ModelConfig, TrialConfig

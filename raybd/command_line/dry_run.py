@@ -9,7 +9,7 @@ from joblib import cpu_count
 from raybd.command_line.estimate import estimate_seconds
 from raybd.command_line.limits import memory_limit, names_cluster
 from raybd.command_line.options import SweepOptions
-from raybd.data.residency import describe_place
+from raybd.data.residency import describe_place, is_large
 from raybd.errors import NoDataError
 from raybd.execution.progress import format_duration
 from raybd.trials.config import TrialConfig
@@ -39,7 +39,7 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
     print(f"all trials: {_common_settings(configs)}\n")
     for config in known:
         print(f"{config.key}  {config.label}")
-    for one in data.values():
+    for one in filter(is_large, data.values()):
         print(describe_place(one, options.image_bytes))
     if _on_gpus(options, known):
         print(f"{len(known)} trials on GPUs: how long they take there cannot be told from a CPU, and is not guessed")

@@ -35,7 +35,17 @@ def batch_size(model: nn.Module, x: Tensor, most: int, gradients: bool = False) 
     channels, height, width = x.shape[-3:]
     dtype = x.dtype if x.dtype.is_floating_point else torch.float32
     needed = activation_bytes(model, (channels, height, width), gradients, dtype)
-    return max(1, min(most, int(memory_budget(x.device) / needed)))
+    return _within_budget(x.device, needed, most)
+
+
+def by_image(function: Callable[..., Tensor], *columns: Tensor, copies: int) -> Tensor:
+    """`function(*columns)`, a row for each image of `columns` (N, ...), of as many at a time as the memory holds.
+
+    `copies`: of an image in double precision, that live at once in the function.
+    """
+    size = _within_budget(columns[0].device, 8 * copies * columns[0][:1].numel(), len(columns[0]))
+    parts = zip(*(column.split(size) for column in columns), strict=True)
+    return torch.cat([halved(function, *part) for part in parts])
 
 
 def halved(function: Callable[..., Tensor], *columns: Tensor) -> Tensor:
@@ -47,6 +57,11 @@ def halved(function: Callable[..., Tensor], *columns: Tensor) -> Tensor:
             raise
     torch.cuda.empty_cache()  # outside of `except`, which would hold on to the tensors of the pass that failed
     return torch.cat([halved(function, *half) for half in zip(*(column.chunk(2) for column in columns), strict=True)])
+
+
+def _within_budget(device: torch.device, needed: float, most: int) -> int:
+    """Rows of `needed` bytes each that a batch on `device` may have: 1 to `most`."""
+    return max(1, min(most, int(memory_budget(device) / max(1, needed))))
 
 
 def _free(device: torch.device) -> float:

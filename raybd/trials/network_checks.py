@@ -1,17 +1,17 @@
 """Checks of the settings of trials that train a network."""
 
-import contextlib
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from raybd.convex import LEARNERS
 from raybd.defences import DEFENCES, Defence, NoDefence
 from raybd.errors import InputError
 from raybd.metrics import METRICS
 from raybd.models import Classifier, sketch_model
+from raybd.models.activation_memory import activation_bytes
 from raybd.models.base import Shape
 from raybd.plugins import name_of
 from raybd.trials.config import TrialConfig
@@ -86,21 +86,8 @@ def network_bytes(model: ModelConfig, shape: Shape, classes: int) -> tuple[int, 
     network = sketch_model(model.name, shape, classes, **settings)
     if network is None:
         return 0, 0
-    return sum(weight.numel() * weight.element_size() for weight in network.parameters()), _activations(network, shape)
-
-
-def _activations(network: nn.Module, shape: Shape) -> int:
-    found: list[int] = []
-
-    def count(layer: nn.Module, given: Any, made: Any) -> None:
-        if isinstance(made, Tensor) and not any(layer.children()):
-            found.append(made.numel() * made.element_size())
-
-    for layer in network.modules():
-        layer.register_forward_hook(count)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):
-        network.eval()(torch.zeros(1, *shape, device=next(network.parameters(), torch.empty(0)).device))
-    return sum(found)
+    weights = sum(weight.numel() * weight.element_size() for weight in network.parameters())
+    return weights, activation_bytes(network, shape, gradients=True)
 
 
 def crop_problems(config: TrialConfig, shape: Shape) -> list[str]:

@@ -10,10 +10,12 @@ from raybd.metrics.stealth.distances import changed_pixels, high_frequency, l1, 
 from raybd.metrics.stealth.gradients import cross_entropy, gradient_norms, margin
 from raybd.metrics.stealth.image_pairs import ImagePairs, poison_mask, sample_pairs
 from raybd.metrics.stealth.ssim import SIDE, ssim_reflect11, ssim_valid11
+from raybd.models.batch_size import by_image
 from raybd.seeds import forked_rng
 from raybd.types import MetricContext
 
 DISTANCES = {"l0": changed_pixels, "l1": l1, "l2": l2, "linf": linf, "mse": mse, "psnr": psnr}
+SSIM_COPIES, DCT_COPIES = 24, 6  # of an image in double precision, that live at once
 MAX_GRADIENT_IMAGES = 200  # images
 LOW_QUANTILE = 0.05  # quantile of SSIM that stands for the images on which a trigger shows most
 
@@ -57,12 +59,12 @@ def mean_distances(images: ImagePairs) -> dict[str, float]:
 
 def ssim_metrics(images: ImagePairs) -> dict[str, float]:
     """Mean and 5 % quantile of SSIM in both paddings; only what the images are large enough for."""
-    clean, triggered = images.clean.double(), images.triggered.double()
+    clean, triggered = images.clean, images.triggered
     shortest = min(clean.shape[2:])
     found: dict[str, float] = {}
     for name, ssim, least in (("valid11", ssim_valid11, SIDE), ("reflect11", ssim_reflect11, SIDE // 2 + 1)):
         if shortest >= least:
-            values = ssim(clean, triggered)
+            values = by_image(lambda a, b, of=ssim: of(a.double(), b.double()), clean, triggered, copies=SSIM_COPIES)
             found |= {f"ssim_{name}": _mean(values), f"ssim_{name}_low": float(values.quantile(LOW_QUANTILE))}
     return found
 
@@ -74,7 +76,8 @@ def frequencies(images: ImagePairs) -> dict[str, float]:
     """
     change = images.triggered - images.clean
     parts = {"clean": images.clean, "triggered": images.triggered, "trigger": change}
-    return {f"high_frequency/{name}": float(high_frequency(x).nanmean()) for name, x in parts.items()}
+    shares = {name: by_image(high_frequency, x, copies=DCT_COPIES) for name, x in parts.items()}
+    return {f"high_frequency/{name}": float(share.nanmean()) for name, share in shares.items()}
 
 
 def confidences(images: ImagePairs) -> dict[str, float]:
