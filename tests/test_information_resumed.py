@@ -24,11 +24,14 @@ CONFIG = TrialConfig(
     probes=(1, 2, 3),
     metrics=(MutualInformation(samples=32, passes=2, classes=2, trained=True), Stealthiness(samples=64), Stealth()),
 )
-# Caches of what their keys determine: a two-class problem by its data and settings, data by fingerprint and device.
+# Caches of what their keys determine: a two-class problem by its data and settings, data by fingerprint and device, the
+# memory of a network's activations by its layers, sources by their files; and processes that a watchdog has started.
 CACHES = {
     ("trials/convex.py", "_last"),
     ("execution/attempt.py", "_resident"),
     ("models/activation_memory.py", "_counted"),
+    ("utils/source_files.py", "_first_seen"),
+    ("execution/watchdog.py", "_kept"),
 }
 
 MAKERS = {"dict", "list", "set", "defaultdict", "deque", "OrderedDict", "WeakKeyDictionary", "WeakValueDictionary"}
