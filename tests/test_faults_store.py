@@ -8,11 +8,14 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy.sql
+from mlflow import MlflowClient
 
 from raybd.cli import main as raybd
 from raybd.command_line.command import main
@@ -242,3 +245,77 @@ def test_a_trial_whose_end_only_the_store_knows_has_finished(tmp_path: Path) -> 
     assert again.seed == 1
     assert queue.outcomes[a.todo[0].key].finished
     assert queue.next() is Signal.WAIT
+
+
+def another_store(path: Path) -> None:
+    """Of a stranger, whose experiments have the numbers of ours."""
+    plan_sweep("stranger", [CONFIG], path.parent / "other", f"sqlite:///{path.parent}/other.db")
+
+
+def deleted(path: Path) -> None:
+    """Without its write-ahead log, which a new store must not take for its own."""
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    another_store(path)
+    for left in ("-wal", "-shm"):
+        path.with_name(path.name + left).unlink(missing_ok=True)
+    (path.parent / "other.db").replace(path)
+
+
+def overwritten(path: Path) -> None:
+    another_store(path)
+    with sqlite3.connect(path.parent / "other.db") as other, sqlite3.connect(path) as own:
+        other.backup(own)
+
+
+def forgotten(path: Path) -> None:
+    MlflowClient(f"sqlite:///{path}").delete_experiment("1")
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (deleted, "has been deleted or moved"),
+        (replaced, "has been replaced by another"),
+        (overwritten, "has been replaced by another"),
+        (forgotten, "has lost the sweep: its experiment was deleted"),
+    ],
+)
+def test_a_store_that_goes_in_mid_sweep_ends_it_with_a_word_and_loses_no_trial(
+    act: Callable[[Path], None],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store, ran, real = tmp_path / "m.db", list[str](), attempt.run_checked
+
+    def run(config: TrialConfig, *rest: Any) -> Any:
+        ran.append(config.key)
+        if len(ran) == 2:
+            act(store)
+        return real(config, *rest)
+
+    monkeypatch.setattr(attempt, "run_checked", run)
+    uri = f"sqlite:///{store}"
+    args = [*SMALL, "--noise", "0", "--metrics", "smoothness", "--tracking-uri", uri, "--results", str(tmp_path)]
+    assert main(PRESETS, summarise, args) == 1
+    told = capsys.readouterr()
+    assert f"the tracking store {uri} {said} while the sweep ran: its trials are kept in {tmp_path}/ib" in told.out
+    assert "3 trials finished" in told.out
+    if act is forgotten:
+        MlflowClient(uri).restore_experiment("1")
+    elif act is not deleted:  # nothing was written to the stranger's store
+        assert [run.info.run_name for run in fresh_client(uri).search_runs(["1"])] == ["sweep stranger"]
+        return
+    script = Path(__file__).parent.parent / "sweeps" / "ib.py"  # a process of its own, as MLflow keeps files open
+    again = subprocess.run([sys.executable, str(script), *args], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "3 trials have finished, 0 to run" in again.stdout
+
+
+def fresh_client(uri: str) -> MlflowClient:
+    """A client with connections of its own."""
+    return MlflowClient(f"{uri}?timeout=61")

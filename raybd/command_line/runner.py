@@ -18,7 +18,7 @@ from raybd.execution.plan import SweepPlan, resume
 from raybd.execution.proposers import Proposer
 from raybd.execution.ray_choice import RayChoice, choose
 from raybd.execution.result import SweepResult
-from raybd.execution.sweep import local_executor, ray_executor, run_sweep
+from raybd.execution.sweep import local_executor, lost_store_text, ray_executor, run_sweep
 from raybd.tracking.client import client_settings
 from raybd.tracking.store import HEARTBEAT_SECONDS
 from raybd.trials.config import TrialConfig
@@ -100,12 +100,26 @@ def _parent_run(options: SweepOptions, plan: SweepPlan, keys: Sequence[str] | No
     """Inside, the sweep's parent run is open and gets the driver's heartbeats; closed where the work ends early."""
     try:
         _begin(options, plan, keys)
-        with heartbeat_thread(plan.store.heartbeat, HEARTBEAT_SECONDS):
+        with heartbeat_thread(_heartbeat(plan), HEARTBEAT_SECONDS):
             yield
     except (SignalError, LostRayError):
         with suppress(Exception):  # a store may raise anything, and the sweep ends all the same
             plan.store.close_runs("KILLED")
         raise
+
+
+def _heartbeat(plan: SweepPlan) -> Callable[[], None]:
+    """The driver's heartbeat; where the store is no longer the sweep's own, it says so, once, and trials go on."""
+    told: list[str] = []
+
+    def beat() -> None:
+        if not (found := plan.store.lost()):
+            plan.store.heartbeat()
+        elif not told:
+            told.append(found)
+            print(f"warning: {lost_store_text(plan, found)}", file=sys.stderr, flush=True)
+
+    return beat
 
 
 def _begin(options: SweepOptions, plan: SweepPlan, keys: Sequence[str] | None) -> None:
@@ -158,6 +172,9 @@ def _sum_up(options: SweepOptions, plan: SweepPlan, result: SweepResult, summari
     """Print the summary and write it to the parent run; where a signal ended the sweep, what counts most first, since
     its sender may not wait."""
     uri = plan.store.address.uri
+    if result.store_lost:
+        print(f"\n{result.text}")
+        return
     if result.interrupted:
         print(f"\n{result.text}", flush=True)
         _close(options, plan, result, "", [])

@@ -23,6 +23,7 @@ class SweepResult:
     interrupted: int = 0  # the signal that ended it early, such as SIGINT (Ctrl-C)
     cpus: float = 1.0  # CPUs reserved for one trial
     lost: bool = False  # the Ray that it ran on has gone away
+    store_lost: bool = False  # the tracking store was deleted or replaced meanwhile
 
     @property
     def failures(self) -> list[Outcome]:
@@ -40,7 +41,7 @@ class SweepResult:
         return (
             128 + self.interrupted
             if self.interrupted
-            else int(bool(self.failures or self.left or self.pending_uploads))
+            else int(bool(self.failures or self.left or self.pending_uploads or self.store_lost))
         )
 
     @property

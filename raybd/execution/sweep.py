@@ -10,7 +10,7 @@ from time import monotonic
 from joblib import cpu_count
 
 from raybd.data.residency import shared_bytes
-from raybd.errors import InputError
+from raybd.errors import InputError, public
 from raybd.execution.executor import Executor
 from raybd.execution.outcome import Outcome
 from raybd.execution.plan import SweepPlan, plan_sweep
@@ -48,7 +48,9 @@ def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = N
     queue = TrialQueue(source, before, ended, twin_of)
     ending = executor.run(queue, Progress(queue))
     errors, outcomes = list(ending.errors), list(queue.outcomes.values())
-    if any(not outcome.uploaded for outcome in outcomes):
+    if store_lost := plan.store.lost():
+        errors.append(lost_store_text(plan, store_lost))
+    elif any(not outcome.uploaded for outcome in outcomes):
         errors += _retry_uploads(plan)
     return SweepResult(
         name=plan.name,
@@ -60,8 +62,15 @@ def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = N
         errors=errors,
         interrupted=ending.interrupted,
         lost=ending.lost,
+        store_lost=bool(store_lost),
         cpus=executor.cpus,
     )
+
+
+def lost_store_text(plan: SweepPlan, found: str) -> str:
+    """What a user is told of a store that is no longer the one that the sweep began with."""
+    store = f"the tracking store {public(plan.store.address.uri)} {found} while the sweep ran"
+    return f"{store}: its trials are kept in {plan.folder.path}; run the same command again to upload them"
 
 
 def _is_pending(plan: SweepPlan, outcome: Outcome) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Metric
+from mlflow.exceptions import MlflowException
 
 from raybd.errors import InputError, public
 from raybd.tracking import database, sqlite
@@ -46,6 +47,7 @@ class Store:
 
     def __init__(self, client: MlflowClient, address: Address) -> None:
         self.client, self.address = client, address
+        self._file = _file_number(address.uri)
 
     @classmethod
     def open(cls, name: str, uri: str | None = None) -> "Store":
@@ -91,6 +93,16 @@ class Store:
         self.heartbeat()
         self.client.log_dict(parent, options, f"options/{time.strftime('%Y%m%d-%H%M%S')}.json")
 
+    def lost(self) -> str:
+        """What has become of the store or the experiment since it was opened; "" if it is there, or does not answer."""
+        number = _file_number(self.address.uri)
+        if number != self._file:
+            return "has been replaced by another" if number else "has been deleted or moved"
+        try:
+            return lost(self.client, self.address)
+        except Exception:  # noqa: BLE001 - a store may raise anything; one that is away is another matter
+            return ""
+
     def heartbeat(self) -> None:
         """Write the driver's heartbeat to the parent run."""
         self.client.set_tag(self.address.parent_id, ALIVE, now())
@@ -114,6 +126,32 @@ class Store:
         for run in trial_runs(self.client, self.address.experiment_id, "RUNNING"):
             close(self.client, run.info.run_id, "KILLED")
         close(self.client, self.address.parent_id, status)
+
+
+def lost(client: MlflowClient, address: Address) -> str:
+    """Why the store is no longer that of `address`, or the experiment is gone; "" if all is well.
+
+    Raises:
+        Exception: it does not answer.
+    """
+    try:
+        found = client.get_experiment(address.experiment_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return "has been replaced by another"
+        raise
+    if found.tags.get(IDENTITY) != address.identity:
+        return "has been replaced by another"
+    return "has lost the sweep: its experiment was deleted" if found.lifecycle_stage == DELETED else ""
+
+
+def _file_number(uri: str) -> tuple[int, int] | None:
+    """Device and number of a store's file; None where there is none, or the store is no file."""
+    path = sqlite.path_of(uri)
+    try:
+        return None if path is None else (path.stat().st_dev, path.stat().st_ino)
+    except OSError:
+        return None
 
 
 def _shortened(note: str) -> str:

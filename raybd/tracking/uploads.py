@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from raybd.errors import public
 from raybd.tracking.client import connect, one_line
 from raybd.tracking.metric_table import format_table
-from raybd.tracking.store import NOTE, Address, close, metric_entities
+from raybd.tracking.store import NOTE, Address, close, lost, metric_entities
 from raybd.trials.records import FINISHED, Record, SweepFolder, TrialFolder
 from raybd.utils.metric_names import TABLE, headline
 
@@ -59,6 +59,9 @@ class TrialRun:
         return True
 
     def _create(self, client: MlflowClient) -> str:
+        """A new run, in the store that the sweep began with: in another, the experiment's number is somebody else's."""
+        if found := lost(client, self.address):
+            raise MlflowException(f"the tracking store {found}")
         tags = {**self.tags, PARENT: self.address.parent_id}
         run = client.create_run(self.address.experiment_id, self.started, tags, run_name=self.label)
         return str(run.info.run_id)

@@ -1,0 +1,1 @@
+"""Faults that processes can provoke, on real sweeps: `make chaos`."""
