@@ -27,6 +27,9 @@ audit: $(INSTALLED)  ## known holes of the pinned packages, where the database o
 	  .venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
+chaos: $(INSTALLED)  ## the table of faults: 14 minutes at most; fails where a trial is lost, doubled or changed
+	$(BIN)/python -m tests.chaos
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -13,7 +13,7 @@ import pytest
 
 from raybd.tracking import load_runs
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.calibration]  # minutes; `make chaos` has these faults, and more
 
 SCRIPT = Path(__file__).parent.parent / "sweeps" / "ib.py"
 SWEEP = (

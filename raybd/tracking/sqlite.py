@@ -91,8 +91,8 @@ def _make(path: Path) -> None:
 
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     MlflowClient(tracking_uri=f"sqlite:///{new}").search_experiments(max_results=1)
-    for left in ("-wal", "-shm"):  # of a store that was deleted: SQLite would take them for the new one's
-        path.with_name(path.name + left).unlink(missing_ok=True)
+    for suffix in ("-wal", "-shm"):  # of a store that was deleted: SQLite would take them for the new one's
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
     new.replace(path)
 
 
