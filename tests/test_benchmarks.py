@@ -1,10 +1,13 @@
 """The benchmarks' own machinery: the GPU script runs whole at a small size, and its checks see what is wrong."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +16,7 @@ from raybd.metrics.information import plug_in_estimator
 from raybd.metrics.smoothing import votes
 from raybd.tracking import load_runs
 from raybd.tracking.store import Store
-from tests.benchmarks import gpu, timing, trial
+from tests.benchmarks import gpu, gpu_first, timing, trial
 from tests.benchmarks.timing import HEAD, Row, apart, interleave, markdown, rate, require
 
 AT = gpu.Bench(torch.device("cpu"), gpu.SMALL)
@@ -37,6 +40,31 @@ def test_the_gpu_script_runs_whole_and_prints_a_table(capsys: pytest.CaptureFixt
     for row, name in zip(rows, wanted, strict=True):
         assert name in row
         assert float(row.split("|")[2].strip().replace(",", "")) > 0
+
+
+def test_what_is_tried_first_needs_neither_ray_nor_mlflow(tmp_path: Path) -> None:
+    """In processes, the script's own too, in which the two cannot be imported."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules.update(ray=None, mlflow=None)\n")
+    rng = np.random.default_rng(0)
+    half = rng.integers(0, 256, (100, 8, 8, 3), dtype=np.uint8), np.arange(100) % 10
+    names = ("x_train", "y_train", "x_test", "y_test")
+    np.savez(tmp_path / "made.npz", **dict(zip(names, (*half, *half), strict=True)))
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
+    command = [sys.executable, "-m", "tests.benchmarks.gpu", "--first", "--device", "cpu", "--small"]
+    parts = [name for name in ("networks", *gpu_first.FIRST) if name != "shared_card"]  # "packed", which is run above
+    command += ["--data", f"npz:{tmp_path}/made.npz", "--only", *parts]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "left out" not in done.stdout
+    for name in ("epoch of PreActResNet18", "epoch of small_cnn", "bf16 peak", *gpu_first.DEFENDED, "all_reduce of 2"):
+        assert name in done.stdout
+    for name in ("resnet18, 16 px, measures", "twice: the same bits", "BadNets at 1%", "BadNets at 5%"):
+        assert name in done.stdout
+
+
+def test_a_part_that_would_begin_too_late_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.measure(AT, ["badnets"], minutes=-1.0) == []
+    assert "badnets is left out: -1 minutes are nearly over" in capsys.readouterr().out
 
 
 def test_the_checks_pass_by_a_margin() -> None:

@@ -1,9 +1,10 @@
-"""The GPU path by itself, with no Ray and no MLflow: `python -m tests.benchmarks.gpu [--device cpu] [--small]`.
+"""The GPU path by itself, with no Ray and no MLflow: `python -m tests.benchmarks.gpu [--first] [--device cpu --small]`.
 
 Pixels and labels are random: what is timed does not depend on them. Everything is checked against float64 on the CPU.
 """
 
 import argparse
+import math
 import os
 import platform
 import statistics
@@ -23,9 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raybd.models import Classifier, build_model
 from raybd.training import TrainConfig, autocast, fit, prepare
-from raybd.types import Images
+from raybd.types import Data, Images
+from tests.benchmarks.gpu_first import FIRST
 from tests.benchmarks.gpu_measures import e_step, information, smoothing
-from tests.benchmarks.timing import Row, markdown, require
+from tests.benchmarks.timing import Row, figure, markdown, require
 
 CLASSES, SEED = 10, 0
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -63,6 +65,27 @@ class Bench:
 
     device: torch.device
     sizes: Sizes
+    data: str = ""  # images of --data, as npz:FILE
+
+    @property
+    def small(self) -> bool:
+        """Whether all is as small as for a test."""
+        return self.sizes == SMALL
+
+    @property
+    def memory_sides(self) -> tuple[int, ...]:
+        """Sides of the images with which memory is measured."""
+        return (16,) if self.small else (32, 64)
+
+    @property
+    def repeat_images(self) -> int:
+        """Images of the trainings whose bits are compared."""
+        return min(self.sizes.images, 10_000)
+
+    @property
+    def badnets_epochs(self) -> int:
+        """Epochs of BadNets on real images."""
+        return 1 if self.small else 10
 
     @property
     def train_config(self) -> TrainConfig:
@@ -75,11 +98,11 @@ class Bench:
         """Of an image."""
         return (3, self.sizes.side, self.sizes.side)
 
-    def network(self, noise: float = 0.0) -> Classifier:
-        """PreActResNet18 with the weights of the seed."""
+    def network(self, noise: float = 0.0, name: str = "preact_resnet18") -> Classifier:
+        """A network with the weights of the seed."""
         torch.manual_seed(SEED)
         width = self.sizes.width
-        model = build_model("preact_resnet18", self.shape, CLASSES, MEAN, STD, width=width, noise=noise)
+        model = build_model(name, self.shape, CLASSES, MEAN, STD, width=width, noise=noise)
         assert isinstance(model, Classifier)
         return model.to(self.device)
 
@@ -88,6 +111,11 @@ class Bench:
         rng = torch.Generator(self.device).manual_seed(SEED)
         x = torch.randint(0, 256, (count, *self.shape), generator=rng, dtype=torch.uint8, device=self.device)
         return Images(x, torch.arange(count, device=self.device) % CLASSES)
+
+    def made(self, side: int) -> Data:
+        """A set of random images of `side` pixels, as many for training as for testing."""
+        half = replace(self, sizes=replace(self.sizes, side=side)).images(400 if self.small else 2000)
+        return Data("made", half, half, tuple(map(str, range(CLASSES))), f"made{side}", MEAN, STD)
 
     def wait(self) -> None:
         """Until the device has done what it was given."""
@@ -107,24 +135,32 @@ class Bench:
 
 
 def training(at: Bench) -> list[Row]:
-    """Seconds of an epoch, its share of the matrix peak, and how often the host waits for the device in a step."""
+    """Seconds of an epoch of PreActResNet18, its share of the matrix peak, and how often the host waits in it."""
     for precision, (far, least) in CLOSE.items():
         loss, angle = gradients_apart(at, precision)
         said = f"{precision}: loss {loss:.1e} from float64's, cosine of the gradients {angle:.5f}"
         require(loss < far and angle > least, said)
-    model, images, taken = at.network(), at.images(at.sizes.images), []
+    return [*_epochs(at, "preact_resnet18", "PreActResNet18"), *_waits(at, at.images(at.sizes.images))]
+
+
+def networks(at: Bench) -> list[Row]:
+    """Seconds of an epoch of PreActResNet18 and of small_cnn, and their shares of the matrix peak."""
+    return [*training(at), *_epochs(at, "small_cnn", "small_cnn")]
+
+
+def _epochs(at: Bench, network: str, title: str) -> list[Row]:
+    model, images, taken = at.network(name=network), at.images(at.sizes.images), []
     start = time.perf_counter()
     for _ in fit(model, images, at.train_config, SEED):
         at.wait()
         taken.append(time.perf_counter() - start)
     epochs = [b - a for a, b in zip(taken, taken[1:], strict=False)]
-    peak, work = matrix_peak(at), 3 * forward_work(at) * len(images)  # backward is twice forward
-    name = f"epoch of PreActResNet18, {len(images):,} x {at.sizes.side}x{at.sizes.side}x3, batch {at.sizes.batch}"
+    peak, work = matrix_peak(at), 3 * forward_work(at, network) * len(images)  # backward is twice forward
+    name = f"epoch of {title}, {len(images):,} x {at.sizes.side}x{at.sizes.side}x3, batch {at.sizes.batch}"
     middle = statistics.median(epochs)
     return [
         Row(name, middle, None, len(epochs), "s"),
         Row(f"... of the bf16 peak of {peak / 1e12:.3g} TFLOP/s", 100 * work / middle / peak, None, len(epochs), "%"),
-        *_waits(at, images),
     ]
 
 
@@ -146,9 +182,9 @@ def _gradient(model: nn.Module) -> Tensor:
     return torch.cat([p.grad.flatten().cpu().double() for p in model.parameters() if p.grad is not None])
 
 
-def forward_work(at: Bench) -> int:
+def forward_work(at: Bench, network: str = "preact_resnet18") -> int:
     """Floating-point operations of one image on its way through the network."""
-    model = at.network().eval()
+    model = at.network(name=network).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, *at.shape, device=at.device))
     return int(counter.get_total_flops())
@@ -226,13 +262,24 @@ PARTS: dict[str, Callable[[Bench], list[Row]]] = {
 }
 
 
-def measure(at: Bench, names: list[str]) -> list[Row]:
-    """The rows of the parts called `names`; one whose packages are not here is named and left out."""
-    rows = []
+ALL = PARTS | {"networks": networks} | FIRST
+FIRST_MINUTES = 10.0
+
+
+def measure(at: Bench, names: list[str], minutes: float = math.inf) -> list[Row]:
+    """The rows of the parts called `names`; one whose packages are not here is named and left out, and one that would
+    begin later than three quarters of `minutes`."""
+    rows, ends = list[Row](), time.monotonic() + 60 * minutes * 0.75
     for name in names:
+        if time.monotonic() > ends:
+            print(f"{name} is left out: {minutes:g} minutes are nearly over", flush=True)
+            continue
         print(f"{name} ...", flush=True)
         try:
-            rows += PARTS[name](at)
+            found = ALL[name](at)
+            for row in found:  # at once: a later part may fail
+                print(f"  {row.name}: {figure(row.ours)} {row.unit}", flush=True)
+            rows += found
         except ModuleNotFoundError as error:
             print(f"{name} is left out: {error}", flush=True)
     return rows
@@ -243,10 +290,13 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="tests.benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="sizes for a test")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="NAME")
+    parser.add_argument("--first", action="store_true", help="what is tried first on a new machine, in ten minutes")
+    parser.add_argument("--data", default="", help="real images for --first, as npz:FILE")
+    parser.add_argument("--only", nargs="+", choices=ALL, metavar="NAME")
     asked = parser.parse_args(args)
-    at = Bench(torch.device(asked.device), SMALL if asked.small else Sizes())
-    rows = measure(at, asked.only)
+    at = Bench(torch.device(asked.device), SMALL if asked.small else Sizes(), asked.data)
+    usual = ["networks", *FIRST] if asked.first else list(PARTS)
+    rows = measure(at, asked.only or usual, FIRST_MINUTES if asked.first else math.inf)
     name = torch.cuda.get_device_name() if at.device.type == "cuda" else platform.machine()
     print(f"\n{name}, python {platform.python_version()}, torch {torch.__version__}\n\n{markdown(rows)}")
 

@@ -47,11 +47,13 @@ def defences(at: "Bench") -> list[Row]:
     from raybd.defences import DEFENCES
     from raybd.trials.config import ModelConfig, TrialConfig
 
-    data, rows = load("digits").to(at.device), []
+    data, rows = load("digits").to(at.device), list[Row]()
+    if at.small:
+        data = replace(data, train=data.train.take(torch.arange(300)), test=data.test.take(torch.arange(100)))
     for name in DEFENDED:
         defence = DEFENCES[name](**(CUT.get(name, {}) if at.small else {}))
         training = TrainConfig(epochs=2)
-        config = TrialConfig(train=training, defence=defence, validation=0.1, model=ModelConfig(width=0.25))
+        config = TrialConfig(train=training, defence=defence, validation=0.2, model=ModelConfig(width=0.25))
         metrics, seconds = _trial(config, data)
         said = f"digits, 2 epochs, {name}: accuracy {metrics['accuracy/clean']:.2f}"
         rows.append(Row(f"{said}, auroc {metrics['defence/auroc']:.2f}", seconds, None, 1, "s"))
@@ -206,7 +208,7 @@ def badnets(at: "Bench") -> list[Row]:
 
 
 def ranks(at: "Bench") -> list[Row]:
-    """One all_reduce by nccl (gloo on CPUs) of as many ranks as there are GPUs, and on GPUs batch norm over all of them."""
+    """One all_reduce by nccl (gloo on CPUs) of as many ranks as there are GPUs; on GPUs, batch norm over all."""
     count = torch.cuda.device_count() if at.device.type == "cuda" else 2
     context = torch.multiprocessing.get_context("spawn")
     with TemporaryDirectory() as folder:
