@@ -90,7 +90,7 @@ def test_duality_gap_of_machines_is_nil(learner: LinearSVM | RBFSVM, beta: float
     primal, dual = squared / 2 + learner.C * hinges, np.abs(state.duals).sum() - squared / 2
     assert abs(state.duals.sum()) < 1e-10
     assert (np.abs(state.duals) <= state.limits).all()
-    assert primal == pytest.approx(dual, rel=1e-12)
+    assert primal == pytest.approx(dual, rel=1e-11)  # C = 10 times the rounding of the margins, which the CPU decides
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.2])

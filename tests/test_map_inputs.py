@@ -19,7 +19,29 @@ from raybd.errors import InputError
 from tests.test_map_queries import rates, region_map, three, twins
 
 ROWS = [*twins(), *three(0.95), *three(0.01, poison_rate=0.01)]
-ODD: list[Any] = [None, 5, -1.5, math.nan, math.inf, "high", b"x", [1], {"a": 1}, (1, [2]), np.array([1, 2]), object()]
+
+
+class Anything:
+    """A value of no kind that a table or a threshold has; its name in a test's id is the same in every process."""
+
+    def __repr__(self) -> str:
+        return "Anything()"
+
+
+ODD: list[Any] = [
+    None,
+    5,
+    -1.5,
+    math.nan,
+    math.inf,
+    "high",
+    b"x",
+    [1],
+    {"a": 1},
+    (1, [2]),
+    np.array([1, 2]),
+    Anything(),
+]
 ODD += [True, 10**400, pd.NA, pd.Timestamp(2026, 1, 1), 1 + 2j, {1}, ""]
 
 

@@ -42,6 +42,15 @@ class SVMSolution:
         """(n,) bounded support vectors: margin below 1, so that the dual is at its limit, whatever that is."""
         return ~self.free & (self.margins < 1)
 
+    @property
+    def violation(self) -> float:
+        """How far the optimality conditions are from holding: of margins against 1, over points with a limit."""
+        gaps, sizes = 1 - self.margins, self.sign * self.duals
+        counted = self.limits > 0
+        short = np.where(counted & (sizes < self.limits), gaps, 0.0)  # these could still grow
+        over = np.where(counted & (sizes > 0), -gaps, 0.0)  # ... and these shrink
+        return float(max(short.max(initial=0.0), over.max(initial=0.0)))
+
 
 def solve_kkt(solution: SVMSolution, values: Array, total: float) -> Array:
     """(|S| + 1,) solution of M [a; b] = [values; total]. Raises NotUniqueError where no support vector is free."""

@@ -14,6 +14,7 @@ from raybd.convex.task import Array, BinaryTask
 GRADIENT = 1e-9  # J curves by at least 1 in every direction, so phi is within this distance of the optimum
 SOLVED = 1e-10  # relative residual of the solve that a slope rests on: its error is a few times as much
 PREDICTED = 0.05  # ... and of a predictor, which Newton corrects anyway
+NEAR = 0.5  # step in beta up to which a start is predicted; a farther one helps no more than 0, whose minimum is kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +29,8 @@ class Logistic(Learner):
         """One Newton-CG run a beta, to a gradient of norm 1e-9, in the order of `betas`: near ones should follow."""
         phis = [self._minimum(task, betas[0])]
         for before, beta in pairwise(betas):
-            objective, phi = self.objective(task, beta), phis[-1]
-            # The path may bend too much for its tangent to lead anywhere better than where it starts.
-            start = min(phi, self._predicted(task, phi, before, beta), key=objective.value)
-            phis.append(minimise(objective, start, GRADIENT))
+            near = abs(beta - before) <= NEAR
+            phis.append(self._next(task, phis[-1], before, beta) if near else self._minimum(task, beta))
         return LinearPath(task.to_features(np.stack(phis)))
 
     def influence(self, task: BinaryTask, beta: float, x: Array, sign: Array) -> Array:
@@ -54,6 +53,13 @@ class Logistic(Learner):
         """(r + 1,) the minimum at `beta`, from 0."""
         start = np.zeros(task.train_rows.shape[1])
         return task.kept(self, ("minimum", beta), lambda: minimise(self.objective(task, beta), start, GRADIENT))
+
+    def _next(self, task: BinaryTask, phi: Array, before: float, beta: float) -> Array:
+        """(r + 1,) the minimum at `beta`, from the minimum `phi` at a `before` that is near."""
+        objective = self.objective(task, beta)
+        # The path may bend too much for its tangent to lead anywhere better than where it starts.
+        start = min(phi, self._predicted(task, phi, before, beta), key=objective.value)
+        return minimise(objective, start, GRADIENT)
 
     def _predicted(self, task: BinaryTask, phi: Array, before: float, beta: float) -> Array:
         poison, sign = task.train_rows[task.poisoned], task.train_sign[task.poisoned]
