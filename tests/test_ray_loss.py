@@ -93,8 +93,8 @@ def test_a_sweep_whose_ray_is_killed_keeps_what_has_finished(started: Started, t
     killed = time.monotonic()
     said = driver.communicate(timeout=120)[0]
     assert driver.returncode == 1, said
-    assert time.monotonic() - killed < 100  # 25 on a quiet machine
-    assert f"\nthe Ray at {started.address} has gone away: no answer for 20 s\n" in said
+    assert time.monotonic() - killed < 100  # 15 on a quiet machine
+    assert f"\nthe Ray at {started.address} has gone away: its node on this machine has died\n" in said
     done = finished(tmp_path)
     assert 1 <= done < 8
     assert f"{done} trials finished, 0 had finished before" in said

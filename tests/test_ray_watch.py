@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -76,6 +77,22 @@ def test_a_head_that_only_raises_has_gone_away_and_one_that_recovers_has_not() -
 def test_a_node_that_died_is_a_ray_that_has_gone_away(nodes: list[dict[str, Any]]) -> None:
     with pytest.raises(LostRayError, match="its node on this machine has died"):
         RayWatch("h:1", "here", lambda: nodes).call(FOREVER.wait, print)
+
+
+def test_a_raylet_that_has_ended_is_noticed_although_the_head_still_calls_its_node_alive() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as raylet:
+        watch = RayWatch("h:1", "here", lambda: NODES, raylet.getsockname())
+        assert watch.call(lambda: time.sleep(0.3) or 3, print) == 3
+    with pytest.raises(LostRayError, match="its node on this machine has died"):
+        watch.call(lambda: time.sleep(2), print)
+    watch.close()
+
+
+def test_a_raylet_that_does_not_answer_has_not_ended() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as raylet:  # nobody accepts: connections time out
+        watch = RayWatch("h:1", "here", lambda: NODES, raylet.getsockname())
+        assert watch.call(lambda: time.sleep(0.3) or 3, print) == 3
+        watch.close()
 
 
 def test_a_process_that_was_stopped_has_lost_nothing(watch: RayWatch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """RayWatch: does what waits for Ray in a thread, so that signals and the loss of Ray are noticed meanwhile."""
 
+import socket
 import time
 from collections.abc import Callable
 from threading import Event, Thread
@@ -21,17 +22,22 @@ class RayWatch:
     """Whether the connected Ray is there: its head answers, and this machine's node is alive.
 
     Without it the driver waits for as long as a minute and is ended by Ray without a word (a head that has gone), or
-    waits for ever (a node that has gone).
+    waits for ever (a node that answers nothing). A raylet that has ended refuses connections at once; 10 to 15 seconds
+    later the head calls its node dead, and then Ray ends this process, which cannot write to the node's object store.
     """
 
-    def __init__(self, address: str, node: str, nodes: Callable[[], list[dict[str, Any]]] = ray.nodes) -> None:
-        """`address` of the head, identifier of this machine's `node`, and what a thread asks: all nodes."""
-        self._address, self._node, self._nodes = address, node, nodes
-        self._answers, self._dead, self._closed = (
-            0,
-            0,
-            Event(),
-        )  # answers, and the last of them in a row without the node
+    def __init__(
+        self,
+        address: str,
+        node: str,
+        nodes: Callable[[], list[dict[str, Any]]] = ray.nodes,
+        raylet: tuple[str, int] | None = None,
+    ) -> None:
+        """`address` of the head, identifier of this machine's `node`, what a thread asks: all nodes; and host and port
+        of the node's `raylet`, None where they are not known."""
+        self._address, self._node, self._nodes, self._raylet = address, node, nodes, raylet
+        self._answers, self._dead, self._refused = 0, 0, 0  # answers; the last in a row without the node; refusals
+        self._closed = Event()
         self._seen, self._silence, self._polled, self._hurried = 0, 0.0, time.monotonic(), False
         Thread(target=self._ask, daemon=True).start()
 
@@ -39,7 +45,9 @@ class RayWatch:
     def of_connected(cls) -> "RayWatch":
         """A watch on the Ray that this process is connected to."""
         context = ray.get_runtime_context()
-        return cls(context.gcs_address, context.get_node_id())
+        node = context.get_node_id()
+        raylets = ((one["NodeManagerAddress"], one["NodeManagerPort"]) for one in ray.nodes() if one["NodeID"] == node)
+        return cls(context.gcs_address, node, raylet=next(raylets, None))
 
     def close(self) -> None:
         """Stop asking."""
@@ -56,7 +64,8 @@ class RayWatch:
         self._polled = now
         self._silence = 0.0 if self._answers > self._seen else self._silence + passed
         self._seen = self._answers
-        if self._dead > 1:
+        self._refused = self._refused + 1 if self._refuses() else 0
+        if max(self._dead, self._refused) > 1:
             raise LostRayError(f"the Ray at {self._address} has gone away: its node on this machine has died")
         patience = min(HURRIED_SECONDS, SILENT_SECONDS) if self._hurried else SILENT_SECONDS
         if self._silence > patience:
@@ -80,6 +89,16 @@ class RayWatch:
                 doing.thread.join(POLL_SECONDS)
                 self.check()
         return doing.value()
+
+    def _refuses(self) -> bool:
+        """Whether nobody listens where this machine's raylet did."""
+        if self._raylet is None:
+            return False
+        try:
+            socket.create_connection(self._raylet, POLL_SECONDS).close()
+        except OSError as error:  # another one than a refusal: it may be busy, or stopped
+            return isinstance(error, ConnectionRefusedError)
+        return False
 
     def _ask(self) -> None:
         while not self._closed.wait(ASK_SECONDS):
