@@ -2,7 +2,9 @@
 
 import os
 import signal
+import threading
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -19,6 +21,8 @@ from raybd.training import TrainConfig
 from raybd.trials.config import TrialConfig
 from raybd.trials.run import run_trial
 from raybd.types import Data
+from raybd.utils import locks
+from raybd.utils.locks import heartbeat_thread
 
 
 class Slow(nn.Module):
@@ -84,3 +88,22 @@ def test_the_authors_estimator_calls_its_heartbeat_at_every_batch(monkeypatch: p
     x = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8)
     trained_critics.published_estimates(model, x, {"g": torch.arange(64)}, 0, lambda: heartbeats.append(1))
     assert len(heartbeats) == 2 * (1 + 5 * few["XT"].batches(64))
+
+
+def test_a_heartbeat_thread_holds_nothing_once_the_work_has_ended() -> None:
+    """Else a process may end while that thread frees the data, and is aborted."""
+    for _ in range(20):
+        data = nn.Linear(1, 1)
+        freed = weakref.ref(data)
+        with heartbeat_thread(lambda kept=data: None, every=60):
+            del data
+        assert freed() is None
+
+
+def test_a_heartbeat_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "JOIN", 0.1)
+    begun, over = threading.Event(), threading.Event()
+    with heartbeat_thread(lambda: (begun.set(), over.wait(60)), every=0.01):
+        assert begun.wait(30)
+    assert not over.is_set()
+    over.set()

@@ -8,11 +8,16 @@ from threading import Event, Thread
 from filelock import FileLock, Timeout
 
 POLL = 1.0  # seconds between two heartbeats of a process that waits for a lock
+JOIN = 1.0  # seconds for a heartbeat that is under way when the work has ended; it may hang in a network
 
 
 @contextmanager
 def heartbeat_thread(heartbeat: Callable[[], None], every: float = 30.0) -> Iterator[None]:
-    """A thread that calls `heartbeat` every so many seconds; exceptions that it raises are ignored."""
+    """A thread that calls `heartbeat` every so many seconds; exceptions that it raises are ignored.
+
+    It has ended when the work has: else it might be the last to hold a tensor, and a process that ends while another
+    thread frees one is aborted by C++.
+    """
     done = Event()
 
     def work() -> None:
@@ -20,11 +25,13 @@ def heartbeat_thread(heartbeat: Callable[[], None], every: float = 30.0) -> Iter
             with suppress(Exception):
                 heartbeat()
 
-    Thread(target=work, daemon=True).start()
+    thread = Thread(target=work, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         done.set()
+        thread.join(JOIN)
 
 
 @contextmanager
