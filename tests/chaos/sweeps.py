@@ -43,10 +43,10 @@ class Verdict:
 
 
 class Sweep:
-    """The sweep of `trials` trials in `folder`."""
+    """The sweep of `trials` trials in `folder`; no wait for it is longer than until `end`, by the monotonic clock."""
 
-    def __init__(self, folder: Path, trials: int) -> None:
-        self.folder, self.trials = folder, trials
+    def __init__(self, folder: Path, trials: int, end: float) -> None:
+        self.folder, self.trials, self.end = folder, trials, end
         self.store = folder / "mlflow.db"
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -64,9 +64,17 @@ class Sweep:
         """What the last driver has said."""
         return (self.folder / "said.txt").read_text()
 
+    def wait(self, driver: subprocess.Popen[str], seconds: float) -> int | None:
+        """The exit status of the driver; None where it had not ended in time, and was killed."""
+        try:
+            return driver.wait(max(1.0, min(seconds, self.end - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            os.killpg(driver.pid, signal.SIGKILL)
+            return None
+
     def wait_for_trials(self, driver: subprocess.Popen[str]) -> None:
         """Wait until a trial has written an epoch."""
-        end = time.monotonic() + FIRST
+        end = min(time.monotonic() + FIRST, self.end)
         while driver.poll() is None and time.monotonic() < end:
             if any(path.stat().st_size for path in self.folder.glob("results/ib/trials/*/history.jsonl")):
                 return
@@ -74,11 +82,8 @@ class Sweep:
 
     def finish(self) -> list[str]:
         """Run the command again, undisturbed, until it has ended; what was wrong with that."""
-        driver = self.start("--inline")
-        try:
-            status = driver.wait(LAST)
-        except subprocess.TimeoutExpired:
-            os.killpg(driver.pid, signal.SIGKILL)
+        status = self.wait(self.start("--inline"), LAST)
+        if status is None:
             return ["the rerun took too long"]
         return [f"the rerun ended with {status}"] * bool(status)
 
