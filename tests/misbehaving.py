@@ -236,6 +236,16 @@ def rank_stops(shape: tuple[int, int, int], classes: int) -> nn.Module:
         if step == 30:
             _fault_begins()
             os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(1000)  # its watchdog lets it go on for its stacks
+
+    return Net(shape, classes, _on_rank_1(act))
+
+
+def rank_hangs(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    def act(step: int) -> None:
+        if step == 30:
+            _fault_begins()
+            time.sleep(1000)
 
     return Net(shape, classes, _on_rank_1(act))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raybd.errors import InputError
-from raybd.execution.data_parallel import new_mark, release, run_on_ranks
+from raybd.execution.data_parallel import _failed_outcome, new_mark, release, run_on_ranks
 from raybd.execution.object_store import pack_data
 from raybd.execution.outcome import Outcome
 from raybd.execution.plan import SweepPlan, plan_sweep
@@ -19,7 +19,7 @@ from raybd.execution.sweep import local_executor, ray_executor, run_sweep
 from raybd.training import TrainConfig
 from raybd.trials.config import TrialConfig
 from raybd.trials.model import ModelConfig
-from raybd.trials.records import Record
+from raybd.trials.records import FINISHED, Record
 
 pytestmark = pytest.mark.ray
 CONFIG = TrialConfig(train=TrainConfig(epochs=4, workers=2), poison_rate=0.1)
@@ -104,19 +104,33 @@ def test_a_rank_that_raises_is_the_trial_s_failure_and_so_is_a_loss_that_is_no_n
     assert "DivergedError" in record.traceback
 
 
-@pytest.mark.calibration  # two attempts, half a minute each
+@pytest.mark.calibration  # three attempts, half a minute each
 def test_a_rank_that_is_killed_or_stopped_is_the_trial_s_failure(flags: Path) -> None:
-    attempts = Attempts(flags, [own("rank_dies"), own("rank_stops")], stall_seconds=8.0)
-    outcome, seconds, record = attempts.run(0)
-    assert outcome.error == record.error
-    assert outcome.error.startswith("rank 1 of 2 died: ")
-    assert "gloo" not in outcome.error
-    assert seconds < 60  # 30 on quiet cores
-    outcome, seconds, record = attempts.run(1)
+    """One that is stopped, by its own watchdog; for one that hangs rank 0's ends the attempt."""
+    attempts = Attempts(flags, [own("rank_dies"), own("rank_stops"), own("rank_hangs")], stall_seconds=8.0)
+    for number in range(2):
+        outcome, seconds, record = attempts.run(number)
+        assert outcome.error == record.error
+        assert outcome.error.startswith("rank 1 of 2 died: ")
+        assert "gloo" not in outcome.error
+        assert seconds < 60  # 30 on quiet cores
+    outcome, seconds, record = attempts.run(2)
     assert outcome.error == record.error == "hung: no heartbeat for 8 s"
     assert "raybd/training/data_parallel.py" in record.traceback  # where rank 0 waited
     assert seconds < 60
     assert outcome.retryable
+
+
+def test_a_rank_that_dies_after_rank_0_has_finished_the_trial_is_no_failure(tmp_path: Path) -> None:
+    plan = planned(tmp_path, [CONFIG])
+    setup = TrialSetup("p", plan.folder, plan.store.address)
+    metrics = {"accuracy/clean": 0.9, "accuracy/robust": 0.9, "attack_success": 0.1}
+    of_config = {"key": CONFIG.key, "label": CONFIG.label, "config": CONFIG.to_dict(), "params": CONFIG.params}
+    record = Record(**of_config, status=FINISHED, metrics=metrics)
+    died = {1: RuntimeError("its worker process has died")}
+    assert _failed_outcome(CONFIG, setup, died).error.startswith("rank 1 of 2 died")
+    plan.folder.trial(CONFIG.key).write(record)
+    assert _failed_outcome(CONFIG, setup, died).finished
 
 
 def test_workers_that_do_not_fit_are_refused(flags: Path) -> None:

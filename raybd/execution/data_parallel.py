@@ -23,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
-from raybd.execution.attempt import NOT_RETRYABLE, on_device, run_attempt
+from raybd.execution.attempt import NOT_RETRYABLE, finished_on_disk, on_device, run_attempt
 from raybd.execution.memory import hide_gpus, is_out_of_memory, skip_triton_import
 from raybd.execution.object_store import unpack_data
 from raybd.execution.outcome import Outcome
@@ -169,6 +169,8 @@ def _train(work: _Work) -> None:
 
 def _failed_outcome(config: TrialConfig, setup: TrialSetup, failures: dict[int, Exception]) -> Outcome:
     """The outcome of an attempt in which the ranks in `failures` failed, by the one that has the cause."""
+    if finished := finished_on_disk(setup.folder.trial(config.key), setup):  # before another rank died
+        return finished
     known = {rank: error for rank, error in failures.items() if not (isinstance(error, RankError) and error.lost)}
     rank, error = min((known or failures).items())
     who = f"rank {rank} of {config.train.workers}"
