@@ -61,10 +61,10 @@ class CoversNothing(Good):
 
 @dataclass(frozen=True, kw_only=True)
 class ForgetsASetting(Good):
-    by: list[float] = None  # type: ignore[assignment]
+    by: int = 40
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "by", [40.0])
+        object.__setattr__(self, "by", self.by + 1)  # what is built from the record is another attack
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         return x + 40

@@ -107,7 +107,7 @@ def test_common_options_reach_the_trials() -> None:
         (["--poison-rates", "1.5"], "--poison-rates must be in [0, 1], got 1.5"),
         (["--poison-rates", "0.0001"], "poison rate 0.0001 of 1297 images poisons nobody"),
         (["--target", "10"], "target 10 is no class (allowed: 0 to 9)"),
-        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--seeds", "0"], "--seeds must be in [1, 1e+06], got 0"),
         (["--weight-decays", "-1"], "--weight-decays must be at least 0 and finite, got -1"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--learning-rates", "0"], "--learning-rates must be above 0 and finite, got 0"),

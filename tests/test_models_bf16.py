@@ -59,6 +59,8 @@ def test_every_model_has_one_such_convolution_and_it_is_the_first(name: str) -> 
     assert [type(module) is Float32Conv2d for module in convolutions] == [True] + [False] * (len(convolutions) - 1)
     seen: list[tuple[torch.dtype, torch.dtype]] = []
     convolutions[0].register_forward_hook(lambda _, x, out: seen.append((x[0].dtype, out.dtype)))
+    predict(model, torch.zeros((2, *shape_of(model)), dtype=torch.uint8), BF16)  # counts its activations beforehand
+    seen.clear()
     predict(model, torch.zeros((2, *shape_of(model)), dtype=torch.uint8), BF16)
     assert seen == [(torch.float32, torch.bfloat16)]
 

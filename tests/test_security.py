@@ -18,7 +18,7 @@ from raybd.cli import main as command
 from raybd.command_line.command import main
 from raybd.data import load
 from raybd.errors import InputError, public
-from raybd.tracking import client, uploads
+from raybd.tracking import uploads
 from raybd.tracking.store import Address
 from raybd.training import Checkpoint
 from raybd.trials.records import FINISHED, Record, SweepFolder, check_name
@@ -158,7 +158,7 @@ def test_a_sweep_keeps_no_password(
     """A whole sweep with a URI that has one; what answers under it is a file."""
     monkeypatch.chdir(tmp_path)
     store = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(client, "MlflowClient", lambda tracking_uri: store)
+    monkeypatch.setattr(mlflow, "MlflowClient", lambda tracking_uri: store)
     preset = PRESETS["quick"].replace(attacks=("badnets",), metrics=("stealth",), noise=0.0, seeds=1, epochs=(1,))
     args = "--inline --poison-rates 0.05 --weight-decays 5e-4 --widths 0.5 --name kept".split()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raybd.types import Images, coerce_floats
-from raybd.utils.constraints import NonNegative, violations
+from raybd.utils.constraints import NonNegative, mistyped, violations
 
 CHUNK = 2**20  # values stamped at once: a float copy that stays in the cache is ten times as fast
 Shape = tuple[int, int, int]  # (C, H, W)
@@ -120,13 +120,18 @@ class Attack(ABC):
     @final
     def check(self, shape: Shape, classes: int) -> list[str]:
         """Every reason why this attack cannot run on images of `shape` with `classes` classes."""
-        found = violations(self)  # of other types no more can be told
-        if not found and not 0 <= self.target < classes:
+        found = violations(self)
+        if not mistyped(self):  # of other types no more can be told
+            found += self._label_problems(classes) + self.problems(shape, classes)
+        return [f"{type(self).__name__}: {problem}" for problem in found]
+
+    def _label_problems(self, classes: int) -> list[str]:
+        found = []
+        if not 0 <= self.target < classes:
             found.append(f"target {self.target} is no class (allowed: 0 to {classes - 1})")
         if self.clean_label and self.labels == "all_to_all":
             found.append("a clean-label attack leaves labels alone: labels must be all_to_one")
-        found += [] if violations(self) else self.problems(shape, classes)
-        return [f"{type(self).__name__}: {problem}" for problem in found]
+        return found
 
     @final
     def wanted(self, y: Tensor, classes: int, rng: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raybd.training import Checkpoint, Epoch, TrainConfig
 from raybd.types import Images, coerce_floats
-from raybd.utils.constraints import violations
+from raybd.utils.constraints import mistyped, violations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,5 +71,5 @@ class Defence(ABC):
     @final
     def check(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Every reason why this defence cannot be used on such images, settings out of their range among them."""
-        found = violations(self) or self.problems(shape, classes)
+        found = violations(self) + ([] if mistyped(self) else self.problems(shape, classes))
         return [f"{type(self).__name__}: {problem}" for problem in found]
