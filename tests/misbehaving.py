@@ -37,9 +37,14 @@ def _first_time(what: str) -> bool:
 
 
 def _hang() -> None:
-    """Hang, and leave a file that says so in the folder RAYBD_TEST_FLAGS."""
-    (Path(os.environ["RAYBD_TEST_FLAGS"]) / "hanging").touch()
-    time.sleep(1000)
+    """Hang once the trial has begun, and leave a file that says so in the folder RAYBD_TEST_FLAGS.
+
+    Networks are built and tried when a sweep is planned, too; the test leaves the file `begun` afterwards.
+    """
+    folder = Path(os.environ["RAYBD_TEST_FLAGS"])
+    if (folder / "begun").exists():
+        (folder / "hanging").touch()
+        time.sleep(1000)
 
 
 def healthy(shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -263,12 +268,14 @@ def diverges(shape: tuple[int, int, int], classes: int) -> nn.Module:
 def waits_for_company(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Its first step waits until three others have begun, and notes when it trained and on which GPU."""
 
+    import ray
+
     folder, name = Path(os.environ["RAYBD_TEST_FLAGS"]) / "company", uuid.uuid4().hex
 
     def act(step: int) -> None:
         folder.mkdir(exist_ok=True)
         with (folder / name).open("a") as file:
-            file.write(f"{time.time()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+            file.write(f"{time.time()} {ray.get_runtime_context().get_accelerator_ids()['GPU'][0]}\n")
         deadline = time.monotonic() + 120
         while step == 1 and len(list(folder.iterdir())) < 4 and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -86,6 +86,7 @@ def test_a_hang_is_ended_wherever_it_is(place: str, tmp_path: Path) -> None:
     """In a child of this process, which the watchdog may end; until the hang, a slow machine is no reason to."""
     a = plan_sweep("s", [own(place)], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
     [config], folder = a.todo, a.folder.trial(a.todo[0].key)
+    (tmp_path / "begun").touch()
     if not (child := os.fork()):
         hanging = tmp_path / "hanging"
         with (
