@@ -18,7 +18,7 @@ from raybd.data.split import stratified
 from raybd.defences.base import Access, Defence, TrainingContext
 from raybd.defences.cost import counted
 from raybd.errors import DivergedError, InputError
-from raybd.models.batch_size import batch_size, halved
+from raybd.models.batch_size import batch_size, batched
 from raybd.seeds import forked_rng, stream
 from raybd.training import Epoch, Ranks, augment, fit, learning_rate, prepare
 from raybd.types import Images
@@ -177,11 +177,8 @@ def accuracy(model: nn.Module, clean: Images, context: TrainingContext) -> float
     model.eval()
     size = batch_size(model, clean.x, 512)
     with torch.no_grad():
-        right = [
-            halved(lambda some: model(prepare(some, context.train_config)).argmax(1), x) == y
-            for x, y in zip(clean.x.split(size), clean.y.split(size), strict=True)
-        ]
-    return float(torch.cat(right).float().mean())
+        given = batched(lambda some: model(prepare(some, context.train_config)).argmax(1), clean.x, size=size)
+    return float((given == clean.y).float().mean())
 
 
 @contextmanager

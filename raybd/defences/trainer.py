@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from raybd.defences.base import TrainingContext
 from raybd.defences.cost import Cost
 from raybd.errors import DivergedError
-from raybd.models.batch_size import batch_size, halved
+from raybd.models.batch_size import batch_size, batched
 from raybd.pixels import batches_of
 from raybd.seeds import derive, stream
 from raybd.training import augment, autocast, in_batches, learning_rate, memory_format, optimizer_of, prepare
@@ -98,12 +98,13 @@ def losses_of(model: nn.Module, images: Images, context: TrainingContext) -> Ten
 def logits_of(model: nn.Module, x: Tensor, context: TrainingContext) -> Tensor:
     """(N, K) float32 of the bytes `x` (N, C, H, W), in evaluation mode."""
     model.eval()
-    parts = []
-    for part in x.split(batch_size(model, x, 512)):
+
+    def logits(some: Tensor) -> Tensor:
         with autocast(context.train_config, x.device):
-            parts.append(halved(lambda some: model(prepare(some, context.train_config)).float(), part))
-        context.heartbeat()
-    return torch.cat(parts)
+            found: Tensor = model(prepare(some, context.train_config)).float()
+        return found
+
+    return batched(logits, x, size=batch_size(model, x, 512), heartbeat=context.heartbeat)
 
 
 def lowest(values: Tensor, count: int) -> Tensor:

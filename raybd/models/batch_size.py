@@ -44,8 +44,19 @@ def by_image(function: Callable[..., Tensor], *columns: Tensor, copies: int) -> 
     `copies`: of an image in double precision, that live at once in the function.
     """
     size = _within_budget(columns[0].device, 8 * copies * columns[0][:1].numel(), len(columns[0]))
-    parts = zip(*(column.split(size) for column in columns), strict=True)
-    return torch.cat([halved(function, *part) for part in parts])
+    return batched(function, *columns, size=size)
+
+
+def batched(
+    function: Callable[..., Tensor], *columns: Tensor, size: int, heartbeat: Callable[[], None] = lambda: None
+) -> Tensor:
+    """`function(*columns)`, a row for each row of `columns` (N, ...), of `size` of these at a time, or of fewer where
+    the memory is too small for that; `heartbeat` is called after each batch."""
+    found = []
+    for part in zip(*(column.split(size) for column in columns), strict=True):
+        found.append(halved(function, *part))
+        heartbeat()
+    return torch.cat(found)
 
 
 def halved(function: Callable[..., Tensor], *columns: Tensor) -> Tensor:

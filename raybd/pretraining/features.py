@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.models import Classifier
-from raybd.models.batch_size import batch_size, halved
+from raybd.models.batch_size import batch_size, batched
 from raybd.pretraining.encoder_cache import encoder_weights
 from raybd.pretraining.extractors import PREFIX, FrozenEncoder, UserFunction, torchvision_encoder
 from raybd.pretraining.feature_files import SUFFIXES, read_features
@@ -83,15 +83,12 @@ def embed(function: Extractor, x: Tensor, heartbeat: Heartbeat = lambda: None) -
     """
     if isinstance(function, nn.Module):
         function.eval().to(x.device)
-    parts, size = [], CHUNK
+    size = CHUNK
     if isinstance(function, Classifier):
         size = batch_size(function, x, CHUNK)
     elif isinstance(function, FrozenEncoder):
         size = batch_size(function.classifier, function.like(x), CHUNK)
-    for part in x.split(size):
-        parts.append(halved(lambda some: _part(function, some).float(), part))
-        heartbeat()
-    return torch.cat(parts)
+    return batched(lambda some: _part(function, some).float(), x, size=size, heartbeat=heartbeat)
 
 
 def _part(function: Extractor, x: Tensor) -> Tensor:

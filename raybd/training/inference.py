@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from raybd.models.batch_size import batch_size, halved
+from raybd.models.batch_size import batch_size, batched
 from raybd.training.batches import autocast, prepare
 from raybd.training.config import TrainConfig
 
@@ -16,9 +16,7 @@ def predict(model: nn.Module, x: Tensor, train_config: TrainConfig) -> Tensor:
     model.eval()
     size = batch_size(model, x, _predicted_at_once(x))
     with autocast(train_config, x.device):
-        return torch.cat(
-            [halved(lambda some: model(prepare(some, train_config)).float(), part) for part in x.split(size)]
-        )
+        return batched(lambda some: model(prepare(some, train_config)).float(), x, size=size)
 
 
 def _predicted_at_once(x: Tensor) -> int:

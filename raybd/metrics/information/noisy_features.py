@@ -1,13 +1,14 @@
 """Features T, the pooled last block, of images in a network with internal noise."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.models import Classifier
-from raybd.models.batch_size import batch_size, halved
+from raybd.models.batch_size import batch_size, batched
 from raybd.models.noise import shared_noise, without_noise
 from raybd.seeds import stream
 
@@ -59,7 +60,7 @@ def noiseless_features(model: Classifier, x: Tensor) -> Tensor:
     """Features T (M, D) of the bytes `x` (M, C, H, W) with every noise at 0."""
     with without_noise():
         size = batch_size(model, x, ROWS.get(x.device.type, 256))
-        return torch.cat([halved(lambda some: _features(model, some), part) for part in x.split(size)])
+        return batched(partial(_features, model), x, size=size)
 
 
 def _features(model: Classifier, x: Tensor) -> Tensor:

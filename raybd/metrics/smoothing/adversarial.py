@@ -3,12 +3,14 @@
 Gradients are taken of a sum over the images by torch.autograd.grad: no parameter gets a .grad.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.metrics.smoothing.controls import at_distance
-from raybd.models.batch_size import batch_size, halved
+from raybd.models.batch_size import batch_size, batched
 
 STEPS = 40
 REACH = 2.5  # all steps together, in radii: enough to leave the start and turn
@@ -45,8 +47,7 @@ def universal(model: nn.Module, clean: Tensor, wanted: Tensor, length: float) ->
 def input_gradient(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
     """The gradient (N, C, H, W) of each image's cross-entropy (nats) in its pixels."""
     size = batch_size(model, x, len(x), gradients=True)
-    parts = zip(x.split(size), label.split(size), strict=True)
-    return torch.cat([halved(lambda some, of: _gradient(model, some, of), *part) for part in parts])
+    return batched(partial(_gradient, model), x, label, size=size)
 
 
 def _gradient(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:

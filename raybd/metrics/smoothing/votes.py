@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from raybd.metrics.smoothing.network import Logits, inference_network
 from raybd.metrics.smoothing.noise import block_size, noise
-from raybd.models.batch_size import batch_size, halved
+from raybd.models.batch_size import batch_size, batched
 
 MAX_PIXELS_CPU = 2**17  # pixels of a batch on a CPU: a small network's activations still fit its cache
 MAX_BATCH_CPU = 512  # images of a batch on a CPU
@@ -77,7 +77,7 @@ def count_votes(
     network = inference_network(model, flat[:CHECKED])
     with torch.inference_mode():
         at_once = batch or batch_size(model, images, most_images(images))
-        noiseless = torch.cat([halved(network, part) for part in flat.split(at_once)])
+        noiseless = batched(network, flat, size=at_once)
         rows = torch.arange(len(flat) * len(sigmas))  # on the CPU: the device is waited for once a look
         state = _VoteState(
             network=network,
@@ -123,7 +123,7 @@ def _vote(state: _VoteState, part: Tensor, block: int, inside: slice) -> None:
     part, variant, sigma, point, which = (index.to(device) for index in (part, variant, sigma, point, which))
     scale = state.sigmas[sigma].view(-1, 1, 1, 1, 1)
     x = torch.addcmul(state.images[variant, point][:, None], scale, z.to(state.images.dtype)[which])
-    logits = torch.cat([halved(state.network, part) for part in x.flatten(0, 1).split(state.batch)])
+    logits = batched(state.network, x.flatten(0, 1), size=state.batch)
     classes, draws = logits.shape[1], x.shape[1]
     label = logits.argmax(1).view(-1, draws) + part[:, None] * classes
     state.votes.view(-1).index_add_(0, label.flatten(), torch.ones_like(label).flatten())

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.models.batch_size import batch_size, halved
+from raybd.models.batch_size import batch_size, batched
 from raybd.utils.statistics import auroc
 
 BLENDS = 32  # clean images that each image is blended with
@@ -25,7 +25,7 @@ def strip_entropy(model: nn.Module, x: Tensor, others: Tensor) -> Tensor:
 
 def _entropy(model: nn.Module, x: Tensor, others: Tensor, size: int) -> Tensor:
     blends = (x[:, None] + others[None]).clamp_max(1)
-    logits = torch.cat([halved(model, part) for part in blends.flatten(0, 1).split(size)])
+    logits = batched(model, blends.flatten(0, 1), size=size)
     chance = logits.float().softmax(1)
     entropy: Tensor = torch.special.entr(chance).sum(1)
     return entropy.view(len(x), -1).mean(1)
@@ -51,4 +51,4 @@ def training_losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     def losses(some: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(model(some.float() / 255).float(), labels, reduction="none")
 
-    return torch.cat([halved(losses, *part) for part in zip(x.split(size), y.split(size), strict=True)])
+    return batched(losses, x, y, size=size)

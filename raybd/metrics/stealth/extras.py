@@ -3,13 +3,14 @@
 import importlib
 import importlib.util
 import warnings
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.errors import InputError
-from raybd.models.batch_size import batch_size, halved
+from raybd.models.batch_size import batch_size, batched
 
 PACKAGES = {"hessian": "curvlinops-for-pytorch", "lpips": "lpips"}
 MODULES = {"hessian": "curvlinops", "lpips": "lpips"}
@@ -56,8 +57,7 @@ def lpips(clean: Tensor, triggered: Tensor) -> Tensor:
     except OSError as error:
         raise InputError(f"stealth_full: the weights of lpips cannot be downloaded: {error}") from error
     with torch.inference_mode():
-        parts = zip(clean.split(LPIPS_AT_ONCE), triggered.split(LPIPS_AT_ONCE), strict=True)
-        return torch.cat([halved(lambda one, other: _distances(distance, one, other), *part) for part in parts])
+        return batched(partial(_distances, distance), clean, triggered, size=LPIPS_AT_ONCE)
 
 
 def _distances(network: nn.Module, clean: Tensor, triggered: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.models.batch_size import batch_size, halved
+from raybd.models.batch_size import batch_size, batched
 
 BATCH = 256  # at most
 Objective = Callable[[Tensor, Tensor], Tensor]  # logits (N, K), labels (N,) -> (N,)
@@ -27,8 +27,7 @@ def margin(logits: Tensor, label: Tensor) -> Tensor:
 def gradient_norms(model: nn.Module, x: Tensor, label: Tensor, objective: Objective) -> Tensor:
     """(N,) L2 norm of d objective / d x at each of `x` (N, C, H, W) in [0, 1]; `model` in evaluation mode."""
     size = batch_size(model, x, BATCH, gradients=True)
-    parts = zip(x.split(size), label.split(size), strict=True)
-    return torch.cat([halved(lambda some, of: _norms(model, some, of, objective), *part) for part in parts])
+    return batched(lambda some, of: _norms(model, some, of, objective), x, label, size=size)
 
 
 def _norms(model: nn.Module, x: Tensor, label: Tensor, objective: Objective) -> Tensor:

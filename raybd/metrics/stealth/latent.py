@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raybd.models import Classifier
-from raybd.models.batch_size import batch_size, halved
+from raybd.models.batch_size import batch_size, batched
 from raybd.utils.statistics import auroc
 
 FOLDS = 5
@@ -24,7 +24,7 @@ def latent_features(model: nn.Module, x: Tensor, batch: int = 512) -> Values:
         return found.float()
 
     size = batch_size(model, x, batch)
-    found: Values = torch.cat([halved(read, part) for part in x.split(size)]).cpu().double().numpy()
+    found: Values = batched(read, x, size=size).cpu().double().numpy()
     return found
 
 
