@@ -12,6 +12,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), o
 import pytest
 import torch
 
+from raybd.errors import InputError
+from raybd.models import sketch_model
+from raybd.models.base import Shape
 from raybd.types import Data, Images
 
 
@@ -68,3 +71,14 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def check_model(
+    name: str, shape: Shape, classes: int, width: float = 1.0, depth: int | None = None, noise: float = 0.0
+) -> list[str]:
+    """Every problem that `build_model` would raise, found without weights."""
+    try:
+        sketch_model(name, shape, classes, width=width, depth=depth, noise=noise)
+    except InputError as error:
+        return error.problems
+    return []

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.errors import InputError
-from raybd.models import MODELS, Classifier, build_model, check_model
+from raybd.models import MODELS, Classifier, build_model
 from raybd.models.base import scale_channels
 from raybd.models.resnet import BasicBlock, PreActBlock, ResNet
+from tests.conftest import check_model
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)]
 TORCHVISION = ["torchvision:mobilenet_v3_small", "torchvision:resnet18"]

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.errors import InputError
-from raybd.models import Classifier, build_model, check_model
+from raybd.models import Classifier, build_model
 from raybd.models.noise import NoisyReLU, add_noise, shared_noise, without_noise
 from raybd.models.resnet import BasicBlock, PreActBlock
 from raybd.models.small_cnn import SmallCnn
 from raybd.seeds import forked_rng
+from tests.conftest import check_model
 
 SITES = {"small_cnn": 3, "resnet18": 16, "preact_resnet18": 16, "torchvision:vgg11_bn": 8}
 OWN = [name for name in SITES if ":" not in name]

@@ -15,13 +15,13 @@ from raybd.data import check_name
 from raybd.defences import DEFENCES
 from raybd.errors import InputError
 from raybd.metrics import METRICS
-from raybd.models import check_model
 from raybd.plugins import assignments, describe, parse
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.validate import problems
 from raybd.types import Data
 from raybd.utils.constraints import violations
 from sweeps.ib import PRESETS
+from tests.conftest import check_model
 
 BOUNDED = settings(deadline=None, derandomize=True, max_examples=80, database=None)
 TABLES: dict[str, Mapping[str, type[Any]]] = {"attack": ATTACKS, "defence": DEFENCES, "metric": METRICS}

@@ -80,17 +80,17 @@ class BinaryTask:
 
         A trial asks for the same fit for its model, its curve and its slope. What the owner before had is let go.
         """
-        known = self._of_last_owner
-        if known.get("owner") != owner:
-            known.clear()
-            known["owner"] = owner
-        if ("of owner", name) not in known:
-            known["of owner", name] = make()
-        found: T = known["of owner", name]
+        if owner not in self._kept:
+            self._kept.clear()
+            self._kept[owner] = {}
+        known = self._kept[owner]
+        if name not in known:
+            known[name] = make()
+        found: T = known[name]
         return found
 
     @cached_property
-    def _of_last_owner(self) -> dict[Hashable, Any]:
+    def _kept(self) -> dict[Hashable, dict[Hashable, Any]]:
         return {}
 
     def decisions_of(self, phi: Array, x: Array) -> Array:

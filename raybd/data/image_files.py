@@ -1,14 +1,13 @@
 """Image files decoded into arrays, a few at a time, whatever their number."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from raybd.data.reader import Array, shorten
-from raybd.data.target import PART, THREADS, Bytes, Target, square, to_array
+from raybd.data.target import Bytes, Target, in_threads, square, to_array
 from raybd.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 GREY = ("1", "L", "LA")  # modes, beside those of 16 bits
 UNREADABLE = (OSError, SyntaxError, ValueError)  # what Pillow's decoders say, beside its DecompressionBombError
 Tree = dict[str, list[Path]]  # class name to its image files, both sorted
-T = TypeVar("T")
 
 
 class Head(NamedTuple):
@@ -39,7 +37,7 @@ def decode_splits(where: Path, files: Sequence[Path], test: Array, target: Targe
     Raises:
         InputError: images are broken, or of different sizes where `target` has none.
     """
-    heads = _in_parts(_head, files)
+    heads = in_threads(_head, files)
     known = [head for head in heads if head is not None]
     if len(known) == len(files):
         _check_sizes(where, files, known, target)
@@ -50,19 +48,10 @@ def decode_splits(where: Path, files: Sequence[Path], test: Array, target: Targe
     def place(number: int) -> bool:
         return heads[number] is not None and _decode(files[number], arrays[int(test[number])][rows[number]], target)
 
-    fine = _in_parts(place, range(len(files)))
+    fine = in_threads(place, range(len(files)))
     if broken := [path.relative_to(where) for path, good in zip(files, fine, strict=True) if not good]:
         raise InputError(f"folder:{where}: {len(broken)} broken images: {shorten(broken, most=5)}")
     return arrays[0], arrays[1]
-
-
-def _in_parts(function: "Callable[..., T]", values: Sequence[Path] | range) -> list[T]:
-    """`function` of each value, by threads; a few values at a time, for each one waiting holds a kilobyte."""
-    found: list[T] = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(values), PART):
-            found += pool.map(function, values[start : start + PART])
-    return found
 
 
 def _head(path: Path) -> Head | None:

@@ -3,10 +3,11 @@
 import math
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 Bytes = npt.NDArray[np.uint8]
 MAPPED = 2**26  # bytes from which on a set is decoded into a file
 THREADS = 4
+T = TypeVar("T")
+V = TypeVar("V")
 PART = 4096  # images handed to the threads at a time
 
 
@@ -79,13 +82,20 @@ class Target:
             image = to_image(x[row])
             made[row] = to_array(square(image, self.side), x.shape[1])
 
-        with ThreadPoolExecutor(THREADS) as pool:
-            for start in range(0, len(x), PART):
-                list(pool.map(one, range(start, min(start + PART, len(x)))))
+        in_threads(one, range(len(x)))
         return made
 
 
 MEMORY = Target()
+
+
+def in_threads(function: Callable[[V], T], values: Sequence[V]) -> list[T]:
+    """`function` of each value, by threads; a few values at a time, for each one waiting holds a kilobyte."""
+    found: list[T] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(values), PART):
+            found += pool.map(function, values[start : start + PART])
+    return found
 
 
 def square(image: "Image", side: int) -> "Image":

@@ -24,20 +24,19 @@ from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
 from raybd.execution.attempt import NOT_RETRYABLE, finished_on_disk, on_device, run_attempt
-from raybd.execution.memory import hide_gpus, is_out_of_memory, skip_triton_import
+from raybd.execution.memory import is_out_of_memory, stay_on_cpu
 from raybd.execution.object_store import unpack_data
 from raybd.execution.outcome import Outcome
 from raybd.execution.record import record_death
 from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
-from raybd.execution.stop_file import StopFile, StopPoll
+from raybd.execution.stop_file import supervised
 from raybd.execution.watchdog import watchdog
 from raybd.training import Ranks
 from raybd.training.data_parallel import lost_ranks
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FAILED
 from raybd.trials.run import follow_trial
-from raybd.utils.ending import ending_when
 from raybd.utils.locks import heartbeat_thread
 
 MARKS = (2**24, 2**26)  # 16 to 64 MiB
@@ -126,8 +125,7 @@ def _run_rank(loop_config: dict[Any, Any]) -> Outcome | None:
     """Ray Train's training function: runs one rank; returns the trial's outcome on rank 0."""
     work: _Work = loop_config["work"]
     if work.setup.device == "cpu":
-        skip_triton_import()
-        hide_gpus()
+        stay_on_cpu()
     try:
         if Ranks.of(work.config.train.workers).primary:
             return _attempt(work)
@@ -144,10 +142,8 @@ def _run_rank(loop_config: dict[Any, Any]) -> Outcome | None:
 
 
 def _attempt(work: _Work) -> Outcome:
-    setup, folder = work.setup, work.setup.folder.trial(work.config.key)
-    asked = StopPoll(StopFile.of(setup))
-    with ending_when(asked), watchdog(setup.stall_seconds, folder.crash_report) as heartbeat:
-        outcome = run_attempt(work.config, unpack_data(ray.get(work.data[0])), setup, heartbeat)
+    with supervised(work.setup, work.config.key) as heartbeat:
+        outcome = run_attempt(work.config, unpack_data(ray.get(work.data[0])), work.setup, heartbeat)
     if not outcome.finished:
         raise RankError(outcome)  # the others still wait for it
     return outcome

@@ -87,3 +87,9 @@ def hide_gpus() -> None:
 def skip_triton_import() -> None:
     """Prevent the import of Triton (60 MiB), which PyTorch's first optimiser imports on a CPU too, without use."""
     sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
+
+
+def stay_on_cpu() -> None:
+    """Prepare this process for trials on the CPU alone."""
+    skip_triton_import()
+    hide_gpus()

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybd.execution.setup import TrialSetup
+from raybd.execution.watchdog import watchdog
+from raybd.utils.ending import ending_when
 from raybd.utils.files import write_text
 
 POLL_SECONDS = 0.25  # between two looks, which may go to a file system in the network
@@ -52,6 +55,15 @@ class StopPoll:
         if not self._asked and now - self._looked >= POLL_SECONDS:
             self._looked, self._asked = now, self._file.asked()
         return self._asked
+
+
+@contextlib.contextmanager
+def supervised(setup: TrialSetup, key: str) -> Iterator[Callable[[], None]]:
+    """Inside, the trial `key` ends early where its driver asks, and its worker is killed where it hangs; yields the
+    heartbeat."""
+    asked, report = StopPoll(StopFile.of(setup)), setup.folder.trial(key).crash_report
+    with ending_when(asked), watchdog(setup.stall_seconds, report) as heartbeat:
+        yield heartbeat
 
 
 def stop_trials(file: StopFile) -> None:

@@ -17,10 +17,8 @@ from raybd.execution.object_store import unpack_config, unpack_data
 from raybd.execution.outcome import Outcome
 from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
-from raybd.execution.stop_file import StopFile, StopPoll
-from raybd.execution.watchdog import watchdog
+from raybd.execution.stop_file import supervised
 from raybd.trials.config import TrialConfig
-from raybd.utils.ending import ending_when
 
 SCORE = "score"  # Tune requires a metric in every report; it decides nothing
 
@@ -38,15 +36,13 @@ def run_in_worker(
     text = point.get("config")
     config = TrialConfig.from_dict(json.loads(text)) if text else unpack_config(configs, key)
     if setup.device == "cpu":
-        memory.skip_triton_import()
-        memory.hide_gpus()
+        memory.stay_on_cpu()
     if point.get("alone"):
         setup = replace(setup, tight=True)
     if config.train.workers > 1:
         outcome = run_on_ranks(config, shared[config.image_set][0], setup, resources, point["mark"])
     else:
-        report, asked = setup.folder.trial(key).crash_report, StopPoll(StopFile.of(setup))
-        with ending_when(asked), watchdog(setup.stall_seconds, report) as heartbeat:
+        with supervised(setup, key) as heartbeat:
             outcome = function(config, unpack_data(ray.get(shared[config.image_set][0])), setup, heartbeat)
     memory.freeze()
     if setup.device == "cuda":

@@ -25,7 +25,6 @@ __all__ = [
     "Classifier",
     "build_model",
     "built_content",
-    "check_model",
     "is_user_function",
     "sketch_model",
 ]
@@ -61,20 +60,6 @@ def build_model(
     """
     builder = _find(name)
     return keep_float32_input(builder(shape, classes, mean, std, **_settings(name, builder, width, depth, noise)))
-
-
-def check_model(
-    name: str, shape: Shape, classes: int, width: float, depth: int | None, noise: float = 0.0
-) -> list[str]:
-    """Every problem that `build_model` would raise, found without weights; torch's generator is left alone.
-
-    The user's own `module:function` is called, with weights.
-    """
-    try:
-        sketch_model(name, shape, classes, width=width, depth=depth, noise=noise)
-    except InputError as error:
-        return error.problems
-    return []
 
 
 def sketch_model(

@@ -88,15 +88,22 @@ def find_experiments(names: Sequence[str], tracking_uri: str | None) -> tuple["M
         InputError: the store cannot be reached or an experiment is not in it.
     """
     uri = existing_store(tracking_uri)
-    try:
+    with reading(uri):
         client = connect_to_read(uri)
         known = {e.name: e.experiment_id for e in client.search_experiments()}
+    check_known(names, known, uri)
+    return client, known
+
+
+@contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Inside, whatever the store at `uri` raises while it is read is an InputError."""
+    try:
+        yield
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"the tracking store {uri} cannot be read: {one_line(error)}") from error
-    check_known(names, known, uri)
-    return client, known
 
 
 def check_known(names: Sequence[str], known: Collection[str], uri: str) -> None:

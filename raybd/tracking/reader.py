@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from raybd.errors import InputError
-from raybd.tracking.client import check_known, connect_to_read, existing_store, one_line, runs_of_kind
+from raybd.tracking.client import check_known, connect_to_read, existing_store, reading, runs_of_kind
 from raybd.tracking.store_file import StoreFile
 
 if TYPE_CHECKING:
@@ -50,12 +49,8 @@ def find_sweeps(names: Sequence[str], tracking_uri: str | None) -> tuple[Reader,
         InputError: the store cannot be reached or an experiment is not in it.
     """
     uri = existing_store(tracking_uri)
-    try:
+    with reading(uri):
         reader: Reader = StoreFile.of(uri) or ClientReader(connect_to_read(uri))
         known = reader.experiments()
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"the tracking store {uri} cannot be read: {one_line(error)}") from error
     check_known(names, known, uri)
     return reader, known

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from raybd.errors import InputError
 from raybd.models import built_content, is_user_function
@@ -41,8 +40,7 @@ def contents_of(config: TrialConfig, data: Data) -> Contents:
     found = _files(config)
     if MODEL_SOURCE in found:
         model = config.model
-        settings: dict[str, Any] = {"width": model.width, "depth": model.depth, "noise": model.noise}
-        found[MODEL_BUILT] = built_content(model.name, data.train.shape, len(data.classes), **settings)
+        found[MODEL_BUILT] = built_content(model.name, data.train.shape, len(data.classes), **model.network_settings)
     return tuple(sorted(found.items()))
 
 

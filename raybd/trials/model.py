@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from raybd.convex import LEARNERS, Learner
 from raybd.errors import InputError
@@ -29,6 +29,11 @@ class ModelConfig:
     def kind(self) -> "ModelKind":
         """Whether it is a network, which is trained, or a convex learner, which is fitted."""
         return CONVEX if self.name in LEARNERS else NETWORK
+
+    @property
+    def network_settings(self) -> dict[str, Any]:
+        """The settings of a network, as `raybd.models` takes them."""
+        return {"width": self.width, "depth": self.depth, "noise": self.noise}
 
     def learner(self) -> Learner:
         """The convex learner.

@@ -183,9 +183,7 @@ def _untrained(config: TrialConfig, data: Data) -> nn.Module:
         len(data.classes),
         data.mean,
         data.std,
-        width=wanted.width,
-        depth=wanted.depth,
-        noise=wanted.noise,
+        **wanted.network_settings,
     )
 
 

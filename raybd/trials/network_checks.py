@@ -1,7 +1,6 @@
 """Checks of the settings of trials that train a network."""
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import nn
@@ -56,8 +55,7 @@ def network_problems(
     Built once for each such question, without weights where it is raybd's; `network_problems.cache_clear()` forgets.
     """
     try:
-        settings: dict[str, Any] = {"width": model.width, "depth": model.depth, "noise": model.noise}
-        network = sketch_model(model.name, shape, classes, **settings)
+        network = sketch_model(model.name, shape, classes, **model.network_settings)
         if network is None:
             return ()
         found = _missing(model, network, features, workers)
@@ -82,8 +80,7 @@ def _missing(model: ModelConfig, network: nn.Module, features: tuple[str, ...], 
 @cache
 def network_bytes(model: ModelConfig, shape: Shape, classes: int) -> tuple[int, int]:
     """Bytes of the weights of a network, and of the activations of its layers for one image; 0 where not known."""
-    settings: dict[str, Any] = {"width": model.width, "depth": model.depth, "noise": model.noise}
-    network = sketch_model(model.name, shape, classes, **settings)
+    network = sketch_model(model.name, shape, classes, **model.network_settings)
     if network is None:
         return 0, 0
     weights = sum(weight.numel() * weight.element_size() for weight in network.parameters())

@@ -19,36 +19,6 @@ class SignalError(KeyboardInterrupt):
 
 
 @contextmanager
-def first_signal(call: Callable[[int], None]) -> Iterator[None]:
-    """Inside, the first signal that ends a process calls `call` with its number instead, a second one ends it.
-
-    A signal that the process ignores (SIGHUP under nohup) stays so. A thread gets no signals: there nothing changes.
-    """
-    if current_thread() is not main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in ENDING}
-    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-
-    def first(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        call(number)
-
-    for number in before:
-        signal.signal(number, first)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def raise_signal(number: int) -> NoReturn:
-    """Raise SignalError: what a first signal does where nothing has to be ended in order."""
-    raise SignalError(number)
-
-
-@contextmanager
 def kept_handlers() -> Iterator[None]:
     """After it, signals have the handlers that they had before: libraries set their own without asking (Ray)."""
     before = {number: signal.getsignal(number) for number in ENDING}
@@ -58,3 +28,27 @@ def kept_handlers() -> Iterator[None]:
         if current_thread() is main_thread():
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def first_signal(call: Callable[[int], None]) -> Iterator[None]:
+    """Inside, the first signal that ends a process calls `call` with its number instead, a second one ends it.
+
+    A signal that the process ignores (SIGHUP under nohup) stays so. A thread gets no signals: there nothing changes.
+    """
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        call(number)
+
+    with kept_handlers():
+        if current_thread() is main_thread():
+            for number in ENDING:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, first)
+        yield
+
+
+def raise_signal(number: int) -> NoReturn:
+    """Raise SignalError: what a first signal does where nothing has to be ended in order."""
+    raise SignalError(number)
