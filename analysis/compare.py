@@ -75,6 +75,14 @@ def compare(
     )
 
 
+def paired_differences(pairs: Sequence[tuple[Cell, Cell]]) -> tuple[Estimate, Estimate]:
+    """Attack success and clean accuracy of the first cells less those of the second, paired by seed, over all pairs."""
+    seeds = _seed_differences(pairs)
+    if seeds.empty:
+        return UNMEASURED, UNMEASURED
+    return _over_seeds(seeds, "attack_success"), _over_seeds(seeds, "clean_accuracy")
+
+
 def _place_axes(table: CellTable) -> list[str]:
     return [n for n in table.names.varying if not n.startswith("defence.")]
 

@@ -83,7 +83,7 @@ def signature_table(runs: pd.DataFrame) -> str:
     labels in random order, where it is information on labels, the clean twin, or triggers that hold no backdoor. ""
     where there are no such numbers.
     """
-    groups = [group for group in group_runs(_finished(runs)) if group.rate > 0]
+    groups = [group for group in group_runs(finished_runs(runs)) if group.rate > 0]
     shown = [m for m in MEASURES if any(m.logged(g.runs) for g in groups)]
     if not shown:
         return ""
@@ -92,28 +92,56 @@ def signature_table(runs: pd.DataFrame) -> str:
     return align_columns(lines)
 
 
-def smoothing_table(runs: pd.DataFrame, judge: Judge) -> str:
-    """One line a setting with poison and sigma: the gap W(clean) - W(triggered) in nats, and `judge`'s conclusion.
+@dataclass(frozen=True)
+class SmoothedGroup:
+    """The gap W(clean) - W(triggered) of a setting with poison at one sigma, in nats, and what it shows."""
+
+    group: RunGroup
+    sigma: str
+    gaps: "pd.Series[float]"  # by seed
+    clean: tuple[float, ...]  # on clean twins; empty where not measured for every seed
+    controls: Mapping[str, list[float]]  # of each control pattern, for every seed
+    result: Any  # what the judge concluded
+
+
+def smoothed_groups(runs: pd.DataFrame, judge: Judge) -> list[SmoothedGroup]:
+    """The settings with poison at which smoothing was measured, by sigma, smallest first.
 
     The gap on clean twins is that of the twin of each trial where it was measured, else that of the runs at rate 0.
-    "" where the runs hold no such numbers.
     """
-    groups = group_runs(_finished(runs))
+    groups = group_runs(finished_runs(runs)) if smoothing_sigmas(runs) else []
     clean = {group.key({RATE}): group for group in groups if group.rate == 0}
-    lines = []
+    found = []
     for sigma in smoothing_sigmas(runs):
         for group in groups:
             gaps = _gaps(group, "triggered", sigma).dropna()
             if group.rate > 0 and len(gaps):
-                twins = _gaps(group, "twin_triggered", sigma)
-                if twins.isna().all() and group.key({RATE}) in clean:
-                    twins = _gaps(clean[group.key({RATE})], "triggered", sigma)
-                controls = {name: _gaps(group, name, sigma).reindex(gaps.index) for name in CONTROLS}
-                known = {name: values.tolist() for name, values in controls.items() if values.notna().all()}
-                columns = _conclusion_columns(gaps, twins.reindex(gaps.index), known, judge)
-                lines.append([*group.cells(), sigma, *columns])
+                found.append(_smoothed(group, sigma, gaps, clean.get(group.key({RATE})), judge))
+    return found
+
+
+def _smoothed(
+    group: RunGroup, sigma: str, gaps: "pd.Series[float]", clean: RunGroup | None, judge: Judge
+) -> SmoothedGroup:
+    twins = _gaps(group, "twin_triggered", sigma)
+    if twins.isna().all() and clean is not None:
+        twins = _gaps(clean, "triggered", sigma)
+    twins = twins.reindex(gaps.index)
+    controls = {name: _gaps(group, name, sigma).reindex(gaps.index) for name in CONTROLS}
+    known = {name: values.tolist() for name, values in controls.items() if values.notna().all()}
+    on_clean = tuple(twins.tolist()) if twins.notna().all() else ()
+    return SmoothedGroup(group, sigma, gaps, on_clean, known, judge(gaps.tolist(), on_clean, known))
+
+
+def smoothing_table(runs: pd.DataFrame, judge: Judge) -> str:
+    """One line a setting with poison and sigma: the gap W(clean) - W(triggered) in nats, and `judge`'s conclusion.
+
+    "" where the runs hold no such numbers.
+    """
+    found = smoothed_groups(runs, judge)
     heads = ["sigma", "seeds", "gap (nats), 95 %", "on clean twins", "largest control", "verdict"]
-    return align_columns([[*groups[0].setting, *heads], *lines]) if lines else ""
+    lines = [[*one.group.cells(), one.sigma, *_conclusion_columns(one)] for one in found]
+    return align_columns([[*found[0].group.setting, *heads], *lines]) if found else ""
 
 
 def smoothing_sigmas(runs: pd.DataFrame) -> list[str]:
@@ -124,7 +152,7 @@ def smoothing_sigmas(runs: pd.DataFrame) -> list[str]:
 
 def smoothing_gaps(runs: pd.DataFrame, sigma: str) -> pd.DataFrame:
     """The poisoned trials as `raybd.metrics.smoothing.figures.draw_gaps` takes them."""
-    groups = [group for group in group_runs(_finished(runs)) if group.rate > 0]
+    groups = [group for group in group_runs(finished_runs(runs)) if group.rate > 0]
     parts = [
         pd.DataFrame(
             {
@@ -139,7 +167,8 @@ def smoothing_gaps(runs: pd.DataFrame, sigma: str) -> pd.DataFrame:
     return pd.concat(parts).dropna() if parts else pd.DataFrame(columns=["attack", "poison_rate", "gap"])
 
 
-def _finished(runs: pd.DataFrame) -> pd.DataFrame:
+def finished_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Those of `runs` that have finished."""
     return runs[runs["status"] == "FINISHED"]
 
 
@@ -149,12 +178,10 @@ def _gaps(group: RunGroup, variant: str, sigma: str) -> "pd.Series[float]":
     return values.groupby(level=0).mean()
 
 
-def _conclusion_columns(
-    gaps: "pd.Series[float]", twins: "pd.Series[float]", controls: dict[str, list[float]], judge: Judge
-) -> list[str]:
-    clean = twins.tolist() if twins.notna().all() else []
-    result = judge(gaps.tolist(), clean, controls)
-    interval = f"{result.gap.mean:.3f} [{result.gap.low:.3f}, {result.gap.high:.3f}]"
+def _conclusion_columns(found: SmoothedGroup) -> list[str]:
+    gap, controls = found.result.gap, found.controls
     largest = max(controls, key=lambda name: float(np.mean(controls[name])), default="")
     control = f"{largest} {np.mean(controls[largest]):.3f}" if largest else "-"
-    return [str(len(gaps)), interval, f"{np.mean(clean):.3f}" if clean else "-", control, result.conclusion]
+    clean = f"{np.mean(found.clean):.3f}" if found.clean else "-"
+    interval = f"{gap.mean:.3f} [{gap.low:.3f}, {gap.high:.3f}]"
+    return [str(len(found.gaps)), interval, clean, control, found.result.conclusion]

@@ -1,0 +1,76 @@
+"""Findings: what a sweep showed, in at most eight sentences, each with its numbers and 90 % intervals."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import Cell
+from analysis.findings.defences import defence_sentence
+from analysis.findings.keep_out import keep_out_sentence
+from analysis.findings.missing import missing_sentence
+from analysis.findings.signatures import signature_sentences
+from analysis.findings.where import attack_sentence
+from analysis.findings.wording import counted
+from analysis.region_map import DefendedRegionMap
+from analysis.signatures import Judge
+from analysis.verdict import STATUSES
+
+MOST = 8  # sentences
+WORDS = {"kept_out": "kept out at a loss of accuracy", "uncertain": "undecided", "unmeasured": "without a result"}
+
+
+def findings(region_map: DefendedRegionMap, runs: pd.DataFrame | None = None, judge: Judge | None = None) -> list[str]:
+    """What the trials of a map showed: at most eight sentences, the most important first.
+
+    How many settings are defended; where each attack takes hold; what setting keeps it out, and at what cost; whether
+    defences did; what information, smoothing and stealthiness showed beside their nulls; what could not be told, and
+    what would tell it. What was not measured has no sentence.
+
+    Args:
+        region_map: of the sweep.
+        runs: the same trials as `raybd.tracking.load_runs(..., all_metrics=True)` gives them; None: nothing is said of
+            information, smoothing and stealthiness.
+        judge: `raybd.metrics.smoothing.conclusion.judge_smoothing`; None: nothing is said of smoothing.
+    """
+    poisoned = [cell for cell in region_map.cells if cell.poisoned]
+    if not poisoned:
+        return [_without_poison(region_map)]
+    signatures = [] if runs is None else signature_sentences(runs, _statuses(poisoned), judge)
+    table = region_map.table
+    sentences = [_overview(region_map, poisoned), attack_sentence(table), keep_out_sentence(table)]
+    sentences += [defence_sentence(table), *signatures, missing_sentence(table)]
+    return [sentence for sentence in sentences if sentence][:MOST]
+
+
+def _overview(region_map: DefendedRegionMap, poisoned: Sequence[Cell]) -> str:
+    counts = Counter(cell.verdict.status for cell in poisoned)
+    parts = [f"{counts[status]} {WORDS.get(status, status)}" for status in STATUSES if counts[status]]
+    parts[0] = (
+        f"{parts[0].partition(' ')[0]} {'is' if parts[0].startswith('1 ') else 'are'} {parts[0].partition(' ')[2]}"
+    )
+    sure = f"each by a probability of at least {region_map.rule.min_probability:.0%}"
+    return f"Of {counted(len(poisoned), 'setting')} with poison {', '.join(parts)} ({sure}){_clean(region_map)}."
+
+
+def _clean(region_map: DefendedRegionMap) -> str:
+    """The accuracy of the best clean training, with its interval, if there is one."""
+    best = _best_clean(region_map)
+    return f"; without poison, clean accuracy reaches {best.verdict.clean_accuracy}" if best else ""
+
+
+def _best_clean(region_map: DefendedRegionMap) -> Cell | None:
+    clean = [cell for cell in region_map.cells if not cell.poisoned and cell.seeds]
+    return max(clean, key=lambda cell: float(np.mean(cell.clean_accuracy)), default=None)
+
+
+def _without_poison(region_map: DefendedRegionMap) -> str:
+    best = _best_clean(region_map)
+    reached = f"clean accuracy reaches {best.verdict.clean_accuracy}" if best else "no trial has finished"
+    return f"No setting with poison was measured, so nothing is told of a backdoor; {reached}."
+
+
+def _statuses(poisoned: Sequence[Cell]) -> dict[str, str]:
+    """The status of the cell of each finished run, by run id."""
+    return {run: cell.verdict.status for cell in poisoned for run in cell.verdict.evidence}

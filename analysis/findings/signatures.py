@@ -1,0 +1,174 @@
+"""The sentences on what information, smoothing and stealthiness showed beside their nulls."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.findings.wording import counted, percent
+from analysis.grouping import RunGroup, group_runs, metric_values
+from analysis.signatures import Judge, SmoothedGroup, finished_runs, smoothed_groups
+from analysis.statistics import LEVEL
+from analysis.values import format_value
+from raybd.utils.metric_names import CLASS_INFORMATION, DECODABILITY, ISOTROPIC, S1, S_DEV, SIGNATURE
+from raybd.utils.statistics import t_interval
+
+Statuses = Mapping[str, str]  # run id -> status of its cell
+
+
+@dataclass(frozen=True)
+class Contrasted:
+    """A measure of which the sentences speak, with its null."""
+
+    words: str
+    name: str  # of the metric
+    null: str  # the end of its null's name
+
+
+INFORMATION = (
+    Contrasted("Information (the signature)", SIGNATURE, "/null"),
+    Contrasted("Information (the isotropic signature)", ISOTROPIC, "/null"),
+    Contrasted("Information on the class, I(S;T)", CLASS_INFORMATION, "/permuted"),
+)
+STEALTHINESS = (
+    Contrasted("Stealthiness (S1)", S1, "/null"),
+    Contrasted("Stealthiness (S_dev)", S_DEV, "/null"),
+    Contrasted("Stealthiness (S2)", DECODABILITY, "/null"),
+)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A measure less its null at a setting with poison: mean over seeds and 90 % interval, in nats."""
+
+    group: RunGroup
+    value: float
+    null: float
+    low: float
+    high: float
+
+    @property
+    def difference(self) -> float:
+        """The measure less its null."""
+        return self.value - self.null
+
+    @property
+    def shown(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+
+def signature_sentences(runs: pd.DataFrame, statuses: Statuses, judge: Judge | None) -> list[str]:
+    """At most three sentences, one each on information, smoothing and stealthiness; none on what was not measured."""
+    finished = finished_runs(runs)
+    groups = [group for group in group_runs(finished) if group.rate > 0] if len(finished) else []
+    smoothing = "" if judge is None or not groups else _smoothing(smoothed_groups(runs, judge))
+    sentences = [_family(INFORMATION, groups, statuses), smoothing, _family(STEALTHINESS, groups, statuses)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _family(measures: Sequence[Contrasted], groups: Sequence[RunGroup], statuses: Statuses) -> str:
+    """The sentence on the first of `measures` that has values beside its null; else on what kept them away."""
+    for measure in measures:
+        if found := [one for group in groups if (one := _apart(measure, group))]:
+            return _contrast(measure, found, _at_ceiling(measure, groups), statuses)
+    ceilings = [(measure, number) for measure in measures if (number := _at_ceiling(measure, groups))]
+    if not ceilings:
+        return ""
+    measure, number = ceilings[0]
+    return f"{measure.words} could not be told: at its ceiling at {counted(number, 'setting')} with poison."
+
+
+def _apart(measure: Contrasted, group: RunGroup) -> Apart | None:
+    values, nulls = metric_values(group.runs, measure.name), metric_values(group.runs, measure.name + measure.null)
+    known = values.notna() & nulls.notna()
+    if not known.any():
+        return None
+    pairs = values[known].to_numpy(float), nulls[known].to_numpy(float)
+    return Apart(group, float(pairs[0].mean()), float(pairs[1].mean()), *t_interval(pairs[0] - pairs[1], LEVEL))
+
+
+def _at_ceiling(measure: Contrasted, groups: Sequence[RunGroup]) -> int:
+    """At how many settings no seed has a value since all are at their ceiling."""
+
+    def untold(group: RunGroup) -> bool:
+        values, ceiling = (metric_values(group.runs, measure.name + end) for end in ("", "/saturated"))
+        return bool(values.isna().all() and (ceiling > 0).any())
+
+    return sum(untold(group) for group in groups)
+
+
+def _contrast(measure: Contrasted, found: Sequence[Apart], ceiling: int, statuses: Statuses) -> str:
+    apart = [one for one in found if one.shown]
+    most = max(apart or found, key=lambda one: abs(one.difference))
+    seeds = "" if any(np.isfinite(one.low) for one in found) else "; one seed tells nothing of how far seeds stray"
+    hidden = f"; at its ceiling, and not told, at {counted(ceiling, 'setting')}" if ceiling else ""
+    return (
+        f"{measure.words} is apart from its null at {_where(found, lambda one: one.shown, statuses)}"
+        f" (about {len(found) * (1 - LEVEL):.1f} by chance); most, {_numbers(most)}{seeds}{hidden}."
+    )
+
+
+def _where(found: Sequence[Apart], shown: Callable[[Apart], bool], statuses: Statuses) -> str:
+    """At how many settings, those where the backdoor takes hold and the others."""
+    taken = [one for one in found if statuses.get(str(one.group.runs["run_id"].iloc[0])) == "backdoored"]
+    others = [one for one in found if one not in taken]
+    sides = {"where the backdoor takes hold": taken, "with poison where it is not sure to": others}
+    counts = [
+        f"{sum(map(shown, side))} of {counted(len(side), 'setting')} {words}" for words, side in sides.items() if side
+    ]
+    return " and ".join(counts)
+
+
+def _numbers(one: Apart) -> str:
+    interval = f", {one.low:.2f} to {one.high:.2f}" if np.isfinite(one.low) else ""
+    return (
+        f"{one.value:.2f} against {one.null:.2f} nats (difference {one.difference:.2f}{interval}; {_label(one.group)})"
+    )
+
+
+def _label(group: RunGroup) -> str:
+    others = {
+        name: value for name, value in group.setting.items() if name not in ("attack", "rate") and value is not None
+    }
+    where = [
+        f"{group.setting['attack']} at {percent(group.rate)}",
+        *(f"{n}={format_value(v)}" for n, v in others.items()),
+    ]
+    return ", ".join(where)
+
+
+def _smoothing(found: Sequence[SmoothedGroup]) -> str:
+    """The sentence on smoothing at the largest sigma: at the smallest, clean images mostly vote alike."""
+    if not found:
+        return ""
+    last = [one for one in found if one.sigma == found[-1].sigma]
+    counts = Counter(one.result.conclusion for one in last)
+    most = max(last, key=lambda one: (one.result.conclusion == "smoothing shown", one.result.gap.mean))
+    reversed_ = f", reversed at {counts['reversed']}" if counts["reversed"] else ""
+    shown = f"Smoothing (sigma {most.sigma}) is shown at {counts['smoothing shown']} of {counted(len(last), 'setting')}"
+    return f"{shown} with poison{reversed_}; the gap is largest at {_gap(most)}{_why_not(last)}."
+
+
+def _gap(one: SmoothedGroup) -> str:
+    gap = one.result.gap
+    interval = f", 95% interval {gap.low:.3f} to {gap.high:.3f}" if np.isfinite(gap.low) else ", of one seed"
+    clean = f"; {np.mean(one.clean):.3f} on clean twins" if one.clean else ""
+    return f"{_label(one.group)} ({gap.mean:.3f} nats{interval}{clean})"
+
+
+def _why_not(found: Sequence[SmoothedGroup]) -> str:
+    """The condition that is missing most often where nothing is shown."""
+    missing = Counter(_condition(text) for one in found for text in one.result.missing)
+    if not missing:
+        return ""
+    text, number = missing.most_common(1)[0]
+    return f"; most often missing: {text} (at {counted(number, 'setting')})"
+
+
+def _condition(text: str) -> str:
+    """A missing condition without the numbers of its setting."""
+    return re.sub(r" ?[\[(](?!s\))[^\])]*[\])]", "", text)
