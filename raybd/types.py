@@ -147,6 +147,8 @@ class MetricContext:
     clean_logits: Tensor  # (N, K) float32, of the test images
     triggered_logits: Tensor  # (N, K) float32
     validation_logits: Tensor | None = None
+    triggered_validation: Images | None = None  # the images set aside, with the trigger, likewise labelled
+    triggered_validation_logits: Tensor | None = None
     members: tuple[str, ...] = ("",)  # of an attack of several: `triggered` holds the test set once for each
     seed: int = 0  # the trial's: a metric draws from its own streams of it
     epoch: int = 1

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from raybd.attacks import BadNets, Blended, NoAttack
+from raybd.attacks.multi import Multi
 from raybd.attacks.poisoning import PoisonSpec
+from raybd.data import split_validation
 from raybd.errors import DivergedError, InputError
 from raybd.metrics.accuracy import accuracies, attack_success, class_accuracies, losses, per_sample
-from raybd.training import Checkpoint, TrainConfig
+from raybd.training import Checkpoint, TrainConfig, predict
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.run import run_trial
 from raybd.trials.validate import check_trial
 from raybd.types import Data, Images, MetricContext, Report
+from raybd.utils.metric_names import headline
 
 QUICK = TrialConfig(train=TrainConfig(epochs=3), model=ModelConfig(width=0.25), poison_rate=0.1)
 
@@ -176,6 +179,31 @@ def test_validation_images_are_taken_out_of_training(digits: Data) -> None:
     assert len(result.roles) == len(digits.train) - sum(round(0.2 * n) for n in torch.bincount(digits.train.y).tolist())
     assert 0 < result.metrics["accuracy/validation"] <= 1
     assert result.manifest["poison"] == round(0.1 * len(result.roles))
+
+
+def test_attack_success_on_validation_images_is_counted_by_hand(digits: Data) -> None:
+    config = replace(QUICK, attack=BadNets(target=3), poison_rate=0.02, validation=0.2, seed=4)
+    result = run_trial(config, digits)
+    held = split_validation(digits.train, 0.2, seed=4)[1]
+    triggered = PoisonSpec(config.attack, config.poison_rate, 4).triggered(held, 10)
+    predicted = predict(result.model, triggered.x, config.train).argmax(1)
+    hits = sum(int(p) == 3 for p, true in zip(predicted, held.y, strict=True) if int(true) != 3)
+    assert result.metrics["attack_success/validation"] == pytest.approx(hits / sum(int(y) != 3 for y in held.y))
+    assert 0 < hits < int((held.y != 3).sum())  # neither none nor all: a wrong denominator shows
+    assert "attack_success/validation" not in run_trial(replace(config, validation=0.0), digits).metrics
+    twin = run_trial(replace(config, attack=NoAttack(), poison_rate=0.0), digits).metrics
+    assert "attack_success/validation" not in twin
+    assert "accuracy/validation" in twin
+
+
+def test_each_attack_of_several_has_its_success_on_validation_images(digits: Data) -> None:
+    several = Multi(attacks=("badnets", "blended"), shares=(0.5, 0.5), targets=(0, 1))
+    found = run_trial(replace(QUICK, attack=several, poison_rate=0.1, validation=0.2), digits).metrics
+    parts = {name: value for name, value in found.items() if name.startswith("attack_success/validation/")}
+    assert list(parts) == [f"attack_success/validation/{name}" for name in ("badnets", "blended")]
+    assert min(parts.values()) <= found["attack_success/validation"] <= max(parts.values())
+    assert "attack_success/validation" in headline(found)
+    assert not set(parts) & set(headline(found))
 
 
 CRUSHED = TrainConfig(epochs=2, weight_decay=30.0, learning_rate=0.05, schedule="constant", momentum=0.0)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raybd.metrics.base import Metric
 from raybd.types import MetricContext
-from raybd.utils.metric_names import UNDERTRAINED
+from raybd.utils.metric_names import ATTACK_SUCCESS, UNDERTRAINED, VALIDATION_ACCURACY, VALIDATION_SUCCESS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Accuracy(Metric):
 
     def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """Clean accuracy, attack success, robust accuracy, their counts, each class's accuracy, the losses, a flag."""
-        parts = (accuracies, class_accuracies, losses, validation_accuracy, undertrained)
+        parts = (accuracies, class_accuracies, losses, validation_rates, undertrained)
         return {name: value for part in parts for name, value in part(context).items()}
 
 
@@ -70,14 +70,16 @@ def accuracies(context: MetricContext) -> dict[str, float]:
     } | _success_by_member(context.members, table)
 
 
-def _success_by_member(members: tuple[str, ...], table: dict[str, Tensor]) -> dict[str, float]:
+def _success_by_member(
+    members: tuple[str, ...], table: dict[str, Tensor], prefix: str = ATTACK_SUCCESS
+) -> dict[str, float]:
     if len(members) == 1:
         return {}
     parts = [
         dict(zip(table, columns, strict=True))
         for columns in zip(*(c.chunk(len(members)) for c in table.values()), strict=True)
     ]
-    return {f"attack_success/{name}": attack_success(part) for name, part in zip(members, parts, strict=True)}
+    return {f"{prefix}/{name}": attack_success(part) for name, part in zip(members, parts, strict=True)}
 
 
 def class_accuracies(context: MetricContext) -> dict[str, float]:
@@ -104,8 +106,25 @@ def undertrained(context: MetricContext) -> dict[str, float]:
     return {UNDERTRAINED: 1.0} if predicted.unique().numel() == 1 < true.unique().numel() else {}
 
 
-def validation_accuracy(context: MetricContext) -> dict[str, float]:
-    """Accuracy on the part of the training set that was set aside, where the trial asked for one."""
+def validation_rates(context: MetricContext) -> dict[str, float]:
+    """Clean accuracy and attack success on the part of the training set that was set aside, where there is one.
+
+    They are for choosing settings, so that the test images are left for the comparison of what was chosen.
+    """
     if context.data.validation is None or context.validation_logits is None:
         return {}
-    return {"accuracy/validation": accuracy(context.validation_logits.argmax(1), context.data.validation.y)}
+    prediction = context.validation_logits.argmax(1)
+    found = {VALIDATION_ACCURACY: accuracy(prediction, context.data.validation.y)}
+    triggered, outputs, trigger = context.triggered_validation, context.triggered_validation_logits, context.trigger
+    if triggered is None or outputs is None or trigger is None:
+        return found
+    true, members = context.data.validation.y, len(context.members)
+    table = {
+        "true": true.repeat(members),
+        "wanted": triggered.y,
+        "measured": trigger.measured(true),
+        "clean_prediction": prediction.repeat(members),
+        "triggered_prediction": outputs.argmax(1),
+    }
+    found[VALIDATION_SUCCESS] = attack_success(table)
+    return found | _success_by_member(context.members, table, VALIDATION_SUCCESS)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from raybd.attacks import NoAttack
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.attacks.verification import verify_poisoning
 from raybd.defences.audit import Suspects
@@ -110,6 +111,13 @@ def poisoned_sets(config: TrialConfig, data: Data) -> tuple[Poisoned, Images]:
     poisoned = spec.poison(data.train, classes)
     manifest = verify_poisoning(spec, data.train, poisoned, classes)
     return replace(poisoned, manifest=manifest), spec.triggered(data.test, classes)
+
+
+def triggered_validation(config: TrialConfig, data: Data) -> Images | None:
+    """The images of `data` that are set aside, with the trigger, labelled with what the attacker wants of them."""
+    if data.validation is None or isinstance(config.attack, NoAttack):
+        return None
+    return PoisonSpec(config.attack, config.poison_rate, config.seed).triggered(data.validation, len(data.classes))
 
 
 def measure(config: TrialConfig, context: MetricContext) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -27,7 +27,15 @@ from raybd.metrics.base import History
 from raybd.pixels import is_streamed
 from raybd.plugins import name_of
 from raybd.training import TrainConfig
-from raybd.trials.base import TrialKind, TrialResult, TrialSession, measure, poisoned_sets, result_of
+from raybd.trials.base import (
+    TrialKind,
+    TrialResult,
+    TrialSession,
+    measure,
+    poisoned_sets,
+    result_of,
+    triggered_validation,
+)
 from raybd.trials.config import TrialConfig
 from raybd.types import CLEAN, POISON, Data, Images, MetricContext, Poisoned, Report
 
@@ -166,7 +174,7 @@ def _published_numbers(found: LegacyAccuracies) -> dict[str, float]:
 def _metric_context(config: TrialConfig, problem: ConvexProblem, model: ConvexModel) -> MetricContext:
     data, exact = problem.data, problem.task.triggered_x  # published patches are no bytes: the points say what they are
     stamped = exact if config.recipe == "published" else points(problem.triggered)
-    held_out = data.validation
+    held_out, triggered = data.validation, triggered_validation(config, data)
     return MetricContext(
         model=model,
         data=data,
@@ -176,6 +184,8 @@ def _metric_context(config: TrialConfig, problem: ConvexProblem, model: ConvexMo
         clean_logits=logits(model.decision_function(points(data.test))),
         triggered_logits=logits(model.decision_function(stamped)),
         validation_logits=None if held_out is None else logits(model.decision_function(points(held_out))),
+        triggered_validation=triggered,
+        triggered_validation_logits=None if triggered is None else logits(model.decision_function(points(triggered))),
         members=tuple(member.name for member in config.attack.members()),
         seed=config.seed,
     )

@@ -25,7 +25,15 @@ from raybd.plugins import name_of
 from raybd.seeds import derive, forked_rng
 from raybd.training import Checkpoint, Epoch, Ranks, predict, probe_schedule
 from raybd.training.weighting import Flagged
-from raybd.trials.base import TrialKind, TrialResult, TrialSession, measure, poisoned_sets, result_of
+from raybd.trials.base import (
+    TrialKind,
+    TrialResult,
+    TrialSession,
+    measure,
+    poisoned_sets,
+    result_of,
+    triggered_validation,
+)
 from raybd.trials.config import TrialConfig
 from raybd.trials.network_checks import crop_problems, network_bytes, network_problems, setting_problems
 from raybd.trials.twins import Twin, clean_twin, compares_with_twin
@@ -132,6 +140,7 @@ class _Measurements:
     ) -> None:
         self.config, self.data, self.session, self.start = config, data, session, start
         self.training, self.poisoned, self.triggered, self.twin = training, poisoned, triggered, twin
+        self.held_out = triggered_validation(config, data)
         self.history = list(session.earlier)
         self.metrics: dict[str, float] = {}
         self.arrays: dict[str, Tensor] = {}
@@ -159,6 +168,7 @@ class _Measurements:
         """Measure after `epoch`; the new arrays."""
         model, twin = self.training.model, self.twin
         context = _metric_context(self.config, model, self.data, self.poisoned, self.triggered, epoch, twin)
+        context = _with_triggered(self.config, context, self.held_out)
         self.context = replace(context, heartbeat=self.session.heartbeat)
         if not bool(context.clean_logits.isfinite().all()):  # the last step's loss is no number, and nobody looked
             raise DivergedError(f"the network's outputs are no numbers after epoch {epoch.number}")
@@ -276,6 +286,15 @@ def _metric_context(
         twin=_control(config, data, model, twin, epoch.number),
         trigger=None if isinstance(config.attack, NoAttack) else spec,
     )
+
+
+def _with_triggered(config: TrialConfig, context: MetricContext, held_out: Images | None) -> MetricContext:
+    """`context` with the outputs for the images that are set aside, triggered."""
+    if held_out is None:
+        return context
+    with forked_rng(config.seed, "prediction", "validation", context.epoch, device=context.data.test.x.device):
+        outputs = predict(context.model, held_out.x, config.train)
+    return replace(context, triggered_validation=held_out, triggered_validation_logits=outputs)
 
 
 def _control(config: TrialConfig, data: Data, model: nn.Module, twin: Twin | None, epoch: int) -> nn.Module | None:

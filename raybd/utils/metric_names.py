@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 TABLE = "metrics.csv"  # artifact of a run: a row a metric, a column an epoch
 
 ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY = "accuracy/clean", "attack_success", "accuracy/robust"
+VALIDATION_ACCURACY, VALIDATION_SUCCESS = "accuracy/validation", "attack_success/validation"
 CLEAN_COUNT, TRIGGERED_COUNT = "count/clean", "count/triggered"
 SECONDS, UNDERTRAINED = "seconds/trial", "undertrained"
 
@@ -30,7 +31,15 @@ FAMILIES = (  # the first parts of raybd's own names
 HEADLINE: Mapping[str, tuple[str, ...]] = {  # by what measures them
     "accuracy": (
         *(ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY, CLEAN_COUNT, TRIGGERED_COUNT, UNDERTRAINED),
-        *("loss/train", "loss/clean", "loss/triggered", "accuracy/validation", SECONDS, "attack_success/*"),
+        *(
+            "loss/train",
+            "loss/clean",
+            "loss/triggered",
+            VALIDATION_ACCURACY,
+            VALIDATION_SUCCESS,
+            SECONDS,
+            "attack_success/*",
+        ),
     ),
     "mutual_information": (
         *(SIGNATURE, f"{SIGNATURE}/error", f"{SIGNATURE}/s", DIRECTION, ISOTROPIC, f"{ISOTROPIC}/error"),
@@ -54,8 +63,14 @@ def headline(names: Iterable[str]) -> list[str]:
     chosen: dict[str, None] = {}
     for pattern in (pattern for patterns in HEADLINE.values() for pattern in patterns):
         if "*" in pattern:  # only these are worth a look at every name
-            chosen |= dict.fromkeys(sorted(name for name in known if fnmatchcase(name, pattern))[:MOST_PER_PATTERN])
+            others = (name for name in known if name not in chosen and _matches(name, pattern))
+            chosen |= dict.fromkeys(sorted(others)[:MOST_PER_PATTERN])
         elif pattern in known:
             chosen[pattern] = None
-    others = [name for name in known if name.partition("/")[0] not in FAMILIES]
-    return [*chosen, *others[:MOST_OF_OTHERS]]
+    foreign = [name for name in known if name.partition("/")[0] not in FAMILIES]
+    return [*chosen, *foreign[:MOST_OF_OTHERS]]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether each `*` of `pattern` stands for one part of `name`, or of one."""
+    return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
