@@ -31,7 +31,13 @@ def started(folder: Path, tickets: int, *args: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(SCRIPT), *SWEEP, *args]
     environment = os.environ | {"RAYBD_TEST_FLAGS": str(own)}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
 
 
@@ -64,6 +70,20 @@ def test_ctrl_c_leaves_what_has_finished(tmp_path: Path) -> None:
     driver.send_signal(signal.SIGINT)
     rest = driver.communicate(timeout=60)[0]
     assert driver.returncode == 130, rest
+    done = finished(tmp_path)
+    assert 1 <= done <= 2
+    assert all("RUNNING" not in runs for runs in statuses(tmp_path).values())
+    assert f"{8 - done} trials are left" in rest
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_every_process_of_a_job_ends_it_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    """As Slurm does before it kills a job's processes, and a terminal that is closed: Ray's own are among them."""
+    driver = started(tmp_path, 2, "--address", "local")
+    wait_for_a_trial(driver, tmp_path)
+    os.killpg(driver.pid, number)
+    rest = driver.communicate(timeout=60)[0]
+    assert driver.returncode == 128 + number, rest
     done = finished(tmp_path)
     assert 1 <= done <= 2
     assert all("RUNNING" not in runs for runs in statuses(tmp_path).values())

@@ -1,5 +1,6 @@
 """Real Rays of `ray start`: whose they are, and a sweep that loses one."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -45,12 +46,21 @@ class Started:
         self.address = (Path(folder) / "ray_current_cluster").read_text().strip()
 
     def kill(self) -> None:
+        """Kill its processes, and those that they were just starting, until none is left."""
+        ends = time.monotonic() + 30
+        while (processes := self._processes()) and time.monotonic() < ends:
+            for process in processes:
+                with contextlib.suppress(OSError):  # it has ended
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.05)
+
+    def _processes(self) -> list[int]:
+        found = []
         for process in Path("/proc").glob("[0-9]*"):
-            try:
-                if self.folder in (process / "cmdline").read_text():
-                    os.kill(int(process.name), signal.SIGKILL)
-            except OSError:  # it has ended
-                continue
+            with contextlib.suppress(OSError):
+                if self.folder in (process / "cmdline").read_text():  # empty of one that only waits to be reaped
+                    found.append(int(process.name))
+        return found
 
 
 @pytest.fixture

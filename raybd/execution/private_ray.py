@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from raybd.errors import InputError
+from raybd.execution.private_signals import shut_down_ray
 from raybd.execution.ray_choice import LOOPBACK
 
 PREFIX, UNFINISHED = "raybd-ray-", "raybd-new-"
@@ -83,6 +84,6 @@ def _own_folders(base: Path) -> Iterator[Path]:
 def _remove(folder: Path, held: FileLock) -> None:
     """End this process's Ray and remove its folder, whose lock is held until then."""
     if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
+        shut_down_ray()
     shutil.rmtree(folder, ignore_errors=True)
     held.release()

@@ -15,6 +15,7 @@ from joblib import cpu_count
 import raybd
 from raybd.errors import InputError
 from raybd.execution import private_ray
+from raybd.execution.private_signals import children_block_signals, shut_down_ray
 from raybd.execution.ray_choice import RayChoice, choose
 from raybd.execution.resources import Resources
 from raybd.execution.worker_environment import worker_variables
@@ -70,23 +71,22 @@ def _start(data_bytes: int) -> None:
     folder = private_ray.new_folder()
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=cpu_count(),  # fewer than the machine has where a container or a scheduler says so
-        include_dashboard=False,
-        object_store_memory=max(STORE_BYTES, 2 * data_bytes),
-        runtime_env={"env_vars": worker_variables()},
-        _temp_dir=str(folder),
-        **QUIET,
-    )
+    with children_block_signals():
+        ray.init(
+            address="local",
+            num_cpus=cpu_count(),  # fewer than the machine has where a container or a scheduler says so
+            include_dashboard=False,
+            object_store_memory=max(STORE_BYTES, 2 * data_bytes),
+            runtime_env={"env_vars": worker_variables()},
+            _temp_dir=str(folder),
+            **QUIET,
+        )
     _keep_token_private()
 
 
 def leave_lost_ray(status: int = 1) -> None:
     """Leave a Ray that has gone away; where that does not end in time, this process ends without it, with `status`."""
-    import ray
-
-    leaving = Thread(target=ray.shutdown, daemon=True)
+    leaving = Thread(target=shut_down_ray, daemon=True)
     leaving.start()
     leaving.join(LEAVE_SECONDS)
     if leaving.is_alive():

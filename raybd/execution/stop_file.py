@@ -9,6 +9,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raybd.execution.private_signals import blocked_signal_came
 from raybd.execution.setup import TrialSetup
 from raybd.execution.watchdog import watchdog
 from raybd.utils.ending import ending_when
@@ -44,7 +45,8 @@ class StopFile:
 
 
 class StopPoll:
-    """Whether a StopFile asks, looked at every POLL_SECONDS: it is asked in every step of a trial."""
+    """Whether a StopFile asks, or a signal to this very process, looked at every POLL_SECONDS: it is asked in every
+    step of a trial."""
 
     def __init__(self, file: StopFile) -> None:
         self._file, self._looked, self._asked = file, -POLL_SECONDS, False
@@ -53,7 +55,7 @@ class StopPoll:
         """Whether the trials are to end."""
         now = time.monotonic()
         if not self._asked and now - self._looked >= POLL_SECONDS:
-            self._looked, self._asked = now, self._file.asked()
+            self._looked, self._asked = now, self._file.asked() or blocked_signal_came()
         return self._asked
 
 

@@ -35,8 +35,6 @@ def signalled(name: str, group: bool = False, inline: bool = False, times: int =
         for _ in range(times):
             (os.killpg if group else os.kill)(driver.pid, number)
             time.sleep(0.5)
-        if group and number == signal.SIGTERM:  # it ends Ray too, which may end the driver before that says a word
-            return ended(sweep, driver, {128 + number, 1}, [])
         wanted = ["trials are left: run the same command again"] if times == 1 else []
         return ended(sweep, driver, {128 + number}, wanted)
 
