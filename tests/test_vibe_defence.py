@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ import torch
 from raybd.attacks import ATTACKS
 from raybd.defences import DEFENCES, TrainingContext
 from raybd.defences.vibe import Vibe, VibeNetwork
+from raybd.defences.vibe.encoder import VIEWS
 from raybd.defences.vibe.source import TrainableFeatures
 from raybd.errors import InputError
 from raybd.models import build_model
 from raybd.plugins import describe, parse
+from raybd.pretraining import PretrainConfig, PretrainResult, default_views
 from raybd.training import Checkpoint, TrainConfig
 from raybd.trials.config import TrialConfig
 from raybd.trials.run import run_trial
@@ -104,13 +107,45 @@ def test_concentrations_follow_the_number_of_classes(digits: Data) -> None:
     assert (many.heads.kappa, many.heads.nu) == (20.0, 20.0)
 
 
+def test_later_settings_leave_keys_and_encoders_as_they_were() -> None:
+    plain = TrialConfig(defence=Vibe())
+    later = {"deploy", "kappa_unit", "retrain_epochs", "linear_penalty"} | {f"view_{name}" for name in VIEWS}
+    assert not any(name in plain.to_dict()["defence"] for name in later)
+    assert Vibe().pretraining("simclr", 80, (1, 8, 8)) == PretrainConfig(epochs=80)
+    assert TrialConfig(defence=Vibe(view_noise=0.3)).key != plain.key
+
+
+def test_views_of_a_setting_are_the_default_ones_but_for_it() -> None:
+    grey = default_views((1, 14, 14))
+    made = Vibe(view_noise=0.3, view_scale=0.1, view_erase=0.5, view_crop=0.25).views((1, 14, 14))
+    assert made == replace(grey, noise=0.3, scale=(0.9, 1.1), erase=7, crop=(0.25, 1.0))
+    assert Vibe(view_noise=grey.noise, view_contrast=0).views((1, 14, 14)) is None  # and shares their encoder
+    assert Vibe(view_brightness=0.8).views((3, 32, 32)) == replace(default_views((3, 32, 32)), brightness=0.8)
+
+
+def test_settings_of_self_supervision_reach_the_encoder(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def kept(model: object, x: object, config: PretrainConfig, *rest: object) -> PretrainResult:
+        asked.append(config)
+        return PretrainResult((), 0.0)
+
+    monkeypatch.setattr("raybd.defences.vibe.defence.pretrain_once", kept)
+    settings = {"temperature": 0.5, "hidden": 32, "projection": 16, "batch_size": 128, "learning_rate": 0.1}
+    given: dict[str, Any] = {f"pretrain_{name}": value for name, value in settings.items()}
+    defence = replace(QUICK, features="nnclr", pretrain_epochs=3, view_noise=0.3, **given)
+    list(defence.train(context(digits, defence)))
+    views = replace(default_views((1, 8, 8)), noise=0.3)
+    assert asked == [PretrainConfig(method="nnclr", epochs=3, views=views, **settings)]
+
+
 def test_bad_settings_are_told_all_at_once() -> None:
-    bad = Vibe(sharpness=0, kappa=-1, nu=50, e_steps=0, variant="B", unassigned=1.0)  # type: ignore[arg-type]
+    bad = Vibe(sharpness=0, kappa=-1, nu=-1, e_steps=0, variant="B", unassigned=1.0)  # type: ignore[arg-type]
     found = "\n".join(bad.check((1, 8, 8), 1))
     for part in (
         "sharpness",
         "kappa",
-        "nu must be in [0, 40]",
+        "nu must be at least 0",
         "e_steps",
         "variant",
         "unassigned",

@@ -1,11 +1,13 @@
 """The heads against their formulas written out."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.special import logsumexp
 from torch import Tensor
 
-from raybd.defences.vibe.heads import Heads, Variant, wrapped
+from raybd.defences.vibe.heads import NARROWEST, Heads, Variant, cosine_spread, wrapped
 from raybd.errors import InputError
 from raybd.models import build_model
 
@@ -18,6 +20,15 @@ def made(variant: Variant, dtype: torch.dtype = torch.float32) -> tuple[Heads, T
     for parameter in heads.parameters():
         torch.nn.init.normal_(parameter)
     return heads, 5 * torch.randn(B, D, dtype=dtype), torch.randint(0, K, (B,))
+
+
+def clusters(cone: float, relative: bool) -> tuple[Tensor, Tensor, Heads]:
+    """Features of K classes around unit vectors, moved along one axis by `cone`; their labels; heads."""
+    torch.manual_seed(0)
+    y = torch.arange(40 * K) % K
+    v = 3 * torch.eye(K, D, dtype=torch.float64)[y] + 0.1 * torch.randn(len(y), D, dtype=torch.float64)
+    v[:, -1] += cone
+    return v, y, Heads(K, D, "A", 6.0, 6.0, 0.02, relative).double()
 
 
 def naive(heads: Heads, v: Tensor, y: Tensor) -> Tensor:
@@ -81,6 +92,66 @@ def test_a_steep_head_stays_finite() -> None:
     value = heads.corrupted_log(100 * v, y)
     assert torch.isfinite(value).all()
     assert (value <= 1e-2).all()
+
+
+@pytest.mark.parametrize("nu", [41.0, 80.0, 800.0])
+@pytest.mark.parametrize("variant", ["F", "F_unit"])
+def test_steeper_heads_are_those_of_scipy_in_double(
+    variant: Variant, nu: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raybd.defences.vibe.heads.BLOCK", 5 * K * K)  # several blocks of rows
+    heads, v, y = made(variant, torch.float64)
+    heads.nu = nu
+    mu, eta = (F.normalize(p.detach(), dim=1).numpy() for p in (heads.clean, heads.corrupted))
+    x = v.numpy() / (np.linalg.norm(v.numpy(), axis=1, keepdims=True) if variant == "F_unit" else 1)
+    logits = nu * (mu[None] + x[:, None]) @ eta.T
+    expected = np.take_along_axis(logits, y.numpy()[:, None, None], 2)[:, :, 0] - logsumexp(logits, 2)
+    assert np.abs(heads.corrupted_log(v, y).detach().numpy() - expected).max() < 1e-12 * nu
+    assert torch.autograd.gradcheck(lambda v: heads.corrupted_log(v, y[:6]), v[:6].clone().requires_grad_())
+    assert np.abs(heads.float().corrupted_log(v.float(), y).detach().numpy() - expected).max() < 1e-4 * nu
+
+
+@pytest.mark.parametrize("cone", [0.0, 5.0, 30.0])
+def test_relative_concentrations_mean_the_same_in_a_narrow_cone(cone: float) -> None:
+    """Features v + c u, the larger c the nearer all cosines to 1: the same kappa gives as sure a head."""
+    v, y, heads = clusters(cone, relative=True)
+    heads.start(v, y, seed=0)
+    sure = heads.clean_log(v).exp().gather(1, y[:, None]).median()
+    assert 0.9 < sure < 0.999
+    _, _, absolute = clusters(cone, relative=False)
+    absolute.start(v, y, seed=0)
+    assert bool(absolute.clean_log(v).exp().gather(1, y[:, None]).median() < 0.5) == (cone > 0)
+
+
+def test_the_spread_is_its_definition_and_blind_to_lengths_and_to_some_wrong_labels() -> None:
+    v, y, heads = clusters(5.0, relative=True)
+    heads.start(v, y, seed=0)
+    means = torch.stack([v[y == k].mean(0) for k in range(K)])
+    cosines = np.array([[F.cosine_similarity(row, mean, dim=0).item() for mean in means] for row in v])
+    own = cosines[np.arange(len(y)), y]
+    expected = np.sort(own - (cosines.sum(1) - own) / (K - 1))[(len(y) - 1) // 2]  # of two in the middle, the lower
+    assert float(heads.spread) == pytest.approx(expected, abs=1e-12)
+    lengths = torch.rand(len(v), 1, dtype=v.dtype)
+    assert float(cosine_spread(lengths * v, y, means)) == pytest.approx(expected, abs=1e-12)
+    poisoned = torch.where(torch.arange(len(y)) % 10 == 0, 0, y)
+    heads.start(v, poisoned, seed=0)
+    assert float(heads.spread) == pytest.approx(expected, rel=0.15)
+
+
+def test_relative_heads_are_loaded_with_their_spread() -> None:
+    v, y, heads = clusters(5.0, relative=True)
+    heads.start(v, y, seed=0)
+    other = clusters(0.0, relative=True)[2]
+    other.load_state_dict(heads.state_dict())
+    assert torch.equal(other.clean_log(v), heads.clean_log(v))
+    assert "spread" not in clusters(0.0, relative=False)[2].state_dict()  # older weights fit as they did
+
+
+def test_features_that_tell_nothing_give_no_infinite_concentration() -> None:
+    heads = Heads(K, D, "F", 3.0, 3.0, 0.02, relative=True)
+    heads.start(torch.ones(B, D), torch.arange(B) % K, seed=0)
+    assert float(heads.concentration(3.0)) == pytest.approx(3.0 / NARROWEST)
+    assert torch.isfinite(heads.joint_log(torch.ones(B, D), torch.arange(B) % K)).all()
 
 
 def test_prototypes_start_at_the_means_of_given_labels() -> None:

@@ -6,7 +6,7 @@ its label disagree; features that were learnt without labels side with the conte
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, TrainingContext
 from raybd.defences.cost import Cost
 from raybd.defences.vibe.em import Em, EmConfig, FrozenFeatures, Pseudolabels, check_features
+from raybd.defences.vibe.encoder import ADDED, EncoderSettings
 from raybd.defences.vibe.heads import Variant, VibeNetwork, wrapped
 from raybd.defences.vibe.source import TrainableFeatures
 from raybd.errors import DivergedError
 from raybd.models import Classifier
-from raybd.pretraining import PretrainConfig, pretrain_once
+from raybd.pretraining import pretrain_once
 from raybd.seeds import forked_rng
 from raybd.training import Epoch, memory_format
 from raybd.types import Images
@@ -29,15 +30,17 @@ from raybd.utils.constraints import NonNegative, Positive
 PSEUDOLABEL = "pseudolabel"  # (N,) int64: the class that a training image is taken for; K where for none
 MANY, FEW_SHARP, MANY_SHARP = 30, 10.0, 20.0  # up to so many classes, concentrations are 10, beyond 20 (published)
 ENOUGH = 1000  # M-steps without which the heads are not learnt, however small the set
-STEEPEST = 40.0  # nu, for float32's sake
+RELATIVE = 3.0  # usual concentrations over the spread of the cosines
+Deploy = Literal["head", "linear", "retrained"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vibe(Defence):
+class Vibe(EncoderSettings, Defence):
     """Learns features without labels, then labels and prototypes in turn; momentum and weight decay are the trial's.
 
     The defaults are the published ones but for the number of iterations and E-steps, a tenth of it, with the learning
-    rate that this takes.
+    rate that this takes. `deploy` "linear" and "retrained", relative concentrations and views other than the default
+    ones are ours, not the paper's.
     """
 
     variant: Variant = "A"  # F: the given label may follow from the image itself
@@ -46,7 +49,10 @@ class Vibe(Defence):
     tuned: bool = True  # whether the backbone is trained along
     outlier_filter: Literal["off", "distance", "composition"] = "off"  # distance: as published
     kappa: NonNegative = 0.0  # concentration of p(l|x); 0: 10 for up to 30 classes, else 20
-    nu: Annotated[float, Interval(ge=0, le=STEEPEST)] = 0.0  # of p(y|l,x); 0: likewise
+    nu: NonNegative = 0.0  # of p(y|l,x); 0: likewise
+    # relative: kappa and nu over the spread of the cosines of the features (`heads.cosine_spread`), with which one
+    # setting means the same on every encoder
+    kappa_unit: Literal["absolute", "relative"] = field(default="absolute", metadata=ADDED)
     sharpness: Positive = 25.0  # lambda of the E-step
     prior_scale: NonNegative = 0.02  # c: pi = softmax(c theta)
     prior_rate: NonNegative = 0.1  # learning rate of theta; with a large c it collapses
@@ -60,6 +66,12 @@ class Vibe(Defence):
     unassigned: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # share of the images that no class has to explain
     flip_stop: Annotated[float, Interval(ge=0, lt=1)] = 0.0  # E-steps end once one changes fewer of the labels
 
+    # what is deployed: the paper's head; multinomial logistic regression of the pseudolabels on the features; or the
+    # trial's network, trained from the start on the pseudolabels
+    deploy: Deploy = field(default="head", metadata=ADDED)
+    linear_penalty: Positive = field(default=1e-3, metadata=ADDED)  # of linear: on the weights' squares, halved
+    retrain_epochs: Annotated[int, Ge(0)] = field(default=0, metadata=ADDED)  # of retrained; 0: as many as the trial's
+
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "ss_a": {"variant": "A", "outlier_filter": "distance"},
         "ss_f": {"variant": "F", "outlier_filter": "distance"},
@@ -70,8 +82,9 @@ class Vibe(Defence):
     def network(self, model: nn.Module) -> VibeNetwork:
         """The clean head around the backbone `model`. Raises InputError where that does not tell its features."""
         classes = model.head.out_features if isinstance(model, Classifier) else 0
-        usual = FEW_SHARP if classes <= MANY else MANY_SHARP
-        return wrapped(model, self.variant, self.kappa or usual, self.nu or usual, self.prior_scale)
+        relative = self.kappa_unit == "relative"
+        usual = RELATIVE if relative else FEW_SHARP if classes <= MANY else MANY_SHARP
+        return wrapped(model, self.variant, self.kappa or usual, self.nu or usual, self.prior_scale, relative)
 
     def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """Features, filter, then EM; an epoch is its share of the iterations."""
@@ -82,7 +95,8 @@ class Vibe(Defence):
 
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Fewer than two classes."""
-        return [] if classes > 1 else [f"it needs 2 classes or more, got {classes}"]
+        found = [] if classes > 1 else [f"it needs 2 classes or more, got {classes}"]
+        return found + [f"deploy {self.deploy} is not there yet"] * (self.deploy != "head")
 
     def em(self, context: TrainingContext, iterations: int) -> EmConfig:
         """The settings of the EM loop."""
@@ -147,7 +161,7 @@ class _Run:
         images, classes = self.context.images, self.context.classes
         check_features(torch.zeros(len(images), 1), images.y, classes)  # before hours go into features
         if method != "own":
-            config = PretrainConfig(method=method, epochs=self.defence.pretrain_epochs)
+            config = self.defence.pretraining(method, self.defence.pretrain_epochs, images.shape)
             spent = pretrain_once(
                 self.network.backbone,
                 images.x,
@@ -191,6 +205,8 @@ class _Run:
         em = self.em
         changed = float((em.labels != em.y).float().mean())
         numbers = {"vibe/relabelled": changed, "vibe/e_steps": float(em.steps)}
+        numbers |= {"vibe/kappa": float(self.network.heads.concentration(self.network.heads.kappa))}
+        numbers |= {"vibe/nu": float(self.network.heads.concentration(self.network.heads.nu))}
         numbers |= {"vibe/removed": 1 - len(self.kept) / len(self.context.images), "vibe/column_error": em.column_error}
         return numbers if math.isnan(em.flips) else numbers | {"vibe/flip_rate": em.flips}
 

@@ -16,6 +16,7 @@ from typing import Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from raybd.models import Classifier
 from raybd.models.base import require
@@ -23,15 +24,32 @@ from raybd.seeds import stream
 
 Variant = Literal["A", "F", "F_unit"]
 VARIANTS = ("A", "F", "F_unit")
+STEEPEST = 40.0  # nu up to which products of exponentials stay normal numbers in float32
+BLOCK = 2**24  # numbers of a steep normaliser that live at once
+NARROWEST = 1e-3  # spread of cosines, below which features tell nothing of the labels
 
 
 class Heads(nn.Module):
     """Both heads and the prior. To whom it is deployed it is a linear layer on T = sqrt(D) v^ (`read`)."""
 
-    def __init__(self, classes: int, size: int, variant: Variant, kappa: float, nu: float, scale: float) -> None:
+    spread: Tensor  # () of the cosines at the start; only where concentrations are relative to it
+
+    def __init__(
+        self,
+        classes: int,
+        size: int,
+        variant: Variant,
+        kappa: float,
+        nu: float,
+        scale: float,
+        relative: bool = False,
+    ) -> None:
+        """`relative`: `kappa` and `nu` count in units of 1 / `cosine_spread` of the features that `start` is given."""
         super().__init__()
         self.in_features, self.out_features = size, classes
-        self.variant, self.kappa, self.nu, self.scale = variant, kappa, nu, scale
+        self.variant, self.kappa, self.nu, self.scale, self.relative = variant, kappa, nu, scale, relative
+        if relative:
+            self.register_buffer("spread", torch.ones(()))
         self.clean = nn.Parameter(torch.zeros(classes, size))  # mu
         self.corrupted = nn.Parameter(torch.zeros(classes, size))  # eta
         self.preference = nn.Parameter(torch.zeros(classes))  # theta
@@ -43,7 +61,13 @@ class Heads(nn.Module):
         means = ones.T @ v / ones.sum(0)[:, None]
         self.clean.copy_(means)
         self.corrupted.copy_(means)
+        if self.relative:
+            self.spread.copy_(cosine_spread(v, y, means))
         self.preference.copy_(torch.randn(self.out_features, generator=stream(seed, "prior")))
+
+    def concentration(self, given: float) -> float | Tensor:
+        """`given`, which is kappa or nu, as it enters an exponent."""
+        return given / self.spread if self.relative else given
 
     @property
     def bias(self) -> Tensor:
@@ -53,7 +77,7 @@ class Heads(nn.Module):
     @property
     def weight(self) -> Tensor:
         """kappa mu^ / sqrt(D), (K, D)."""
-        return F.normalize(self.clean, dim=1) * (self.kappa / math.sqrt(self.in_features))
+        return F.normalize(self.clean, dim=1) * (self.concentration(self.kappa) / math.sqrt(self.in_features))
 
     def read(self, v: Tensor) -> Tensor:
         """T = sqrt(D) v^ (N, D): of length sqrt(D), so that noise on it means what it means on ordinary features."""
@@ -70,17 +94,17 @@ class Heads(nn.Module):
     def corrupted_log(self, v: Tensor, y: Tensor) -> Tensor:
         """ln p(y_b|l=j[,x_b]) (B, K) in nats, of features `v` (B, D) and given labels `y` (B,).
 
-        F needs O(B K) memory: its logits are A_ji + B_bi, so the normaliser is ln(exp(B) exp(A)'), both shifted by
-        their largest. A spans at most 2 nu, so nothing underflows in float32 for nu up to 40.
+        F up to nu = 40 needs O(B K) memory: its logits are A_ji + B_bi, so the normaliser is ln(exp(B) exp(A)'), both
+        shifted by their largest. A spans at most 2 nu, so nothing underflows in float32. Steeper ones are summed as
+        they stand, in blocks.
         """
-        table = self.nu * F.normalize(self.clean, dim=1) @ F.normalize(self.corrupted, dim=1).T  # (l, y)
+        nu, eta = self.concentration(self.nu), F.normalize(self.corrupted, dim=1)
+        table = nu * F.normalize(self.clean, dim=1) @ eta.T  # (l, y)
         if self.variant == "A":
             return table.log_softmax(1).T[y]
-        own = (
-            self.nu * (F.normalize(v, dim=1) if self.variant == "F_unit" else v) @ F.normalize(self.corrupted, dim=1).T
-        )
-        top, high = own.detach().amax(1, keepdim=True), table.detach().amax(1)
-        normaliser = ((own - top).exp() @ (table - high[:, None]).exp().T).log() + top + high
+        own = nu * (F.normalize(v, dim=1) if self.variant == "F_unit" else v) @ eta.T
+        steep = self.relative or self.nu > STEEPEST
+        normaliser = steep_normaliser(own, table) if steep else flat_normaliser(own, table)
         return own.gather(1, y[:, None]) + table.T[y] - normaliser
 
     def joint_log(self, v: Tensor, y: Tensor, blind: bool = False) -> Tensor:
@@ -89,13 +113,44 @@ class Heads(nn.Module):
         return clean - math.log(self.out_features) if blind else clean + self.corrupted_log(v, y)
 
 
+def cosine_spread(v: Tensor, y: Tensor, means: Tensor) -> Tensor:
+    """How far the cosines of features `v` (N, D) tell the given labels `y` (N,) apart, at least 0.001: ().
+
+    The (lower) median over images of the cosine with the mean (of `means`, (K, D)) of their own given class, less the
+    average of those with all others'. A scale of the features counts as nothing; as a median it moves little where
+    fewer than half of the labels are wrong.
+    """
+    cosines = F.normalize(v, dim=1) @ F.normalize(means, dim=1).T
+    own = cosines.gather(1, y[:, None])[:, 0]
+    others = (cosines.sum(1) - own) / (len(means) - 1)
+    return (own - others).median().clamp_min(NARROWEST)
+
+
+def flat_normaliser(own: Tensor, table: Tensor) -> Tensor:
+    """ln sum_i exp(table_ji + own_bi) (B, K) of `own` (B, K) and `table` (K, K), as one product."""
+    top, high = own.detach().amax(1, keepdim=True), table.detach().amax(1)
+    return ((own - top).exp() @ (table - high[:, None]).exp().T).log() + top + high
+
+
+def steep_normaliser(own: Tensor, table: Tensor) -> Tensor:
+    """The same at any scale: rows in blocks, which are computed anew for the gradient, so that few numbers live."""
+
+    def block(part: Tensor) -> Tensor:
+        return (part[:, None] + table).logsumexp(2)
+
+    parts = own.split(max(1, BLOCK // table.numel()))
+    return torch.cat([checkpoint(block, part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+
+
 class VibeNetwork(Classifier):
     """A backbone that VIBE's clean head reads. Its features are T, its head is linear in them, its logits p(l|x)."""
 
-    def __init__(self, backbone: Classifier, variant: Variant, kappa: float, nu: float, scale: float) -> None:
+    def __init__(
+        self, backbone: Classifier, variant: Variant, kappa: float, nu: float, scale: float, relative: bool = False
+    ) -> None:
         super().__init__(backbone.mean.flatten().tolist(), backbone.std.flatten().tolist(), backbone.noise)
         self.backbone = backbone
-        self.heads = Heads(backbone.head.out_features, backbone.feature_size, variant, kappa, nu, scale)
+        self.heads = Heads(backbone.head.out_features, backbone.feature_size, variant, kappa, nu, scale, relative)
         self.head = cast(nn.Linear, self.heads)  # it has what others read of a linear layer
 
     def features(self, x: Tensor) -> Tensor:
@@ -107,8 +162,10 @@ class VibeNetwork(Classifier):
         return self.backbone.features(self.normalise(x))
 
 
-def wrapped(model: nn.Module, variant: Variant, kappa: float, nu: float, scale: float) -> VibeNetwork:
+def wrapped(
+    model: nn.Module, variant: Variant, kappa: float, nu: float, scale: float, relative: bool = False
+) -> VibeNetwork:
     """A `VibeNetwork` around the fresh `model`. Raises InputError where that does not tell its features."""
     require((isinstance(model, Classifier), f"VIBE needs a raybd.models.Classifier, {type(model).__name__} is none"))
-    network = VibeNetwork(cast(Classifier, model), variant, kappa, nu, scale)
+    network = VibeNetwork(cast(Classifier, model), variant, kappa, nu, scale, relative)
     return network.to(network.backbone.mean.device)
