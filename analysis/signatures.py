@@ -77,19 +77,24 @@ MEASURES = (
 
 
 def signature_table(runs: pd.DataFrame) -> str:
-    """One line a setting with poison: the backdoor's information and stealthiness at the last epoch, in nats.
+    """The lines of `signature_lines` as text; "" where there are none."""
+    return align_columns(signature_lines(runs))
 
-    `runs` as `raybd.tracking.load_runs` gives them. Mean ± deviation over seeds; in brackets the means of the nulls:
-    labels in random order, where it is information on labels, the clean twin, or triggers that hold no backdoor. ""
+
+def signature_lines(runs: pd.DataFrame) -> list[list[str]]:
+    """A heading, and one line a setting with poison: information and stealthiness of its backdoor at the last epoch.
+
+    `runs` as `raybd.tracking.load_runs` gives them. Nats, mean ± deviation over seeds; in brackets the means of nulls:
+    labels in random order, where it is information on labels, the clean twin, or triggers that hold no backdoor. Empty
     where there are no such numbers.
     """
     groups = [group for group in group_runs(finished_runs(runs)) if group.rate > 0]
     shown = [m for m in MEASURES if any(m.logged(g.runs) for g in groups)]
     if not shown:
-        return ""
+        return []
     lines = [[*groups[0].setting, "seeds", *(measure.heading for measure in shown)]]
     lines += [[*g.cells(), str(g.seeds), *(m.cell(g.runs) for m in shown)] for g in groups]
-    return align_columns(lines)
+    return lines
 
 
 @dataclass(frozen=True)
@@ -134,14 +139,18 @@ def _smoothed(
 
 
 def smoothing_table(runs: pd.DataFrame, judge: Judge) -> str:
-    """One line a setting with poison and sigma: the gap W(clean) - W(triggered) in nats, and `judge`'s conclusion.
+    """The lines of `smoothing_lines` as text; "" where there are none."""
+    return align_columns(smoothing_lines(runs, judge))
 
-    "" where the runs hold no such numbers.
+
+def smoothing_lines(runs: pd.DataFrame, judge: Judge) -> list[list[str]]:
+    """A heading, and one line a setting with poison and sigma: the gap W(clean) - W(triggered) in nats, and `judge`'s
+    conclusion. Empty where the runs hold no such numbers.
     """
     found = smoothed_groups(runs, judge)
     heads = ["sigma", "seeds", "gap (nats), 95 %", "on clean twins", "largest control", "verdict"]
     lines = [[*one.group.cells(), one.sigma, *_conclusion_columns(one)] for one in found]
-    return align_columns([[*found[0].group.setting, *heads], *lines]) if found else ""
+    return [[*found[0].group.setting, *heads], *lines] if found else []
 
 
 def smoothing_sigmas(runs: pd.DataFrame) -> list[str]:

@@ -22,7 +22,7 @@ def format_mean_std(values: Sequence[float], scale: float = 100, digits: int = 1
 
 
 def align_columns(lines: Sequence[Sequence[str]]) -> str:
-    """`lines` of cells with each column as wide as its widest cell."""
+    """`lines` of cells with each column as wide as its widest cell; "" where there are none."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines

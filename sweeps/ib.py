@@ -44,33 +44,41 @@ PRESETS = {
 
 
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
-    """The tables for the terminal, the map and the gap of smoothing over all trials as pictures, and the report."""
+    """What was found, the tables for the terminal, the map and the gap of smoothing as pictures, and the report."""
     # here: pandas, SciPy's statistics and matplotlib take over a second to import, which no wrong option shall wait for
     from analysis import DefendedRegionMap
+    from analysis.findings import findings
     from analysis.plots import plot_map
     from analysis.records import canonical_frame
     from analysis.report import report
-    from analysis.signatures import signature_table, smoothing_gaps, smoothing_sigmas, smoothing_table
-    from analysis.summary import summary
+    from analysis.signatures import signature_lines, smoothing_gaps, smoothing_lines, smoothing_sigmas
+    from analysis.sweep_summary import SummaryTable, grid_table, summary_text
     from raybd.metrics.smoothing.conclusion import judge_smoothing
     from raybd.metrics.smoothing.figures import draw_gaps
     from raybd.tracking import load_runs
 
     runs = load_runs(name, tracking_uri, all_metrics=True)
     region = DefendedRegionMap.from_frame(canonical_frame(runs))
-    pictures = [folder / "map.png"]
+    cells, pictures = folder / "cells.csv", [folder / "map.png"]
+    region.to_frame().to_csv(cells, index=False)
     plot_map(region).savefig(pictures[0])
-    tables = [summary(region)]
-    if signatures := signature_table(runs):
-        tables.append(f"Information and stealthiness (nats; in brackets the null)\n{signatures}")
-    if smoothing := smoothing_table(runs, judge_smoothing):
-        tables.append(f"Smoothing\n{smoothing}")
+    smoothing = smoothing_lines(runs, judge_smoothing)
+    tables = [
+        grid_table(region),
+        SummaryTable(
+            "Information and stealthiness (nats; in brackets the null)", signature_lines(runs), "signatures.csv"
+        ),
+        SummaryTable("Smoothing", smoothing, "smoothing.csv"),
+    ]
+    text, files = summary_text(findings(region, runs, judge_smoothing), tables, folder)
+    if smoothing:
         pictures.append(folder / "smoothing.png")
         sigma = smoothing_sigmas(runs)[-1]  # at the smallest, clean images mostly vote alike
         draw_gaps(smoothing_gaps(runs, sigma), f"{name}: smoothing at sigma {sigma}").savefig(pictures[1])
     page = folder / "report.html"
     page.write_text(report(runs, name), encoding="utf-8")
-    return "\n\n".join(tables) + f"\n\nThe map: {pictures[0]}\nThe report: {page}", [*pictures, page]
+    places = f"Every cell:  {cells}\nThe map:     {pictures[0]}\nThe report:  {page}"
+    return f"{text}\n\n{places}", [*pictures, page, cells, *files]
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def test_where_each_attack_takes_hold() -> None:
     sentences = told(
         grid("badnets", (0.5, 0.9), 5e-4), grid("badnets", (0.0, 0.8), 0.04), grid("wanet", (0.0, 0.02), 5e-4)
     )
-    assert sentences[0].startswith("Of 6 settings with poison 3 are defended, 3 backdoored (each by a prob")
+    assert sentences[0].startswith("Of 6 settings with poison, 3 are defended and 3 backdoored (each by a prob")
     where = about(sentences, "Where an attack takes hold without a defence")
     assert re.search(
         r"badnets first at 1% poison \(50\.0 points \(\S+ to \S+\) at weight_decay=0\.0005\), "
@@ -132,7 +132,7 @@ def test_no_clean_twins() -> None:
 
 def test_all_defended_and_none_undecided() -> None:
     sentences = told(grid("badnets", (0.0, 0.02), 5e-4), grid("badnets", (0.01, 0.0), 0.04))
-    assert sentences[0].startswith("Of 4 settings with poison 4 are defended (")
+    assert sentences[0].startswith("Of 4 settings with poison, 4 are defended (")
     assert "surely nowhere up to 5%" in sentences[1]
     assert len(sentences) == 2
 

@@ -12,7 +12,7 @@ from analysis.findings.keep_out import keep_out_sentence
 from analysis.findings.missing import missing_sentence
 from analysis.findings.signatures import signature_sentences
 from analysis.findings.where import attack_sentence
-from analysis.findings.wording import counted
+from analysis.findings.wording import counted, joined
 from analysis.region_map import DefendedRegionMap
 from analysis.signatures import Judge
 from analysis.verdict import STATUSES
@@ -46,12 +46,17 @@ def findings(region_map: DefendedRegionMap, runs: pd.DataFrame | None = None, ju
 
 def _overview(region_map: DefendedRegionMap, poisoned: Sequence[Cell]) -> str:
     counts = Counter(cell.verdict.status for cell in poisoned)
-    parts = [f"{counts[status]} {WORDS.get(status, status)}" for status in STATUSES if counts[status]]
-    parts[0] = (
-        f"{parts[0].partition(' ')[0]} {'is' if parts[0].startswith('1 ') else 'are'} {parts[0].partition(' ')[2]}"
-    )
+    found = [status for status in STATUSES if counts[status]]
+    parts = [
+        f"{counts[status]}{_verb(counts[status]) * (status == found[0])} {WORDS.get(status, status)}"
+        for status in found
+    ]
     sure = f"each by a probability of at least {region_map.rule.min_probability:.0%}"
-    return f"Of {counted(len(poisoned), 'setting')} with poison {', '.join(parts)} ({sure}){_clean(region_map)}."
+    return f"Of {counted(len(poisoned), 'setting')} with poison, {joined(parts)} ({sure}){_clean(region_map)}."
+
+
+def _verb(number: int) -> str:
+    return " is" if number == 1 else " are"
 
 
 def _clean(region_map: DefendedRegionMap) -> str:

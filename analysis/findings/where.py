@@ -71,7 +71,9 @@ def _everywhere(cells: Sequence[Cell]) -> str:
     if max(map(len, groups)) == 1:
         return ""
     return (
-        f", at every setting from {percent(rates[first])} on" if first < len(rates) else ", at no rate at every setting"
+        f", at every setting from {percent(rates[first])} on"
+        if first < len(rates)
+        else ", but at no rate at every setting"
     )
 
 

@@ -14,6 +14,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
+def joined(parts: Sequence[str]) -> str:
+    """The parts as a list in a sentence: "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
 def percent(rate: object) -> str:
     """A poison rate: "0.5%"."""
     return f"{100 * float(str(rate)):g}%" if is_number(rate) else str(rate)
