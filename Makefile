@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 WHEELS := .venv/wheels/.complete
+DOCS := .venv/.docs-installed
 TESTS := --numprocesses $(shell echo $$(($$(nproc) + 1))) --maxprocesses 8 --dist loadfile --no-loadscope-reorder # some wait
 
-.PHONY: sweep test test-all store-test audit lint types ui bench cluster-test clean
+.PHONY: sweep test test-all store-test audit chaos lint types docs ui bench cluster-test clean
 
 sweep: $(INSTALLED)  ## sweep digits, log to MLflow, draw the map (OPTIONS="--seeds 5")
 	$(BIN)/python sweeps/ib.py $(OPTIONS)
@@ -38,6 +39,10 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+docs: $(DOCS)  ## the pages of docs/ and the reference of the Python API as a site: build/site/index.html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs auto docs build/site
+	@echo "the site: build/site/index.html"
+
 bench: $(INSTALLED)  ## both sides of every speed claim
 	$(BIN)/python -m tests.benchmarks
 
@@ -51,6 +56,10 @@ $(WHEELS): $(INSTALLED)
 	  '.[cluster]' 'setuptools>=77'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --find-links .venv/wheels \
 	  -c constraints.txt -e '.[cluster]'
+	touch $@
+
+$(DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt

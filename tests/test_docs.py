@@ -11,6 +11,8 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 
+import analysis
+import raybd
 from raybd.attacks import ATTACKS, Attack
 from raybd.command_line.grid import expand
 from raybd.defences import DEFENCES
@@ -124,16 +126,33 @@ def test_the_readme_s_questions_meet_the_statuses(
     assert len(frame) == 2 * 2 * 2 * 2
 
 
+PAGES = ("docs/sweeps.md", "docs/defences.md")
+
+
 @pytest.mark.parametrize(
-    "command", [c for b in blocks("README.md", "sh") for c in b.splitlines() if c.startswith(".venv")]
+    "command", [c for page in PAGES for b in blocks(page, "sh") for c in b.splitlines() if c.startswith(".venv")]
 )
-def test_the_readme_s_sweep_commands(command: str, tmp_path: Path) -> None:
+def test_the_sweep_commands_of_the_pages(command: str, tmp_path: Path) -> None:
     words = shlex.split(command, comments=True)
     if "cifar10" in words:
         words += ["--data", "digits"]  # the files of CIFAR-10 are the reader's to bring
     words = [str(ROOT / word) if word.endswith(".py") else word for word in words[1:]]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_is_short_and_its_commands_are_of_sweeps_that_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 130
+    assert len(text.split()) <= 1100
+    sweeps = set(re.findall(r"`raybd sweep (\w+)", text))
+    assert sweeps == {path.stem for path in (ROOT / "sweeps").glob("[!_]*.py")}
+
+
+def test_the_reference_names_every_public_name() -> None:
+    reference = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.rst"))
+    for package in (raybd, analysis):
+        assert all(f"{package.__name__}.{name}" in reference for name in package.__all__)
 
 
 def test_the_tests_that_the_pages_name_exist() -> None:

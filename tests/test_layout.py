@@ -29,7 +29,8 @@ def test_importing_the_one_does_not_load_the_other(module: str, absent: tuple[st
 
 def test_everything_that_is_needed_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["dev"] + extras["docs"]
     names = {re.split(r"[\[<>=]", line)[0].lower() for line in wanted}
     pinned = {
         line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()

@@ -121,7 +121,8 @@ def _rules(cls: Any) -> dict[str, _Rule]:
     """The rule of every field."""
     plain, marked = get_type_hints(cls), get_type_hints(cls, include_extras=True)
     return {
-        f.name: _Rule(plain[f.name], tuple(_bounds(marked[f.name])), tuple(_words(plain[f.name]))) for f in fields(cls)
+        f.name: _Rule(plain[f.name], tuple(bounds_in(marked[f.name])), tuple(_words(plain[f.name])))
+        for f in fields(cls)
     }
 
 
@@ -140,10 +141,10 @@ def _words(hint: Any) -> Iterator[str]:
             yield inner
 
 
-def _bounds(hint: Any) -> Iterator[Bound]:
+def bounds_in(hint: Any) -> Iterator[Bound]:
     """The bounds in an annotation, wherever they stand in it: `Annotated[int, Ge(1)] | None`, `tuple[Share, ...]`."""
     if get_origin(hint) is Annotated:
-        yield from _bounds(get_args(hint)[0])
+        yield from bounds_in(get_args(hint)[0])
         for mark in get_args(hint)[1:]:
             if isinstance(mark, Interval):
                 yield from mark  # type: ignore[misc]
@@ -151,7 +152,7 @@ def _bounds(hint: Any) -> Iterator[Bound]:
                 yield mark
     else:
         for inner in get_args(hint):
-            yield from _bounds(inner)
+            yield from bounds_in(inner)
 
 
 def limit(bound: Bound) -> Any:
