@@ -1,6 +1,5 @@
 """Sweeps on a real local Ray and in this process: same records, nothing lost, nothing twice."""
 
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -16,9 +15,7 @@ from raybd.errors import InputError
 from raybd.execution.attempt import run_attempt
 from raybd.execution.outcome import Outcome
 from raybd.execution.plan import SweepPlan, plan_sweep
-from raybd.execution.progress import Progress, format_duration
-from raybd.execution.proposers import ListProposer
-from raybd.execution.queue import TrialQueue
+from raybd.execution.progress import format_duration
 from raybd.execution.resources import Resources
 from raybd.execution.result import SweepResult
 from raybd.execution.setup import TrialSetup
@@ -27,7 +24,7 @@ from raybd.tracking import load_runs
 from raybd.tracking.metric_table import last_values
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
-from raybd.trials.records import FAILED, FINISHED, SweepFolder
+from raybd.trials.records import FINISHED, SweepFolder
 from raybd.trials.validate import prepare
 from raybd.types import Data
 from raybd.utils.metric_names import TABLE, headline
@@ -242,17 +239,6 @@ def test_busy_share_by_hand() -> None:
     assert "80% of core seconds inside trials" in result.text
     assert replace(result, cpus=0.5).busy == pytest.approx(4 / 10)
     assert "(4.0 s / (2 x 5.0 s))" in replace(result, cpus=0.5).text
-
-
-def test_progress_counts() -> None:
-    queue = TrialQueue(ListProposer([replace(CONFIG, seed=seed) for seed in range(4)]))
-    progress = Progress(queue, io.StringIO())
-    for status in (FINISHED, FAILED):
-        config = queue.next()
-        assert isinstance(config, TrialConfig)
-        queue.tell(Outcome(config.key, "", status))
-    queue.next()
-    assert progress.line.startswith("done 1  running 1  failed 1  left 1  0:00")
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(5, "0:05"), (65.4, "1:05"), (3600, "1:00:00")])

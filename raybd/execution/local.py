@@ -48,12 +48,12 @@ class LocalExecutor(Executor):
     def _run_all(self, queue: TrialQueue, progress: Progress, asked: list[int], freeze: Callable[[], None]) -> None:
         """Run the trials of `queue` until it is done, or a signal is among those `asked`; `freeze` after each."""
         while isinstance(config := queue.next(), TrialConfig):
-            progress.show()
+            progress.started(config.key)
             outcome = self._run(config, queue.runs_alone(config.key))
             if not outcome.stopped:
                 queue.tell(outcome)
+            progress.ended(config.key)
             freeze()
-            progress.show()
             if asked:
                 return
         assert config is Signal.DONE, "a proposer waits although nothing is in flight"

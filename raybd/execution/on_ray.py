@@ -80,6 +80,7 @@ class RayExecutor(Executor):
                 if isinstance(error.__cause__, OutOfMemoryError):
                     queue.tell_out_of_memory([key for key in queue.in_flight if key in run.running])
                 queue.requeue()
+                progress.all_ended()
                 failures = 0 if queue.progress > before else failures + 1
         return ExecutorResult(errors)
 

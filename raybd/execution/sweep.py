@@ -46,7 +46,8 @@ def run_sweep(plan: SweepPlan, executor: Executor, proposer: Proposer | None = N
             record_death(config, executor.setup, outcome.error)
 
     queue = TrialQueue(source, before, ended, twin_of)
-    ending = executor.run(queue, Progress(queue))
+    with Progress(queue).shown() as progress:
+        ending = executor.run(queue, progress)
     errors, outcomes = list(ending.errors), list(queue.outcomes.values())
     if store_lost := plan.store.lost():
         errors.append(lost_store_text(plan, store_lost))

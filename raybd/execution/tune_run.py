@@ -147,7 +147,7 @@ class TuneRun:
         if outcome := self.reported.pop(key, None):
             self.earlier[key] = outcome.error
         self.running.add(key)
-        self.progress.show()
+        self.progress.started(key)
 
     def end(self, key: str, died: str) -> None:
         """Handle the end of a trial's last attempt; `died` is the error if it reported nothing.
@@ -156,6 +156,7 @@ class TuneRun:
         """
         if self.lost:
             return
+        self.progress.ended(key)
         config = self.queue.in_flight[key]
         outcome = self.reported.pop(key, None)
         if self.asked and not (outcome and outcome.finished):
@@ -166,7 +167,6 @@ class TuneRun:
                 release(self.marks[key])
         self.running.discard(key)
         self.queue.tell(replace(outcome, earlier=self.earlier.pop(key, "")))
-        self.progress.show()
 
     def death_reason(self, trial: Any) -> str:
         """Why a worker died without a report: from its crash report, or from Ray's error file."""

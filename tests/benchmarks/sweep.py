@@ -67,9 +67,9 @@ def _memory() -> Iterator[list[tuple[int, float]]]:
     ended = Progress.ended
 
     @wraps(ended)
-    def noted(self: Progress, ok: bool) -> None:
-        ended(self, ok)
-        seen.append((self.finished + self.failed, _resident()))
+    def noted(self: Progress, key: str) -> None:
+        ended(self, key)
+        seen.append((self.counts.ended, _resident()))
 
     with patch.object(Progress, "ended", noted):
         yield seen
