@@ -68,9 +68,13 @@ def test_inline_and_ray_give_the_same_numbers(tmp_path: Path, local_ray: None) -
     metrics = []
     for folder, run in (("a", run_inline), ("b", lambda p: run_on_ray(p, ONE, "local"))):
         (tmp_path / folder).mkdir()
-        a = made(configs, tmp_path / folder)
+        a = replace(made(configs, tmp_path / folder), figures={"a": "first_seed", "b": "none"}[folder])
         result = run(a)  # type: ignore[operator]
         assert result.exit_status == 0
+        drawn = {
+            config.seed for config in a.todo if (a.folder.trial(config.key).path / "figures/examples.png").exists()
+        }
+        assert drawn == ({0} if folder == "a" else set())  # and the numbers are the same
         assert {o.status for o in result.outcomes} == {FINISHED}
         records = [a.folder.trial(config.key).read() for config in a.todo]
         metrics.append(

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval, MinLen
 from joblib import cpu_count
@@ -174,6 +174,8 @@ class ExecutionOptions(OptionGroup):
     """Ray to join: HOST:PORT, auto (of your `ray start` here), local (a new one); none: RAY_ADDRESS, auto or local."""
     inline: bool = False
     """Run in this process, without Ray."""
+    figures: Literal["all", "first_seed", "none"] = "all"
+    """Trials that draw figures: all; first_seed: one of each setting, which saves a tenth of a small trial; or none."""
     dry_run: bool = False
     """Print the trials and an estimate of the time; run nothing."""
 

@@ -29,6 +29,7 @@ class SweepPlan:
     folder: SweepFolder
     store: Store
     finished: "StoredTrials"
+    figures: str = "all"  # which trials draw theirs: see `TrialSetup`
 
     @property
     def finished_before(self) -> int:

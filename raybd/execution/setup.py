@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from raybd.tracking.store import Address
+from raybd.trials.config import TrialConfig
 from raybd.trials.records import SweepFolder
 
 
@@ -21,4 +22,9 @@ class TrialSetup:
     share: float = 1.0  # of its device's memory that a trial may fill: its GPU's, or that of its node
     tight: bool = False  # after memory ran out: batches of measures are smaller, images streamed
     image_bytes: float | None = None  # of images in memory, above which they are streamed; None: half of its share
+    figures: str = "all"  # which trials draw figures: all, first_seed or none
     start: str = ""  # name of the driver's start, by which it asks its trials to end
+
+    def draws(self, config: TrialConfig) -> bool:
+        """Whether the trial draws its figures: seeds 1, 2, ... of a cell look like seed 0 and cost as much."""
+        return self.figures == "all" or (self.figures == "first_seed" and config.seed == 0)

@@ -108,7 +108,16 @@ def local_executor(
 
     warn_of_slow_bf16((config.train for config in plan.todo), device)
     address = plan.store.address
-    setup = TrialSetup(plan.name, plan.folder, address, threads, device, stall_seconds, image_bytes=image_bytes)
+    setup = TrialSetup(
+        plan.name,
+        plan.folder,
+        address,
+        threads,
+        device,
+        stall_seconds,
+        image_bytes=image_bytes,
+        figures=plan.figures,
+    )
     return LocalExecutor(setup, plan.data)
 
 
@@ -151,6 +160,7 @@ def ray_executor(
         device="cuda" if resources.gpus else "cpu",
         stall_seconds=stall_seconds,
         image_bytes=image_bytes,
+        figures=plan.figures,
     )
     warn_of_slow_bf16((config.train for config in plan.todo), setup.device)
     fitting = max(1, int(cores / resources.cpus))

@@ -38,14 +38,19 @@ def _probed(folder: TrialFolder) -> dict[str, Tensor]:
     return found
 
 
-def save_artifacts(folder: TrialFolder, config: TrialConfig, result: TrialResult) -> None:
-    """Save the artifacts of a finished trial: per-sample table, arrays, figures."""
+def save_artifacts(folder: TrialFolder, config: TrialConfig, result: TrialResult, figures: bool = True) -> None:
+    """Save the artifacts of a finished trial: per-sample table, arrays and, unless told not to, figures."""
     table = {name: column.cpu().numpy().astype(np.int16) for name, column in result.table.items()}
     table["train_roles"] = result.roles.cpu().numpy()
     np.savez_compressed(folder.path / "per_sample.npz", allow_pickle=False, **table)
     if arrays := _probed(folder) | result.arrays:
         kept = {name: value.numpy() for name, value in arrays.items()}
         np.savez_compressed(folder.path / "arrays.npz", allow_pickle=False, **kept)
+    if figures:
+        _draw(folder, config, result, arrays)
+
+
+def _draw(folder: TrialFolder, config: TrialConfig, result: TrialResult, arrays: dict[str, Tensor]) -> None:
     draw_examples(result.clean, result.triggered, folder.path / "figures" / "examples.png")
     kind_of(config).draw(folder.history(), config.label, folder.path / "figures")
     if result.suspects is not None:
