@@ -130,7 +130,7 @@ def test_settings_of_self_supervision_reach_the_encoder(digits: Data, monkeypatc
         asked.append(config)
         return PretrainResult((), 0.0)
 
-    monkeypatch.setattr("raybd.defences.vibe.defence.pretrain_once", kept)
+    monkeypatch.setattr("raybd.defences.vibe.training.pretrain_once", kept)
     settings = {"temperature": 0.5, "hidden": 32, "projection": 16, "batch_size": 128, "learning_rate": 0.1}
     given: dict[str, Any] = {f"pretrain_{name}": value for name, value in settings.items()}
     defence = replace(QUICK, features="nnclr", pretrain_epochs=3, view_noise=0.3, **given)

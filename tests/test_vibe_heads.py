@@ -1,5 +1,7 @@
 """The heads against their formulas written out."""
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,10 @@ import torch.nn.functional as F
 from scipy.special import logsumexp
 from torch import Tensor
 
-from raybd.defences.vibe.heads import NARROWEST, Heads, Variant, cosine_spread, wrapped
+from raybd.defences.vibe import Vibe
+from raybd.defences.vibe.heads import NARROWEST, Heads, Variant, VibeNetwork, cosine_spread
 from raybd.errors import InputError
-from raybd.models import build_model
+from raybd.models import Classifier, build_model
 
 B, K, D, NU = 64, 12, 32, 10.0
 
@@ -165,7 +168,8 @@ def test_prototypes_start_at_the_means_of_given_labels() -> None:
 
 def test_the_network_deploys_the_clean_head() -> None:
     torch.manual_seed(0)
-    network = wrapped(build_model("small_cnn", (1, 8, 8), K, (0.4,), (0.3,)), "A", 8.0, NU, 0.5).eval()
+    backbone = cast(Classifier, build_model("small_cnn", (1, 8, 8), K, (0.4,), (0.3,)))
+    network = VibeNetwork(backbone, "A", 8.0, NU, 0.5).eval()
     for parameter in network.heads.parameters():
         torch.nn.init.normal_(parameter)
     x = torch.rand(5, 1, 8, 8)
@@ -177,5 +181,6 @@ def test_the_network_deploys_the_clean_head() -> None:
 
 
 def test_a_model_without_features_is_refused() -> None:
-    with pytest.raises(InputError, match="Classifier"):
-        wrapped(torch.nn.Linear(2, 2), "A", 8.0, NU, 0.5)
+    for deploy in ("head", "linear", "retrained"):
+        with pytest.raises(InputError, match="Classifier"):
+            Vibe(deploy=deploy).network(torch.nn.Linear(2, 2))

@@ -1,10 +1,10 @@
 """The base class of defences: ways to train on a set that may be poisoned."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, final
+from typing import ClassVar, Literal, Self, final
 
 from torch import Tensor, nn
 
@@ -28,8 +28,11 @@ class TrainingContext:
     cache_folder: Path | None = None  # where trials keep what others can use (encoders); None: nobody shares
     heartbeat: Callable[[], None] = lambda: None  # to be called now and then in long work
     findings: dict[str, Tensor] = field(default_factory=dict)  # of the defence: see SUSPICION and FLAGGED
+    # networks that the defence worked with beside the one that is deployed, for measures that know the truth: ENCODER
+    networks: dict[str, nn.Module] = field(default_factory=dict)
 
 
+ENCODER = "encoder"  # a Classifier: what it finds was found in its features
 SUSPICION = "suspicion"  # (N,) float: the higher, the likelier a training image is poison
 FLAGGED = "flagged"  # (N,) bool: training images that were removed, relabelled or unlearnt
 
@@ -67,6 +70,18 @@ class Defence(ABC):
     def problems(self, shape: tuple[int, int, int], classes: int) -> list[str]:
         """Why these settings cannot be used on images of `shape` with `classes` classes; empty if they can."""
         return []
+
+    def count_problems(self, count: int) -> list[str]:
+        """Why these settings cannot be used on a training set of `count` images; empty if they can."""
+        return []
+
+    def files(self) -> dict[str, str]:
+        """The files that the defence reads, by the settings that name them."""
+        return {}
+
+    def by_content(self, contents: Mapping[str, str]) -> Self:
+        """This defence with the content of each of its files in place of the path, as a trial's key knows it."""
+        return self
 
     @final
     def check(self, shape: tuple[int, int, int], classes: int) -> list[str]:

@@ -104,8 +104,15 @@ class TrialConfig:
         if source := found.get(MODEL_SOURCE):
             model["name"] = f"{source}:{self.model.name.partition(':')[2]}"
             model["built"] = found.get(MODEL_BUILT, "")
-        pictures = {name.removeprefix("attack."): content for name, content in self.contents}
-        return {"attack": spec(ATTACKS, self.attack.by_content(pictures)), "model": model}
+        attack, defence = (
+            {name.removeprefix(part): content for name, content in self.contents if name.startswith(part)}
+            for part in ("attack.", "defence.")
+        )
+        return {
+            "attack": spec(ATTACKS, self.attack.by_content(attack)),
+            "defence": spec(DEFENCES, self.defence.by_content(defence)),
+            "model": model,
+        }
 
     @property
     def image_set(self) -> str:

@@ -1,8 +1,10 @@
-"""Contents of the files that a trial draws on: pictures, the modules of a user's network, what it reads when built."""
+"""Contents of the files that a trial draws on: pictures, features, a user's modules, what a network reads."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from raybd.attacks import Attack
+from raybd.defences import Defence
 from raybd.errors import InputError
 from raybd.models import built_content, is_user_function
 from raybd.trials.config import MODEL_BUILT, MODEL_SOURCE, Contents, TrialConfig
@@ -13,7 +15,7 @@ from raybd.utils.source_files import source_hash
 
 
 def with_contents(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list[TrialConfig]:
-    """The configs with the contents of what they draw on; each attack and each network is looked at once.
+    """The configs with the contents of what they draw on; each attack, defence and network is looked at once.
 
     Raises:
         InputError: a file cannot be read, or is not what it was when a config was given its contents.
@@ -21,7 +23,7 @@ def with_contents(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list
     known: dict[object, Contents] = {}
     filled, changed = [], []
     for config in configs:
-        parts = (config.attack, config.model, config.image_set)
+        parts = (config.attack, config.defence, config.model, config.image_set)
         if parts not in known:
             known[parts] = contents_of(config, data[config.image_set])
         changed += _differences(config, dict(known[parts]))
@@ -66,18 +68,22 @@ def check_files(config: TrialConfig) -> None:
 
 
 def _files(config: TrialConfig) -> dict[str, str]:
-    files = config.attack.files().items()
-    found = {f"attack.{name}": content_hash(read_content(path)) for name, path in files}
+    found = {name: content_hash(read_content(path)) for name, path in _paths(config).items()}
     if is_user_function(config.model.name) and (source := source_hash(config.model.name.partition(":")[0])):
         found[MODEL_SOURCE] = source
     return found
 
 
+def _paths(config: TrialConfig) -> dict[str, str]:
+    """The files that attack and defence read, by the settings that name them."""
+    parts: tuple[tuple[str, Attack | Defence], ...] = (("attack", config.attack), ("defence", config.defence))
+    return {f"{part}.{name}": path for part, method in parts for name, path in method.files().items()}
+
+
 def _differences(config: TrialConfig, now: dict[str, str]) -> list[str]:
     if not config.contents:
         return []
-    named = {f"attack.{name}": path for name, path in config.attack.files().items()}
-    named |= {MODEL_SOURCE: f"the source of {config.model.name}"}
+    named = _paths(config) | {MODEL_SOURCE: f"the source of {config.model.name}"}
     named |= {MODEL_BUILT: f"what {config.model.name} reads when it is built"}
     changed = [name for name, content in config.contents if now.get(name) != content]
     return [f"{named.get(name, name)} has changed since the trial was planned ({name})" for name in changed]

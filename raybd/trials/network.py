@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from raybd.attacks import NoAttack
 from raybd.attacks.poisoning import PoisonSpec
+from raybd.data import split_validation
 from raybd.defences import DEFENCES, TrainingContext
 from raybd.defences.audit import audit, most_suspected
 from raybd.defences.base import SUSPICION
+from raybd.defences.vibe.truth import probe_accuracy, relabelling
 from raybd.errors import DivergedError
 from raybd.metrics import METRICS
 from raybd.metrics.base import History
@@ -58,6 +60,8 @@ class NetworkTraining(TrialKind):
         if is_streamed(data.train.x) and not config.defence.streams:
             name = name_of(DEFENCES, config.defence)
             found.append(f"defence {name} needs all images in memory, and {data.name} is streamed: raise --data-memory")
+        kept = split_validation(data.train, config.validation, config.seed)[0] if config.validation else data.train
+        found += config.defence.count_problems(len(kept))
         features = tuple(name_of(METRICS, metric) for metric in config.metrics if metric.needs_features)
         what = (config.model, config.defence, features, config.train.workers)
         return found or list(network_problems(*what, shape, classes))
@@ -69,7 +73,7 @@ class NetworkTraining(TrialKind):
         probes = set(config.probes or probe_schedule(config.train.epochs))
         with tempfile.TemporaryDirectory() as folder:
             context_of = partial(_training_context, config, data, session)
-            twin = _twin(config, context_of, probes, session, Path(folder))
+            twin = _twin(config, data, context_of, probes, session, Path(folder))
             ranks = Ranks.of(config.train.workers)
             context = context_of(model, poisoned, ranks.checkpoint(session.checkpoint))
             replayed = twin.replay(model, probes, context.findings) if twin and not config.poison_rate else None
@@ -155,6 +159,8 @@ class _Measurements:
         if epoch.last:
             self.metrics |= {k: v for metric in config.metrics for k, v in metric.conclude(self.history).items()}
             self.metrics |= audit(self.training.findings, self.poisoned.roles)
+            self.metrics |= relabelling(self.training, self.poisoned)
+            self.metrics |= probe_accuracy(self.training, self.poisoned.true, self.data.test)
         self.session.report(Report(epoch.number, self.metrics, new))
 
     def result(self) -> TrialResult:
@@ -225,7 +231,12 @@ def _training_context(
 
 
 def _twin(
-    config: TrialConfig, context_of: Callable[[], TrainingContext], probes: set[int], session: TrialSession, own: Path
+    config: TrialConfig,
+    data: Data,
+    context_of: Callable[[], TrainingContext],
+    probes: set[int],
+    session: TrialSession,
+    own: Path,
 ) -> Twin | None:
     """The clean twin, where a metric compares with it; and where the trial is one, for others to share.
 
@@ -239,8 +250,11 @@ def _twin(
         ranks.decide(True)
         return context_of()
 
+    def conclude(context: TrainingContext) -> dict[str, float]:
+        return probe_accuracy(context, data.train.y, data.test)
+
     try:
-        twin = clean_twin(config, begin, probes, (session.shared or own) / "twins", session.heartbeat)
+        twin = clean_twin(config, begin, probes, (session.shared or own) / "twins", session.heartbeat, conclude)
     except DivergedError as error:
         raise DivergedError(f"the clean twin: {error}") from error
     ranks.decide(False)

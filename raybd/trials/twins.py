@@ -69,6 +69,7 @@ def clean_twin(
     probes: set[int],
     cache_folder: Path,
     heartbeat: Callable[[], None] = lambda: None,
+    conclude: Callable[[TrainingContext], dict[str, float]] = lambda context: {},
 ) -> Twin:
     """The clean twin of `config`, trained by one process if `cache_folder` does not hold it yet.
 
@@ -78,6 +79,7 @@ def clean_twin(
         probes: the epochs whose weights are saved, besides the last.
         cache_folder: holds a folder for each twin, called by its key.
         heartbeat: called while another process trains the twin.
+        conclude: numbers of the last epoch that need the truth, once the training has ended.
 
     Raises:
         OSError: the weights cannot be written.
@@ -86,7 +88,7 @@ def clean_twin(
     folder = cache_folder / twin_of(config).key
     return compute_once(
         folder / ENTRY,
-        lambda: train_twin(config, context(), probes, folder),
+        lambda: train_twin(config, context(), probes, folder, conclude),
         load=partial(_load, probes),
         save=_save,
         heartbeat=heartbeat,
@@ -94,12 +96,20 @@ def clean_twin(
     )
 
 
-def train_twin(config: TrialConfig, context: TrainingContext, probes: set[int], folder: Path) -> Twin:
+def train_twin(
+    config: TrialConfig,
+    context: TrainingContext,
+    probes: set[int],
+    folder: Path,
+    conclude: Callable[[TrainingContext], dict[str, float]] = lambda context: {},
+) -> Twin:
     """The clean twin of `config`, trained in `folder`, or from the checkpoint that an earlier attempt left there."""
     history = folder / HISTORY
     epochs = json.loads(history.read_text()) if history.exists() else []
     checkpoint = Ranks.of(config.train.workers).checkpoint(Checkpoint(folder / CHECKPOINT, epochs=config.train.epochs))
     for epoch in config.defence.train(replace(context, checkpoint=checkpoint)):
+        if epoch.last:
+            epoch = replace(epoch, numbers=epoch.numbers | conclude(context))
         epochs = [earlier for earlier in epochs if earlier["number"] < epoch.number] + [asdict(epoch)]
         if epoch.last or epoch.number in probes:
             write_atomically(folder / f"{epoch.number}.pt", partial(torch.save, context.model.state_dict()))

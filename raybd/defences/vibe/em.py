@@ -107,6 +107,7 @@ class Em:
         self.settled = False
         self.duals: Tensor | None = None
         self.labels = y  # l (N,); K stands for none
+        self.first_labels = y  # those of the first E-step
         self.targets: Tensor | None = None  # N Q (N, K) where pseudolabels are soft
         self.optimizer = _optimizer(heads, features, config)
         self._order: Tensor | None = None  # of the images in this pass
@@ -140,6 +141,7 @@ class Em:
         labels = plan.labels(scores)
         self.flips = float((labels != self.labels).float().mean()) if self.steps else math.nan
         self.settled = self.steps > 0 and self.flips < self.config.flip_stop
+        self.first_labels = self.first_labels if self.steps else labels
         self.labels, self.duals, self.steps = labels, plan.duals / sharpness, self.steps + 1
         if self.config.pseudolabels != "hard":
             self.targets = torch.cat([plan.rows(part) for part in scores()]).to(self.heads.clean.dtype)
@@ -196,7 +198,7 @@ class Em:
 
     def state(self) -> dict[str, Any]:
         """All that a later attempt needs besides the weights of heads and backbone."""
-        names = ("iteration", "steps", "flips", "settled", "duals", "labels", "targets", "column_error")
+        names = ("iteration", "steps", "flips", "settled", "duals", "labels", "first_labels", "targets", "column_error")
         return {name: getattr(self, name) for name in names} | {"optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from raybd.models import Classifier
-from raybd.models.base import require
 from raybd.seeds import stream
 
 Variant = Literal["A", "F", "F_unit"]
@@ -162,10 +161,21 @@ class VibeNetwork(Classifier):
         return self.backbone.features(self.normalise(x))
 
 
-def wrapped(
-    model: nn.Module, variant: Variant, kappa: float, nu: float, scale: float, relative: bool = False
-) -> VibeNetwork:
-    """A `VibeNetwork` around the fresh `model`. Raises InputError where that does not tell its features."""
-    require((isinstance(model, Classifier), f"VIBE needs a raybd.models.Classifier, {type(model).__name__} is none"))
-    network = VibeNetwork(cast(Classifier, model), variant, kappa, nu, scale, relative)
-    return network.to(network.backbone.mean.device)
+class LinearNetwork(VibeNetwork):
+    """A backbone that a linear head reads, taught by the pseudolabels of VIBE's heads. Ours, not the paper's."""
+
+    def __init__(
+        self, backbone: Classifier, variant: Variant, kappa: float, nu: float, scale: float, relative: bool = False
+    ) -> None:
+        super().__init__(backbone, variant, kappa, nu, scale, relative)
+        self.head = nn.Linear(backbone.feature_size, backbone.head.out_features)
+
+    def features(self, x: Tensor) -> Tensor:
+        """v (N, D) of the normalised `x` (N, C, H, W)."""
+        return self.backbone.features(x)
+
+    @torch.no_grad()
+    def deploy(self, weight: Tensor, bias: Tensor) -> None:
+        """Let the head have this `weight` (K, D) and `bias` (K,)."""
+        self.head.weight.copy_(weight)
+        self.head.bias.copy_(bias)
