@@ -15,6 +15,8 @@ from PIL import Image
 from raybd.cli import main as raybd_main
 from raybd.command_line.command import main
 from raybd.command_line.grid import expand
+from raybd.command_line.options import SweepOptions
+from raybd.errors import InputError
 from raybd.tracking import load_runs
 from sweeps.ib import PRESETS, summarise
 
@@ -80,6 +82,25 @@ def test_paper_preset_is_the_papers_setting() -> None:
         ("cifar10", 120, 256, 0.1)
     }
     assert trials[0].probes == (1, 5, 10, 20, 40, 60, 80, 100, 120)
+
+
+def test_defences_train_at_the_rates_and_weight_decays_that_are_theirs() -> None:
+    axes = {"poison_rates": (0.0, 0.01, 0.1), "weight_decays": (5e-4, 0.05), "widths": (1.0,), "attacks": ("badnets",)}
+    options = SweepOptions.of(**axes, defences=("none", "abl"), seeds=1)
+    assert len(expand(options)) == 12
+    some = expand(options.replace(defence_rates=(0.01,), defence_weight_decays=(5e-4,)))
+    at = [(type(t.defence).__name__, t.poison_rate, t.train.weight_decay) for t in some]
+    assert sorted(place for place in at if place[0] != "NoDefence") == [
+        ("Abl", 0.0, 5e-4),
+        ("Abl", 0.01, 5e-4),
+    ]
+    assert len(at) == 6 + 2
+    with pytest.raises(InputError) as error:
+        expand(options.replace(defence_rates=(0.02,), defence_weight_decays=(0.5,)))
+    assert error.value.problems == [
+        "--defence-rates must be of --poison-rates (0, 0.01, 0.1), got 0.02",
+        "--defence-weight-decays must be of --weight-decays (0.0005, 0.05), got 0.5",
+    ]
 
 
 def test_common_options_reach_the_trials() -> None:

@@ -11,7 +11,8 @@ from raybd.command_line.groups import MOST_TRIALS, AttackOptions, NetworkOptions
 from raybd.command_line.options import SweepOptions
 from raybd.data import augmentation
 from raybd.data.subset import parse as parse_data
-from raybd.defences import DEFENCES
+from raybd.defences import DEFENCES, Defence
+from raybd.defences.none import NoDefence
 from raybd.errors import InputError
 from raybd.metrics import METRICS
 from raybd.models import MODELS
@@ -51,8 +52,23 @@ def check(options: SweepOptions) -> None:
     Raises:
         InputError: with everything wrong with them.
     """
-    if found := options.problems():
+    if found := options.problems() + _defence_problems(options):
         raise InputError(found)
+
+
+def _defence_problems(options: SweepOptions) -> list[str]:
+    """Rates and weight decays of defences that are not on the axes."""
+    decays = options.training.weight_decays or DECAYS.get(parse_data(options.dataset.data)[0], USUAL_DECAYS)
+    wanted = {
+        "--defence-rates": (options.training.defence_rates, "--poison-rates", options.attack.poison_rates),
+        "--defence-weight-decays": (options.training.defence_weight_decays, "--weight-decays", decays),
+    }
+    return [
+        f"{flag} must be of {axis} ({', '.join(f'{one:g}' for one in allowed)}), got {value:g}"
+        for flag, (values, axis, allowed) in wanted.items()
+        for value in values
+        if value not in allowed
+    ]
 
 
 def network_trials(
@@ -85,8 +101,15 @@ def network_trials(
             seed=seed,
         )
         for rate, attack, defence, seed, model, train in all_combinations(*axes)
-        if not (isinstance(attack, NoAttack) and rate > 0)
+        if not (isinstance(attack, NoAttack) and rate > 0) and _wanted(options, defence, rate, train)
     ]
+
+
+def _wanted(options: SweepOptions, defence: Defence, rate: float, train: TrainConfig) -> bool:
+    """Whether `defence` trains at this poison rate and weight decay: `none` at all of them."""
+    rates, decays = options.training.defence_rates, options.training.defence_weight_decays
+    chosen = (not rates or rate in (0.0, *rates)) and (not decays or train.weight_decay in decays)
+    return chosen or isinstance(defence, NoDefence)
 
 
 def all_combinations(*axes: Sequence[Any]) -> Iterator[tuple[Any, ...]]:

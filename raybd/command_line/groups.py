@@ -100,6 +100,10 @@ class TrainingOptions(OptionGroup):
 
     defences: Annotated[tuple[str, ...], MinLen(1)] = ("none",)
     """NAME, NAME:PRESET or NAME:SETTING=VALUE,...: how to train; none and oracle are the ends of a comparison."""
+    defence_rates: tuple[Share, ...] = ()
+    """Of --poison-rates, those that defences other than none meet, besides 0: they are dear; none: all."""
+    defence_weight_decays: tuple[NonNegative, ...] = ()
+    """Of --weight-decays, those with which such defences train; none: all."""
     seeds: Annotated[int, Interval(ge=1, le=MOST_TRIALS)] = 3
     """Number of seeds; trials use 0, 1, ..."""
     weight_decays: tuple[NonNegative, ...] = ()
