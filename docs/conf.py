@@ -20,9 +20,8 @@ myst_enable_extensions = ["strikethrough", "tasklist"]
 # Docstrings: Google's sections; `name` is code
 default_role = "code"
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
-autodoc_class_signature = "separated"
+autodoc_typehints_format = "short"
+smartquotes = False
 napoleon_numpy_docstring = False
 python_maximum_signature_line_length = 90
 

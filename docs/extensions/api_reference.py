@@ -61,7 +61,8 @@ def _section(name: str, method: Any) -> Iterator[str]:
 
 def escape_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are plain text: what reStructuredText would read as markup stands for itself."""
-    lines[:] = markup(lines)
+    first = [""] if what == "property" else []  # napoleon takes what ends in a colon on the first line for a type
+    lines[:] = [*first, *markup(lines)]
 
 
 def markup(lines: list[str]) -> list[str]:
@@ -116,7 +117,7 @@ def _annotated(cls: Any) -> list[str]:
 def _table(cls: Any, shown: list[Any]) -> Iterator[str]:
     hints, comments = get_type_hints(cls, include_extras=True), field_comments(cls)
     yield from (".. list-table::", "   :header-rows: 1", "   :class: settings", "")
-    rows = [("setting", "type", "default", "")]
+    rows = [("name", "type", "default", "")]
     rows += [
         (f"``{f.name}``", escape(type_text(hints[f.name])), _default(f), text(comments.get(f.name, ""))) for f in shown
     ]
