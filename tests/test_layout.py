@@ -38,12 +38,29 @@ def test_everything_that_is_needed_is_pinned() -> None:
     assert names <= pinned
 
 
-def test_documents_link_to_files_that_exist() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)  # brackets of code are no links
-        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+def headings(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    found = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def test_documents_link_to_files_and_headings_that_exist() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("**/*.md"), *(ROOT / "cluster").glob("*.md")]:
+        text = re.sub(r"```.*?```|``.*?``|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)  # no code
+        for link in re.findall(r"\]\(([^)]+)\)", text):
             if "://" not in link:
-                assert (page.parent / link).exists(), f"{page.name} links to {link}"
+                file, _, heading = link.partition("#")
+                target = page.parent / file if file else page
+                assert target.exists(), f"{page.name} links to {link}"
+                assert not heading or heading in headings(target), f"{page.name} links to {link}"
+
+
+def test_every_page_is_in_the_site_s_table_of_contents() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    listed = set(re.findall(r"^([\w/]+)$", index, re.MULTILINE))
+    pages = [*(ROOT / "docs").glob("**/*.md"), *(ROOT / "docs").glob("**/*.rst")]
+    names = {page.relative_to(ROOT / "docs").with_suffix("").as_posix() for page in pages}
+    assert names - {"index"} == listed
 
 
 def test_the_readme_s_make_targets_exist() -> None:
