@@ -32,6 +32,12 @@ def run_table(runs: pd.DataFrame, name: str = "") -> pd.DataFrame:
     return table.sort_values([*(names.short[n] for n in names.shown), "seed"], kind="stable", key=_sort_key)
 
 
+def run_verdicts(region_map: DefendedRegionMap) -> dict[str, str]:
+    """The status of the cell of each finished trial with poison, by run id."""
+    poisoned = [cell for cell in region_map.cells if cell.poisoned]
+    return {run: cell.verdict.status for cell in poisoned for run in cell.verdict.evidence}
+
+
 def notable(region_map: DefendedRegionMap) -> list[tuple[str, str]]:
     """Run ids of the worst and the most interesting trials, each with why; at most three of a kind."""
     poisoned = [cell for cell in region_map.cells if cell.poisoned and cell.seeds]

@@ -51,14 +51,17 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     from analysis.plots import plot_map
     from analysis.records import canonical_frame
     from analysis.report import report
+    from analysis.runs import run_verdicts
     from analysis.signatures import signature_lines, smoothing_gaps, smoothing_lines, smoothing_sigmas
     from analysis.sweep_summary import SummaryTable, grid_table, summary_text
     from raybd.metrics.smoothing.conclusion import judge_smoothing
     from raybd.metrics.smoothing.figures import draw_gaps
     from raybd.tracking import load_runs
+    from raybd.tracking.verdicts import tag_verdicts
 
     runs = load_runs(name, tracking_uri, all_metrics=True)
     region = DefendedRegionMap.from_frame(canonical_frame(runs))
+    tag_verdicts(name, run_verdicts(region), tracking_uri)
     cells, pictures = folder / "cells.csv", [folder / "map.png"]
     region.to_frame().to_csv(cells, index=False)
     plot_map(region).savefig(pictures[0])

@@ -14,6 +14,7 @@ from analysis.findings.signatures import signature_sentences
 from analysis.findings.where import attack_sentence
 from analysis.findings.wording import counted, joined
 from analysis.region_map import DefendedRegionMap
+from analysis.runs import run_verdicts
 from analysis.signatures import Judge
 from analysis.verdict import STATUSES
 
@@ -37,7 +38,7 @@ def findings(region_map: DefendedRegionMap, runs: pd.DataFrame | None = None, ju
     poisoned = [cell for cell in region_map.cells if cell.poisoned]
     if not poisoned:
         return [_without_poison(region_map)]
-    signatures = [] if runs is None else signature_sentences(runs, _statuses(poisoned), judge)
+    signatures = [] if runs is None else signature_sentences(runs, run_verdicts(region_map), judge)
     table = region_map.table
     sentences = [_overview(region_map, poisoned), attack_sentence(table), keep_out_sentence(table)]
     sentences += [defence_sentence(table), *signatures, missing_sentence(table)]
@@ -74,8 +75,3 @@ def _without_poison(region_map: DefendedRegionMap) -> str:
     best = _best_clean(region_map)
     reached = f"clean accuracy reaches {best.verdict.clean_accuracy}" if best else "no trial has finished"
     return f"No setting with poison was measured, so nothing is told of a backdoor; {reached}."
-
-
-def _statuses(poisoned: Sequence[Cell]) -> dict[str, str]:
-    """The status of the cell of each finished run, by run id."""
-    return {run: cell.verdict.status for cell in poisoned for run in cell.verdict.evidence}

@@ -1,5 +1,6 @@
 """Runner of a sweep: from parsed options to its summary."""
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ import torch
 
 from raybd.command_line.limits import memory_limit
 from raybd.command_line.options import SweepOptions
+from raybd.command_line.ui import PORT
 from raybd.data.residency import GB, describe_place, is_large
 from raybd.errors import LostRayError, public
 from raybd.execution import memory as process_memory
@@ -125,7 +127,7 @@ def _heartbeat(plan: SweepPlan) -> Callable[[], None]:
 
 def _begin(options: SweepOptions, plan: SweepPlan, keys: Sequence[str] | None) -> None:
     try:
-        plan.store.begin(_public_options(options), keys)
+        plan.store.begin(_public_options(options), keys, plan.varying)
     except Exception as error:  # noqa: BLE001 - trials are recorded without it
         print(public(f"the parent run of the sweep cannot be opened: {type(error).__name__}"), file=sys.stderr)
 
@@ -173,7 +175,6 @@ def _local_resources(options: SweepOptions) -> tuple[int, str]:
 def _sum_up(options: SweepOptions, plan: SweepPlan, result: SweepResult, summarise: Summary) -> None:
     """Print the summary and write it to the parent run; where a signal ended the sweep, what counts most first, since
     its sender may not wait."""
-    uri = plan.store.address.uri
     if result.store_lost:
         print(f"\n{result.text}")
         return
@@ -184,7 +185,7 @@ def _sum_up(options: SweepOptions, plan: SweepPlan, result: SweepResult, summari
     if not result.interrupted:
         _close(options, plan, result, text, pictures)
         print(f"\n{result.text}")
-    print(f"\n{_next_commands(plan.name, uri, options.execution.tracking_uri is not None)}")
+    print(f"\n{_next_commands(plan, options)}")
 
 
 def _summary(plan: SweepPlan, summarise: Summary) -> tuple[str, list[Path]]:
@@ -206,9 +207,16 @@ def _close(options: SweepOptions, plan: SweepPlan, result: SweepResult, text: st
     values = "\n".join(f"{name} = {value}" for name, value in _public_options(options).items())
     note = f"```\n{text}\n\n{result.text}\n```\n\nOptions:\n```\n{values}\n```"
     try:
-        plan.store.end("FINISHED" if result.exit_status == 0 else "FAILED", numbers, note, pictures)
+        status = "FINISHED" if result.exit_status == 0 else "FAILED"
+        plan.store.end(status, numbers, note, pictures, findings=_findings(text))
     except Exception as error:  # noqa: BLE001 - as above
         print(f"the parent run of the sweep stays open: {type(error).__name__}", file=sys.stderr)
+
+
+def _findings(text: str) -> str:
+    """The sentences with which a summary begins; "" where it begins otherwise."""
+    first = text.partition("\n\n")[0]
+    return first if first.startswith("- ") else ""
 
 
 def _public_options(options: SweepOptions) -> dict[str, Any]:
@@ -216,11 +224,20 @@ def _public_options(options: SweepOptions) -> dict[str, Any]:
     return {name: public(value) if isinstance(value, str) else value for name, value in options.flat().items()}
 
 
-def _next_commands(name: str, uri: str, uri_given: bool) -> str:
-    """Commands to look at the results."""
-    uri = public(uri)
-    store = f" --tracking-uri '{uri}'" if uri_given else ""
-    look = f"raybd ui{store}   (in a checkout: make ui)"
-    where = f", tracking_uri='{uri}'" if uri_given else ""
-    ask = f"from analysis import DefendedRegionMap; print(DefendedRegionMap.from_mlflow('{name}'{where}).axes)"
-    return f'Look at the runs:  {uri if uri.startswith("http") else look}\nQuery the map:     python -c "{ask}"'
+def _next_commands(plan: SweepPlan, options: SweepOptions) -> str:
+    """Commands that look at the results and repeat the sweep; they work as printed, in this folder."""
+    uri = public(plan.store.address.uri)
+    store = f" --tracking-uri {shlex.quote(uri)}" if options.execution.tracking_uri is not None else ""
+    server = uri.startswith("http")
+    look = [] if server else [f"Look at the runs:  {_program('raybd.cli')} ui{store}"]
+    page = plan.store.link(uri if server else f"http://localhost:{PORT}")
+    lines = [*look, f"{'and open' if look else 'The runs'}:{' ' * 10}{page}"]
+    lines += [f"Ask the map:       {_program('raybd.cli')} map {shlex.quote(plan.name)} show{store}"]
+    return "\n".join(lines)
+
+
+def _program(module: str) -> str:
+    """How this Python runs a module: by its path, shortened where it lies in this folder."""
+    python = Path(sys.executable)
+    near = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    return f"{shlex.quote(str(near))} -m {module}"

@@ -30,6 +30,7 @@ class SweepPlan:
     store: Store
     finished: "StoredTrials"
     figures: str = "all"  # which trials draw theirs: see `TrialSetup`
+    varying: tuple[str, ...] = ()  # names of the parameters in which its trials differ
 
     @property
     def finished_before(self) -> int:
@@ -97,4 +98,15 @@ def resume(
         raise InputError(f"the tracking store can no longer be reached: {type(error).__name__}: {error}") from error
     for config in todo:
         folder.trial(config.key).clear_record()  # of an earlier failure
-    return SweepPlan(name, todo, [config.key for config in known], data, folder, store, finished)
+    keys = [config.key for config in known]
+    return SweepPlan(name, todo, keys, data, folder, store, finished, varying=varying(known))
+
+
+def varying(configs: Sequence[TrialConfig]) -> tuple[str, ...]:
+    """The names of the parameters in which `configs` differ, the seed left out."""
+    ends = {configs[0].seed, configs[-1].seed} if configs else set()
+    values: dict[str, set[str]] = {}
+    for config in (config for config in configs if config.seed in ends):  # every setting occurs with every seed
+        for name, value in config.params.items():
+            values.setdefault(name, set()).add(str(value))
+    return tuple(name for name, found in values.items() if len(found) > 1 and name not in ("seed", "fingerprint"))

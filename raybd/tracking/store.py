@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from raybd.errors import InputError, public
 from raybd.tracking import database, sqlite
 from raybd.tracking.artifact_files import local_path
 from raybd.tracking.client import absolute_uri, connect, one_line, sweep_run, trial_runs
+from raybd.tracking.landing import VIEW_TAG, runs_path, view_of
 from raybd.tracking.runs import ALIVE, DRIVER, PLAN, PLANNED
 from raybd.utils.process_name import ProcessName
 
@@ -25,6 +26,8 @@ IDENTITY = "raybd.store"  # tag of the experiment
 CHECKED = "raybd.checked"  # tag of the parent run: when a driver last found that it can be written to
 NOTE = "mlflow.note.content"
 NOTE_LIMIT = 7500  # characters; MLflow cuts a tag at 8,000
+EXPERIMENT_TAG_LIMIT = 5000  # characters; MLflow refuses more
+QUESTION = "## At which settings does the backdoor not take hold?"  # head of the experiment's description
 SUMMARY = "summary.md"  # artifact of the parent run: the summary whole
 HEARTBEAT_SECONDS = 5.0  # between two heartbeats of a driver
 
@@ -80,10 +83,11 @@ class Store:
         runs = trial_runs(self.client, self.address.experiment_id, "FINISHED")
         return {run.data.tags["raybd.key"]: run.info.run_id for run in runs if "raybd.key" in run.data.tags}
 
-    def begin(self, options: dict[str, Any], keys: Sequence[str] | None) -> None:
+    def begin(self, options: dict[str, Any], keys: Sequence[str] | None, varying: Sequence[str] = ()) -> None:
         """Open the parent run at the start of the sweep and log its options and the `keys` of all its trials.
 
-        `keys` is None while a search is still choosing them.
+        `keys` is None while a search is still choosing them; `varying` are the names of the parameters in which trials
+        differ, the columns of the runs' table.
         """
         parent = self.address.parent_id
         self.client.update_run(parent, status="RUNNING")
@@ -91,6 +95,7 @@ class Store:
         self.client.set_tag(parent, PLANNED, "" if keys is None else len(keys))
         self.client.set_tag(parent, DRIVER, str(ProcessName.own() or ""))
         self.heartbeat()
+        self._describe({VIEW_TAG: view_of(varying)} if keys is not None else {})
         self.client.log_dict(parent, options, f"options/{time.strftime('%Y%m%d-%H%M%S')}.json")
 
     def lost(self) -> str:
@@ -107,19 +112,34 @@ class Store:
         """Write the driver's heartbeat to the parent run."""
         self.client.set_tag(self.address.parent_id, ALIVE, now())
 
-    def end(self, status: str, metrics: dict[str, float], note: str, artifacts: Iterable[Path]) -> None:
-        """Close the parent run with its summary, and the runs that dead workers left open."""
+    def end(
+        self, status: str, metrics: dict[str, float], note: str, artifacts: Iterable[Path], findings: str = ""
+    ) -> None:
+        """Close the parent run with its summary, and the runs that dead workers left open.
+
+        `findings` become the description of the experiment, above its table of runs.
+        """
         parent = self.address.parent_id
         starts = len(
             self.client.get_metric_history(parent, "trials")
         )  # as step: within one, MLflow shows the latest by clock
         self.client.log_batch(parent, metrics=metric_entities([{"epoch": starts, "time": now(), "metrics": metrics}]))
         self.client.set_tag(parent, NOTE, _shortened(note))
+        self._describe({NOTE: f"{QUESTION}\n\n{findings}"} if findings else {})
         self.client.log_text(parent, note, SUMMARY)
         for path in artifacts:
             self.client.log_artifact(parent, str(path), "figures" if path.suffix == ".png" else None)
         self.close_runs(status)
         sqlite.checkpoint(self.address.uri)
+
+    def link(self, ui: str) -> str:
+        """The sweep's page of runs in the UI at the address `ui`."""
+        return f"{ui.rstrip('/')}{runs_path(self.address.experiment_id)}"
+
+    def _describe(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the experiment."""
+        for name, value in tags.items():
+            self.client.set_experiment_tag(self.address.experiment_id, name, value[:EXPERIMENT_TAG_LIMIT])
 
     def close_runs(self, status: str) -> None:
         """Close the parent run with `status`, and the runs of trials that did not end."""

@@ -1,0 +1,111 @@
+"""The landing page of a sweep in MLflow: a shared view, verdicts as tags, a description."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from raybd.execution.plan import varying
+from raybd.tracking import load_runs
+from raybd.tracking.landing import VERDICT, VIEW_TAG, view_of
+from raybd.tracking.store import NOTE, Store
+from raybd.tracking.store_file import StoreFile
+from raybd.tracking.verdicts import tag_verdicts
+from raybd.training import TrainConfig
+from raybd.trials.config import TrialConfig
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with a sweep of three trials."""
+    folder = tmp_path_factory.mktemp("store")
+    made = Store.open("ib", f"sqlite:///{folder}/mlflow.db")
+    for number in range(3):
+        run = made.client.create_run(made.address.experiment_id, tags={"raybd.kind": "trial", "raybd.key": str(number)})
+        made.client.log_param(run.info.run_id, "attack.name", "badnets")
+    return made
+
+
+def ids(store: Store) -> list[str]:
+    return sorted(load_runs("ib", store.address.uri)["run_id"])
+
+
+def read(store: Store) -> list[str | None]:
+    """The verdicts of the runs, as MLflow's client reads them."""
+    return [store.client.get_run(run).data.tags.get(VERDICT) for run in ids(store)]
+
+
+def test_the_columns_are_what_varies() -> None:
+    configs = [
+        TrialConfig(seed=seed, poison_rate=rate, train=TrainConfig(weight_decay=decay))
+        for seed in range(2)
+        for rate in (0.0, 0.1)
+        for decay in (0.1, 0.2)
+    ]
+    found = json.loads(view_of(varying(configs)))
+    assert found["selectedColumns"] == [
+        *("params.`attack.name`", "params.`poison_rate`", "params.`train.weight_decay`", "params.`defence.name`"),
+        *("params.`seed`", "metrics.`accuracy/clean`", "metrics.`attack_success`", f"tags.`{VERDICT}`"),
+    ]
+    assert varying([]) == ()
+
+
+def test_a_view_of_many_parameters_fits_a_tag() -> None:
+    assert len(view_of(f"train.a_rather_long_name_{number}" for number in range(200))) < 5000
+
+
+def test_a_sweep_has_a_view_and_a_description(store: Store) -> None:
+    store.begin({}, ["0"], ("train.weight_decay",))
+    store.end("FINISHED", {"trials": 1.0}, "note", [], findings="- Of 4 settings with poison, 3 are defended.")
+    tags = store.client.get_experiment(store.address.experiment_id).tags
+    assert tags[VIEW_TAG] == view_of(["train.weight_decay"])
+    assert tags[NOTE].endswith("- Of 4 settings with poison, 3 are defended.")
+    assert store.link("http://localhost:5000/").startswith("http://localhost:5000/#/experiments/")
+
+
+def test_verdicts_become_tags_and_only_the_changed_ones_are_written(store: Store) -> None:
+    first, second, third = ids(store)
+    assert tag_verdicts("ib", {first: "defended", second: "uncertain", "unknown": "defended"}, store.address.uri) == 2
+    assert read(store) == ["defended", "uncertain", None]
+    assert tag_verdicts("ib", {first: "defended", second: "backdoored", third: "kept_out"}, store.address.uri) == 2
+    assert read(store) == ["defended", "backdoored", "kept_out"]
+
+
+def test_other_stores_get_them_by_mlflow_s_client(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_tag, told = MlflowClient.set_tag, list[str]()
+
+    def noted(self: MlflowClient, run_id: str, key: str, value: str) -> None:
+        told.append(run_id)
+        set_tag(self, run_id, key, value)
+
+    first = ids(store)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreFile, "of", lambda uri: None)
+        patch.setattr(MlflowClient, "set_tag", noted)
+        assert tag_verdicts("ib", {first: "uncertain"}, store.address.uri) == 1
+    assert told == [first]
+    assert read(store)[0] == "uncertain"
+
+
+def test_verdicts_of_many_trials_cost_no_more_than_each_its_share(store: Store, tmp_path: Path) -> None:
+    """10,000 runs, copied in the file itself: making them with MLflow would take minutes."""
+    import sqlite3
+
+    path = tmp_path / "mlflow.db"
+    source = Path(store.address.uri.removeprefix("sqlite:///"))
+    with sqlite3.connect(source) as one, sqlite3.connect(path) as other:
+        one.backup(other)
+        names = [row[1] for row in other.execute("PRAGMA table_info(runs)")]
+        (row,) = other.execute("SELECT * FROM runs WHERE run_uuid = ?", ids(store)[:1])
+        at = names.index("run_uuid")
+        made = [(*row[:at], f"{number:032x}", *row[at + 1 :]) for number in range(10_000)]
+        other.executemany(f"INSERT INTO runs VALUES ({', '.join('?' * len(names))})", made)
+        tags = [("raybd.kind", "trial", one[at]) for one in made]
+        other.executemany("INSERT INTO tags VALUES (?, ?, ?)", tags)
+    start = time.perf_counter()
+    assert tag_verdicts("ib", {one[at]: "defended" for one in made}, f"sqlite:///{path}") == 10_000
+    assert time.perf_counter() - start < 5
+    client = MlflowClient(f"sqlite:///{path}")
+    assert client.get_run(made[-1][at]).data.tags[VERDICT] == "defended"
