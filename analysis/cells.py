@@ -1,5 +1,6 @@
 """Cells: the trials at one setting, seed by seed, and the verdict on them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,8 @@ from analysis.samples import Flags, Sample
 from analysis.values import Value
 from analysis.verdict import Verdict
 
-__all__ = ["Cell", "DecisionRule", "build_cells", "group_cells"]
-NUMBERS = ("clean_accuracy", "attack_success", "clean_count", "triggered_count")
+__all__ = ["Cell", "DecisionRule", "build_cells", "group_cells", "mean_seconds"]
+NUMBERS = ("clean_accuracy", "attack_success", "clean_count", "triggered_count", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class Cell:
     seed_defended: tuple[bool, ...]  # whether each of these seeds, taken alone, is within both thresholds
     failures: int
     verdict: Verdict
+    seconds: tuple[float, ...] = ()  # that each trial took; NaN where not known
     baseline: float = 0.0  # mean attack success of the clean twins; 0 without one
 
     @property
@@ -84,6 +86,12 @@ def group_cells(cells: Sequence[Cell], names: Sequence[str]) -> dict[tuple[Value
     for cell in cells:
         groups.setdefault(tuple(cell.setting[n] for n in names), []).append(cell)
     return groups
+
+
+def mean_seconds(cells: Sequence[Cell]) -> float:
+    """Mean over the trials of `cells` of the seconds that each took; NaN where none is known."""
+    known = [seconds for cell in cells for seconds in cell.seconds if not math.isnan(seconds)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _within(found: Sample, decisions: Decisions, rule: DecisionRule) -> Flags:

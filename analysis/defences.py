@@ -23,7 +23,8 @@ NUMBERS = ("defence", "seed", "ACC", "ASR", "RA", "DER", "RIR", "seconds", "prec
 def compare_defences(
     runs: pd.DataFrame, defences: Mapping[str, Mapping[str, object]], attacks: Iterable[str] | None = None
 ) -> pd.DataFrame:
-    """The finished trials of the named `defences` (name -> their settings, as params say them), one row each.
+    """The finished trials of the named `defences` (name -> their settings, as params say them; None: that the trial
+    has no such setting), one row each.
 
     Columns: defence; attack, poison_rate and every other parameter that varies besides the defence; seed; ACC, ASR, RA
     in [0, 1]; DER and RIR against the trial without a defence of the same setting and seed; seconds; and precision
@@ -47,7 +48,10 @@ def _has_settings(runs: pd.DataFrame, settings: Mapping[str, object]) -> "pd.Ser
     matches = pd.Series(True, runs.index)
     for key, value in settings.items():
         column = runs.get(f"params.defence.{key}")
-        matches &= (column == str(value)) if column is not None else False
+        if value is None:
+            matches &= column.isna() if column is not None else True
+        else:
+            matches &= (column == str(value)) if column is not None else False
     return matches
 
 

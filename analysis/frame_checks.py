@@ -102,6 +102,8 @@ CHECKS: Mapping[str, tuple[Check, str]] = {
     "attack.name": (_is_text, "a text"),
     "clean_count": (_is_count, "a number of images, from 0"),
     "triggered_count": (_is_count, "a number of images, from 0"),
+    "seconds": (_is_count, "a number of seconds, from 0"),
+    "alias": (_is_label, "a text"),
     "status": (_is_status, ", ".join(STATUSES)),
     "run_id": (_is_label, "a text or a whole number"),
     "key": (_is_label, "a text or a whole number"),

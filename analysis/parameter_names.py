@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 import pandas as pd
 
+from analysis.aliases import Aliases
 from analysis.frame_checks import is_share, percent_hint
 from analysis.records import RESERVED, Trials
 from analysis.values import Value, to_python
@@ -27,7 +29,13 @@ class ParameterNames:
         self.short = _short_names(list(trials.values))
         self.varying = [name for name in self.short if _varies(name, trials.codes)]
         self.shown = [n for n in self.short if n in ("attack.name", "poison_rate") or n in self.varying]
+        self._trials = trials
         self._full = {short: name for name, short in self.short.items()}
+
+    @cached_property
+    def aliases(self) -> Aliases:
+        """The settings of a defence that have a name."""
+        return Aliases(self._trials)
 
     def full_names(self, names: Iterable[str]) -> list[str]:
         """The full names of parameters given by their short or full names.
@@ -43,7 +51,7 @@ class ParameterNames:
         return [name if name in self.short else self._full[name] for name in names]
 
     def full_setting(self, setting: Mapping[str, Value]) -> dict[str, Value]:
-        """`setting` by full names; a parameter may be given once."""
+        """`setting` by full names, with what a named setting of a defence stands for; a parameter may be given once."""
         names = self.full_names(setting)
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise InputError(f"given twice, by its short and its full name: {', '.join(twice)}")
@@ -51,7 +59,7 @@ class ParameterNames:
         rate = result.get("poison_rate")
         if rate is not None and not is_share(rate):
             raise InputError(f"poison_rate must be a number in [0, 1], got {rate!r}{percent_hint(rate)}")
-        return result
+        return self.aliases.resolve(result)
 
     def short_setting(self, setting: Mapping[str, Value]) -> dict[str, Value]:
         """`setting`, given by full names, by short ones."""

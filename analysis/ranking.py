@@ -1,13 +1,16 @@
 """Settings ranked: which are defended against every attack, and which are the best."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from analysis.cell_table import SOURCE, CellTable
-from analysis.cells import Cell, group_cells
-from analysis.values import Value, distinct
+from analysis.cells import Cell, group_cells, mean_seconds
+from analysis.robustness import DEFENCE, Robustness, robustness
+from analysis.values import Value, distinct, format_value
 from analysis.verdict import Status, Verdict
+from raybd.errors import InputError
 
 RANK: Mapping[Status, int] = {"defended": 0, "uncertain": 1, "kept_out": 2, "backdoored": 3, "unmeasured": 4}
 
@@ -31,22 +34,64 @@ def robust(table: CellTable, over: str) -> pd.DataFrame:
 def best(table: CellTable, fixed: Mapping[str, Value]) -> pd.DataFrame:
     """The settings of all axes but the attack's, the poison rate and those `fixed`, best first.
 
-    Each is judged on all its cells with poison together, as a question that leaves them out would be. In order of
-    status, then of the probability, then of clean accuracy.
+    Each is judged on all its cells with poison together, as a question that leaves them out would be. In order of the
+    number of cells that are defended, then of status, of the probability, and of clean accuracy.
     """
-    names = table.names
-    threat = ["attack.name", *names.plugin_settings("attack.name"), "poison_rate"]
-    others = [n for n in names.varying if n not in threat and n not in fixed]
-    rows = []
-    for values, cells in group_cells(table.find_poisoned(fixed), others).items():
-        setting = names.short_setting(dict(zip(others, values, strict=True)))
-        rows.append(setting | table.pooled(cells, {}).row() | {"cells": len(cells)})
-    columns = [*(names.short[n] for n in others), *Verdict(setting={}, status="unmeasured", reason="").row(), "cells"]
-    ranked = pd.DataFrame(rows, columns=columns)
-    ranked = ranked.assign(rank=ranked["status"].map(RANK))
-    keys = ["rank", "probability", "clean_accuracy"]
-    ranked = ranked.sort_values(keys, ascending=[True, False, False], kind="stable", ignore_index=True)
-    return ranked.drop(columns="rank")
+    ranked = _ranked(table, fixed)
+    rows = [
+        table.names.short_setting(setting) | table.pooled(cells, {}).row() | _counts(table, cells)
+        for setting, cells in ranked
+    ]
+    empty = Verdict(setting={}, status="unmeasured", reason="").row() | _counts(table, [])
+    return pd.DataFrame(rows, columns=[*(table.names.short[n] for n in _chosen(table, fixed)), *empty])
+
+
+def most_robust(table: CellTable, fixed: Mapping[str, Value]) -> Robustness:
+    """The first of `best`, and what it is worth.
+
+    Raises:
+        InputError: nothing was measured with poison at the values of `fixed`.
+    """
+    if not (ranked := _ranked(table, fixed)):
+        said = ", ".join(f"{table.names.short[n]}={format_value(v)}" for n, v in fixed.items() if v is not None)
+        raise InputError(f"nothing was measured with poison at {said or 'any setting'}")
+    setting, cells = ranked[0]
+    whole = cells[0].setting
+    defence = str(whole.get(DEFENCE, "none"))
+    name = table.names.aliases.names_of(whole).replace(" ", " = ") or defence
+    named = [n for n in fixed if n.startswith("defence.")]
+    varying = {n: whole[n] for n in [*setting, *named] if n != DEFENCE and n in table.names.varying}
+    return robustness(table, cells, name, table.names.short_setting(varying))
+
+
+def _chosen(table: CellTable, fixed: Mapping[str, Value]) -> list[str]:
+    """The axes that a defender chooses."""
+    threat = ["attack.name", *table.names.plugin_settings("attack.name"), "poison_rate"]
+    return [n for n in table.names.varying if n not in threat and n not in fixed]
+
+
+def _ranked(table: CellTable, fixed: Mapping[str, Value]) -> list[tuple[dict[str, Value], list[Cell]]]:
+    """The settings of the axes that a defender chooses, best first, with their poisoned cells."""
+    axes = _chosen(table, fixed)
+    groups = group_cells(table.find_poisoned(fixed), axes)
+    order = sorted(groups.items(), key=lambda group: _place(table.pooled(group[1], {}), group[1]))
+    return [(dict(zip(axes, values, strict=True)), cells) for values, cells in order]
+
+
+def _place(verdict: Verdict, cells: Sequence[Cell]) -> tuple[float, ...]:
+    defended = sum(cell.verdict.status == "defended" for cell in cells)
+    chance, accuracy = (-1.0 if math.isnan(x) else x for x in (verdict.probability, verdict.clean_accuracy.value))
+    return -defended, RANK[verdict.status], -chance, -accuracy
+
+
+def _counts(table: CellTable, cells: Sequence[Cell]) -> dict[str, object]:
+    """How many `cells` there are, how many are defended, the seconds of a trial, and the names of the setting."""
+    return {
+        "cells": len(cells),
+        "defended": sum(cell.verdict.status == "defended" for cell in cells),
+        "seconds": mean_seconds(cells),
+        "alias": table.names.aliases.names_of(cells[0].setting) if cells else "",
+    }
 
 
 def _count_defended(table: CellTable, cells: Sequence[Cell], over: str, number: int) -> dict[str, object]:

@@ -11,11 +11,31 @@ import pandas as pd
 from analysis.frame_checks import CONTENT, check_table, check_values, is_missing
 from analysis.values import MISSING, Value, distinct, identity, index_of, parse, to_python
 from raybd.errors import InputError
-from raybd.utils.metric_names import ACCURACY, ATTACK_SUCCESS, CLEAN_COUNT, TRIGGERED_COUNT
+from raybd.utils.metric_names import (
+    ACCURACY,
+    ALIAS,
+    ATTACK_SUCCESS,
+    CLEAN_COUNT,
+    DEFENCE_SECONDS,
+    HELD_OUT,
+    SECONDS,
+    TRIGGERED_COUNT,
+)
 
 RATES = ("clean_accuracy", "attack_success")
 REQUIRED = ("attack.name", "poison_rate", "seed", "clean_accuracy", "attack_success")
-OPTIONAL = ("run_id", "status", "key", "clean_count", "triggered_count", "error", "start_time")
+OPTIONAL = (
+    "run_id",
+    "status",
+    "key",
+    "clean_count",
+    "triggered_count",
+    "error",
+    "start_time",
+    "seconds",
+    "alias",
+    "held_out",
+)
 RESERVED = ("seed", "clean_accuracy", "attack_success", *OPTIONAL)
 LOGGED = {  # a column of MLflow's -> ours; the other params.* are parameters
     "run_id": "run_id",
@@ -27,6 +47,8 @@ LOGGED = {  # a column of MLflow's -> ours; the other params.* are parameters
     f"metrics.{ATTACK_SUCCESS}": "attack_success",
     f"metrics.{CLEAN_COUNT}": "clean_count",
     f"metrics.{TRIGGERED_COUNT}": "triggered_count",
+    f"tags.{ALIAS}": "alias",
+    f"tags.{HELD_OUT}": "held_out",
 }
 FAMILIES = ("attack.name", "poison_rate", "train.", "model.", "attack.")  # the order in which parameters are shown
 NO_METRICS = "finished without a clean accuracy or an attack success"
@@ -67,6 +89,8 @@ def canonical_frame(runs: pd.DataFrame) -> pd.DataFrame:
     columns |= {
         name.removeprefix("params."): _parse_column(runs[name]) for name in map(str, runs) if name.startswith("params.")
     }
+    if taken := [runs[f"metrics.{name}"] for name in (SECONDS, DEFENCE_SECONDS) if f"metrics.{name}" in runs]:
+        columns["seconds"] = pd.concat(taken, axis=1).max(axis=1)  # with what others spent on a shared encoder
     metrics = dict.fromkeys(RATES, float("nan"))  # absent if no trial got so far
     return _without_impossible(pd.DataFrame(metrics | columns, index=runs.index))
 
@@ -150,7 +174,7 @@ def _parameters(frame: pd.DataFrame) -> list[str]:
 def _rows(frame: pd.DataFrame) -> pd.DataFrame:
     """The reserved columns with their defaults; a trial that finished without its rates counts as failed."""
     rows = pd.DataFrame({name: frame.get(name) for name in RESERVED}, index=frame.index)
-    for name in (*RATES, "clean_count", "triggered_count"):
+    for name in (*RATES, "clean_count", "triggered_count", "seconds"):
         rows[name] = [math.nan if is_missing(value) else float(value) for value in rows[name].tolist()]
     rows["seed"] = [int(seed) for seed in rows["seed"].tolist()]
     if any(isinstance(time, str) for time in rows["start_time"].tolist()):

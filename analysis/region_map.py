@@ -6,13 +6,14 @@ from typing import TypedDict, Unpack
 
 import pandas as pd
 
-from analysis import arguments, boundary, compare, leaderboard, ranking, records, slices
+from analysis import arguments, boundary, compare, leaderboard, ranking, records, slices, trial_file
 from analysis.boundary import Resistance
 from analysis.cell_table import CellTable
 from analysis.compare import Comparison
 from analysis.decision import DecisionRule
 from analysis.records import Trials
 from analysis.reference import Policy
+from analysis.robustness import Robustness
 from analysis.slices import MapSlice
 from analysis.values import Value, format_value
 from analysis.verdict import Verdict
@@ -110,13 +111,26 @@ class DefendedRegionMap:
         return cls(leaderboard.read(csv), **options)
 
     @classmethod
+    def from_file(cls, path: str | Path, **rule: Unpack[RuleOptions]) -> "DefendedRegionMap":
+        """The map of a table of trials in a file, .csv, .csv.gz or .parquet, as `raybd table` writes it."""
+        return cls(trial_file.read(path), **rule)
+
+    @classmethod
     def from_layers(cls, layers: Mapping[str, pd.DataFrame], **rule: Unpack[RuleOptions]) -> "DefendedRegionMap":
         """Several tables side by side, each a value of the axis `source`: compared, never mixed."""
         arguments.check_layers(layers, records.REQUIRED)
         return cls(pd.concat([frame.assign(source=name) for name, frame in layers.items()], ignore_index=True), **rule)
 
+    @property
+    def aliases(self) -> dict[str, Mapping[str, Value]]:
+        """The named settings of defences that queries take as `defence`, such as "vibe:winner", by short names."""
+        names = self.table.names
+        return {alias: names.short_setting(settings) for alias, (settings, *_) in names.aliases.known.items()}
+
     def query(self, interpolate: bool = False, **setting: Value) -> Verdict:
         """The verdict at a setting; over every value of an axis that is left out, the conservative one.
+
+        `defence` may be a named setting of a search: `defence="vibe:winner"`.
 
         With `interpolate`, a point between measured cells is read off a Gaussian process through them, if they differ
         from it in numbers alone and it lies in their hull: such a verdict says so.
@@ -158,8 +172,20 @@ class DefendedRegionMap:
         return ranking.robust(self.table, name)
 
     def best(self, **fixed: Value) -> pd.DataFrame:
-        """The settings of the axes that a defender chooses, best first, each judged on all its cells with poison."""
+        """The settings of the axes that a defender chooses, best first, each judged on all its cells with poison.
+
+        Columns: these axes; the verdict's numbers; `cells`, and how many of them are `defended`, by which settings are
+        ranked first; `seconds` of a trial; `alias`, the names that a search gave the setting.
+        """
         return ranking.best(self.table, self.table.names.full_setting(fixed))
+
+    def most_robust(self, **fixed: Value) -> Robustness:
+        """The first of `best`: printed, it says what the setting is, what it costs, and what it fails against.
+
+        Raises:
+            InputError: nothing was measured there.
+        """
+        return ranking.most_robust(self.table, self.table.names.full_setting(fixed))
 
     def compare(
         self, first: Value | Mapping[str, Value], second: Value | Mapping[str, Value], **fixed: Value

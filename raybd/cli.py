@@ -116,6 +116,22 @@ def query_map(
     return 0
 
 
+def write_table(name: Name, out: str, tracking_uri: str | None = None) -> int:
+    """Write the trials of a sweep as a table in a file, of which its map can be made without the store.
+
+    Args:
+        name: Name of the sweep.
+        out: File to write, .csv, .csv.gz or .parquet; DefendedRegionMap.from_file(FILE) reads it.
+        tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
+    """
+    from analysis import trial_file
+    from raybd.tracking import load_runs
+
+    count = trial_file.write(load_runs(name, tracking_uri), out)
+    print(f"{count} trials in {out}; in Python: DefendedRegionMap.from_file({out!r})")
+    return 0
+
+
 def list_runs(name: Name, tracking_uri: str | None = None, json: bool = False) -> int:
     """List the trials of a sweep: run id, status, seed, what varies, and how well the backdoor took.
 
@@ -212,6 +228,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "rm": _with_store(store_commands.remove_sweep),
     "mv": _with_store(store_commands.move_sweep),
     "export": _with_store(store_commands.export_sweep),
+    "table": _with_store(write_table),
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raybd.command_line import grid
-from raybd.command_line.dry_run import print_trials
+from raybd.command_line.dry_run import Upcoming, print_trials
 from raybd.command_line.options import SweepOptions, parse_options
 from raybd.errors import InputError, LostRayError, dependency_warning
 from raybd.trials.config import TrialConfig
@@ -22,16 +22,18 @@ def main(
     args: Sequence[str] | None = None,
     search: "Search | None" = None,
     expand: Callable[[Any], list[TrialConfig]] = grid.expand,
+    preview: Callable[[Any], Sequence[Upcoming]] = lambda options: (),
 ) -> int:
     """Run the sweep with the options `args` (default: the command line); the exit status.
 
-    `expand` turns the options into trials. `search`, if given, runs first and adds trials to the sweep.
+    `expand` turns the options into trials. `search`, if given, runs first and adds trials to the sweep;
+    `preview` tells a dry run which.
     0: every trial has finished; 1: some have not; 2: the options cannot be run; 130: interrupted; 143 or 129: ended by
     SIGTERM or SIGHUP.
     """
     try:
         with first_signal(raise_signal):
-            return _main(presets, summarise, list(sys.argv[1:] if args is None else args), search, expand)
+            return _main(presets, summarise, list(sys.argv[1:] if args is None else args), search, expand, preview)
     except KeyboardInterrupt as error:  # a second one, or outside trials: no summary
         print("\ninterrupted: trials that have ended are kept; run the same command again to resume", file=sys.stderr)
         return 128 + (error.number if isinstance(error, SignalError) else signal.SIGINT)
@@ -48,12 +50,13 @@ def _main(
     args: list[str],
     search: "Search | None",
     expand: Callable[[Any], list[TrialConfig]],
+    preview: Callable[[Any], Sequence[Upcoming]],
 ) -> int:
     try:
         options = parse_options(presets, args)
         configs = expand(options)
         if options.execution.dry_run:
-            return print_trials(options, configs)
+            return print_trials(options, configs, preview(options))
         from raybd.command_line.runner import sweep  # imported here: MLflow takes a second, and a dry run needs none
 
         return sweep(options, configs, summarise, search)

@@ -1,6 +1,7 @@
 """Dry run: prints the trials of a sweep and an estimate of their time."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +18,17 @@ from raybd.trials.model import NETWORK
 from raybd.trials.validate import prepare
 
 
-def print_trials(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
-    """Print every trial and an estimate of the time; the exit status.
+@dataclass(frozen=True)
+class Upcoming:
+    """Trials that a search will add, whose settings are not known yet: about like `configs`, each so many `times`."""
+
+    what: str
+    configs: Sequence[TrialConfig]
+    times: int = 1
+
+
+def print_trials(options: SweepOptions, configs: Sequence[TrialConfig], upcoming: Sequence[Upcoming] = ()) -> int:
+    """Print every trial, how many a search will add, and an estimate of the time; the exit status.
 
     Raises:
         InputError: a trial could not run.
@@ -41,13 +51,16 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig]) -> int:
         print(f"{config.key}  {config.label}")
     for one in filter(is_large, data.values()):
         print(describe_place(one, options.image_bytes))
+    count = len(known) + sum(len(part.configs) * part.times for part in upcoming)
+    for part in upcoming:
+        print(f"and {len(part.configs) * part.times} trials of {part.what}")
     if _on_gpus(options, known):
-        print(f"{len(known)} trials on GPUs: how long they take there cannot be told from a CPU, and is not guessed")
+        print(f"{count} trials on GPUs: how long they take there cannot be told from a CPU, and is not guessed")
         return 0
     cores = 1 if options.execution.inline else cpu_count()
-    total = estimate_seconds(known, data)
+    total = estimate_seconds(known, data) + sum(estimate_seconds(part.configs, data) * part.times for part in upcoming)
     print(
-        f"{len(known)} trials, about {format_duration(total)} of one core, {format_duration(total / cores)} on {cores} "
+        f"{count} trials, about {format_duration(total)} of one core, {format_duration(total / cores)} on {cores} "
         f"(a rough estimate from one training step on this machine{', without the measures' * bool(known[0].metrics)})"
     )
     return 0

@@ -1,10 +1,13 @@
 """The trials of a search for a defence's settings: the cases of a candidate, and the comparison at the end."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from raybd.attacks import describe
 from raybd.attacks.multi import Multi
+from raybd.command_line.dry_run import Upcoming
 from raybd.command_line.grid import check, network_trials, share_twins
+from raybd.command_line.search_goals import Judge
 from raybd.command_line.search_options import SearchOptions
 from raybd.trials.config import TrialConfig
 
@@ -26,9 +29,30 @@ def expand_comparison(options: SearchOptions) -> list[TrialConfig]:
 def search_cases(options: SearchOptions) -> list[TrialConfig]:
     """The cases of a candidate: every training attack at every rate, seed by seed."""
     search = options.search
-    cases = network_trials(options.replace(defences=(search.base,), seeds=search.search_seeds, metrics=()))
+    rates = search.search_rates or options.attack.poison_rates
+    asked = options.replace(defences=(search.base,), seeds=search.search_seeds, metrics=(), poison_rates=rates)
+    cases = network_trials(asked)
     ordered = sorted((case for case in cases if case.poison_rate), key=lambda case: case.seed)
     return [_with_canary(options, case) for case in ordered] if search.objective == "canary" else ordered
+
+
+def search_controls(judge: Judge, cases: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """The trials without a defence that the `cases` of every candidate are compared with, each once."""
+    return list({one.key: one for one in map(judge.control, cases)}.values())
+
+
+def preview_search(options: SearchOptions) -> list[Upcoming]:
+    """What the search adds to `expand_comparison`, if no candidate is cut short and none wins that is there already."""
+    cases, search = search_cases(options), options.search
+    judge = Judge(search.objective, 0.0, 0.0)
+    base = search.defence()
+    compared = [trial for trial in expand_comparison(options) if trial.defence == base]
+    tried = f"the search, {search.candidates} candidates on {len(cases)} cases each at most"
+    return [
+        Upcoming("training without a defence, which candidates are compared with", search_controls(judge, cases)),
+        Upcoming(tried, cases, search.candidates),
+        Upcoming("the winner, and of the best candidate with VIBE's own head, at most", compared, 2),
+    ]
 
 
 def _with_canary(options: SearchOptions, case: TrialConfig) -> TrialConfig:

@@ -6,15 +6,14 @@ from typing import Annotated
 from annotated_types import Interval
 
 from raybd.attacks import ATTACKS
-from raybd.command_line.groups import AttackOptions, OptionGroup, TrainingOptions, unknown_methods
+from raybd.command_line.groups import AttackOptions, DataOptions, OptionGroup, TrainingOptions, unknown_methods
 from raybd.command_line.options import SweepOptions
+from raybd.command_line.search_goals import OBJECTIVES
 from raybd.defences import DEFENCES, Defence
 from raybd.execution.search import DATABASE, PRUNERS, SAMPLERS
 from raybd.plugins import parse, unknown
 from raybd.trials.records import SweepFolder
-from raybd.utils.constraints import Count
-
-OBJECTIVES = ("truth", "canary")
+from raybd.utils.constraints import Count, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +26,21 @@ class SearchSettings(OptionGroup):
     """The defence that is searched, with fixed settings; its winner and default are compared with --defences."""
     candidates: Count = 16
     """How many settings are tried."""
-    search_seeds: Count = 2
+    search_seeds: Count = 1
     """Seeds on which a candidate is tried; the comparison has --seeds."""
+    search_rates: tuple[Share, ...] = ()
+    """Poison rates at which a candidate is tried; none: those of --poison-rates."""
+    encoders: Count = 3
+    """How many settings of the encoder are tried, each pretrained once for all candidates that have it."""
     objective: str = "truth"
-    """truth: clean accuracy and the worst attack's success; canary: what a defender can see who knows no attack."""
+    """truth: accuracy and the worst attack's success, on the images set aside; canary: what a defender can see who
+    knows no attack."""
     canary_rate: Annotated[float, Interval(gt=0, lt=0.5)] = 0.01
     """Share of the training set that a defender gives the canary, a trigger and target of his own."""
     sampler: str = "tpe"
     """tpe, nsga2 or random."""
     pruner: str = "worst_case"
-    """worst_case: a candidate ends at the first attack that succeeds on half of the images; or none."""
+    """worst_case: a candidate ends at the first case that is 40 points beyond what is allowed; or none."""
     storage: str | None = None
     """Database of the study, as an URL; none: a file in the sweep's folder. optuna-dashboard opens it."""
 
@@ -44,6 +48,8 @@ class SearchSettings(OptionGroup):
         """Those of every group, and names that are not known."""
         found = super().problems() + unknown_methods("held-out attack", self.held_out, ATTACKS)
         found += unknown_methods("defence", (self.base,), DEFENCES)
+        if self.base.partition(":")[0] in set(DEFENCES) - {"vibe"}:
+            found.append(f"--base must be vibe, with settings or without: its settings are searched, not {self.base}'s")
         found += unknown("sampler", [self.sampler], SAMPLERS) + unknown("pruner", [self.pruner], PRUNERS)
         return found + unknown("objective", [self.objective], OBJECTIVES)
 
@@ -57,6 +63,7 @@ class SearchOptions(SweepOptions):
     """Options of `sweeps/vibe.py`: what is searched, on which attacks, and what the winner is compared with."""
 
     name: str = "vibe"
+    dataset: DataOptions = field(default_factory=lambda: DataOptions(validation=0.15))
     search: SearchSettings = field(default_factory=SearchSettings)
     attack: AttackOptions = field(
         default_factory=lambda: AttackOptions(attacks=("badnets", "blended", "wanet", "adaptive_blend"))
@@ -68,8 +75,10 @@ class SearchOptions(SweepOptions):
         found = super().problems()
         if not any(self.attack.poison_rates):
             found.append("--poison-rates must have one above 0: what holds without poison is known")
-        if self.search.objective == "canary" and not self.dataset.validation:
-            found.append("--objective canary counts agreement on held-out images: --validation must be above 0")
+        if self.search.search_rates and not any(self.search.search_rates):
+            found.append("--search-rates must have one above 0")
+        if not self.dataset.validation:
+            found.append("the search judges by images that are set aside: --validation must be above 0")
         both = sorted(set(self.attack.attacks) & set(self.search.held_out))
         return found + [f"attack {name} is held out and seen at once" for name in both]
 

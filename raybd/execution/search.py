@@ -1,4 +1,4 @@
-"""A search for a defence's settings by Optuna: a candidate is evaluated on several attacks and seeds.
+"""A search for a defence's settings by Optuna: what is asked, and the study that holds the answers.
 
 Each of a candidate's cases is a trial with a record of its own, so a restarted search repeats no finished trial; the
 study is in a database that optuna-dashboard can open.
@@ -22,49 +22,66 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from raybd.defences import DEFENCES, Defence
 from raybd.errors import InputError, public
-from raybd.execution.outcome import Outcome
-from raybd.execution.proposers import Proposal, Proposer, Signal
 from raybd.plugins import build, spec
 from raybd.trials.config import TrialConfig
-from raybd.trials.validate import problems
-from raybd.utils.constraints import violations
+from raybd.types import Data
 
 log = logging.getLogger(__name__)
 Space = Callable[[optuna.trial.BaseTrial], dict[str, Any]]  # a trial of Optuna to settings
-Evaluate = Callable[[Sequence[TrialConfig], Sequence[Mapping[str, float]]], dict[str, float]]  # cases, their metrics
+Metrics = Mapping[str, float]
+Evaluate = Callable[[Sequence[TrialConfig], Sequence[Metrics], Mapping[str, Metrics]], dict[str, float]]
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=6, multivariate=True, group=True),
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=8),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
-PRUNERS = {
-    "none": math.inf,
-    "worst_case": 0.5,
-}  # a candidate is pruned at the first case with an attack success above this
+# by how much a candidate may exceed a constraint after some of its cases before it is cut short
+PRUNERS = {"none": math.inf, "worst_case": 0.4}
 DATABASE = "optuna.db"  # in the folder of a sweep
 QUESTION = "raybd.question"  # attribute of a study: what it asks
 ABANDONED = "abandoned"  # attribute of an Optuna trial: settings enqueued again after a search died
 CUT_SHORT = "cut_short"  # attribute: after how many of its cases a candidate was pruned
+BASE = "base"  # attribute: the candidate is the search's base, whatever its parameters can say of it
+ENCODER = "encoder"  # parameter of a study: which of the search's encoders a candidate has
+SLACK = 1e-9  # a value on its limit is within it, whatever its last bits
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A search problem: settings of the defence `base`, evaluated on `cases`, optimised for `goals`."""
+    """A search problem: settings of the defence `base`, evaluated on `cases`, optimised for `goals`.
+
+    `evaluate` gets the cases of a candidate that have ended, their metrics, and the metrics of `controls` by their
+    keys; it returns what `goals` and `limits` name, and whatever else is worth keeping.
+    """
 
     name: str
     base: Defence
     cases: Sequence[TrialConfig]
     space: Space
     evaluate: Evaluate
-    goals: Mapping[str, str]  # name of a value that `evaluate` returns -> max or min
-    first: Mapping[str, Any]  # the settings of the first candidate
+    goals: Mapping[str, str]  # name of a value -> max or min
+    first: Sequence[Mapping[str, Any]]  # parameters of the first candidates; the very first is `base`, if any
     trials: int  # number of candidates
     storage: str  # of the study, as Optuna's URL
+    controls: Sequence[TrialConfig] = ()  # trials that all candidates are compared with, for instance clean twins
+    limits: Mapping[str, float] = field(default_factory=dict)  # name of a value -> the most of a feasible candidate
+    encoders: Sequence[Mapping[str, Any]] = ({},)  # settings of encoders, of which each candidate has one
     sampler: str = "tpe"
     pruner: str = "none"
     seed: int = 0
+    data: Mapping[str, Data] = field(default_factory=dict)  # by `TrialConfig.image_set`, to check candidates before
+
+    def settings(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+        """The settings of a candidate: those of its encoder, and what `space` makes of `trial`; none of the base."""
+        if BASE in trial.user_attrs:
+            self.space(trial)  # its parameters are told to the sampler all the same
+            return {}
+        if len(self.encoders) == 1:
+            return {**self.encoders[0], **self.space(trial)}
+        number = trial.suggest_categorical(ENCODER, list(range(len(self.encoders))))
+        return {**self.encoders[number], **self.space(trial)}
 
     def defence(self, settings: Mapping[str, Any]) -> Defence:
         """`base` with `settings`."""
@@ -84,11 +101,22 @@ class Search:
                 if f"{name}.content" not in params:  # a file counts by what it holds
                     asked.setdefault(name, []).append(str(value))
         values = {name: sorted(set(found)) for name, found in asked.items() if not name.startswith("defence.")}
-        space = FixedTrial(dict(self.first))
-        self.space(space)
-        ranges = [f"{name} {distribution_to_json(one)}" for name, one in sorted(space.distributions.items())]
         base = json.dumps(spec(DEFENCES, self.base), sort_keys=True)
-        return values | {"base": [base], "goals": [f"{m} {n}" for n, m in self.goals.items()], "space": ranges}
+        goals = [f"{mode} {name}" for name, mode in self.goals.items()]
+        limits = [f"{name} <= {limit:g}" for name, limit in self.limits.items()]
+        encoders = [json.dumps(dict(one), sort_keys=True) for one in self.encoders]
+        more = {"base": [base], "goals": goals, "space": self._ranges, "limits": limits, "encoders": encoders}
+        return values | {name: lines for name, lines in more.items() if lines}
+
+    @property
+    def _ranges(self) -> list[str]:
+        """The range of every parameter that the first candidates have."""
+        ranges: dict[str, str] = {}
+        for one in self.first:
+            fixed = FixedTrial(dict(one))
+            self.space(fixed)
+            ranges |= {name: distribution_to_json(found) for name, found in fixed.distributions.items()}
+        return [f"{name} {found}" for name, found in sorted(ranges.items())]
 
 
 def open_study(search: Search) -> optuna.Study:
@@ -109,11 +137,21 @@ def open_study(search: Search) -> optuna.Study:
     except Exception as error:
         raise InputError(f"the storage {search.storage} of the search cannot be used: {error}") from error
     _check_question(search, study)
+    name_metrics(study, list(search.goals))
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={ABANDONED: trial.number})
-    study.enqueue_trial(dict(search.first), skip_if_exists=True)
+        base = {BASE: True} if BASE in trial.user_attrs else {}
+        study.enqueue_trial(trial.params, user_attrs=base | {ABANDONED: trial.number})
+    for number, first in enumerate(search.first):
+        study.enqueue_trial(dict(first), user_attrs={} if number else {BASE: True}, skip_if_exists=True)
     return study
+
+
+def name_metrics(study: optuna.Study, names: list[str]) -> None:
+    """Name the values of `study`, for optuna-dashboard and figures, unless they have names."""
+    if study.metric_names is None:
+        with quiet_optuna():  # Optuna warns that this is experimental
+            study.set_metric_names(names)
 
 
 def _check_question(search: Search, study: optuna.Study) -> None:
@@ -163,14 +201,39 @@ def whole(study: optuna.Study) -> list[FrozenTrial]:
     return [t for t in study.get_trials(states=(TrialState.COMPLETE,)) if CUT_SHORT not in t.user_attrs]
 
 
-def tell_study(study: optuna.Study, trial: optuna.Trial, results: Mapping[str, Any], goals: Iterable[str]) -> None:
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether a candidate keeps every limit of its search."""
+    return all(value <= 0 for value in trial.constraints.values())
+
+
+def draw_encoders(
+    space: Space, known: Sequence[Mapping[str, Any]], number: int, seed: int = 0
+) -> list[Mapping[str, Any]]:
+    """`number` different settings of encoders: the `known` first, then draws from `space`."""
+    with quiet_optuna():
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        drawn = (space(study.ask()) for _ in range(number))
+        return [*known, *drawn][:number]
+
+
+def tell_study(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    results: Mapping[str, Any],
+    goals: Iterable[str],
+    limits: Mapping[str, float] | None = None,
+) -> None:
     """End `trial` with its candidate's `results`, as failed if one of `goals` has no finite value.
 
-    One that was cut short is pruned: samplers too would take its values, of fewer cases, for those of a whole one.
+    What exceeds its limit is a violated constraint, which samplers learn from, also that of a candidate that was cut
+    short. That is pruned: samplers too would take its values, of fewer cases, for those of a whole one.
     Given a NaN, Optuna only warns and leaves the trial running for ever, which samplers then avoid.
     """
     for name, value in results.items():
         trial.set_user_attr(name, value)
+    for name, limit in (limits or {}).items():
+        if math.isfinite(value := results.get(name, math.nan)):
+            trial.set_constraint(name, value - limit - SLACK)
     values = [results.get(goal, math.nan) for goal in goals]
     if CUT_SHORT in results:
         study.tell(trial, state=TrialState.PRUNED)
@@ -184,100 +247,10 @@ def tell_study(study: optuna.Study, trial: optuna.Trial, results: Mapping[str, A
 def quiet_optuna() -> Iterator[None]:
     """Context in which Optuna logs neither every trial nor warnings of experimental features."""
     level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             yield
     finally:
         optuna.logging.set_verbosity(level)
-
-
-@dataclass
-class Candidate:
-    """Settings under evaluation: an Optuna trial, its cases, and the metrics of those that have ended."""
-
-    trial: optuna.Trial
-    settings: dict[str, Any]
-    cases: list[TrialConfig]
-    metrics: list[Mapping[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    running: bool = False  # whether its next case is running
-
-    @property
-    def case(self) -> TrialConfig:
-        """The case that runs, or the next one."""
-        return self.cases[len(self.metrics)]
-
-
-class OptunaProposer(Proposer):
-    """Proposer of Optuna's candidates: the cases of a candidate run in sequence, candidates in parallel."""
-
-    needs_metrics = True
-
-    def __init__(self, search: Search, study: optuna.Study) -> None:
-        self.search, self.study = search, study
-        self.study.sampler = SAMPLERS[search.sampler](
-            search.seed + len(study.trials)
-        )  # else it would draw the same candidates again
-        self.to_start = candidates_left(search, study)  # number of candidates
-        self.candidates: list[Candidate] = []  # under evaluation
-
-    def next(self) -> Proposal:
-        """The next case of a candidate under evaluation, else the first case of a new one."""
-        waiting = next((c for c in self.candidates if not c.running), None) or self._new()
-        if waiting is None:
-            return Signal.WAIT if self.candidates else Signal.DONE
-        waiting.running = True
-        return waiting.case
-
-    def tell(self, outcome: Outcome) -> None:
-        """Receive the metrics of a case, for every candidate that has it; end complete or pruned ones."""
-        for candidate in [c for c in self.candidates if c.running and c.case.key == outcome.key]:
-            candidate.running = False
-            candidate.seconds += outcome.seconds
-            if outcome.finished:
-                self._take(candidate, outcome.metrics)
-            else:
-                self._end(candidate, error=f"{outcome.label}: {outcome.error}")
-
-    @property
-    def remaining(self) -> int:
-        """The number of cases to come, if no candidate is pruned."""
-        started = sum(len(c.cases) - len(c.metrics) - c.running for c in self.candidates)
-        return started + self.to_start * len(self.search.cases)
-
-    def _new(self) -> Candidate | None:
-        """A new candidate; candidates with invalid settings are ended as failed."""
-        while self.to_start:
-            self.to_start -= 1
-            trial = self.study.ask()
-            candidate = Candidate(trial, self.search.space(trial), [])
-            try:
-                defence = self.search.defence(candidate.settings)
-                candidate.cases = [replace(case, defence=defence) for case in self.search.cases]
-            except InputError as error:
-                self._end(candidate, error=f"{type(error).__name__}: {error}")
-                continue
-            found = [problem for case in candidate.cases for problem in problems(case)]
-            if found := violations(defence) + found:
-                self._end(candidate, error="; ".join(dict.fromkeys(found)))
-                continue
-            self.candidates.append(candidate)
-            return candidate
-        return None
-
-    def _take(self, candidate: Candidate, metrics: Mapping[str, float]) -> None:
-        candidate.metrics.append(metrics)
-        if len(candidate.metrics) == len(candidate.cases):
-            self._end(candidate)
-        elif metrics["attack_success"] > PRUNERS[self.search.pruner]:
-            self._end(candidate, **{CUT_SHORT: len(candidate.metrics)})
-
-    def _end(self, candidate: Candidate, **results: Any) -> None:
-        if candidate in self.candidates:
-            self.candidates.remove(candidate)
-        results |= {"settings": candidate.settings, "seconds": candidate.seconds}
-        if "error" not in results:
-            results |= self.search.evaluate(candidate.cases, candidate.metrics)
-        tell_study(self.study, candidate.trial, results, self.search.goals)

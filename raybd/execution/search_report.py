@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,41 +11,55 @@ import matplotlib.figure
 import optuna
 import optuna.visualization.matplotlib as plots
 from optuna.importance import FanovaImportanceEvaluator
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from raybd.errors import public
-from raybd.execution.search import CUT_SHORT, ENDED, Search, whole
+from raybd.execution.search import CUT_SHORT, ENDED, Search, is_feasible, name_metrics, whole
 
+REPORT = "search.json"  # in the folder of a sweep
 MIN_CANDIDATES = 8  # for importances of settings
 
 
-def winner(study: optuna.Study, max_second: float) -> FrozenTrial | None:
-    """The best candidate: the best first goal among those whose second goal is at most `max_second`.
+def winner(
+    study: optuna.Study, wanted: Callable[[Mapping[str, Any]], bool] = lambda settings: True
+) -> FrozenTrial | None:
+    """The best candidate: the best first goal among the feasible ones, then the best second goal, then the first.
 
-    If there is none, the one with the smallest second goal. Pruned candidates do not count; None without any other.
+    If none is feasible, the one that exceeds the limits least in all, as Optuna's samplers count. Candidates that were
+    cut short do not count.
+
+    Args:
+        study: of a search.
+        wanted: whether a candidate with these settings may be the one; by default any may.
     """
-    complete = whole(study)
-    allowed = [trial for trial in complete if trial.values[1] <= max_second]
-    if allowed:
-        return max(allowed, key=lambda trial: (trial.values[0], -trial.values[1], -trial.number))
-    return min(complete, key=lambda trial: (trial.values[1], -trial.values[0], trial.number)) if complete else None
+    complete = [trial for trial in whole(study) if wanted(trial.user_attrs.get("settings", trial.params))]
+    signs = [1 if direction == StudyDirection.MINIMIZE else -1 for direction in study.directions]
+
+    def place(trial: FrozenTrial) -> tuple[float, ...]:
+        beyond = sum(value for value in trial.constraints.values() if value > 0)
+        return beyond, *(sign * value for sign, value in zip(signs, trial.values, strict=True)), trial.number
+
+    return min(complete, key=place, default=None)
 
 
-def write_search_report(study: optuna.Study, search: Search, chosen: FrozenTrial | None, folder: Path) -> None:
+def write_search_report(study: optuna.Study, search: Search, chosen: Mapping[str, FrozenTrial], folder: Path) -> None:
     """Write search.json, pareto.png and, where candidates suffice, importances_GOAL.png to `folder`.
 
-    Front, figures and importances are of the candidates that ran on all cases.
+    `chosen` names the candidates that are compared in the end, for instance the winner. Front, figures and importances
+    are of the candidates that ran on all cases.
     """
     complete, compared = whole(study), _only_whole(study)
     best = {complete[trial.number].number for trial in compared.best_trials}
     ended = study.get_trials(states=ENDED)
     report: dict[str, Any] = {
         "goals": dict(search.goals),
+        "limits": dict(search.limits),
         "storage": public(search.storage),
-        "winner": chosen.number if chosen else None,
-        "candidates": [_candidate(trial, search.goals, best) for trial in ended],
+        "chosen": {name: trial.number for name, trial in chosen.items()},
+        "candidates": [_candidate(trial, [*search.goals, *search.limits], best) for trial in ended],
     }
-    (folder / "search.json").write_text(json.dumps(report, indent=1))
+    (folder / REPORT).write_text(json.dumps(report, indent=1))
     if complete:
         _save(plots.plot_pareto_front(compared, target_names=list(search.goals)), folder, "pareto")
     for place, goal in enumerate(search.goals if len(complete) >= MIN_CANDIDATES else ()):
@@ -54,10 +68,17 @@ def write_search_report(study: optuna.Study, search: Search, chosen: FrozenTrial
         _save(axes, folder, f"importances_{goal}")
 
 
+def add_to_report(folder: Path, **more: Any) -> None:
+    """Add entries to the search.json of a sweep's folder."""
+    report = json.loads((folder / REPORT).read_text()) | more
+    (folder / REPORT).write_text(json.dumps(report, indent=1))
+
+
 def _only_whole(study: optuna.Study) -> optuna.Study:
     """A study in memory of the whole candidates alone, numbered from 0."""
     copy = optuna.create_study(directions=study.directions)
     copy.add_trials(whole(study))
+    name_metrics(copy, study.metric_names or [])
     return copy
 
 
@@ -69,12 +90,17 @@ class _Value:
         return float(trial.values[self.place])
 
 
-def _candidate(trial: FrozenTrial, goals: Mapping[str, str], best: set[int]) -> dict[str, Any]:
+def _candidate(trial: FrozenTrial, names: Sequence[str], best: set[int]) -> dict[str, Any]:
     """What search.json says of a candidate; of one that was cut short, the values over the cases that it ran on."""
-    values = {name: trial.user_attrs[name] for name in goals if math.isfinite(trial.user_attrs.get(name, math.nan))}
+    values = {
+        name: trial.user_attrs[name]
+        for name in dict.fromkeys(names)
+        if math.isfinite(trial.user_attrs.get(name, math.nan))
+    }
     kept = {name: trial.user_attrs[name] for name in ("seconds", CUT_SHORT, "error") if name in trial.user_attrs}
     settings = trial.user_attrs.get("settings", trial.params)
-    return {"number": trial.number, "front": trial.number in best, "values": values, "settings": settings} | kept
+    told: dict[str, Any] = {"number": trial.number, "front": trial.number in best, "feasible": is_feasible(trial)}
+    return told | {"values": values, "settings": settings} | kept
 
 
 def _save(axes: Any, folder: Path, name: str) -> None:

@@ -13,6 +13,9 @@ ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY = "accuracy/clean", "attack_success", 
 VALIDATION_ACCURACY, VALIDATION_SUCCESS = "accuracy/validation", "attack_success/validation"
 CLEAN_COUNT, TRIGGERED_COUNT = "count/clean", "count/triggered"
 SECONDS, UNDERTRAINED = "seconds/trial", "undertrained"
+DEFENCE_SECONDS = "defence/seconds"  # of a training, with what others spent on an encoder that it shares
+ALIAS = "raybd.alias"  # tag of a trial: names of its defence's settings, for instance "vibe:winner", a space between
+HELD_OUT = "raybd.held_out"  # tag of a trial: "true" where its attack had no say in what a search chose
 
 SIGNATURE, ISOTROPIC, DIRECTION = "mi/signature", "mi/signature_isotropic", "mi/signature/direction"
 FRESH = "fresh_train"  # the group of images whose information is a headline
@@ -53,7 +56,14 @@ HEADLINE: Mapping[str, tuple[str, ...]] = {  # by what measures them
         *("curve/epoch50", "curve/epoch50/clean", "accuracy/train", "accuracy/clean_model"),
     ),
     "detection": ("*/auroc", "*/null_auroc"),
-    "defences": ("defence/flagged", "defence/precision", "defence/recall", "defence/auroc", "defence/pruned"),
+    "defences": (
+        "defence/flagged",
+        "defence/precision",
+        "defence/recall",
+        "defence/auroc",
+        "defence/pruned",
+        DEFENCE_SECONDS,
+    ),
 }
 
 
