@@ -1,14 +1,18 @@
 """The landing page of a sweep in MLflow: a shared view, verdicts as tags, a description."""
 
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from raybd.cli import main
+from raybd.command_line import ui
 from raybd.execution.plan import varying
 from raybd.tracking import load_runs
+from raybd.tracking.data_inputs import log_data
 from raybd.tracking.landing import VERDICT, VIEW_TAG, view_of
 from raybd.tracking.store import NOTE, Store
 from raybd.tracking.store_file import StoreFile
@@ -47,7 +51,7 @@ def test_the_columns_are_what_varies() -> None:
     found = json.loads(view_of(varying(configs)))
     assert found["selectedColumns"] == [
         *("params.`attack.name`", "params.`poison_rate`", "params.`train.weight_decay`", "params.`defence.name`"),
-        *("params.`seed`", "metrics.`accuracy/clean`", "metrics.`attack_success`", f"tags.`{VERDICT}`"),
+        *("metrics.`accuracy/clean`", "metrics.`attack_success`", f"tags.`{VERDICT}`", "params.`seed`"),
     ]
     assert varying([]) == ()
 
@@ -109,3 +113,25 @@ def test_verdicts_of_many_trials_cost_no_more_than_each_its_share(store: Store, 
     assert time.perf_counter() - start < 5
     client = MlflowClient(f"sqlite:///{path}")
     assert client.get_run(made[-1][at]).data.tags[VERDICT] == "defended"
+
+
+def test_a_run_has_its_data_set_as_its_input(store: Store) -> None:
+    run = ids(store)[0]
+    log_data(store.client, run, {"data": "digits", "fingerprint": "f" * 64})
+    log_data(store.client, ids(store)[1], {"data": "digits", "fingerprint": "f" * 64})
+    (found,) = store.client.get_run(run).inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest) == ("digits", "f" * 36)
+    assert len(load_runs("ib", store.address.uri)) == 3
+
+
+def test_a_store_that_refuses_the_input_is_warned_of(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    log_data(store.client, "no such run", {"data": "digits", "fingerprint": "f"})
+    assert "no data set as its input" in caplog.text
+
+
+def test_the_ui_prints_the_pages_of_the_sweeps(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ui, "_replace_process", lambda *_: 0)
+    assert main(["ui", "--tracking-uri", store.address.uri]) == 0
+    assert re.search(r"\n  ib: http://localhost:\d+/#/experiments/\d+/runs\?workflowType=", capsys.readouterr().out)

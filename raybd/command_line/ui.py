@@ -12,6 +12,7 @@ from raybd.errors import InputError, public
 
 PORT = 5000
 ADDRESS = "127.0.0.1"
+MOST_LINKS = 5
 OPEN_TO_ALL = "Every user of this machine can open it and change or delete runs; --login asks for a password."
 
 
@@ -31,6 +32,7 @@ def show_ui(tracking_uri: str | None = None, port: int | None = None, login: boo
         return 0
     door = str(_port(port))
     print(f"MLflow: http://localhost:{door}   ({public(uri)}; Ctrl-C ends it)")
+    print("".join(f"{line}\n" for line in _sweep_links(uri, f"http://localhost:{door}")), end="")
     command = [sys.executable, "-m", "mlflow", "server", "--host", ADDRESS, "--port", door, "--workers", "1"]
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment.pop("MLFLOW_TRACKING_URI", None)
@@ -43,6 +45,21 @@ def show_ui(tracking_uri: str | None = None, port: int | None = None, login: boo
     else:
         print(OPEN_TO_ALL)
     return _replace_process(command, environment, folder)
+
+
+def _sweep_links(uri: str, ui: str) -> list[str]:
+    """The pages of the store's sweeps in the UI at the address `ui`, of at most MOST_LINKS of them."""
+    from raybd.tracking.landing import runs_path
+    from raybd.tracking.reader import find_sweeps
+
+    try:
+        reader, known = find_sweeps([], uri)
+        sweeps = {name: id_ for name, id_ in known.items() if reader.runs(id_, "sweep")}
+    except InputError:  # a store that is made when the server starts
+        return []
+    newest = sorted(sweeps, key=lambda name: -int(sweeps[name]))
+    lines = [f"  {name}: {ui}{runs_path(sweeps[name])}" for name in newest[:MOST_LINKS]]
+    return lines + [f"  and {len(newest) - MOST_LINKS} more sweeps"] * (len(newest) > MOST_LINKS)
 
 
 def _replace_process(command: list[str], environment: Mapping[str, str], folder: Path) -> int:

@@ -60,6 +60,8 @@ def _fill(target: MlflowClient, run_id: str, client: MlflowClient, uri: str, run
     for start in range(0, max(len(params), len(tags)), TEXTS_PER_BATCH):
         part = slice(start, start + TEXTS_PER_BATCH)
         target.log_batch(run_id, params=params[part], tags=tags[part])
+    if run.inputs and run.inputs.dataset_inputs:
+        target.log_inputs(run_id, run.inputs.dataset_inputs)
     metrics = list(_metrics(client, uri, run))
     for start in range(0, len(metrics), METRICS_PER_BATCH):
         target.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])

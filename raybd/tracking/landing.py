@@ -14,7 +14,7 @@ VIEW = "raybd"  # name of the shared view
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"  # of the experiment
 VERDICT = "raybd.verdict"  # tag of a trial's run: the verdict on its cell
 MOST_COLUMNS = 12  # parameters in the table: MLflow cuts a tag of an experiment at 5,000 characters
-FIRST, LAST = ("attack.name", "poison_rate"), ("defence.name", "seed")
+FIRST, LAST = ("attack.name", "poison_rate"), ("defence.name",)
 
 
 def runs_path(experiment_id: str) -> str:
@@ -28,9 +28,9 @@ def view_of(varying: Iterable[str]) -> str:
     Args:
         varying: names of the parameters in which trials differ.
     """
-    others = [name for name in varying if name not in (*FIRST, *LAST) and not name.startswith("attack.")]
+    others = [name for name in varying if name not in (*FIRST, *LAST, "seed") and not name.startswith("attack.")]
     params = [f"params.`{name}`" for name in (*FIRST, *others[:MOST_COLUMNS], *LAST)]
-    columns = [*params, f"metrics.`{ACCURACY}`", f"metrics.`{ATTACK_SUCCESS}`", f"tags.`{VERDICT}`"]
+    columns = [*params, f"metrics.`{ACCURACY}`", f"metrics.`{ATTACK_SUCCESS}`", f"tags.`{VERDICT}`", "params.`seed`"]
     order = {"orderByKey": params[0], "orderByAsc": True}
     return json.dumps(
         {"searchFilter": "tags.`raybd.kind` = 'trial'", **order, "selectedColumns": columns, "columnOrder": columns}

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from raybd.errors import public
 from raybd.tracking.client import connect, one_line
+from raybd.tracking.data_inputs import log_data
 from raybd.tracking.metric_table import format_table
 from raybd.tracking.store import NOTE, Address, close, lost, metric_entities
 from raybd.trials.records import FINISHED, Record, SweepFolder, TrialFolder
@@ -93,6 +94,7 @@ def upload(address: Address, folder: TrialFolder, record: Record) -> None:
     run_id = run._flush(client, record.params)
     tags = [RunTag(name, value) for name, value in {**record.tags, NOTE: record.text}.items()]
     client.log_batch(run_id, tags=tags)
+    log_data(client, run_id, record.params)
     history = folder.history()
     if record.status == FINISHED and (gone := _no_longer_measured(history)):
         client.log_batch(run_id, gone)
