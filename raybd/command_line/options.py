@@ -15,6 +15,7 @@ from raybd.command_line.groups import (
     OptionGroup,
     TrainingOptions,
 )
+from raybd.command_line.option_file import with_files
 from raybd.data.residency import room_for_images
 from raybd.errors import InputError
 from raybd.plugins import unknown
@@ -32,6 +33,8 @@ class SweepOptions:
     """Name of the sweep and of its MLflow experiment; a run with the same name resumes."""
     preset: str = "quick"
     """Defaults for everything else: quick (digits on a laptop), or another of this script; a wrong name lists them."""
+    config: str | None = None
+    """File of options (YAML, TOML or JSON) by the names of the flags; those on the command line come after it."""
     dataset: DataOptions = field(default_factory=DataOptions)
     attack: AttackOptions = field(default_factory=AttackOptions)
     network: NetworkOptions = field(default_factory=NetworkOptions)
@@ -82,11 +85,12 @@ Options = TypeVar("Options", bound=SweepOptions)
 
 
 def parse_options(presets: Mapping[str, Options], args: list[str]) -> Options:
-    """The options in `args`, on top of the preset that they name.
+    """The options in `args` and in the files that they name, on top of the preset that these name.
 
     Raises:
-        InputError: the preset is unknown.
+        InputError: the preset is unknown, or a file of options is of no use.
     """
+    args = with_files(args, next(iter(presets.values())).flat())
     names = [after for before, after in zip(args, args[1:], strict=False) if before == "--preset"]
     names += [arg.removeprefix("--preset=") for arg in args if arg.startswith("--preset=")]
     if found := unknown("preset", names, presets):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from raybd.command_line.limits import memory_limit
+from raybd.command_line.option_file import FILE, FLAG, write_options
 from raybd.command_line.options import SweepOptions
 from raybd.command_line.ui import PORT
 from raybd.data.residency import GB, describe_place, is_large
@@ -55,6 +56,7 @@ def sweep(
         print(describe_place(one, room), flush=True)
     folder = SweepFolder.of(options.execution.results, options.name)
     with folder.locked():
+        write_options(folder.path / FILE, options.flat(), _repeat(folder))
         if search is not None:
             added = _run_search(options, resume(folder, [], data, options.execution.tracking_uri), search, where)
             more = prepare(added, options.dataset.data_root, image_bytes=room)[0] if added else []
@@ -233,11 +235,23 @@ def _next_commands(plan: SweepPlan, options: SweepOptions) -> str:
     page = plan.store.link(uri if server else f"http://localhost:{PORT}")
     lines = [*look, f"{'and open' if look else 'The runs'}:{' ' * 10}{page}"]
     lines += [f"Ask the map:       {_program('raybd.cli')} map {shlex.quote(plan.name)} show{store}"]
-    return "\n".join(lines)
+    return "\n".join([*lines, f"Repeat the sweep:  {_repeat(plan.folder)}"])
+
+
+def _repeat(folder: SweepFolder) -> str:
+    """The command that starts this sweep again, with all its options."""
+    return f"{_python()} {shlex.quote(sys.argv[0])} {FLAG} {shlex.quote(str(_near(folder.path / FILE)))}"
 
 
 def _program(module: str) -> str:
-    """How this Python runs a module: by its path, shortened where it lies in this folder."""
-    python = Path(sys.executable)
-    near = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-    return f"{shlex.quote(str(near))} -m {module}"
+    """How this Python runs a module."""
+    return f"{_python()} -m {module}"
+
+
+def _python() -> str:
+    return shlex.quote(str(_near(Path(sys.executable))))
+
+
+def _near(path: Path) -> Path:
+    """`path`, shortened where it lies in this folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
