@@ -25,7 +25,7 @@ from raybd.models import build_model
 from raybd.pixels import is_streamed
 from raybd.plugins import name_of
 from raybd.seeds import derive, forked_rng
-from raybd.training import Checkpoint, Epoch, Ranks, predict, probe_schedule
+from raybd.training import Checkpoint, Epoch, Ranks, memory_format, predict, probe_schedule
 from raybd.training.weighting import Flagged
 from raybd.trials.base import (
     TrialKind,
@@ -186,9 +186,13 @@ class _Measurements:
 
 
 def _model(config: TrialConfig, data: Data) -> nn.Module:
-    """The untrained network that is deployed, from the trial's stream of initial weights."""
+    """The untrained network that is deployed, from the trial's stream of initial weights.
+
+    Its weights lie as training lays them: one that gets a twin's weights instead computes the same bits.
+    """
     torch.manual_seed(derive(config.seed, "initialisation"))
-    return config.defence.network(_untrained(config, data)).to(data.train.x.device)
+    network = config.defence.network(_untrained(config, data)).to(data.train.x.device)
+    return network.to(memory_format=memory_format(config.train))
 
 
 def _untrained(config: TrialConfig, data: Data) -> nn.Module:
