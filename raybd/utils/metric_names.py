@@ -29,7 +29,7 @@ MOST_PER_PATTERN = 4  # names that one pattern of HEADLINE stands for
 MOST_OF_OTHERS = 12  # names of metrics that are not raybd's own
 FAMILIES = (  # the first parts of raybd's own names
     *("accuracy", "attack_success", "count", "curve", "defence", "loss", "mi", "neural_cleanse", "noise_votes"),
-    *("seconds", "smoothness", "stealth", "strip", UNDERTRAINED),
+    *("seconds", "smoothness", "stealth", "strip", UNDERTRAINED, "vibe"),
 )
 HEADLINE: Mapping[str, tuple[str, ...]] = {  # by what measures them
     "accuracy": (
@@ -56,6 +56,10 @@ HEADLINE: Mapping[str, tuple[str, ...]] = {  # by what measures them
         *("curve/epoch50", "curve/epoch50/clean", "accuracy/train", "accuracy/clean_model"),
     ),
     "detection": ("*/auroc", "*/null_auroc"),
+    "vibe": (
+        *("vibe/probe_accuracy", "vibe/first_right", "vibe/poison_kept", "vibe/poison_kept_count", "vibe/kappa"),
+        *("vibe/nu", "vibe/relabelled", "vibe/removed", "vibe/e_steps", "vibe/flip_rate", "vibe/column_error"),
+    ),
     "defences": (
         "defence/flagged",
         "defence/precision",
