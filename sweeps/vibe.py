@@ -32,9 +32,11 @@ from raybd.trials.validate import prepare
 RULE = DecisionRule()  # the map's
 PRESETS = {
     "quick": SearchOptions.of(
-        base="vibe:pretrain_epochs=20",
+        attacks=("badnets", "blended"),
+        held_out=("wanet", "adaptive_blend", "low_frequency"),
         poison_rates=(0.0, 0.09),
         seeds=3,
+        candidates=12,
         weight_decays=(5e-4,),
         widths=(0.5,),
     ),

@@ -544,3 +544,13 @@ def test_every_candidate_of_the_space_is_a_defence(base: Vibe) -> None:
 def test_another_defence_than_vibe_is_not_searched() -> None:
     (said,) = SearchOptions.of(base="abl").problems()
     assert "--base must be vibe" in said
+
+
+def test_passes_for_estimates_counted_by_hand() -> None:
+    assert NoDefence().passes(20, 1000) == 20
+    plain = Vibe(pretrain_epochs=30, tuned=False)
+    assert plain.passes(20, 1024) == 2 * 30
+    assert replace(plain, tuned=True, batch_size=256).passes(20, 1024) == 2 * 30 + 1000 / 4  # 1,000 M-steps or more
+    assert replace(plain, tuned=True, iterations=40, batch_size=256).passes(20, 1024) == 2 * 30 + 10
+    assert replace(plain, deploy="retrained").passes(20, 1024) == 2 * 30 + 20
+    assert replace(plain, deploy="retrained", retrain_epochs=7, features="own").passes(20, 1024) == 7

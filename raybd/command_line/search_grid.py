@@ -44,13 +44,15 @@ def search_controls(judge: Judge, cases: Sequence[TrialConfig]) -> list[TrialCon
 def preview_search(options: SearchOptions) -> list[Upcoming]:
     """What the search adds to `expand_comparison`, if no candidate is cut short and none wins that is there already."""
     cases, search = search_cases(options), options.search
-    judge = Judge(search.objective, 0.0, 0.0)
     base = search.defence()
+    cheap = replace(base, pretrain_epochs=1)  # of an encoder that another candidate has pretrained
+    defences = [base if number < search.encoders else cheap for number in range(search.candidates)]
+    tried = [replace(case, defence=defence) for defence in defences for case in cases]
+    controls = search_controls(Judge(search.objective, 0.0, 0.0), cases)
     compared = [trial for trial in expand_comparison(options) if trial.defence == base]
-    tried = f"the search, {search.candidates} candidates on {len(cases)} cases each at most"
     return [
-        Upcoming("training without a defence, which candidates are compared with", search_controls(judge, cases)),
-        Upcoming(tried, cases, search.candidates),
+        Upcoming("training without a defence, which candidates are compared with", controls),
+        Upcoming(f"the search, {search.candidates} candidates on {len(cases)} cases each at most", tried),
         Upcoming("the winner, and of the best candidate with VIBE's own head, at most", compared, 2),
     ]
 

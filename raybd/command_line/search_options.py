@@ -9,7 +9,8 @@ from raybd.attacks import ATTACKS
 from raybd.command_line.groups import AttackOptions, DataOptions, OptionGroup, TrainingOptions, unknown_methods
 from raybd.command_line.options import SweepOptions
 from raybd.command_line.search_goals import OBJECTIVES
-from raybd.defences import DEFENCES, Defence
+from raybd.defences import DEFENCES
+from raybd.defences.vibe import Vibe
 from raybd.execution.search import DATABASE, PRUNERS, SAMPLERS
 from raybd.plugins import parse, unknown
 from raybd.trials.records import SweepFolder
@@ -53,9 +54,11 @@ class SearchSettings(OptionGroup):
         found += unknown("sampler", [self.sampler], SAMPLERS) + unknown("pruner", [self.pruner], PRUNERS)
         return found + unknown("objective", [self.objective], OBJECTIVES)
 
-    def defence(self) -> Defence:
+    def defence(self) -> Vibe:
         """The defence that is searched."""
-        return parse("defence", DEFENCES, self.base)
+        found = parse("defence", DEFENCES, self.base)
+        assert isinstance(found, Vibe)  # `problems` refuses others
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,10 @@ class Defence(ABC):
         """The network that is deployed, around the untrained `model` of a trial; `model` itself by default."""
         return model
 
+    def passes(self, epochs: int, images: int) -> float:
+        """About how many passes, forward and back, over its `images` a training of `epochs` takes; for estimates."""
+        return float(epochs)
+
     @abstractmethod
     def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """Train `context.model` for `context.train_config.epochs` epochs, yielding each, resuming from the checkpoint.

@@ -118,8 +118,9 @@ class NetworkTraining(TrialKind):
         return min(times) / size
 
     def units(self, config: TrialConfig, data: Data) -> float:
-        """Images in all epochs, and in two passes over the test set."""
-        return config.train.epochs * len(data.train) + 2 * len(data.test)
+        """Images in all passes of the training, and in two passes over the test set."""
+        images = len(data.train)
+        return config.defence.passes(config.train.epochs, images) * images + 2 * len(data.test)
 
     def draw(self, history: History, title: str, folder: Path) -> None:
         """Losses and accuracies by epoch, as training.png."""

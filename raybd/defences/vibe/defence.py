@@ -5,6 +5,7 @@ its label disagree; features that were learnt without labels side with the conte
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast
@@ -16,7 +17,7 @@ from raybd.defences.vibe.heads import LinearNetwork, VibeNetwork
 from raybd.defences.vibe.retraining import retrained
 from raybd.defences.vibe.settings import VibeSettings
 from raybd.defences.vibe.sources import Rows, frozen_network, read_rows, row_problems
-from raybd.defences.vibe.training import EmTraining
+from raybd.defences.vibe.training import ENOUGH, EmTraining
 from raybd.models import Classifier
 from raybd.models.base import require
 from raybd.training import Epoch
@@ -67,6 +68,14 @@ class Vibe(VibeSettings, Defence):
         """Fewer than two classes; features that there are none of, or that do not go with the rest."""
         found = [] if classes > 1 else [f"it needs 2 classes or more, got {classes}"]
         return found + self.source_problems()
+
+    def passes(self, epochs: int, images: int) -> float:
+        """Two views an image of the pretraining, the M-steps that train the backbone along, and the retraining."""
+        pretraining = 2 * self.pretrain_epochs if self.source.learnt else 0
+        steps = self.iterations or max(ENOUGH, epochs * math.ceil(images / self.batch_size))
+        along = steps * min(self.batch_size, images) / images if self.tuned else 0
+        again = (self.retrain_epochs or epochs) if self.deploy == "retrained" else 0
+        return float(pretraining + along + again)
 
     def count_problems(self, count: int) -> list[str]:
         """Rows of features that are not those of so many training images."""
