@@ -71,7 +71,7 @@ class Vibe(VibeSettings, Defence):
 
     def passes(self, epochs: int, images: int) -> float:
         """Two views an image of the pretraining, the M-steps that train the backbone along, and the retraining."""
-        pretraining = 2 * self.pretrain_epochs if self.source.learnt else 0
+        pretraining = 2 * self.pretrain_epochs if self.source.kind in ("simclr", "nnclr") else 0
         steps = self.iterations or max(ENOUGH, epochs * math.ceil(images / self.batch_size))
         along = steps * min(self.batch_size, images) / images if self.tuned else 0
         again = (self.retrain_epochs or epochs) if self.deploy == "retrained" else 0
