@@ -6,15 +6,18 @@ WHEELS := .venv/wheels/.complete
 DOCS := .venv/.docs-installed
 TESTS := --numprocesses $(shell echo $$(($$(nproc) + 1))) --maxprocesses 8 --dist loadfile --no-loadscope-reorder # some wait
 
-.PHONY: sweep test test-all store-test audit chaos lint types docs ui bench cluster-test clean
+.PHONY: sweep help test test-all store-test audit chaos lint types docs ui bench cluster-test clean
 
 sweep: $(INSTALLED)  ## sweep digits, log to MLflow, draw the map (OPTIONS="--seeds 5")
 	$(BIN)/python sweeps/ib.py $(OPTIONS)
 
+help:  ## the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1: \2/p' Makefile
+
 ui: $(INSTALLED)  ## the MLflow UI on http://localhost:5000, or PORT=6000; OPTIONS="--login" asks for a password
 	$(BIN)/raybd ui $(if $(PORT),--port $(PORT)) $(OPTIONS)
 
-test: $(INSTALLED)
+test: $(INSTALLED)  ## the tests that every change must pass
 	$(BIN)/pytest $(TESTS) -m "not calibration and not server"
 
 test-all: $(INSTALLED)  ## the tests, and long checks of power and coverage
@@ -31,12 +34,12 @@ audit: $(INSTALLED)  ## known holes of the pinned packages, where the database o
 chaos: $(INSTALLED)  ## the table of faults: 14 minutes at most; fails where a trial is lost, doubled or changed
 	$(BIN)/python -m tests.chaos
 
-lint: $(INSTALLED)
+lint: $(INSTALLED)  ## ruff, and which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache
 
-types: $(INSTALLED)
+types: $(INSTALLED)  ## mypy, strictly
 	$(BIN)/mypy
 
 docs: $(DOCS)  ## the pages of docs/ and the reference of the Python API as a site: build/site/index.html
@@ -67,5 +70,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-clean:
+clean:  ## forget the installation
 	rm -rf .venv

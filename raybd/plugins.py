@@ -24,6 +24,9 @@ def unknown(kind: str, names: Iterable[str], allowed: Iterable[str]) -> list[str
     bad = [name for name in dict.fromkeys(names) if name not in allowed]
     if not bad:
         return []
+    parts = [part for name in bad for part in name.split(",")]
+    if set(parts) <= set(allowed):
+        return [f"unknown {kind}: {', '.join(bad)} (several are written with spaces between them: {' '.join(parts)})"]
     near = dict.fromkeys(m for name in bad for m in get_close_matches(name, allowed, n=1))
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     return [f"unknown {kind}: {', '.join(bad)} (known: {', '.join(sorted(allowed)) or 'none'}{hint})"]

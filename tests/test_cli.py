@@ -258,3 +258,18 @@ def test_a_sweep_by_its_name_ends_as_its_script_does(capsys: pytest.CaptureFixtu
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert raybd_main(["--version"]) == 0
     assert capsys.readouterr().out == f"raybd {version('raybd')}\n"
+
+
+def test_methods_in_one_word_are_told_to_be_written_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, tmp_path, "--attacks", "badnets,blended")
+    assert (
+        said
+        == "error: unknown attack: badnets,blended (several are written with spaces between them: badnets blended)\n"
+    )
+
+
+def test_the_package_runs_as_the_command(tmp_path: Path) -> None:
+    for module in ("raybd", "raybd.cli"):
+        words = [sys.executable, "-m", module, "--version"]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
+        assert done.stdout == f"raybd {version('raybd')}\n"

@@ -1,0 +1,8 @@
+"""`python -m raybd` is the command `raybd`."""
+
+import sys
+
+from raybd.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
