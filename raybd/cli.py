@@ -5,7 +5,6 @@ import math
 import os
 import pkgutil
 import runpy
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -21,6 +20,7 @@ from raybd.command_line.ui import show_ui
 from raybd.errors import InputError, dependency_warning
 from raybd.plugins import assignments, unknown
 from raybd.trials.records import SweepFolder
+from raybd.utils.signals import leave_closed_pipe
 
 
 def run_sweep(name: Name, options: Annotated[tuple[str, ...], tyro.conf.Positional] = ()) -> int:
@@ -245,9 +245,8 @@ def main(args: Sequence[str] | None = None) -> int:
         status: int = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="raybd", description=about, args=given)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # `raybd runs ib | head`: nobody wants what is left to print, nor Python's word at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except BrokenPipeError:
+        return leave_closed_pipe()
     except InputError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
     except Warning as warning:

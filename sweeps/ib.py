@@ -6,14 +6,31 @@ python sweeps/ib.py --data cifar10 --model resnet18       on the Ray that runs h
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from raybd.command_line.command import main
+from raybd.command_line.grid import expand
 from raybd.command_line.options import SweepOptions
+from raybd.trials.config import TrialConfig
 
 METRICS = ("mutual_information", "stealthiness", "smoothness", "stealth")
-QUICK = ("mutual_information:epochs=[1,4]", *METRICS[1:])  # a probe costs as much as a quarter of a digits training
+QUICK = ("mutual_information:epochs=[2],passes=16", *METRICS[1:])  # each probe costs as much as a digits training
+VIBE = "vibe:retrained,pretrain_epochs=40"
+BESIDE: dict[str, Any] = {  # in the default sweep: VIBE where ordinary training lets the backdoor in
+    "defences": ("none", VIBE),
+    "defence_rates": (0.01, 0.03),
+    "defence_weight_decays": (5e-4,),
+}
 PRESETS = {
-    "quick": SweepOptions.of(metrics=QUICK, noise=0.4),
+    "quick": SweepOptions.of(
+        poison_rates=(0.0, 0.0015, 0.003, 0.01, 0.03),
+        widths=(1.0,),
+        epochs=(10,),
+        seeds=4,
+        noise=0.1,
+        metrics=QUICK,
+        figures="first_seed",
+    ),
     "paper": SweepOptions.of(  # arXiv 2511.21923: ResNet-18 on CIFAR-10, 120 epochs of batches of 256
         preset="paper",
         data="cifar10",
@@ -41,6 +58,21 @@ PRESETS = {
         probes=(1, 5, 10, 20, 40, 60, 80, 100, 120),
     ),
 }
+
+
+def expand_default(options: SweepOptions) -> list[TrialConfig]:
+    """The trials that the options ask for; the default question, with any number of seeds, has those of VIBE too.
+
+    Raises:
+        InputError: with everything wrong with the options.
+    """
+    return expand(options.replace(**BESIDE) if _asks_the_default(options) else options)
+
+
+def _asks_the_default(options: SweepOptions) -> bool:
+    default = PRESETS["quick"].replace(seeds=options.training.seeds)
+    asked = [(one.dataset.data, one.attack, one.network, one.training) for one in (options, default)]
+    return asked[0] == asked[1]
 
 
 def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
@@ -85,4 +117,4 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
 
 
 if __name__ == "__main__":
-    sys.exit(main(PRESETS, summarise))
+    sys.exit(main(PRESETS, summarise, expand=expand_default))

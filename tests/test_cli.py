@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -47,7 +48,7 @@ def test_help_lists_typed_options_with_defaults(tmp_path: Path) -> None:
         "--gpus-per-trial --cpus-per-trial --max-concurrent --tracking-uri --address --inline --dry-run --preset"
     ).split():
         assert option in said.stdout
-    assert "0.005 0.01 0.05 0.1" in said.stdout
+    assert "0.0015 0.003 0.01 0.03" in said.stdout
 
 
 def test_a_copy_of_the_script_runs_alone(tmp_path: Path) -> None:
@@ -68,10 +69,10 @@ def test_dry_run_lists_the_trials_and_an_estimate(tmp_path: Path) -> None:
     said = run("--dry-run", cwd=tmp_path)
     shared, _, *lines = said.stdout.splitlines()
     assert "data=digits" in shared
-    assert "model.noise=0.4" in shared
+    assert "model.noise=0.1" in shared
     assert "weight_decay" not in shared  # an axis
-    assert len({line.split()[0] for line in lines[:-1]}) == 120
-    assert re.match(r"120 trials, about \d+:\d\d of one core, \d+:\d\d on \d+ .*without the measures\)", lines[-1])
+    assert len({line.split()[0] for line in lines[:-1]}) == 144
+    assert re.match(r"144 trials, about \d+:\d\d of one core, \d+:\d\d on \d+ .*without the measures\)", lines[-1])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -273,3 +274,13 @@ def test_the_package_runs_as_the_command(tmp_path: Path) -> None:
         words = [sys.executable, "-m", module, "--version"]
         done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
         assert done.stdout == f"raybd {version('raybd')}\n"
+
+
+def test_a_dry_run_into_a_pipe_that_is_closed_says_nothing(tmp_path: Path) -> None:
+    """As `sweeps/ib.py --dry-run | head -1`, after which Python says a word at its end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, SCRIPT, *SMALL, "--seeds", "500", "--dry-run"]
+    with os.fdopen(writing, "wb") as closed:
+        said = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+    assert (said.returncode, said.stderr) == (128 + signal.SIGPIPE, "")

@@ -10,7 +10,7 @@ from raybd.command_line.dry_run import Upcoming, print_trials
 from raybd.command_line.options import SweepOptions, parse_options
 from raybd.errors import InputError, LostRayError, dependency_warning
 from raybd.trials.config import TrialConfig
-from raybd.utils.signals import SignalError, first_signal, raise_signal
+from raybd.utils.signals import SignalError, first_signal, leave_closed_pipe, raise_signal
 
 if TYPE_CHECKING:
     from raybd.command_line.runner import Search, Summary
@@ -44,6 +44,15 @@ def main(
         return 1
 
 
+def _dry_run(options: SweepOptions, configs: list[TrialConfig], upcoming: Sequence[Upcoming]) -> int:
+    try:
+        status = print_trials(options, configs, upcoming)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return leave_closed_pipe()
+    return status
+
+
 def _main(
     presets: Mapping[str, SweepOptions],
     summarise: "Summary",
@@ -56,7 +65,7 @@ def _main(
         options = parse_options(presets, args)
         configs = expand(options)
         if options.execution.dry_run:
-            return print_trials(options, configs, preview(options))
+            return _dry_run(options, configs, preview(options))
         from raybd.command_line.runner import sweep  # imported here: MLflow takes a second, and a dry run needs none
 
         return sweep(options, configs, summarise, search)

@@ -20,7 +20,7 @@ from raybd.plugins import parse as parse_plugin
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 
-DECAYS = {"digits": (5e-4, 0.05)}  # 420 steps regularise little: the edge of the map lies at large values
+DECAYS = {"digits": (5e-4, 0.02, 0.05)}  # few steps regularise little: the map's edge lies at large values
 USUAL_DECAYS = (5e-4, 5e-3)
 AXES = {  # of trainings: setting -> option
     "weight_decay": "weight_decays",

@@ -107,7 +107,7 @@ class TrainingOptions(OptionGroup):
     seeds: Annotated[int, Interval(ge=1, le=MOST_TRIALS)] = 3
     """Number of seeds; trials use 0, 1, ..."""
     weight_decays: tuple[NonNegative, ...] = ()
-    """Complexity axis; none: 0.0005 0.05 for digits, whose trainings are short, else 0.0005 0.005."""
+    """Complexity axis; none: 0.0005 0.02 0.05 for digits, whose trainings are short, else 0.0005 0.005."""
     epochs: Annotated[tuple[Count, ...], MinLen(1)] = (20,)
     """Complexity axis."""
     learning_rates: Annotated[tuple[Positive, ...], MinLen(1)] = (0.1,)

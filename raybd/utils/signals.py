@@ -1,6 +1,8 @@
 """Signals that end a process: Ctrl-C, SIGTERM (kill, `docker stop`, Slurm), SIGHUP (a terminal that is closed)."""
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
@@ -47,6 +49,13 @@ def first_signal(call: Callable[[int], None]) -> Iterator[None]:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     signal.signal(number, first)
         yield
+
+
+def leave_closed_pipe() -> int:
+    """The exit status of a program whose output nobody reads any more (`raybd runs ib | head`), which then prints
+    nothing, nor Python's word at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def raise_signal(number: int) -> NoReturn:

@@ -37,6 +37,9 @@ class Vibe(VibeSettings, Defence):
         "ss_f": {"variant": "F", "outlier_filter": "distance"},
         "fm_a": {"variant": "A", "tuned": False, "iterations": 2000, "learning_rate": 0.01, "freeze_eta": True},
         "fm_f": {"variant": "F", "tuned": False, "iterations": 2000, "learning_rate": 0.01},
+        # ours: on frozen features of noisier views, under sharper heads
+        "retrained": {"deploy": "retrained", "tuned": False, "learning_rate": 0.01, "view_noise": 0.3}
+        | {"kappa": 40.0, "nu": 30.0},
     }
 
     def network(self, model: nn.Module) -> nn.Module:
