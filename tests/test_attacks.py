@@ -46,7 +46,7 @@ def test_contract(text: str, shape: Shape, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_table_holds_what_the_issue_lists() -> None:
     wanted = """adaptive_blend adaptive_k_way adaptive_patch badnets batt blended bpp ctrl ftrojan invisible_grid
-        label_consistent low_frequency multi primitive sig tact universal wanet"""
+        label_consistent low_frequency many_triggers multi placed primitive sig tact universal view_invariant wanet"""
     assert set(wanted.split()) <= set(POISONING)
 
 

@@ -339,6 +339,7 @@ def test_attack_success_of_all_members_and_of_each() -> None:
     found = Accuracy().measure(seen(attack, [0, 1, 2, 3], [0, 1, 2, 0], [0, 0, 0, 3, 1, 1, 2, 3]))
     assert found["attack_success/badnets"] == pytest.approx(2 / 3)  # of 1, 2, 3
     assert found["attack_success/blended"] == pytest.approx(1 / 3)  # of 0, 2, 3
+    assert found["attack_success/any"] == pytest.approx(3 / 4)  # 1 and 2 by the first, 0 by the second, 3 by neither
     assert found["attack_success"] == pytest.approx(3 / 6)
     assert found["accuracy/robust"] == pytest.approx(3 / 6)  # 3; then 2 and 3
     assert found["accuracy/clean"] == pytest.approx(3 / 4)

@@ -66,17 +66,18 @@ def test_halves_go_up_although_floats_fall_short_of_them(rate: float, n: int, co
 
 
 def test_victims_are_the_same_for_every_attack_of_one_seed_and_not_for_another_seed() -> None:
-    y = made_images(400).y
-    of = [PoisonSpec(attack, 0.1, 7).indices(y)[0].poison for attack in (BadNets(), Blended(), WaNet(each_epoch=True))]
+    images = made_images(400)
+    attacks = (BadNets(), Blended(), WaNet(each_epoch=True))
+    of = [PoisonSpec(attack, 0.1, 7).indices(images)[0].poison for attack in attacks]
     assert torch.equal(of[0], of[1])
     assert torch.equal(of[0], of[2])
-    assert not torch.equal(of[0], PoisonSpec(BadNets(), 0.1, 8).indices(y)[0].poison)
+    assert not torch.equal(of[0], PoisonSpec(BadNets(), 0.1, 8).indices(images)[0].poison)
 
 
 def test_victims_are_drawn_from_all_classes_but_the_target_and_from_it_too_if_asked() -> None:
-    y = made_images(4000).y
+    images = made_images(4000)
     some, everyone = (
-        torch.bincount(y[PoisonSpec(BadNets(victims=who), 0.5, 0).indices(y)[0].poison], minlength=4)  # type: ignore[arg-type]
+        torch.bincount(images.y[PoisonSpec(BadNets(victims=who), 0.5, 0).indices(images)[0].poison], minlength=4)  # type: ignore[arg-type]
         for who in ("non_target", "all")
     )
     assert some[0] == 0
@@ -86,8 +87,8 @@ def test_victims_are_drawn_from_all_classes_but_the_target_and_from_it_too_if_as
 
 
 def test_no_image_is_taken_twice_and_no_cover_becomes_a_victim_at_a_larger_rate() -> None:
-    y = made_images(300).y
-    drawn = [PoisonSpec(Adds(covers=1), rate, 0).indices(y)[0] for rate in (0.05, 0.1, 0.2)]
+    images = made_images(300)
+    drawn = [PoisonSpec(Adds(covers=1), rate, 0).indices(images)[0] for rate in (0.05, 0.1, 0.2)]
     assert [(len(c.poison), len(c.cover)) for c in drawn] == [(15, 15), (30, 30), (60, 60)]
     for less, more in zip(drawn, drawn[1:], strict=False):
         assert torch.equal(more.poison[: len(less.poison)], less.poison)
@@ -332,8 +333,8 @@ def test_failure_6_covers_that_count_as_poison(old: int, new: int, count: int, s
 class WithReplacement(PoisonSpec):
     """Draws its victims as numpy's choice does unless told otherwise."""
 
-    def indices(self, y: Tensor) -> list[PoisonIndices]:
-        [one] = super().indices(y)
+    def indices(self, images: Images) -> list[PoisonIndices]:
+        [one] = super().indices(images)
         drawn = torch.randint(len(one.poison), (len(one.poison),), generator=torch.Generator().manual_seed(0))
         return [PoisonIndices(one.poison[drawn], one.cover)]
 
@@ -427,8 +428,8 @@ def test_the_gate_names_every_problem_at_once() -> None:
         assert said in str(caught.value)
 
 
-RANDOM = """adaptive_blend adaptive_patch badnets:pattern=random badnets:learning_curves blended low_frequency multi
-    primitive tact universal wanet""".split()
+RANDOM = """adaptive_blend adaptive_patch badnets:pattern=random badnets:learning_curves blended low_frequency
+    many_triggers multi placed primitive tact universal view_invariant:waves wanet""".split()
 
 
 @pytest.mark.parametrize("text", RANDOM)

@@ -17,12 +17,15 @@ from raybd.attacks.ftrojan import FTrojan
 from raybd.attacks.invisible_grid import InvisibleGrid
 from raybd.attacks.label_consistent import LabelConsistent
 from raybd.attacks.low_frequency import LowFrequency
+from raybd.attacks.many_triggers import ManyTriggers
 from raybd.attacks.multi import Multi
 from raybd.attacks.none import NoAttack
+from raybd.attacks.placed import Placed
 from raybd.attacks.primitive import Primitive
 from raybd.attacks.sig import Sig
 from raybd.attacks.tact import TaCT
 from raybd.attacks.universal import Universal
+from raybd.attacks.view_invariant import ViewInvariant
 from raybd.attacks.wanet import WaNet
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -38,12 +41,15 @@ ATTACKS: dict[str, type[Attack]] = {
     "invisible_grid": InvisibleGrid,
     "label_consistent": LabelConsistent,
     "low_frequency": LowFrequency,
+    "many_triggers": ManyTriggers,
     "multi": Multi,
     "none": NoAttack,
+    "placed": Placed,
     "primitive": Primitive,
     "sig": Sig,
     "tact": TaCT,
     "universal": Universal,
+    "view_invariant": ViewInvariant,
     "wanet": WaNet,
 }
 

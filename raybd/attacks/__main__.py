@@ -59,14 +59,14 @@ def main() -> int:
 
 
 def _rows(attack: Attack, data: Data, count: int, seed: int) -> list[Row]:
-    """At test, by each member; then in training and as cover, where those look otherwise."""
+    """At test, by each member; then in training and as cover, where those look otherwise or were chosen by looks."""
     if problems := attack.check(data.train.shape, len(data.classes)):
         raise InputError(problems)
     classes, rows = len(data.classes), []
     for k, member in enumerate(attack.members()):
         recipe = PoisonSpec(attack, RATE, seed)
         some = data.test.take(member.attack.measured(data.test.y).nonzero().squeeze(1)[:count])
-        name = describe(attack) if not member.name else f"multi: {member.name}"
+        name = ": ".join(filter(None, (describe(attack), member.name)))
         rows.append((name, some, recipe.triggered_by(k, some, classes)))
     if len(attack.members()) == 1:
         rows += _training_rows(attack, data, count, seed)
@@ -76,10 +76,11 @@ def _rows(attack: Attack, data: Data, count: int, seed: int) -> list[Row]:
 def _training_rows(attack: Attack, data: Data, count: int, seed: int) -> list[Row]:
     train = data.train.take(torch.randperm(len(data.train), generator=stream(seed, "sheet"))[:TRAIN])
     poisoned, rows = PoisonSpec(attack, RATE, seed).poison(train, len(data.classes)), []
-    hidden = type(attack).stamp_training is not Attack.stamp_training
+    hidden = type(attack.members()[0].attack).stamp_training is not Attack.stamp_training
+    chosen = type(attack).victims_in_order is not Attack.victims_in_order
     for role, name in ((POISON, "  in training"), (COVER, "  a cover")):
         index = (poisoned.roles == role).nonzero().squeeze(1)[:count]
-        if len(index) and (hidden or role == COVER):
+        if len(index) and (hidden or chosen or role == COVER):
             rows.append((name, train.take(index), poisoned.images.take(index)))
     return rows
 

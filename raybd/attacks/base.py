@@ -95,6 +95,13 @@ class Attack(ABC):
         """Mask (N,) of the images that the trigger is meant for; an attack may care for some classes only."""
         return torch.ones_like(y, dtype=torch.bool)
 
+    def victims_in_order(self, images: Images, candidates: Tensor, rng: torch.Generator) -> Tensor:
+        """`candidates` (n,), indices into the training `images` in a random order, in the order of their poisoning.
+
+        A rate poisons the first of them, so that rates are nested; in the random order by default.
+        """
+        return candidates
+
     def repoisons_each_epoch(self) -> bool:
         """Whether every epoch poisons other images, which takes an attacker who sits in the training loop."""
         return False

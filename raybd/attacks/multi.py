@@ -4,17 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from torch import Tensor
-
-from raybd.attacks.base import Attack, Member, Shape, Trigger
-from raybd.attacks.none import NoAttack
-from raybd.errors import InputError
+from raybd.attacks.base import Member, Shape
+from raybd.attacks.composed import ComposedAttack
 from raybd.plugins import describe
 from raybd.utils.constraints import Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Multi(Attack):
+class Multi(ComposedAttack):
     """Its members never touch one image twice; the attack success rate is that of all, and of each by its name."""
 
     attacks: tuple[str, ...] = ("badnets", "blended", "wanet")  # as on the command line: blended:alpha=0.1
@@ -23,14 +20,12 @@ class Multi(Attack):
 
     def members(self) -> tuple[Member, ...]:
         """Each attack with its share and its target."""
-        from raybd.attacks import parse  # the table imports this file
-
         shares = self.shares or (1.0,) * len(self.attacks)
         others = (c for c in range(len(self.attacks)) if c != self.target)
         targets = self.targets or (self.target, *others)[: len(self.attacks)]
         names = [text.partition(":")[0] for text in self.attacks]
         numbered = [f"{n}_{names[:k].count(n) + 1}" if names[:k].count(n) else n for k, n in enumerate(names)]
-        made = [parse(text, labels=self.labels, victims=self.victims) for text in self.attacks]
+        made = [self.parsed(text) for text in self.attacks]
         return tuple(
             Member(name, replace(attack, target=target), share / sum(shares))
             for name, attack, share, target in zip(numbered, made, shares, targets, strict=True)
@@ -46,7 +41,7 @@ class Multi(Attack):
 
     def by_content(self, contents: Mapping[str, str]) -> Self:
         """The texts of members that have files tell of their contents."""
-        from raybd.attacks import ATTACKS, parse  # as above
+        from raybd.attacks import ATTACKS, parse  # the table imports this file
 
         made = list(self.attacks)
         for place, member in enumerate(self.members()):
@@ -55,10 +50,6 @@ class Multi(Attack):
             if own and member.attack.files():
                 made[place] = describe(ATTACKS, parse(self.attacks[place]).by_content(own))
         return replace(self, attacks=tuple(made))
-
-    def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
-        """Never called: each member stamps its own images."""
-        raise NotImplementedError
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """Lists of unlike lengths, names said twice, and whatever a member finds."""
@@ -69,16 +60,4 @@ class Multi(Attack):
             for name, values in (("shares", self.shares), ("targets", self.targets))
             if values and len(values) != len(self.attacks)
         ]
-        try:
-            return found or [p for member in self.members() for p in _problems(member, shape, classes)]
-        except InputError as error:
-            return error.problems
-
-
-def _problems(member: Member, shape: Shape, classes: int) -> list[str]:
-    """Why an attack cannot be one of several."""
-    if type(member.attack) in (Multi, NoAttack):
-        return [f"{member.name} cannot be one of several attacks"]
-    if member.attack.repoisons_each_epoch():
-        return [f"{member.name} poisons other images in every epoch, which its neighbours do not"]
-    return member.attack.check(shape, classes)
+        return found or super().problems(shape, classes)

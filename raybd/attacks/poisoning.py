@@ -86,10 +86,11 @@ class PoisonSpec:
             low, high = (low, middle - 1) if short else (middle, high)
         return low / len(y)
 
-    def indices(self, y: Tensor) -> list[PoisonIndices]:
+    def indices(self, images: Images) -> list[PoisonIndices]:
         """Whom each member touches: no image twice, and nested from rate to rate."""
-        y, order = y.cpu(), self._order(len(y))
-        return [self._indices_of(k, y, order) for k in range(len(self.attack.members()))]
+        y, order = images.y.cpu(), self._order(len(images))
+        victims = [self._victims(k, images, y, order) for k in range(len(self.attack.members()))]
+        return [PoisonIndices(some, self._covers(k, y, order, some)) for k, some in enumerate(victims)]
 
     def trigger(self, shape: Shape, classes: int, member: int = 0) -> Tensor:
         """The random part of a member's trigger, the same for training and test."""
@@ -99,7 +100,7 @@ class PoisonSpec:
         """The training set that the victim gets: triggers stamped and labels changed, all else untouched."""
         roles, member = torch.zeros_like(images.y, dtype=torch.uint8), torch.zeros_like(images.y, dtype=torch.uint8)
         y, touched = images.y.clone(), list[Touched]()
-        for k, one in enumerate(self.indices(images.y)):
+        for k, one in enumerate(self.indices(images)):
             for role, index in ((POISON, one.poison.to(y.device)), (COVER, one.cover.to(y.device))):
                 y[index] = self._labels(k, role, images.y[index], classes)
                 roles[index], member[index] = role, k
@@ -204,22 +205,29 @@ class PoisonSpec:
     def _order(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self._stream("victims"))
 
-    def _indices_of(self, member: int, y: Tensor, order: Tensor) -> PoisonIndices:
-        attack, pool, count = self._attack(member), self._pool(member, y), self.counts(len(y))[member]
-        poison = order[(pool & attack.eligible(y))[order]][:count]
-        free = pool & attack.may_cover(y)
-        free[poison] = False
+    def _candidates(self, member: int, y: Tensor, order: Tensor) -> Tensor:
+        return order[(self._pool(member, y) & self._attack(member).eligible(y))[order]]
+
+    def _victims(self, member: int, images: Images, y: Tensor, order: Tensor) -> Tensor:
+        candidates, count = self._candidates(member, y, order), self.counts(len(y))[member]
+        rng = self._stream("placement", *_numbered(member))
+        return self.attack.victims_in_order(images, candidates, rng)[:count] if count else candidates[:0]
+
+    def _covers(self, member: int, y: Tensor, order: Tensor, victims: Tensor) -> Tensor:
+        attack = self._attack(member)
+        free = self._pool(member, y) & attack.may_cover(y)
+        free[victims] = False
         last_first = order.flip(0)  # victims come from the front: a larger rate takes no cover of a smaller one
-        return PoisonIndices(poison, last_first[free[last_first]][: attack.cover_count(count)])
+        return last_first[free[last_first]][: attack.cover_count(self.counts(len(y))[member])]
 
     def _shortage(self, member: int, y: Tensor) -> list[str]:
         """Why the images of classes `y` (N,) are too few for one member."""
-        attack, pool, count = self._attack(member), self._pool(member, y.cpu()), self.counts(len(y))[member]
-        may = int((pool & attack.eligible(y.cpu())).sum())
-        if count > may:
+        y, order, count = y.cpu(), self._order(len(y)), self.counts(len(y))[member]
+        candidates = self._candidates(member, y, order)
+        if count > (may := len(candidates)):
             return [f"poison rate {self.rate:g} asks for {count} images, but only {may} of {len(y)} may be poisoned"]
-        covers = attack.cover_count(count)
-        left = len(self._indices_of(member, y.cpu(), self._order(len(y))).cover) if covers else 0
+        covers = self._attack(member).cover_count(count)
+        left = len(self._covers(member, y, order, candidates[:count])) if covers else 0
         return (
             [f"poison rate {self.rate:g} asks for {covers} covers, but only {left} are left"] if covers > left else []
         )

@@ -79,7 +79,15 @@ def _success_by_member(
         dict(zip(table, columns, strict=True))
         for columns in zip(*(c.chunk(len(members)) for c in table.values()), strict=True)
     ]
-    return {f"{prefix}/{name}": attack_success(part) for name, part in zip(members, parts, strict=True)}
+    found = {f"{prefix}/{name}": attack_success(part) for name, part in zip(members, parts, strict=True)}
+    return found | {f"{prefix}/any": _success_of_any(parts)}
+
+
+def _success_of_any(parts: list[dict[str, Tensor]]) -> float:
+    """Share of the test images that some member counts for which some member that counts it succeeds."""
+    counted = torch.stack([part["measured"] for part in parts])
+    hit = counted & torch.stack([part["triggered_prediction"] == part["wanted"] for part in parts])
+    return float(hit.any(0)[counted.any(0)].double().mean())
 
 
 def class_accuracies(context: MetricContext) -> dict[str, float]:

@@ -51,7 +51,8 @@ def save_artifacts(folder: TrialFolder, config: TrialConfig, result: TrialResult
 
 
 def _draw(folder: TrialFolder, config: TrialConfig, result: TrialResult, arrays: dict[str, Tensor]) -> None:
-    draw_examples(result.clean, result.triggered, folder.path / "figures" / "examples.png")
+    some = result.examples
+    draw_examples(some.clean, some.triggered, some.captions, folder.path / "figures" / "examples.png")
     kind_of(config).draw(folder.history(), config.label, folder.path / "figures")
     if result.suspects is not None:
         seen = result.suspects

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from raybd.attacks import NoAttack
@@ -19,9 +18,8 @@ from raybd.metrics.accuracy import per_sample
 from raybd.metrics.base import History
 from raybd.training import Checkpoint
 from raybd.trials.config import TrialConfig
+from raybd.trials.examples import Examples, examples_of
 from raybd.types import Data, Images, MetricContext, Poisoned, Report
-
-EXAMPLES = 8  # images in the picture of the trigger
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,7 @@ class TrialResult:
     manifest: dict[str, Any]
     table: dict[str, Tensor]  # one row a test image
     roles: Tensor  # (N,) uint8, one a training image: CLEAN, POISON or COVER
-    clean: Images  # a few test images ...
-    triggered: Images  # ... and the same with the trigger
+    examples: Examples  # a few test images, clean and with the trigger
     model: nn.Module
     arrays: dict[str, Tensor] = field(default_factory=dict)  # what metrics keep, as name/epoch, and defences
     suspects: Suspects | None = None  # of a defence that ranks the training images
@@ -139,21 +136,13 @@ def result_of(
     context: MetricContext, metrics: dict[str, float], arrays: dict[str, Tensor], suspects: Suspects | None = None
 ) -> TrialResult:
     """The result of a trial whose last measurement was of `context`."""
-    tests = len(context.data.test)
     return TrialResult(
         metrics=metrics,
         manifest=context.poisoned.manifest,
         table=per_sample(context),
         roles=context.poisoned.roles,
-        clean=context.data.test.take(torch.arange(min(EXAMPLES, tests))),
-        triggered=_examples(context.triggered, tests, len(context.members)),
+        examples=examples_of(context),
         model=context.model,
         arrays=arrays,
         suspects=suspects,
     )
-
-
-def _examples(triggered: Images, tests: int, members: int) -> Images:
-    """The first test images, with the trigger of each member in turn."""
-    index = torch.arange(min(EXAMPLES, tests))
-    return triggered.take(index + tests * (index % members))

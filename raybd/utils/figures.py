@@ -1,5 +1,6 @@
 """Figures of a trial: examples of its trigger, training curves, suspected images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from PIL import Image, ImageDraw
 
 from raybd.types import Images
 
+Caption = tuple[str, str]  # the names of the true class of an image and of the predicted one
 TILE = 72  # pixels of one example in the picture
+MARGIN, CAPTION = 90, 36  # pixels left of the examples for names of rows, and below each for its classes
+LONGEST = 14  # characters of a class's name
+WRONG = "#b2182b"  # a prediction that is not the true class
 LABEL = 210  # pixels of a row's name in a sheet
 ROWS = ("clean", "triggered", "difference")
 LEFT, RIGHT, BETWEEN = 0.68, 0.15, 0.8  # inches about plots
@@ -23,18 +28,24 @@ CURVES = {
 }
 
 
-def draw_examples(clean: Images, triggered: Images, path: Path) -> None:
-    """Write a PNG: the same images clean and with the trigger, and where they differ (the largest change is white)."""
+def draw_examples(clean: Images, triggered: Images, captions: Sequence[Sequence[Caption]], path: Path) -> None:
+    """Write a PNG: the same images clean and with the trigger, and where they differ (the largest change is white).
+
+    `captions` are for the clean images and for the triggered ones.
+    """
     before, after = clean.x.cpu().numpy(), triggered.x.cpu().numpy()
     change = np.abs(after.astype(int) - before.astype(int))
     change = (change * (255 / max(change.max(), 1))).astype(np.uint8)
-    canvas = Image.new("RGB", (90 + len(before) * (TILE + 4), len(ROWS) * (TILE + 4) + 4), "white")
+    wide, high = max(TILE, _width(captions)) + 6, TILE + CAPTION
+    canvas = Image.new("RGB", (MARGIN + len(before) * wide, len(ROWS) * high - CAPTION + 8), "white")
     pen = ImageDraw.Draw(canvas)
     for row, (name, images) in enumerate(zip(ROWS, (before, after, change), strict=True)):
-        top = 4 + row * (TILE + 4)
+        top = 4 + row * high
         pen.text((6, top + TILE // 2 - 8), name, fill="black", font_size=14)
         for column, image in enumerate(images):
-            canvas.paste(_tile(image), (90 + column * (TILE + 4), top))
+            canvas.paste(_tile(image), (MARGIN + column * wide, top))
+        for column, caption in enumerate(captions[row] if row < len(captions) else ()):
+            _write(pen, MARGIN + column * wide, top + TILE + 2, caption)
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path)
 
@@ -71,7 +82,7 @@ def draw_suspects(images: Images, suspicion: Sequence[float], poison: Sequence[b
     for place, image in enumerate(images.x.cpu().numpy()):
         left, top = 8 + place % columns * step, 8 + place // columns * (step + 12)
         if poison[place]:
-            pen.rectangle((left - 4, top - 4, left + TILE + 3, top + TILE + 3), fill="#b2182b")
+            pen.rectangle((left - 4, top - 4, left + TILE + 3, top + TILE + 3), fill=WRONG)
         canvas.paste(_tile(image), (left, top))
         caption = f"{labels[place]}{' P' if poison[place] else ''}  {suspicion[place]:.2f}"
         pen.text((left, top + TILE + 5), caption, fill="black", font_size=14)
@@ -113,3 +124,21 @@ def subplots(
 def _tile(image: np.ndarray, size: int = TILE) -> Image.Image:
     pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
     return Image.fromarray(pixels).convert("RGB").resize((size, size), Image.Resampling.NEAREST)
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+
+
+def _width(captions: Sequence[Sequence[Caption]]) -> int:
+    """Pixels of the widest line."""
+    pen = ImageDraw.Draw(Image.new("L", (1, 1)))
+    lines = [f"pred. {_shown(name)}" for row in captions for pair in row for name in pair]
+    return max((math.ceil(pen.textlength(line, font_size=12)) for line in lines), default=0)
+
+
+def _write(pen: ImageDraw.ImageDraw, left: int, top: int, caption: Caption) -> None:
+    """The true class, and below it the predicted one, in red where it is another."""
+    true, predicted = caption
+    pen.text((left, top), f"true {_shown(true)}", fill="black", font_size=12)
+    pen.text((left, top + 15), f"pred. {_shown(predicted)}", fill="black" if true == predicted else WRONG, font_size=12)
