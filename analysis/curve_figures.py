@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.learning_curves import NO_GAMMA, Region
+from analysis.style import add_legend
 
 MARKS = "os^Dv<>P"
 PANELS = 6  # most values of C drawn side by side
@@ -50,7 +51,7 @@ def draw_losses(table: pd.DataFrame, title: str) -> Figure:
         _beta_axis(axes, betas)
         axes.set_title(f"C = {c:.3g}", fontsize="medium")
     panels[0].set_ylabel("loss: B full, K dashed")
-    panels[0].legend(fontsize="small")
+    add_legend(figure)
     figure.suptitle(title, fontsize="medium")
     return figure
 
@@ -63,7 +64,7 @@ def draw_slopes(table: pd.DataFrame, title: str) -> Figure:
         for number, (model, cell) in enumerate(falling.groupby("model")):
             axes.scatter(-cell["curve/slope"], cell[name], s=14, marker=MARKS[number % len(MARKS)], label=model)
         axes.set(xscale="log", xlabel="-dB/dbeta at 0 (exact)", ylabel=name)
-        axes.legend(fontsize="small")
+    add_legend(figure)
     figure.suptitle(title, fontsize="medium")
     return figure
 
@@ -79,7 +80,7 @@ def draw_paths(table: pd.DataFrame, title: str) -> Figure:
         success = cell["attack_success"].mean()
         axes.plot(nu.mean(0), rho.mean(0), marker="o", markersize=3, label=f"lambda = {1 / c:.3g}, ASR {success:.2f}")
     axes.set(xlabel="nu: 0 same direction, 1 opposite", ylabel="rho: norm of the weights", yscale="log")
-    axes.legend(fontsize="small")
+    add_legend(figure)
     axes.set_title(f"{title}, p = {highest['poison_rate'].iloc[0]:g}", fontsize="medium")
     return figure
 
@@ -111,7 +112,7 @@ def draw_regions(regions: Sequence[Region], title: str) -> Figure:
             axes.plot(rates, [region.width for region in selected], marker="o", markersize=4, label=label)
             axes.fill_between(rates, [r.low for r in selected], [r.high for r in selected], alpha=0.15)
         axes.set(xlabel="poison rate", title=f"attack success <= {limit:g}")
-        axes.legend(fontsize="small")
+    add_legend(figure)
     figure.axes[0].set_ylabel("region, decades of C")
     figure.suptitle(title, fontsize="medium")
     return figure
@@ -133,7 +134,7 @@ def draw_epoch_curves(histories: Mapping[str, Sequence[Sequence[tuple[int, float
         axes.plot(common, values.mean(0), marker=MARKS[number % len(MARKS)], markersize=4, label=label)
     axes.axhline(0.5, linewidth=0.8, color="grey")
     axes.set(xlabel="epoch", ylabel="attack success", xscale="log", ylim=(-0.03, 1.03), title=title)
-    axes.legend(fontsize="x-small")
+    add_legend(figure)
     return figure
 
 

@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from analysis.verdict import Status
+
+if TYPE_CHECKING:  # half a second to import, and most questions draw nothing
+    from matplotlib.figure import Figure
 
 INK = "#1c2733"
 GREY = "#8b9099"
@@ -26,3 +30,11 @@ STYLES: Mapping[Status, CellStyle] = {
     "uncertain": CellStyle("#c9ccd1", "...", GREY, INK),
     "unmeasured": CellStyle("#ffffff", "xx", "#c4c8ce", "#5b6470"),
 }
+
+
+def add_legend(figure: "Figure") -> None:
+    """The names of what is drawn in the first axes of a figure of constrained layout, below all plots."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    wide = 0.08 * max(map(len, labels), default=1) + 0.6  # inches of a name with its mark
+    columns = max(1, int(figure.get_figwidth() / wide))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small", frameon=False)

@@ -180,6 +180,8 @@ class ExecutionOptions(OptionGroup):
     """Run in this process, without Ray."""
     figures: Literal["all", "first_seed", "none"] = "all"
     """Trials that draw figures: all; first_seed: one of each setting, which saves a tenth of a small trial; or none."""
+    figure_formats: tuple[Literal["svg", "pdf"], ...] = ()
+    """Formats in which the figures of trials are saved beside PNG."""
     dry_run: bool = False
     """Print the trials and an estimate of the time; run nothing."""
 

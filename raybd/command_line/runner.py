@@ -155,7 +155,7 @@ def executor_for(options: SweepOptions, plan: SweepPlan, where: RayChoice | None
         InputError: Ray cannot be reached, or the trials do not fit its nodes.
     """
     execution, given = options.execution, _given_bytes(options)
-    plan = replace(plan, figures=execution.figures)
+    plan = replace(plan, figures=execution.figures, figure_formats=execution.figure_formats)
     if where is None:
         return local_executor(plan, *_local_resources(options), execution.stall_seconds, given)
     waits = execution.stall_seconds, execution.wait_for_resources

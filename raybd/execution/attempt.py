@@ -104,7 +104,7 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
         images, history = on_device(setup, _thrifty(config, data) if setup.tight else data), folder.history()
         session = TrialSession(report, checkpoint, shared, heartbeat, history)
         result = run_checked(config, images, session)
-        save_artifacts(folder, config, result, figures=setup.draws(config))
+        save_artifacts(folder, config, result, setup.formats(config))
         record = finished_record(config, run.tags, start, result)
     except Exception as error:
         if lost_ranks(error):  # the failure is another rank's, and the checkpoint is needed

@@ -31,6 +31,7 @@ class SweepPlan:
     finished: "StoredTrials"
     figures: str = "all"  # which trials draw theirs: see `TrialSetup`
     varying: tuple[str, ...] = ()  # names of the parameters in which its trials differ
+    figure_formats: tuple[str, ...] = ()  # in which they are saved beside PNG
 
     @property
     def finished_before(self) -> int:

@@ -23,8 +23,11 @@ class TrialSetup:
     tight: bool = False  # after memory ran out: batches of measures are smaller, images streamed
     image_bytes: float | None = None  # of images in memory, above which they are streamed; None: half of its share
     figures: str = "all"  # which trials draw figures: all, first_seed or none
+    figure_formats: tuple[str, ...] = ()  # in which they are saved beside PNG: svg, pdf
     start: str = ""  # name of the driver's start, by which it asks its trials to end
 
-    def draws(self, config: TrialConfig) -> bool:
-        """Whether the trial draws its figures: seeds 1, 2, ... of a cell look like seed 0 and cost as much."""
-        return self.figures == "all" or (self.figures == "first_seed" and config.seed == 0)
+    def formats(self, config: TrialConfig) -> tuple[str, ...]:
+        """Formats of the trial's figures, none where it draws none: seeds 1, 2, ... of a cell look like seed 0 and cost
+        as much."""
+        drawn = self.figures == "all" or (self.figures == "first_seed" and config.seed == 0)
+        return ("png", *self.figure_formats) if drawn else ()

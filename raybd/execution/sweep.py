@@ -117,6 +117,7 @@ def local_executor(
         stall_seconds,
         image_bytes=image_bytes,
         figures=plan.figures,
+        figure_formats=plan.figure_formats,
     )
     return LocalExecutor(setup, plan.data)
 
@@ -161,6 +162,7 @@ def ray_executor(
         stall_seconds=stall_seconds,
         image_bytes=image_bytes,
         figures=plan.figures,
+        figure_formats=plan.figure_formats,
     )
     warn_of_slow_bf16((config.train for config in plan.todo), setup.device)
     fitting = max(1, int(cores / resources.cpus))

@@ -6,8 +6,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from raybd.utils.figures import legend_below
+
 LOSSES = {"backdoor_loss": "B, triggered", "clean_loss": "K, clean"}
 TICK_SPACING = 0.28  # decades between two ticks
+COLOURS = {"backdoor_loss": "C3", "clean_loss": "C0", "attack_success": "C1", "clean_accuracy": "C2"}
 SHARES = {"attack_success": "attack success", "clean_accuracy": "clean accuracy"}
 
 
@@ -22,11 +25,11 @@ def draw_learning_curve(curve: Mapping[str, NDArray[np.float64]], title: str) ->
     panels = ((LOSSES, "loss"), (SHARES, "share of test images"))
     for axes, (lines, unit) in zip(figure.subplots(1, 2), panels, strict=True):
         for name, label in lines.items():
-            axes.plot(positions, curve[name], marker="o", markersize=3, label=label)
+            axes.plot(positions, curve[name], marker="o", markersize=3, color=COLOURS[name], label=label)
         axes.set(xlabel="beta, weight of the poison", ylabel=unit)
         axes.set_xticks([positions[i] for i in ticks], [f"{curve['betas'][i]:g}" for i in ticks])
-        axes.legend(fontsize="small", loc="center right")
     figure.axes[1].set_ylim(-0.03, 1.03)
+    legend_below(figure, *figure.axes)
     figure.suptitle(title, fontsize="medium")
     return figure
 

@@ -1,5 +1,6 @@
 """Artifacts of a trial, beside its record in its folder: tables, arrays, figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,26 +39,34 @@ def _probed(folder: TrialFolder) -> dict[str, Tensor]:
     return found
 
 
-def save_artifacts(folder: TrialFolder, config: TrialConfig, result: TrialResult, figures: bool = True) -> None:
-    """Save the artifacts of a finished trial: per-sample table, arrays and, unless told not to, figures."""
+def save_artifacts(
+    folder: TrialFolder, config: TrialConfig, result: TrialResult, formats: Sequence[str] = ("png",)
+) -> None:
+    """Save the artifacts of a finished trial: per-sample table, arrays, and figures in the `formats`, if any.
+
+    What shows single images is a PNG all the same.
+    """
     table = {name: column.cpu().numpy().astype(np.int16) for name, column in result.table.items()}
     table["train_roles"] = result.roles.cpu().numpy()
     np.savez_compressed(folder.path / "per_sample.npz", allow_pickle=False, **table)
     if arrays := _probed(folder) | result.arrays:
         kept = {name: value.numpy() for name, value in arrays.items()}
         np.savez_compressed(folder.path / "arrays.npz", allow_pickle=False, **kept)
-    if figures:
-        _draw(folder, config, result, arrays)
+    if formats:
+        _draw(folder, config, result, arrays, formats)
 
 
-def _draw(folder: TrialFolder, config: TrialConfig, result: TrialResult, arrays: dict[str, Tensor]) -> None:
-    some = result.examples
+def _draw(
+    folder: TrialFolder, config: TrialConfig, result: TrialResult, arrays: dict[str, Tensor], formats: Sequence[str]
+) -> None:
+    some, drawn = result.examples, kind_of(config).figures(folder.history(), config.label)
     draw_examples(some.clean, some.triggered, some.captions, folder.path / "figures" / "examples.png")
-    kind_of(config).draw(folder.history(), config.label, folder.path / "figures")
     if result.suspects is not None:
         seen = result.suspects
         poison = (seen.roles == POISON).tolist()
         draw_suspects(seen.images, seen.suspicion.tolist(), poison, folder.path / "figures" / "suspects.png")
     for metric in config.metrics:
-        for name, figure in metric.figures(folder.history(), arrays, config.label).items():
-            figure.savefig(folder.path / "figures" / f"{name}.png")
+        drawn |= metric.figures(folder.history(), arrays, config.label)
+    for name, figure in drawn.items():
+        for suffix in formats:
+            figure.savefig(folder.path / "figures" / f"{name}.{suffix}")

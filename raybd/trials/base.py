@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ from raybd.training import Checkpoint
 from raybd.trials.config import TrialConfig
 from raybd.trials.examples import Examples, examples_of
 from raybd.types import Data, Images, MetricContext, Poisoned, Report
+
+if TYPE_CHECKING:  # slow to import, and only drawing needs it
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,8 @@ class TrialKind(ABC):
         """Units of work in the trial."""
 
     @abstractmethod
-    def draw(self, history: History, title: str, folder: Path) -> None:
-        """Draw how training went into `folder`."""
+    def figures(self, history: History, title: str) -> "dict[str, Figure]":
+        """Pictures of how training went, by their names as files."""
 
 
 def poisoned_sets(config: TrialConfig, data: Data) -> tuple[Poisoned, Images]:

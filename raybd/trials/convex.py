@@ -7,7 +7,7 @@ did; their patches are floats, so there the images in bytes are for people to lo
 import time
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -38,6 +38,9 @@ from raybd.trials.base import (
 )
 from raybd.trials.config import TrialConfig
 from raybd.types import CLEAN, POISON, Data, Images, MetricContext, Poisoned, Report
+
+if TYPE_CHECKING:  # slow to import, and only drawing needs it
+    from matplotlib.figure import Figure
 
 PUBLISHED = 1500  # training images of a published pair
 FITS = 10  # of a learner for its curve, about: some betas, two slopes
@@ -91,8 +94,9 @@ class ConvexFit(TrialKind):
         """Fits: one, and those of the curve where there is poison."""
         return 1 + FITS * (config.poison_rate > 0)
 
-    def draw(self, history: History, title: str, folder: Path) -> None:
-        """Nothing: there is no training."""
+    def figures(self, history: History, title: str) -> "dict[str, Figure]":
+        """None: there is no training."""
+        return {}
 
 
 def _network_settings(config: TrialConfig) -> list[str]:

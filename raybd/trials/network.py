@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,9 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.network_checks import crop_problems, network_bytes, network_problems, setting_problems
 from raybd.trials.twins import Twin, clean_twin, compares_with_twin
 from raybd.types import POISON, Data, Images, MetricContext, Poisoned, Report
+
+if TYPE_CHECKING:  # slow to import, and only drawing needs it
+    from matplotlib.figure import Figure
 
 STEP = 64  # images in the training step that is timed
 
@@ -122,11 +126,11 @@ class NetworkTraining(TrialKind):
         images = len(data.train)
         return config.defence.passes(config.train.epochs, images) * images + 2 * len(data.test)
 
-    def draw(self, history: History, title: str, folder: Path) -> None:
-        """Losses and accuracies by epoch, as training.png."""
-        from raybd.utils.figures import draw_training_curves  # matplotlib is slow to import, and only drawing needs it
+    def figures(self, history: History, title: str) -> "dict[str, Figure]":
+        """Losses and accuracies by epoch: training."""
+        from raybd.utils.figures import training_curves  # matplotlib is slow to import, and only drawing needs it
 
-        draw_training_curves(history, title, folder / "training.png")
+        return {"training": training_curves(history, title)}
 
 
 class _Measurements:

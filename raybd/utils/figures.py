@@ -21,6 +21,7 @@ WRONG = "#b2182b"  # a prediction that is not the true class
 LABEL = 210  # pixels of a row's name in a sheet
 ROWS = ("clean", "triggered", "difference")
 LEFT, RIGHT, BETWEEN = 0.68, 0.15, 0.8  # inches about plots
+LINE, CHARACTER, KEY = 0.19, 0.078, 0.55  # inches of a legend: a line's height, a character's width, a mark's
 CURVES = {
     "clean accuracy": ("accuracy/clean", "-", "o"),
     "attack success": ("attack_success", "--", "s"),
@@ -90,20 +91,47 @@ def draw_suspects(images: Images, suspicion: Sequence[float], poison: Sequence[b
     canvas.save(path)
 
 
-def draw_training_curves(history: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Write a PNG: accuracies at the probes on the left, training loss of every epoch on the right."""
+def training_curves(history: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Accuracies at the probes on the left, training loss of every epoch on the right."""
     figure, (left, right) = subplots(title, 9, 3.2, 2)
     for label, (name, line, mark) in CURVES.items():
         points = [(entry["epoch"], entry["metrics"][name]) for entry in history if name in entry["metrics"]]
         left.plot(*zip(*points, strict=True), line, marker=mark, markersize=4, label=label)
     left.set(xlabel="epoch", ylabel="share of test images", ylim=(-0.03, 1.03))
-    left.legend(fontsize="small")
     right.plot([entry["epoch"] for entry in history], [entry["metrics"]["loss/train"] for entry in history])
     right.set(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
     for set_formatter in (right.yaxis.set_major_formatter, right.yaxis.set_minor_formatter):
         set_formatter(LogFormatter())  # 0.01: shorter than its usual powers of ten, and sooner drawn
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    legend_below(figure, left)
+    return figure
+
+
+def legend_below(figure: Figure, *named: Axes, title: str = "") -> None:
+    """The names of what is drawn in the axes `named`, in a strip that is added below all plots, where no data are."""
+    pairs = [pair for axes in named for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    handles, labels = [handle for handle, _ in pairs], [label for _, label in pairs]
+    wide, high = figure.get_size_inches()
+    longest = max(map(len, labels), default=0)
+    columns = min(len(labels), max(1, int((wide - LEFT) / (CHARACTER * longest + KEY))))
+    strip = LINE * (-(-len(labels) // max(1, columns)) + bool(title)) + 0.06
+    figure.set_figheight(high + strip)
+    for plot in figure.axes:
+        box = plot.get_position()
+        bottom, height = box.y0 * high + strip, box.height * high
+        plot.set_position((box.x0, bottom / (high + strip), box.width, height / (high + strip)))
+    figure.legend(
+        handles,
+        labels,
+        loc="lower center",
+        ncols=columns,
+        title=title or None,
+        fontsize="small",
+        title_fontsize="small",
+        frameon=False,
+        labelspacing=0.3,
+        borderaxespad=0.2,
+        borderpad=0.1,
+    )
 
 
 def subplots(

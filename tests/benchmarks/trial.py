@@ -29,7 +29,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "verification": [(base, "verify_poisoning")],
     "training": [(loop, "_one_epoch")],
     "measuring": [(network, "_metric_context"), (network, "measure"), (base, "per_sample")],
-    "figures": [(artifacts, "draw_examples"), (figures, "draw_training_curves")],
+    "figures": [(artifacts, "draw_examples"), (figures, "training_curves")],
     "records": [
         *((attempt, name) for name in ("_resume", "save_artifacts", "save_probe_arrays")),
         *((TrialFolder, name) for name in ("append", "write")),

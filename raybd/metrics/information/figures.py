@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from raybd.metrics.information.stealth_scores import PHASES
-from raybd.utils.figures import subplots
+from raybd.utils.figures import legend_below, subplots
 
 History = Sequence[Mapping[str, Any]]
 STYLES = {  # group: colour, marker, label; the others are clean classes
@@ -43,7 +43,7 @@ def information_plane(history: History, title: str) -> Figure:
         axes.scatter(x, low, s=sizes, color=colour, marker=marker, label=label)
     epochs = ", ".join(str(entry["epoch"]) for entry in entries)
     axes.set(xlabel=LABELS["xt"] + ", lower bound", ylabel=LABELS["ty"] + ", lower to upper bound")
-    axes.legend(fontsize="small", title=f"epochs {epochs}", title_fontsize="small")
+    legend_below(figure, axes, title=f"epochs {epochs}")
     return figure
 
 
@@ -65,7 +65,7 @@ def information_curves(history: History, title: str) -> Figure:
         axes.set(xlabel="epoch", ylabel=LABELS[kind], xscale="log")
         axes.set_xticks(_epochs(entries), [str(epoch) for epoch in _epochs(entries)], minor=False)
         axes.minorticks_off()
-    figure.axes[0].legend(fontsize="x-small")
+    legend_below(figure, figure.axes[0])
     return figure
 
 
@@ -77,13 +77,11 @@ def feature_maps(arrays: Mapping[str, Tensor | np.ndarray], title: str) -> Figur
     names = {int(name.rpartition("/")[2]): name for name in arrays if name.startswith("mi/map/")}
     last = max(names)
     chosen = sorted({min(names, key=lambda epoch: abs(epoch - share * last)) for share in (*PHASES[:2], 1.0)})
-    rows = 3 if len(chosen) == 1 else 2  # of the legend: below one map there is room for few names side by side
-    figure, row = subplots(title, 3.6 * len(chosen) + 0.5, 4, len(chosen), above=0.6, below=0.6 + 0.16 * rows)
+    figure, row = subplots(title, 3.6 * len(chosen) + 0.5, 3.6, len(chosen), above=0.6)
     for axes, epoch in zip(row, chosen, strict=True):
         _scatter(axes, np.asarray(arrays[names[epoch]]))
         axes.set(title=f"epoch {epoch}", xlabel="first axis of T / noise", ylabel="second")
-    handles, labels = figure.axes[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize="x-small", loc="lower center", ncols=-(-len(labels) // rows))
+    legend_below(figure, figure.axes[-1])
     return figure
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from raybd.metrics.information.resolution import GRIDS
-from raybd.utils.figures import subplots
+from raybd.utils.figures import legend_below, subplots
 from raybd.utils.metric_names import FRESH
 
 History = Sequence[Mapping[str, Any]]
@@ -37,7 +37,7 @@ def resolution_curves(history: History, title: str) -> Figure | None:
     figure, both = subplots(f"{title}, epoch {epoch}", 10, 4, 2, above=0.6)
     for axes, kind in zip(both, KINDS, strict=True):
         _panel(axes, metrics, kind)
-    figure.axes[0].legend(fontsize="x-small")
+    legend_below(figure, figure.axes[0])
     return figure
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from raybd.metrics.smoothing.compare import rank_correlation
 from raybd.metrics.smoothing.conclusion import seed_interval
-from raybd.utils.figures import subplots
+from raybd.utils.figures import legend_below, subplots
 
 Values = NDArray[np.float64]
 LINES = ("-", "--", ":", "-.")
@@ -31,7 +31,7 @@ def draw_levels(levels: Mapping[str, Values], sigmas: Sequence[float], title: st
     axes.set(xlabel="sigma (pixels of [0, 1])", ylabel="W (nats)", xscale="log")
     axes.set_xticks(list(sigmas), [f"{sigma:g}" for sigma in sigmas], minor=False)
     axes.minorticks_off()
-    axes.legend(fontsize="small")
+    legend_below(figure, axes)
     return figure
 
 
@@ -54,13 +54,13 @@ def draw_gaps(trials: pd.DataFrame, title: str) -> Figure:
             vmin=0,
             vmax=max(float(trials["poison_rate"].max()), 1e-9),
         )
-        right.scatter(group["poison_rate"], group["gap"], marker=mark, label=f"{name}: gap")
+        right.scatter(group["poison_rate"], group["gap"], marker=mark)
     figure.colorbar(scatter, ax=left, label="poison rate")
     left.axhline(0, linewidth=0.8, color="grey")
     left.set(xlabel="attack success rate", ylabel="gap W(clean) - W(triggered) (nats)", xlim=(-0.03, 1.03))
-    left.legend(fontsize="small")
     left.set_title(_correlation(trials), fontsize="small")
     _confound(right, trials)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle(title, fontsize="medium")
     return figure
 
@@ -77,7 +77,7 @@ def draw_histograms(points: Mapping[str, Values], title: str) -> Figure:
             values, bins=edges.tolist(), weights=share, histtype="step", linestyle=line, linewidth=1.5, label=variant
         )
     axes.set(xlabel="W (nats)", ylabel="share of points")
-    axes.legend(fontsize="small")
+    legend_below(figure, axes)
     return figure
 
 
@@ -98,5 +98,4 @@ def _confound(axes: Axes, trials: pd.DataFrame) -> None:
     success.plot(trials["poison_rate"], trials["attack_success"], "x", color="grey", label="success rate")
     success.set(ylabel="attack success rate (grey crosses)", ylim=(-0.03, 1.03))
     axes.set(xlabel="poison rate", ylabel="gap (nats)")
-    axes.legend(fontsize="small", loc="lower right")
     axes.set_title("the confound: the rate drives both", fontsize="small")
