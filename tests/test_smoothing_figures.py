@@ -32,7 +32,7 @@ def test_levels_are_means_over_seeds_with_their_bands() -> None:
     clean, triggered = axes.lines
     assert clean.get_xdata().tolist() == list(SIGMAS)
     assert clean.get_ydata() == pytest.approx([0.2, 0.5, 1.0])
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["clean", "triggered"]
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["clean", "triggered"]
     assert clean.get_linestyle() != triggered.get_linestyle()  # told apart without colour
     (band,) = axes.collections  # one seed has none
     edges = band.get_paths()[0].vertices[:, 1]

@@ -23,6 +23,7 @@ STYLES = {  # group: colour, marker, label; the others are clean classes
 }
 GREYS = ("#303030", "#5c5c5c", "#808080", "#9c9c9c", "#b4b4b4", "#c8c8c8")
 LABELS = {"xt": "I(X;T) (nats)", "ty": "I(T;Y_pred) (nats)"}
+MEANING = "X: the image; T: the features of the last block, with noise; Y_pred: the logits"
 
 
 def information_plane(history: History, title: str) -> Figure:
@@ -43,7 +44,7 @@ def information_plane(history: History, title: str) -> Figure:
         axes.scatter(x, low, s=sizes, color=colour, marker=marker, label=label)
     epochs = ", ".join(str(entry["epoch"]) for entry in entries)
     axes.set(xlabel=LABELS["xt"] + ", lower bound", ylabel=LABELS["ty"] + ", lower to upper bound")
-    legend_below(figure, axes, title=f"epochs {epochs}")
+    legend_below(figure, axes, title=f"{MEANING}; epochs {epochs}")
     return figure
 
 
@@ -65,7 +66,7 @@ def information_curves(history: History, title: str) -> Figure:
         axes.set(xlabel="epoch", ylabel=LABELS[kind], xscale="log")
         axes.set_xticks(_epochs(entries), [str(epoch) for epoch in _epochs(entries)], minor=False)
         axes.minorticks_off()
-    legend_below(figure, figure.axes[0])
+    legend_below(figure, figure.axes[0], title=MEANING)
     return figure
 
 
@@ -81,7 +82,7 @@ def feature_maps(arrays: Mapping[str, Tensor | np.ndarray], title: str) -> Figur
     for axes, epoch in zip(row, chosen, strict=True):
         _scatter(axes, np.asarray(arrays[names[epoch]]))
         axes.set(title=f"epoch {epoch}", xlabel="first axis of T / noise", ylabel="second")
-    legend_below(figure, figure.axes[-1])
+    legend_below(figure, figure.axes[-1], title="T: the features of the last block, with noise")
     return figure
 
 

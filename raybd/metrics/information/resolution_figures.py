@@ -37,7 +37,7 @@ def resolution_curves(history: History, title: str) -> Figure | None:
     figure, both = subplots(f"{title}, epoch {epoch}", 10, 4, 2, above=0.6)
     for axes, kind in zip(both, KINDS, strict=True):
         _panel(axes, metrics, kind)
-    legend_below(figure, figure.axes[0])
+    legend_below(figure, figure.axes[0], title="X: the image; T: the features of the last block; Z: standard noise")
     return figure
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from raybd.metrics.smoothing.compare import rank_correlation
@@ -17,6 +18,8 @@ LINES = ("-", "--", ":", "-.")
 MARKS = "os^Dv<>Pp*X"
 MIN_TRIALS = 4  # trials that a correlation needs
 BINS = 20
+SUCCESS = "#b4500a"
+ENTROPY = "W, entropy of the classes under noise (nats)"
 
 
 def draw_levels(levels: Mapping[str, Values], sigmas: Sequence[float], title: str) -> Figure:
@@ -28,7 +31,7 @@ def draw_levels(levels: Mapping[str, Values], sigmas: Sequence[float], title: st
         if len(values) > 1:
             band = [seed_interval(column) for column in values.T.tolist()]
             axes.fill_between(sigmas, [i.low for i in band], [i.high for i in band], alpha=0.15)
-    axes.set(xlabel="sigma (pixels of [0, 1])", ylabel="W (nats)", xscale="log")
+    axes.set(xlabel="sigma (pixels of [0, 1])", ylabel=ENTROPY, xscale="log")
     axes.set_xticks(list(sigmas), [f"{sigma:g}" for sigma in sigmas], minor=False)
     axes.minorticks_off()
     legend_below(figure, axes)
@@ -42,7 +45,7 @@ def draw_gaps(trials: pd.DataFrame, title: str) -> Figure:
     its 95 % interval, and what is left of it at a fixed poison rate.
     """
     figure = Figure(figsize=(10, 4), dpi=80, layout="constrained")
-    left, right = figure.subplots(1, 2)
+    (left, right), keys = figure.subplots(1, 2), list[Line2D]()
     for number, (attack, group) in enumerate(trials.groupby("attack")):
         mark, name = MARKS[number % len(MARKS)], str(attack)
         scatter = left.scatter(
@@ -54,13 +57,18 @@ def draw_gaps(trials: pd.DataFrame, title: str) -> Figure:
             vmin=0,
             vmax=max(float(trials["poison_rate"].max()), 1e-9),
         )
-        right.scatter(group["poison_rate"], group["gap"], marker=mark)
+        right.scatter(group["poison_rate"], group["gap"], marker=mark, color="black")
+        keys.append(Line2D([], [], marker=mark, color="black", linestyle="none", label=name))
     figure.colorbar(scatter, ax=left, label="poison rate")
     left.axhline(0, linewidth=0.8, color="grey")
-    left.set(xlabel="attack success rate", ylabel="gap W(clean) - W(triggered) (nats)", xlim=(-0.03, 1.03))
+    left.set(
+        xlabel="attack success rate",
+        ylabel="gap W(clean) - W(triggered), W: entropy under noise (nats)",
+        xlim=(-0.03, 1.03),
+    )
     left.set_title(_correlation(trials), fontsize="small")
     _confound(right, trials)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    figure.legend(handles=keys, loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle(title, fontsize="medium")
     return figure
 
@@ -76,7 +84,7 @@ def draw_histograms(points: Mapping[str, Values], title: str) -> Figure:
         axes.hist(
             values, bins=edges.tolist(), weights=share, histtype="step", linestyle=line, linewidth=1.5, label=variant
         )
-    axes.set(xlabel="W (nats)", ylabel="share of points")
+    axes.set(xlabel=ENTROPY, ylabel="share of points")
     legend_below(figure, axes)
     return figure
 
@@ -95,7 +103,8 @@ def _correlation(trials: pd.DataFrame) -> str:
 def _confound(axes: Axes, trials: pd.DataFrame) -> None:
     """The poison rate moves the success rate as it moves the gap: both on one picture."""
     success = axes.twinx()
-    success.plot(trials["poison_rate"], trials["attack_success"], "x", color="grey", label="success rate")
-    success.set(ylabel="attack success rate (grey crosses)", ylim=(-0.03, 1.03))
-    axes.set(xlabel="poison rate", ylabel="gap (nats)")
+    success.plot(trials["poison_rate"], trials["attack_success"], "x", color=SUCCESS)
+    success.set(ylim=(-0.03, 1.03))
+    success.set_ylabel("attack success rate (crosses)", color=SUCCESS)
+    axes.set(xlabel="poison rate", ylabel="gap (nats; black)")
     axes.set_title("the confound: the rate drives both", fontsize="small")
