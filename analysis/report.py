@@ -11,6 +11,8 @@ import pandas as pd
 from analysis import records, svg
 from analysis.boundary import boundary_table
 from analysis.cell_table import CellTable
+from analysis.findings import findings
+from analysis.findings.wording import choice_words, place_words
 from analysis.plots import panels, subtitle
 from analysis.prediction import prediction_table
 from analysis.region_map import DefendedRegionMap
@@ -20,14 +22,27 @@ from analysis.values import Value, distinct, format_value, to_python
 from analysis.verdict import STATUSES
 from raybd.errors import InputError
 from raybd.utils.files import expanded
+from raybd.utils.html import number
+from raybd.utils.html import table as html_table
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c2733; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; } h3 { font-size: 1em; }
-table { border-collapse: collapse; } td, th { padding: .2em .7em; border-bottom: 1px solid #c9ccd1; text-align: left; }
-pre, code { font-size: 12px; overflow-x: auto; } figure { margin: 0 1em 1em 0; display: inline-block; }
-figcaption { font-weight: 600; } details { margin: .4em 0; } svg { max-width: 100%; }
+h1 { font-size: 1.5em; line-height: 1.25; } h2 { font-size: 1.2em; margin-top: 2em; } h3 { font-size: 1em; }
+ul { padding-left: 1.2em; } .facts { color: #4a5563; font-size: 13px; } .findings li { margin: .3em 0; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+td, th { padding: .2em .7em; border-bottom: 1px solid #c9ccd1; text-align: left; white-space: nowrap; }
+pre { font-size: 12px; overflow-x: auto; } figure { margin: 0 1em 1em 0; display: inline-block; max-width: 100%; }
+.scroll { overflow-x: auto; } figcaption { font-weight: 600; } details { margin: .4em 0; } a { color: #1f5a96; }
+@media (max-width: 500px) { body { margin: 1em auto; padding: 0 .7em; } h1 { font-size: 1.25em; } }
 """
+MEANINGS = (
+    "X: the image. T: the features of the network's last block, with its noise. Y: what the network answers. I: mutual "
+    "information, in nats. Signature: I(X; T) of triggered images less that of the same images without the trigger, "
+    "less the same difference in the clean twin, at a resolution. S1: the mean size of the signature over its error; "
+    "small: the backdoor is at home in the network. S2: how well features tell poison from the target's own images. "
+    "W: the entropy of the network's answers around an image, under noise of deviation sigma; smoothing gap: W of "
+    "clean images less W of triggered ones."
+)
 VERSIONS = {"raybd": "tags.raybd.version", "commit": "tags.raybd.commit", "device": "tags.raybd.device"}
 
 
@@ -59,18 +74,23 @@ def save_report(runs: pd.DataFrame, name: str, path: str | Path) -> Path:
     return path
 
 
-def report(runs: pd.DataFrame, name: str) -> str:
-    """The page, of runs as `raybd.tracking.load_runs` gives them."""
+def report(runs: pd.DataFrame, name: str, sentences: Sequence[str] | None = None) -> str:
+    """The page, of runs as `raybd.tracking.load_runs` gives them.
+
+    `sentences`: what it begins with, the first as its headline; None: those of `analysis.findings`, which say nothing
+    of smoothing.
+    """
     region_map = DefendedRegionMap.from_frame(records.canonical_frame(runs))
-    table = region_map.table
-    parts = [_head(table, runs, name), _maps(table), _boundaries(table)]
+    table, said = region_map.table, findings(region_map, runs) if sentences is None else sentences
+    parts = [_head(table, runs, name, said), _maps(table), _boundaries(table)]
     parts += [_signatures(region_map, runs), _runs(region_map, runs)]
-    head = f'<meta charset="utf-8"><title>{escape(name)}: where does the backdoor not take hold?</title>'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head += f"<title>{escape(name)}: where does the backdoor not take hold?</title>"
     body = f"{svg.patterns()}{''.join(parts)}"
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head><body>{body}</body></html>\n'
 
 
-def _head(table: CellTable, runs: pd.DataFrame, name: str) -> str:
+def _head(table: CellTable, runs: pd.DataFrame, name: str, said: Sequence[str]) -> str:
     facts = [escape(line) for line in subtitle(table, panels(table)[0][0])]
     statuses = pd.Series([cell.verdict.status for cell in table.cells if cell.poisoned]).value_counts()
     counts = ", ".join(f"{statuses[status]} {status}" for status in STATUSES if status in statuses)
@@ -78,8 +98,11 @@ def _head(table: CellTable, runs: pd.DataFrame, name: str) -> str:
     versions = "; ".join(f"{label} {', '.join(map(str, values))}" for label, values in known.items() if values)
     lines = [*facts, f"cells with poison: {counts}", _expected(table), escape(versions)]
     lines.append(time.strftime("written %Y-%m-%d"))
-    title = "<h1>Where does the backdoor not take hold?</h1>"
-    return f"{title}<p>Sweep <b>{escape(name)}</b></p><ul>{''.join(f'<li>{line}</li>' for line in lines if line)}</ul>"
+    question = f"Where does the backdoor not take hold? Sweep <b>{escape(name)}</b>"
+    more = "".join(f"<li>{escape(line)}</li>" for line in said[1:])
+    small = "".join(f"<li>{line}</li>" for line in lines if line)
+    title = f"<p>{question}</p><h1>{escape(said[0])}</h1>"
+    return f'{title}<ul class="findings">{more}</ul><ul class="facts">{small}</ul>'
 
 
 def _expected(table: CellTable) -> str:
@@ -93,7 +116,7 @@ def _expected(table: CellTable) -> str:
 
 def _maps(table: CellTable) -> str:
     drawn = [
-        f"<figure><figcaption>{escape(panel.title)}</figcaption>{svg.grid(panel)}</figure>"
+        f'<figure><figcaption>{escape(panel.title)}</figcaption><div class="scroll">{svg.grid(panel)}</div></figure>'
         for row in panels(table)
         for panel in row
     ]
@@ -116,7 +139,7 @@ def _boundaries(table: CellTable) -> str:
         best = between.where(between["high"].notna(), measured)[["low", "largest defended", "high"]]
         drawn = [(label, *row) for label, row in zip(labels, best.astype(float).to_numpy().tolist(), strict=True)]
         heading = f"<h3>{escape(format_value(value))}</h3>"
-        parts.append(f"{heading}{svg.intervals(drawn, 'poison rate')}{_table(_records(rows))}")
+        parts.append(f'{heading}<div class="scroll">{svg.intervals(drawn, "poison rate")}</div>{table_of(rows)}')
     note = (
         "The largest defended poison rate of each setting. Up to low everything is defended, from high on all is "
         "kept_out or backdoored (inf: not reached). Surface: read off a Gaussian process through the cells, with its "
@@ -135,7 +158,8 @@ def _signatures(region_map: DefendedRegionMap, runs: pd.DataFrame) -> str:
         "which share seeds and data: rather too narrow. An association within this sweep, and no more."
     )
     claims = "".join(f"<li>{escape(line)}</li>" for line in map(_claim, _records(table)))
-    return f"{heading}<ul>{claims}</ul>{_table(_records(table))}<p>{note}</p><pre>{escape(signature_table(runs))}</pre>"
+    tables = f"{table_of(table)}<p>{note}</p><pre>{escape(signature_table(runs))}</pre>"
+    return f"{heading}<p>{escape(MEANINGS)}</p><ul>{claims}</ul>{tables}"
 
 
 def _claim(row: dict[str, Value]) -> str:
@@ -148,36 +172,56 @@ def _claim(row: dict[str, Value]) -> str:
 
 
 def _runs(region_map: DefendedRegionMap, runs: pd.DataFrame) -> str:
-    by_id = {str(row["run_id"]): row for row in runs.to_dict("records")}
-    rows, details = [], []
-    for run_id, why in notable(region_map):
-        row = by_id[run_id]
-        short = [("run", run_id), ("why", why), ("seed", row.get("params.seed"))]
-        rates = {"ASR": "metrics.attack_success", "ACC": "metrics.accuracy/clean"}
-        rows.append(dict(short) | {label: row.get(column) for label, column in rates.items()})
-        details.append(_settings(run_id, {str(name): value for name, value in row.items()}))
-    return f"<h2>Runs to look at</h2>{_table(rows)}<h3>Their settings</h3>{''.join(dict.fromkeys(details))}"
+    by_id = {str(row["run_id"]): {str(name): value for name, value in row.items()} for row in runs.to_dict("records")}
+    labels = _labels(region_map, runs)
+    rows = [_notable_row(run_id, labels[run_id], why, by_id[run_id]) for run_id, why in notable(region_map)]
+    head = "<tr><th>run</th><th>why</th><th>ASR</th><th>ACC</th></tr>"
+    kept = dict.fromkeys(run_id for run_id, _ in notable(region_map))
+    details = "".join(_settings(run_id, labels[run_id], by_id[run_id]) for run_id in kept)
+    listed = f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>' if rows else "<p>None.</p>"
+    return f"<h2>Runs to look at</h2>{listed}<h3>Their settings</h3>{details}"
 
 
-def _settings(run_id: str, row: dict[str, object]) -> str:
+def _labels(region_map: DefendedRegionMap, runs: pd.DataFrame) -> dict[str, str]:
+    """Attack, poison rate, the other settings that vary, and seed of each run, by its id."""
+    seeds = dict(zip(runs["run_id"].astype(str), runs["params.seed"], strict=True))
+    table, found = region_map.table, dict[str, str]()
+    for cell in region_map.cells:
+        words = filter(None, (place_words(table, cell), choice_words(table, cell)))
+        failed = (text.partition(": ")[0] for text in cell.verdict.failures)
+        for run_id in (*cell.verdict.evidence, *failed):
+            found[run_id] = ", ".join([*words, f"seed {seeds[run_id]}"])
+    return found
+
+
+def _notable_row(run_id: str, label: str, why: str, row: dict[str, object]) -> str:
+    rates = (row.get(f"metrics.{name}") for name in ("attack_success", "accuracy/clean"))
+    shown = "".join(f"<td>{escape(number(to_python(rate)))}</td>" for rate in rates)
+    return f'<tr><td><a href="#{_anchor(run_id)}">{escape(label)}</a></td><td>{escape(why)}</td>{shown}</tr>'
+
+
+def _settings(run_id: str, label: str, row: dict[str, object]) -> str:
     kept = [(n.removeprefix("params."), v) for n, v in row.items() if n.startswith("params.")]
     kept += [(label, row.get(column)) for label, column in VERSIONS.items()]
     lines = "\n".join(f"{name} = {value}" for name, value in sorted(kept) if to_python(value) is not None)
-    return f"<details><summary><code>{escape(run_id)}</code></summary><pre>{escape(lines)}</pre></details>"
+    head = f"<summary>{escape(label)} (<code>{escape(run_id)}</code>)</summary>"
+    return f'<details>{head}<pre id="{_anchor(run_id)}">{escape(lines)}</pre></details>'
+
+
+def _anchor(run_id: str) -> str:
+    return f"run-{escape(run_id, quote=True)}"
+
+
+def table_of(frame: pd.DataFrame) -> str:
+    """`frame` as an HTML table that scrolls where it is too wide."""
+    return html_table([{name: cell_text(value) for name, value in row.items()} for row in _records(frame)])
+
+
+def cell_text(value: Value) -> object:
+    """`value` for `raybd.utils.html.number`: settings as a person would type them."""
+    value = to_python(value)
+    return value if value is None or isinstance(value, float) else format_value(value)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Value]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
-def _table(rows: Sequence[dict[str, Value]]) -> str:
-    if not rows:
-        return "<p>None.</p>"
-    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
-    lines = ["".join(f"<td>{escape(_format(value))}</td>" for value in row.values()) for row in rows]
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-
-
-def _format(value: Value) -> str:
-    value = to_python(value)
-    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else format_value(value)

@@ -32,13 +32,8 @@ def patterns() -> str:
 
 
 def legend() -> str:
-    """Each status with its hatch."""
-    items = [
-        f'<rect x="{150 * i}" y="1" width="26" height="18" fill="url(#{s})" stroke="{GREY}"/>'
-        f'<text x="{150 * i + 34}" y="15" font-size="13" fill="{INK}">{s}</text>'
-        for i, s in enumerate(STYLES)
-    ]
-    return f'<svg role="img" aria-label="legend" width="{150 * len(items)}" height="20">{"".join(items)}</svg>'
+    """Each status with its hatch, in as many lines as the page needs."""
+    return " ".join(map(_key, STYLES))
 
 
 def grid(map_slice: MapSlice) -> str:
@@ -68,7 +63,7 @@ def intervals(rows: Sequence[Row], name: str) -> str:
     if not numbers:
         return ""
     low, high = math.log10(min(numbers)) - 0.15, math.log10(max(numbers)) + 0.15
-    left, width = 300, 420
+    left, width = 10 + 7 * max(len(label) for label, *_ in rows), 420
 
     def x(value: float) -> float:
         return left + width * (math.log10(value) - low) / (high - low)
@@ -83,12 +78,22 @@ def intervals(rows: Sequence[Row], name: str) -> str:
         dot = f'<circle cx="{x(value):.1f}" cy="{y}" r="5"/>' if math.isfinite(value) and value > 0 else ""
         arrow = f'<path d="M{last:.0f} {y - 6} l8 6 l-8 6 z"/>' if math.isinf(end) else ""
         marks.append(f"<g><title>{title}</title>{_text(left - 10, y + 4, label, 'end')}{bar}{dot}{arrow}</g>")
-    foot = 22 * len(rows) + 18
-    ticks = [10**e * k for e in range(math.floor(low), math.ceil(high) + 1) for k in (1, 2, 5)]
-    marks += [_text(x(t), foot, format_value(t), "middle") for t in ticks if low <= math.log10(t) <= high]
+    foot = 22 * len(rows) + 6
+    marks.append(f'<path d="M{left} {foot} H{left + width}" stroke="{INK}"/>')
+    for tick in (10**e * k for e in range(math.floor(low), math.ceil(high) + 1) for k in (1, 2, 5)):
+        if low <= math.log10(tick) <= high:
+            marks.append(f'<path d="M{x(tick):.1f} {foot} v5" stroke="{INK}"/>')
+            marks.append(_text(x(tick), foot + 18, format_value(tick), "middle"))
+    marks.append(_text(left + width / 2, foot + 34, f"{name} (logarithmic)", "middle"))
     label = escape(f"largest defended {name}, with its interval", quote=True)
-    size = f'width="{left + width + 24}" height="{foot + 8}"'
+    size = f'width="{left + width + 24}" height="{foot + 40}"'
     return f'<svg role="img" aria-label="{label}" {size} fill="{INK}">{"".join(marks)}</svg>'
+
+
+def _key(status: str) -> str:
+    box = f'<rect x="1" y="1" width="26" height="18" fill="url(#{status})" stroke="{GREY}"/>'
+    drawn = f'<svg aria-hidden="true" width="28" height="20" style="vertical-align:middle">{box}</svg>'
+    return f'<span style="white-space:nowrap;margin-right:1.2em">{drawn} {status}</span>'
 
 
 def _cell(x: float, y: float, verdict: Verdict) -> str:

@@ -95,7 +95,10 @@ def test_it_needs_nothing_from_outside():
     page = Page(text)
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     names = {name for name, _ in page.attributes}
-    assert not {"src", "href", "xlink:href"} & names
+    assert not {"src", "xlink:href"} & names
+    links = {value for name, value in page.attributes if name == "href"}
+    assert links
+    assert links <= {f"#{value}" for name, value in page.attributes if name == "id"}
     assert not [name for name in names if name.startswith("on")]
     assert "http" not in text
     assert set(re.findall(r"url\((.*?)\)", text)) <= {
@@ -139,7 +142,9 @@ def test_the_boundary_is_drawn_with_open_ends():
         "b: largest defended 0.1, from 0.01 to open",
         "c: largest defended not known, from not known to 0.01",
     ]
-    assert (drawn.count("<circle"), drawn.count("<path")) == (2, 1)
+    assert (drawn.count("<circle"), drawn.count(" l8 6 l-8 6 z")) == (2, 1)
+    assert re.findall(">([0-9.]+)</text>", drawn) == ["0.01", "0.02", "0.05", "0.1"]
+    assert ">poison rate (logarithmic)</text>" in drawn
     assert intervals([("a", np.nan, np.nan, np.inf)], "poison rate") == ""
 
 
