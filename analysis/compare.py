@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 from analysis.cell_table import CellTable
 from analysis.cells import Cell, group_cells
 from analysis.defences import effectiveness
+from analysis.html import frame_html
 from analysis.statistics import LEVEL
 from analysis.values import Value, format_value
 from analysis.verdict import Estimate
 from raybd.errors import InputError
+from raybd.utils.html import facts
 from raybd.utils.statistics import t_interval
 
 UNMEASURED = Estimate(float("nan"), -1.0, 1.0)  # a difference that was not measured
@@ -44,6 +47,11 @@ class Comparison:
                 f"  DER             {self.effectiveness:.3f} (1: success gone at no cost; 0.5: nothing changed)",
             ]
         )
+
+    def _repr_html_(self) -> str:
+        head, *lines = str(self).splitlines()
+        said = facts((line[:18].strip(), line[18:]) for line in lines)
+        return f"<div><b>{escape(head)}</b>{said}{frame_html(self.cells)}</div>"
 
 
 def compare(

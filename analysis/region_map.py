@@ -1,12 +1,13 @@
 """The defended-region map: at which attacks, poison rates and settings the backdoor does not take hold."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 import pandas as pd
 
-from analysis import arguments, boundary, compare, leaderboard, ranking, records, slices, trial_file
+from analysis import arguments, boundary, compare, leaderboard, panels, ranking, records, slices, svg, trial_file
 from analysis.boundary import Resistance
 from analysis.cell_table import CellTable
 from analysis.compare import Comparison
@@ -204,6 +205,12 @@ class DefendedRegionMap:
             | {"failures": cell.failures}
             for cell in self.cells
         )
+
+    def _repr_html_(self) -> str:
+        rows = panels.panels(self.table)
+        said = "".join(f"<li>{escape(line)}</li>" for line in panels.subtitle(self.table, rows[0][0]))
+        grids = "".join(panel.to_html() for row in rows for panel in row)
+        return f"<div><ul>{said}</ul>{svg.patterns()}{svg.legend()}{grids}</div>"
 
     def to_parquet(self, path: str | Path) -> None:
         """Write `to_frame` as a Parquet file; axes that are not numbers as text.

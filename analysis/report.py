@@ -13,7 +13,8 @@ from analysis.boundary import boundary_table
 from analysis.cell_table import CellTable
 from analysis.findings import findings
 from analysis.findings.wording import choice_words, place_words
-from analysis.plots import panels, subtitle
+from analysis.html import frame_html
+from analysis.panels import panels, subtitle
 from analysis.prediction import prediction_table
 from analysis.region_map import DefendedRegionMap
 from analysis.runs import notable
@@ -22,8 +23,6 @@ from analysis.values import Value, distinct, format_value, to_python
 from analysis.verdict import STATUSES
 from raybd.errors import InputError
 from raybd.utils.files import expanded
-from raybd.utils.html import number
-from raybd.utils.html import table as html_table
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c2733; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
@@ -115,11 +114,7 @@ def _expected(table: CellTable) -> str:
 
 
 def _maps(table: CellTable) -> str:
-    drawn = [
-        f'<figure><figcaption>{escape(panel.title)}</figcaption><div class="scroll">{svg.grid(panel)}</div></figure>'
-        for row in panels(table)
-        for panel in row
-    ]
+    drawn = [f"<figure>{panel.to_html()}</figure>" for row in panels(table) for panel in row]
     note = (
         "ASR: attack success; ACC: clean accuracy; kept_out: the backdoor does not take hold, but accuracy is lost. "
         "Hold the pointer over a cell for its intervals and its reason."
@@ -128,7 +123,7 @@ def _maps(table: CellTable) -> str:
 
 
 def _boundaries(table: CellTable) -> str:
-    parts = []
+    parts, rates = [], [float(str(rate)) for rate in table.measured("poison_rate")]
     for value in distinct(cell.setting["attack.name"] for cell in table.cells if cell.poisoned):
         setting = {"attack.name": value}
         measured, between = (boundary_table(table, "poison_rate", setting, surface) for surface in (False, True))
@@ -139,7 +134,9 @@ def _boundaries(table: CellTable) -> str:
         best = between.where(between["high"].notna(), measured)[["low", "largest defended", "high"]]
         drawn = [(label, *row) for label, row in zip(labels, best.astype(float).to_numpy().tolist(), strict=True)]
         heading = f"<h3>{escape(format_value(value))}</h3>"
-        parts.append(f'{heading}<div class="scroll">{svg.intervals(drawn, "poison rate")}</div>{table_of(rows)}')
+        parts.append(
+            f'{heading}<div class="scroll">{svg.intervals(drawn, "poison rate", rates)}</div>{frame_html(rows)}'
+        )
     note = (
         "The largest defended poison rate of each setting. Up to low everything is defended, from high on all is "
         "kept_out or backdoored (inf: not reached). Surface: read off a Gaussian process through the cells, with its "
@@ -157,18 +154,26 @@ def _signatures(region_map: DefendedRegionMap, runs: pd.DataFrame) -> str:
         "AUC: the chance that a cell where the attack gets through has the larger value; 90 % bootstrap over cells, "
         "which share seeds and data: rather too narrow. An association within this sweep, and no more."
     )
-    claims = "".join(f"<li>{escape(line)}</li>" for line in map(_claim, _records(table)))
-    tables = f"{table_of(table)}<p>{note}</p><pre>{escape(signature_table(runs))}</pre>"
+    claims = "".join(f"<li>{escape(line)}</li>" for line in _claims(_records(table)))
+    tables = f"{frame_html(table)}<p>{note}</p><pre>{escape(signature_table(runs))}</pre>"
     return f"{heading}<p>{escape(MEANINGS)}</p><ul>{claims}</ul>{tables}"
+
+
+def _claims(rows: Sequence[dict[str, Value]]) -> list[str]:
+    """What is said of each measure; measures of which the same is said share a line."""
+    shared = dict[str, list[str]]()
+    for row in rows:
+        shared.setdefault(_claim(row), []).append(str(row["measure"]))
+    return [f"{', '.join(measures)}: {claim}" for claim, measures in shared.items()]
 
 
 def _claim(row: dict[str, Value]) -> str:
     low, high = float(str(row["low"])), float(str(row["high"]))
     if np.isnan(low):
-        return f"{row['measure']}: every cell is on one side of the threshold, so nothing can be told"
+        return "every cell is on one side of the threshold, so nothing can be told"
     if low > 0.5 or high < 0.5:
-        return f"{row['measure']} is {'larger' if low > 0.5 else 'smaller'} where the attack gets through"
-    return f"{row['measure']}: not shown to tell where the attack gets through"
+        return f"{'larger' if low > 0.5 else 'smaller'} where the attack gets through"
+    return "not shown to tell where the attack gets through"
 
 
 def _runs(region_map: DefendedRegionMap, runs: pd.DataFrame) -> str:
@@ -187,7 +192,7 @@ def _labels(region_map: DefendedRegionMap, runs: pd.DataFrame) -> dict[str, str]
     seeds = dict(zip(runs["run_id"].astype(str), runs["params.seed"], strict=True))
     table, found = region_map.table, dict[str, str]()
     for cell in region_map.cells:
-        words = filter(None, (place_words(table, cell), choice_words(table, cell)))
+        words = list(filter(None, (place_words(table, cell), choice_words(table, cell))))
         failed = (text.partition(": ")[0] for text in cell.verdict.failures)
         for run_id in (*cell.verdict.evidence, *failed):
             found[run_id] = ", ".join([*words, f"seed {seeds[run_id]}"])
@@ -196,7 +201,7 @@ def _labels(region_map: DefendedRegionMap, runs: pd.DataFrame) -> dict[str, str]
 
 def _notable_row(run_id: str, label: str, why: str, row: dict[str, object]) -> str:
     rates = (row.get(f"metrics.{name}") for name in ("attack_success", "accuracy/clean"))
-    shown = "".join(f"<td>{escape(number(to_python(rate)))}</td>" for rate in rates)
+    shown = "".join(f"<td>{'-' if to_python(rate) is None else f'{rate:.1%}'}</td>" for rate in rates)
     return f'<tr><td><a href="#{_anchor(run_id)}">{escape(label)}</a></td><td>{escape(why)}</td>{shown}</tr>'
 
 
@@ -210,17 +215,6 @@ def _settings(run_id: str, label: str, row: dict[str, object]) -> str:
 
 def _anchor(run_id: str) -> str:
     return f"run-{escape(run_id, quote=True)}"
-
-
-def table_of(frame: pd.DataFrame) -> str:
-    """`frame` as an HTML table that scrolls where it is too wide."""
-    return html_table([{name: cell_text(value) for name, value in row.items()} for row in _records(frame)])
-
-
-def cell_text(value: Value) -> object:
-    """`value` for `raybd.utils.html.number`: settings as a person would type them."""
-    value = to_python(value)
-    return value if value is None or isinstance(value, float) else format_value(value)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Value]]:

@@ -1,12 +1,15 @@
 """Slices of the map: the verdicts over two of its axes, as a table and as a picture."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from analysis import svg
 from analysis.cell_table import CellTable
 from analysis.style import GREY, INK, STYLES
 from analysis.values import Value, format_value
@@ -15,6 +18,7 @@ from raybd.errors import InputError
 
 if TYPE_CHECKING:  # half a second to import, and a question to a map draws nothing
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
 
@@ -42,19 +46,27 @@ class MapSlice:
             for x, verdict in zip(self.x, row, strict=True)
         )
 
+    def to_html(self) -> str:
+        """The grid under its title; the page needs `svg.patterns` once."""
+        drawn = svg.grid((self.x_name, self.x), (self.y_name, self.y), self.verdicts)
+        title = f"<div><b>{escape(self.title)}</b></div>" * bool(self.title)
+        return f'<div style="overflow-x:auto">{title}{drawn}</div>'
+
+    def _repr_html_(self) -> str:
+        return f"<div>{svg.patterns()}{svg.legend()}{self.to_html()}</div>"
+
     def plot(self, ax: "Axes | None" = None, legend: bool = True) -> "Axes":
         """Draw attack success (ASR) and clean accuracy (ACC) of each cell into `ax`, or into a figure of its own.
 
-        That figure is `.figure` of what is returned.
+        That figure is `.figure` of what is returned; in a notebook it is pyplot's, which shows it below the cell.
         """
         from matplotlib.axes import Axes
-        from matplotlib.figure import Figure
 
         if not isinstance(ax, Axes | None):
             raise InputError(f"ax must be matplotlib's Axes, got {ax!r}")
         if ax is None:
             size = (3.2 + 1.0 * len(self.x), 1.4 + 0.7 * len(self.y))
-            ax = Figure(figsize=size, dpi=150, layout="constrained").add_subplot()
+            ax = _new_figure(size).add_subplot()
         for i, row in enumerate(self.verdicts):
             for j, verdict in enumerate(row):
                 _draw_cell(ax, j, i, verdict)
@@ -94,6 +106,18 @@ def map_slice(table: CellTable, x: str, y: str, fixed: Mapping[str, Value]) -> M
         fixed=table.names.short_setting(held),
         verdicts=[[table.answer({**held, x_full: u, y_full: v}) for u in xs] for v in ys],
     )
+
+
+def _new_figure(size: tuple[float, float]) -> "Figure":
+    """A constrained figure of `size` in inches: pyplot's where IPython runs, which shows it, else one of its own."""
+    from matplotlib.figure import Figure
+
+    ipython = sys.modules.get("IPython")
+    if ipython is None or ipython.get_ipython() is None:
+        return Figure(figsize=size, dpi=150, layout="constrained")
+    from matplotlib import pyplot as plt
+
+    return plt.figure(figsize=size, dpi=150, layout="constrained")
 
 
 def legend_handles() -> "list[Patch]":

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analysis.verdict import Status
-
 if TYPE_CHECKING:  # half a second to import, and most questions draw nothing
     from matplotlib.figure import Figure
 
@@ -23,7 +21,7 @@ class CellStyle:
     text: str
 
 
-STYLES: Mapping[Status, CellStyle] = {
+STYLES: Mapping[str, CellStyle] = {
     "defended": CellStyle("#b9e4dc", "", "#b9e4dc", INK),
     "kept_out": CellStyle("#f3dc8f", "\\\\\\\\", "#cfa93a", INK),
     "backdoored": CellStyle("#b4500a", "////", "#d98a4e", "#ffffff"),

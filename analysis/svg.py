@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from analysis.slices import MapSlice
 from analysis.style import GREY, INK, STYLES
-from analysis.values import format_value
+from analysis.values import Value, format_value
 from analysis.verdict import Status, Verdict
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 96, 52, 74, 40  # a cell, and the margins for its labels
 SMALL = 'font-size="11"'
+Axis = tuple[str, Sequence[Value]]  # name, values
 Row = tuple[str, float, float, float]  # label, low, value, high
 
 
@@ -36,32 +36,41 @@ def legend() -> str:
     return " ".join(map(_key, STYLES))
 
 
-def grid(map_slice: MapSlice) -> str:
-    """A slice as a grid, y upwards; in each cell attack success and clean accuracy."""
-    rows, columns = len(map_slice.y), len(map_slice.x)
+def grid(x: Axis, y: Axis, verdicts: Sequence[Sequence[Verdict]]) -> str:
+    """A slice as a grid, y upwards: `verdicts[i][j]` at the i-th value of y and the j-th of x.
+
+    In each cell stand attack success and clean accuracy.
+    """
+    (x_name, x_values), (y_name, y_values) = x, y
+    rows, columns = len(y_values), len(x_values)
     width, height = LEFT + WIDTH * columns + 8, HEIGHT * rows + BOTTOM + 8
     marks = []
-    for i, row in enumerate(map_slice.verdicts):
+    for i, row in enumerate(verdicts):
         top = 4 + HEIGHT * (rows - 1 - i)
-        marks.append(_text(LEFT - 8, top + HEIGHT / 2 + 4, format_value(map_slice.y[i]), "end"))
+        marks.append(_text(LEFT - 8, top + HEIGHT / 2 + 4, format_value(y_values[i]), "end"))
         marks += [_cell(LEFT + WIDTH * j, top, verdict) for j, verdict in enumerate(row)]
     foot = 4 + HEIGHT * rows
-    marks += [_text(LEFT + WIDTH * (j + 0.5), foot + 15, format_value(x), "middle") for j, x in enumerate(map_slice.x)]
-    marks.append(_text(LEFT + WIDTH * columns / 2, foot + 32, map_slice.x_name, "middle"))
+    marks += [
+        _text(LEFT + WIDTH * (j + 0.5), foot + 15, format_value(value), "middle") for j, value in enumerate(x_values)
+    ]
+    marks.append(_text(LEFT + WIDTH * columns / 2, foot + 32, x_name, "middle"))
     middle = 4 + HEIGHT * rows / 2
     turned = f'transform="rotate(-90 12 {middle:.0f})"'
-    marks.append(
-        f'<text x="12" y="{middle:.0f}" {turned} text-anchor="middle" {SMALL}>{escape(map_slice.y_name)}</text>'
-    )
-    label = escape(f"verdicts over {map_slice.x_name} and {map_slice.y_name}", quote=True)
+    marks.append(f'<text x="12" y="{middle:.0f}" {turned} text-anchor="middle" {SMALL}>{escape(y_name)}</text>')
+    label = escape(f"verdicts over {x_name} and {y_name}", quote=True)
     return f'<svg role="img" aria-label="{label}" width="{width}" height="{height}" fill="{INK}">{"".join(marks)}</svg>'
 
 
-def intervals(rows: Sequence[Row], name: str) -> str:
-    """A line a row on a logarithmic axis: a bar from low to high and a dot at the value; an open end is an arrow."""
+def intervals(rows: Sequence[Row], name: str, measured: Sequence[float]) -> str:
+    """A line a row on a logarithmic axis: a bar from low to high and a dot at the value; an open end is an arrow.
+
+    Ticks stand at the values `measured`; where nothing of the rows is above 0, there is no drawing.
+    """
     numbers = [v for _, *values in rows for v in values if math.isfinite(v) and v > 0]
     if not numbers:
         return ""
+    ticks = [value for value in measured if value > 0]
+    numbers += ticks
     low, high = math.log10(min(numbers)) - 0.15, math.log10(max(numbers)) + 0.15
     left, width = 10 + 7 * max(len(label) for label, *_ in rows), 420
 
@@ -80,10 +89,8 @@ def intervals(rows: Sequence[Row], name: str) -> str:
         marks.append(f"<g><title>{title}</title>{_text(left - 10, y + 4, label, 'end')}{bar}{dot}{arrow}</g>")
     foot = 22 * len(rows) + 6
     marks.append(f'<path d="M{left} {foot} H{left + width}" stroke="{INK}"/>')
-    for tick in (10**e * k for e in range(math.floor(low), math.ceil(high) + 1) for k in (1, 2, 5)):
-        if low <= math.log10(tick) <= high:
-            marks.append(f'<path d="M{x(tick):.1f} {foot} v5" stroke="{INK}"/>')
-            marks.append(_text(x(tick), foot + 18, format_value(tick), "middle"))
+    marks += [f'<path d="M{x(tick):.1f} {foot} v5" stroke="{INK}"/>' for tick in ticks]
+    marks += [_text(x(tick), foot + 18, format_value(tick), "middle") for tick in _apart(ticks)]
     marks.append(_text(left + width / 2, foot + 34, f"{name} (logarithmic)", "middle"))
     label = escape(f"largest defended {name}, with its interval", quote=True)
     size = f'width="{left + width + 24}" height="{foot + 40}"'
@@ -94,6 +101,15 @@ def _key(status: str) -> str:
     box = f'<rect x="1" y="1" width="26" height="18" fill="url(#{status})" stroke="{GREY}"/>'
     drawn = f'<svg aria-hidden="true" width="28" height="20" style="vertical-align:middle">{box}</svg>'
     return f'<span style="white-space:nowrap;margin-right:1.2em">{drawn} {status}</span>'
+
+
+def _apart(ticks: Sequence[float]) -> list[float]:
+    """Those of `ticks`, rising, that have room for their label: a tenth of a decade."""
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or tick > 1.25 * kept[-1]:
+            kept.append(tick)
+    return kept
 
 
 def _cell(x: float, y: float, verdict: Verdict) -> str:

@@ -4,11 +4,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Literal
 
 import numpy as np
 
+from analysis.style import GREY, STYLES
 from analysis.values import Value, format_value
+from raybd.utils.html import facts
 
 Status = Literal["defended", "kept_out", "backdoored", "uncertain", "unmeasured"]
 STATUSES: tuple[Status, ...] = ("defended", "kept_out", "backdoored", "uncertain", "unmeasured")
@@ -85,6 +88,13 @@ class Verdict:
                 f"  evidence        {_list_runs(self.evidence)}",
             ]
         )
+
+    def _repr_html_(self) -> str:
+        style, where = STYLES[self.status], str(self).split("\n", 1)[0].partition(" at ")[2]
+        badge = f"background:{style.face};color:{style.text};border:1px solid {GREY};padding:.1em .5em"
+        lines = ((line[:16].strip(), line[16:]) for line in str(self).splitlines()[1:])
+        head = f'<b style="{badge}">{self.status}</b>{" (interpolated)" * self.interpolated} at {escape(where)}'
+        return f"<div>{head}{facts(lines)}</div>"
 
     def row(self) -> dict[str, Any]:
         """Status, probability, seeds, both rates and what they are judged by as a row of a table."""

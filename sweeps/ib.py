@@ -105,13 +105,14 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
         ),
         SummaryTable("Smoothing", smoothing, "smoothing.csv"),
     ]
-    text, files = summary_text(findings(region, runs, judge_smoothing), tables, folder)
+    sentences = findings(region, runs, judge_smoothing)
+    text, files = summary_text(sentences, tables, folder)
     if smoothing:
         pictures.append(folder / "smoothing.png")
         sigma = smoothing_sigmas(runs)[-1]  # at the smallest, clean images mostly vote alike
         draw_gaps(smoothing_gaps(runs, sigma), f"{name}: smoothing at sigma {sigma}").savefig(pictures[1])
     page = folder / "report.html"
-    page.write_text(report(runs, name), encoding="utf-8")
+    page.write_text(report(runs, name, sentences), encoding="utf-8")
     places = f"Every cell:  {cells}\nThe map:     {pictures[0]}\nThe report:  {page}"
     return f"{text}\n\n{places}", [*pictures, page, cells, *files]
 

@@ -19,6 +19,7 @@ from analysis.svg import intervals
 from raybd.errors import InputError
 
 VOID = {"meta", "path", "rect", "circle", "line"}
+RATES = [0.0, 0.01, 0.02, 0.05, 0.1]
 HOSTILE = "<script>alert('1')</script>\"&"
 
 
@@ -119,6 +120,7 @@ def test_hostile_names_stay_text():
 
 def test_it_names_runs_with_their_settings_and_versions():
     text = report(runs(error="boom"), "ib")
+    assert re.search('<a href="#run-1-0.1-2">badnets at 10%, width=1, seed 2</a></td><td>.*?</td><td>90.2%</td>', text)
     assert "raybd 0.1.0; commit abc" in text
     assert "failed: boom" in text
     assert "model.width = 1\n" in text
@@ -135,7 +137,8 @@ def _canonical(frame):
 
 
 def test_the_boundary_is_drawn_with_open_ends():
-    drawn = intervals([("a", 0.01, 0.02, 0.05), ("b", 0.01, 0.1, np.inf), ("c", np.nan, np.nan, 0.01)], "poison rate")
+    rows = [("a", 0.01, 0.02, 0.05), ("b", 0.01, 0.1, np.inf), ("c", np.nan, np.nan, 0.01)]
+    drawn = intervals(rows, "poison rate", RATES)
     titles = re.findall("<title>(.*?)</title>", drawn)
     assert titles == [
         "a: largest defended 0.02, from 0.01 to 0.05",
@@ -145,7 +148,7 @@ def test_the_boundary_is_drawn_with_open_ends():
     assert (drawn.count("<circle"), drawn.count(" l8 6 l-8 6 z")) == (2, 1)
     assert re.findall(">([0-9.]+)</text>", drawn) == ["0.01", "0.02", "0.05", "0.1"]
     assert ">poison rate (logarithmic)</text>" in drawn
-    assert intervals([("a", np.nan, np.nan, np.inf)], "poison rate") == ""
+    assert intervals([("a", np.nan, np.nan, np.inf)], "poison rate", RATES) == ""
 
 
 def test_a_measure_that_tells_and_one_that_does_not():
@@ -153,7 +156,7 @@ def test_a_measure_that_tells_and_one_that_does_not():
     [row] = prediction_table(frame, DefendedRegionMap.from_frame(_canonical(frame))).to_dict("records")
     assert (row["measure"], row["cells"], row["got through"]) == ("S1", 3, 1)
     assert (row["median there"], row["median elsewhere"], row["AUC"], row["low"]) == (5.0, 1.0, 1.0, 1.0)
-    assert "S1 is larger where the attack gets through" in report(frame, "ib")
+    assert "S1: larger where the attack gets through" in report(frame, "ib")
     flat = frame.assign(**{"metrics.stealth/s1": 1.0})
     assert "S1: not shown to tell" in report(flat, "ib")
     assert "No measure of information" in report(frame.drop(columns="metrics.stealth/s1"), "ib")

@@ -2,9 +2,11 @@
 
 import statistics
 from dataclasses import dataclass
+from html import escape
 
 from raybd.execution.outcome import Outcome
 from raybd.execution.progress import format_duration
+from raybd.utils.html import table
 
 SHOWN = 10  # failures listed at the end
 
@@ -58,6 +60,14 @@ class SweepResult:
     def core_seconds(self) -> float:
         """Core seconds reserved by trials."""
         return self.cpus * sum(outcome.seconds for outcome in self.outcomes)
+
+    def _repr_html_(self) -> str:
+        finished = len(self.outcomes) - len(self.failures)
+        counts = f"{finished} finished, {len(self.failures)} failed, {self.finished_before} before, {self.left} left"
+        rows = [{"trial": o.label, "key": o.key, "error": o.error} for o in self.failures[:SHOWN]]
+        failures = f"<p>Failed, of {len(self.failures)}:</p>{table(rows)}" if rows else ""
+        errors = "".join(f"<p>{escape(error)}</p>" for error in self.errors)
+        return f"<div><b>{escape(self.name)}</b>: {counts}{failures}{errors}</div>"
 
     @property
     def text(self) -> str:

@@ -20,6 +20,9 @@ from raybd.training import Checkpoint
 from raybd.trials.config import TrialConfig
 from raybd.trials.examples import Examples, examples_of
 from raybd.types import Data, Images, MetricContext, Poisoned, Report
+from raybd.utils.html import facts
+
+RATES = ("accuracy/clean", "attack_success", "accuracy/robust")
 
 if TYPE_CHECKING:  # slow to import, and only drawing needs it
     from matplotlib.figure import Figure
@@ -48,6 +51,13 @@ class TrialResult:
     model: nn.Module
     arrays: dict[str, Tensor] = field(default_factory=dict)  # what metrics keep, as name/epoch, and defences
     suspects: Suspects | None = None  # of a defence that ranks the training images
+
+    def _repr_html_(self) -> str:
+        more = [name for name in self.metrics if name not in RATES]
+        poison = [(name, self.manifest[name]) for name in ("poison", "cover") if name in self.manifest]
+        rates = [(name, self.metrics[name]) for name in RATES if name in self.metrics]
+        rest = facts((name, self.metrics[name]) for name in more)
+        return f"<div>{facts([*rates, *poison])}<details><summary>{len(more)} more</summary>{rest}</details></div>"
 
 
 class TrialKind(ABC):
