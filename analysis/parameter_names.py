@@ -13,6 +13,8 @@ from analysis.values import Value, to_python
 from raybd.errors import InputError
 from raybd.plugins import unknown
 
+NEAREST = 10  # names that a mistyped one is told, of more
+
 
 class ParameterNames:
     """Full names of parameters (train.weight_decay) and their short names (weight_decay).
@@ -46,7 +48,7 @@ class ParameterNames:
         names = list(names)
         if no_texts := [repr(name) for name in names if not isinstance(name, str)]:
             raise InputError(f"an axis is given by its name, got {', '.join(no_texts)}")
-        if bad := unknown("axis", [n for n in names if n not in self.short], self._full):
+        if bad := unknown("axis", [n for n in names if n not in self.short], self._full, NEAREST):
             raise InputError(bad)
         return [name if name in self.short else self._full[name] for name in names]
 

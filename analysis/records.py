@@ -75,7 +75,8 @@ def load(experiment: str | Sequence[str], tracking_uri: str | None) -> pd.DataFr
 
     runs = tracking.load_runs(experiment, tracking_uri)
     if runs.empty:
-        raise InputError(f"no trial is logged in {experiment!r}")
+        names = [experiment] if isinstance(experiment, str) else experiment
+        raise InputError(f"no trial is logged in {', '.join(map(repr, names))}")
     return canonical_frame(runs)
 
 

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import pandas as pd
+
 from analysis.cells import Cell
 from analysis.region_map import DefendedRegionMap
 from analysis.text_table import align_columns, format_mean_std
@@ -15,10 +17,19 @@ def summary(region_map: DefendedRegionMap) -> str:
     Excess: of attack success over the clean twins'; loss: of clean accuracy under the reference; both in points. P: the
     probability that the cell is defended.
     """
+    return "\n".join([align_columns(_lines(region_map)), *region_map.table.notes])
+
+
+def summary_frame(region_map: DefendedRegionMap) -> pd.DataFrame:
+    """The table of `summary`, its cells as text."""
+    head, *lines = _lines(region_map)
+    return pd.DataFrame(lines, columns=head)
+
+
+def _lines(region_map: DefendedRegionMap) -> list[list[str]]:
     names = region_map.table.names
     head = [*(names.short[name] for name in names.shown), "ACC %", "ASR %", "excess", "loss", "P %", "verdict"]
-    table = align_columns([head, *(_line(cell, names.shown) for cell in region_map.cells)])
-    return "\n".join([table, *region_map.table.notes])
+    return [head, *(_line(cell, names.shown) for cell in region_map.cells)]
 
 
 def _line(cell: Cell, shown: Sequence[str]) -> list[str]:

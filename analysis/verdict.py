@@ -8,6 +8,7 @@ from html import escape
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from analysis.style import GREY, STYLES
 from analysis.values import Value, format_value
@@ -102,6 +103,10 @@ class Verdict:
         for name in RATES:
             row |= getattr(self, name).row(name)
         return row
+
+    def to_frame(self) -> pd.DataFrame:
+        """The setting and the numbers, as a table of one row."""
+        return pd.DataFrame([dict(self.setting) | self.row()])
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but the setting, for JSON."""

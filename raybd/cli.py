@@ -1,7 +1,5 @@
 """The `raybd` command: runs sweeps, and reads, maps, uploads and reruns their trials."""
 
-import json
-import math
 import os
 import pkgutil
 import runpy
@@ -9,18 +7,21 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from raybd import __version__
 from raybd.command_line import store_commands
 from raybd.command_line.store_commands import RESULTS, Name
+from raybd.command_line.tables import TableFormat, format_json
 from raybd.command_line.ui import show_ui
 from raybd.errors import InputError, dependency_warning
 from raybd.plugins import assignments, unknown
 from raybd.trials.records import SweepFolder
 from raybd.utils.signals import leave_closed_pipe
+
+MAP_WORDS = "NAME [NAME ...] show | query [AXIS=VALUE ...]"
 
 
 def run_sweep(name: Name, options: Annotated[tuple[str, ...], tyro.conf.Positional] = ()) -> int:
@@ -69,9 +70,7 @@ def upload_pending_trials(
 
 
 def query_map(
-    name: Name,
-    action: Annotated[Literal["query", "show"], tyro.conf.Positional],
-    setting: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar=MAP_WORDS)],
     tracking_uri: str | None = None,
     max_accuracy_loss: float = 0.02,
     max_attack_success: float = 0.1,
@@ -79,13 +78,14 @@ def query_map(
     false_discovery_rate: float | None = None,
     interpolate: bool = False,
     json: bool = False,
+    csv: bool = False,
+    latex: bool = False,
 ) -> int:
-    """Ask the defended-region map of a sweep.
+    """Ask the defended-region map of a sweep, or of several together.
 
     Args:
-        name: Name of the sweep.
-        action: query: the verdict at a setting; show: every cell.
-        setting: AXIS=VALUE ..., as attack=badnets poison_rate=0.02; an axis left out: the worst of its values.
+        words: NAME ... show: every cell; NAME ... query AXIS=VALUE ...: the verdict at a setting, as attack=badnets
+            poison_rate=0.02; an axis left out: the worst of its values.
         tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
         max_accuracy_loss: Allowed loss of clean accuracy, in [0, 1].
         max_attack_success: Allowed attack success above that of the clean twins, in [0, 1].
@@ -93,15 +93,19 @@ def query_map(
         false_discovery_rate: Share of wrong ones among the cells called defended, over the whole map; none: not held.
         interpolate: Answer between measured cells too.
         json: Print JSON.
+        csv: Print CSV.
+        latex: Print a LaTeX table.
     """
     from analysis import DefendedRegionMap
-    from analysis.summary import summary
+    from analysis.summary import summary, summary_frame
 
+    names, action, setting = _map_words(words)
+    form = TableFormat(json, csv, latex)
     asked = _settings(setting)
     if asked and action == "show":
         raise InputError("show takes no setting: use query")
     found = DefendedRegionMap.from_mlflow(
-        name,
+        names,
         tracking_uri,
         max_accuracy_loss=max_accuracy_loss,
         max_attack_success=max_attack_success,
@@ -109,10 +113,13 @@ def query_map(
         false_discovery_rate=false_discovery_rate,
     )
     if action == "show":
-        _print(found.to_frame().to_dict("records") if json else summary(found))
+        print(form.of(found.to_frame(), lambda: summary(found), lambda: summary_frame(found)))
         return 0
     verdict = found.table.answer(found.table.names.full_setting(asked), interpolate)
-    _print({"setting": dict(verdict.setting)} | verdict.to_dict() if json else str(verdict))
+    if json:
+        print(format_json({"setting": dict(verdict.setting)} | verdict.to_dict()))
+    else:
+        print(form.of(verdict.to_frame(), lambda: str(verdict)))
     return 0
 
 
@@ -132,20 +139,25 @@ def write_table(name: Name, out: str, tracking_uri: str | None = None) -> int:
     return 0
 
 
-def list_runs(name: Name, tracking_uri: str | None = None, json: bool = False) -> int:
+def list_runs(
+    name: Name, tracking_uri: str | None = None, json: bool = False, csv: bool = False, latex: bool = False
+) -> int:
     """List the trials of a sweep: run id, status, seed, what varies, and how well the backdoor took.
 
     Args:
         name: Name of the sweep.
         tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
         json: Print JSON.
+        csv: Print CSV.
+        latex: Print a LaTeX table.
     """
     from analysis.runs import run_table
     from analysis.text_table import format_frame
     from raybd.tracking import load_runs
 
+    form = TableFormat(json, csv, latex)
     table = run_table(load_runs(name, tracking_uri), name)
-    _print(table.to_dict("records") if json else format_frame(table))
+    print(form.of(table, lambda: format_frame(table)))
     return 0
 
 
@@ -162,7 +174,7 @@ def show_status(name: Name, tracking_uri: str | None = None, json: bool = False)
     from raybd.tracking.status import status
 
     found = status(name, tracking_uri)
-    _print(asdict(found) | {"left": found.left} if json else str(found))
+    print(format_json(asdict(found) | {"left": found.left}) if json else found)
     return 0
 
 
@@ -260,17 +272,16 @@ def _settings(given: Sequence[str]) -> dict[str, Any]:
     return {name: parse(value) for name, value in assignments("query", given, form="AXIS=VALUE").items()}
 
 
-def _print(what: Any) -> None:
-    print(what if isinstance(what, str) else json.dumps(_finite(what), indent=1, default=str))
+def _map_words(words: Sequence[str]) -> tuple[list[str], str, list[str]]:
+    """Names of sweeps, what is asked, and the setting, of the words of `raybd map`.
 
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity: they are null."""
-    if isinstance(value, dict):
-        return {str(key): _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    Raises:
+        InputError: one of the first two is missing.
+    """
+    at = next((i for i, word in enumerate(words) if i and word in ("query", "show")), 0)
+    if not at:
+        raise InputError(f"raybd map {MAP_WORDS}, not {' '.join(words) or 'nothing'}")
+    return list(words[:at]), words[at], list(words[at + 1 :])
 
 
 if __name__ == "__main__":

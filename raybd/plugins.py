@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
@@ -18,8 +18,11 @@ _ALWAYS = object()  # equal to no value
 PIECE = re.compile(r"""(?:[^,"[]|"(?:\\.|[^"\\])*"|\[(?:[^]"]|"(?:\\.|[^"\\])*")*\]|["[])+""")
 
 
-def unknown(kind: str, names: Iterable[str], allowed: Iterable[str]) -> list[str]:
-    """One line that names every one of `names` that is not `allowed`, with the allowed; none if all are known."""
+def unknown(kind: str, names: Iterable[str], allowed: Iterable[str], most: int | None = None) -> list[str]:
+    """One line that names every one of `names` that is not `allowed`, with the allowed; none if all are known.
+
+    Of more than `most` that are allowed, those that are spelt most like the unknown ones are listed.
+    """
     allowed = list(allowed)
     bad = [name for name in dict.fromkeys(names) if name not in allowed]
     if not bad:
@@ -29,7 +32,10 @@ def unknown(kind: str, names: Iterable[str], allowed: Iterable[str]) -> list[str
         return [f"unknown {kind}: {', '.join(bad)} (several are written with spaces between them: {' '.join(parts)})"]
     near = dict.fromkeys(m for name in bad for m in get_close_matches(name, allowed, n=1))
     hint = f"; did you mean {', '.join(near)}?" if near else ""
-    return [f"unknown {kind}: {', '.join(bad)} (known: {', '.join(sorted(allowed)) or 'none'}{hint})"]
+    if most is None or len(allowed) <= most:
+        return [f"unknown {kind}: {', '.join(bad)} (known: {', '.join(sorted(allowed)) or 'none'}{hint})"]
+    nearest = sorted(allowed, key=lambda name: -max(SequenceMatcher(None, one, name).ratio() for one in bad))[:most]
+    return [f"unknown {kind}: {', '.join(bad)} (nearest of {len(allowed)} known: {', '.join(nearest)}{hint})"]
 
 
 def build(kind: str, table: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T:

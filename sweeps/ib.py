@@ -93,7 +93,7 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
 
     runs = load_runs(name, tracking_uri, all_metrics=True)
     region = DefendedRegionMap.from_frame(canonical_frame(runs))
-    tag_verdicts(name, run_verdicts(region), tracking_uri)
+    tag_verdicts(runs, run_verdicts(region), tracking_uri)
     cells, pictures = folder / "cells.csv", [folder / "map.png"]
     region.to_frame().to_csv(cells, index=False)
     plot_map(region).savefig(pictures[0])

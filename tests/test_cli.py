@@ -67,13 +67,36 @@ def test_a_copy_of_the_script_runs_alone(tmp_path: Path) -> None:
 
 def test_dry_run_lists_the_trials_and_an_estimate(tmp_path: Path) -> None:
     said = run("--dry-run", cwd=tmp_path)
-    shared, _, *lines = said.stdout.splitlines()
-    assert "data=digits" in shared
-    assert "model.noise=0.1" in shared
-    assert "weight_decay" not in shared  # an axis
-    assert len({line.split()[0] for line in lines[:-1]}) == 144
-    assert re.match(r"144 trials, about \d+:\d\d of one core, \d+:\d\d on \d+ .*without the measures\)", lines[-1])
+    head, trials, last = (block.splitlines() for block in said.stdout.strip().split("\n\n"))
+    number = int(re.fullmatch(r"(\d+) trials", head[0]).group(1))  # type: ignore[union-attr]
+    assert head[1].startswith("all trials: data=digits")
+    assert "weight_decay" not in head[1]
+    assert any(re.match(r"axis train.weight_decay \(\d+\): 0.0005, ", line) for line in head)
+    data = "data digits: 1297 images to train on, 500 to test, of 1 x 8 x 8 (channels x height x width); 10 classes of "
+    assert any(line.startswith(data) for line in head)
+    assert len({line.split()[0] for line in trials[:-1]}) == 20
+    assert trials[-1] == f"... and {number - 20} more: --all lists them"
+    assert re.match(
+        rf"{number} trials, about \d+:\d\d(:\d\d)? of one core, \d+:\d\d of it for the measures, ", last[-1]
+    )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_lists_every_trial_on_request_and_warns_of_classes_of_few_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = {"cat": 40, "dog": 40, "newt": 3}
+    labels = np.concatenate([np.full(n, label) for label, n in enumerate(counts.values())])
+    x = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 1)).astype(np.uint8)
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=labels, x_test=x, y_test=labels)
+    args = ["--dry-run", "--all", "--data", f"npz:{tmp_path / 'own.npz'}", "--noise", "0", "--metrics", "stealth"]
+    assert main(PRESETS, summarise, [*args, "--poison-rates", "0.1", "--seeds", "12", "--widths", "0.25"]) == 0
+    said = capsys.readouterr().out
+    keys = re.findall(r"^[0-9a-f]{16}  ", said, re.MULTILINE)
+    assert f"{len(keys)} trials\n" in said
+    assert len(keys) >= 24
+    assert "more: --all" not in said
+    assert "warning: classes of very few images: 2 (3 to train on, 3 to test)" in said
 
 
 def test_paper_preset_is_the_papers_setting() -> None:

@@ -5,6 +5,7 @@ import re
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
@@ -34,6 +35,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def ids(store: Store) -> list[str]:
     return sorted(load_runs("ib", store.address.uri)["run_id"])
+
+
+def tag(store: Store, verdicts: dict[str, str]) -> int:
+    return tag_verdicts(load_runs("ib", store.address.uri), verdicts, store.address.uri)
 
 
 def read(store: Store) -> list[str | None]:
@@ -71,9 +76,9 @@ def test_a_sweep_has_a_view_and_a_description(store: Store) -> None:
 
 def test_verdicts_become_tags_and_only_the_changed_ones_are_written(store: Store) -> None:
     first, second, third = ids(store)
-    assert tag_verdicts("ib", {first: "defended", second: "uncertain", "unknown": "defended"}, store.address.uri) == 2
+    assert tag(store, {first: "defended", second: "uncertain", "unknown": "defended"}) == 2
     assert read(store) == ["defended", "uncertain", None]
-    assert tag_verdicts("ib", {first: "defended", second: "backdoored", third: "kept_out"}, store.address.uri) == 2
+    assert tag(store, {first: "defended", second: "backdoored", third: "kept_out"}) == 2
     assert read(store) == ["defended", "backdoored", "kept_out"]
 
 
@@ -88,7 +93,7 @@ def test_other_stores_get_them_by_mlflow_s_client(store: Store, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(StoreFile, "of", lambda uri: None)
         patch.setattr(MlflowClient, "set_tag", noted)
-        assert tag_verdicts("ib", {first: "uncertain"}, store.address.uri) == 1
+        assert tag_verdicts(pd.DataFrame({"run_id": [first]}), {first: "uncertain"}, store.address.uri) == 1
     assert told == [first]
     assert read(store)[0] == "uncertain"
 
@@ -108,8 +113,8 @@ def test_verdicts_of_many_trials_cost_no_more_than_each_its_share(store: Store, 
         other.executemany(f"INSERT INTO runs VALUES ({', '.join('?' * len(names))})", made)
         tags = [("raybd.kind", "trial", one[at]) for one in made]
         other.executemany("INSERT INTO tags VALUES (?, ?, ?)", tags)
-    start = time.perf_counter()
-    assert tag_verdicts("ib", {one[at]: "defended" for one in made}, f"sqlite:///{path}") == 10_000
+    runs, start = load_runs("ib", f"sqlite:///{path}"), time.perf_counter()
+    assert tag_verdicts(runs, {one[at]: "defended" for one in made}, f"sqlite:///{path}") == 10_000
     assert time.perf_counter() - start < 5
     client = MlflowClient(f"sqlite:///{path}")
     assert client.get_run(made[-1][at]).data.tags[VERDICT] == "defended"

@@ -1,5 +1,6 @@
 """`raybd map`, `runs`, `report` and `rerun` as people type them."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis import DefendedRegionMap
 from raybd import tracking
 from raybd.cli import main
+from raybd.errors import InputError
 from tests.test_report import runs
 
 UNREACHABLE = "sqlite:////nowhere/at/all.db"
@@ -46,6 +49,49 @@ def test_the_map_and_the_runs_are_shown(capsys):
     assert lines[0].split() == "run_id status seed attack poison_rate width clean accuracy attack success error".split()
     assert len(lines) == 19
     assert json.loads(said(capsys, "runs", "ib", "--json"))[-1]["run_id"] == "1-0.1-2"
+
+
+@pytest.mark.usefixtures("store")
+def test_tables_as_csv_and_latex(capsys):
+    cells = pd.read_csv(io.StringIO(said(capsys, "map", "ib", "show", "--csv")))
+    assert len(cells) == 6
+    assert {"width", "poison_rate", "status", "attack_success_excess_low"} <= set(cells)
+    assert len(pd.read_csv(io.StringIO(said(capsys, "runs", "ib", "--csv")))) == 18
+    one = pd.read_csv(io.StringIO(said(capsys, "map", "ib", "query", "poison_rate=0.1", "width=1", "--csv")))
+    assert one["status"].tolist() == ["backdoored"]
+    table = said(capsys, "map", "ib", "show", "--latex")
+    assert table.startswith("\\begin{tabular}")
+    assert "\\toprule" in table
+    assert "poison\\_rate" in table
+    assert "$\\pm$" in table
+    assert "at most" in said(capsys, "map", "ib", "show", "--latex", "--csv", status=2)
+
+
+def test_several_sweeps_are_one_map(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("raybd.tracking.load_runs", lambda names, *_, **__: asked.append(names) or runs())
+    assert "badnets" in said(capsys, "map", "ib", "finer", "show")
+    assert said(capsys, "map", "ib", "query", "poison_rate=0.1", "width=1").startswith("backdoored")
+    assert asked == [["ib", "finer"], ["ib"]]
+
+
+@pytest.mark.parametrize("words", [[], ["ib"], ["show"], ["ib", "finer"]])
+def test_words_that_ask_nothing(capsys, words):
+    assert "raybd map NAME [NAME ...] show | query" in said(capsys, "map", *words, status=2)
+
+
+def test_a_mistyped_axis_of_many_is_told_the_ten_nearest():
+    rows = [
+        {"attack.name": "badnets", "poison_rate": 0.1, "seed": s, "clean_accuracy": 1.0, "attack_success": 0.5}
+        for s in (0, 1)
+    ]
+    frame = pd.DataFrame([row | {f"train.setting_{i}": row["seed"] for i in range(40)} for row in rows])
+    with pytest.raises(InputError) as caught:
+        DefendedRegionMap.from_frame(frame).query(poison_rat=0.1)
+    (problem,) = caught.value.problems
+    assert problem.startswith("unknown axis: poison_rat (nearest of 42 known: poison_rate, ")
+    assert problem.count(",") == 9
+    assert problem.endswith("did you mean poison_rate?)")
 
 
 @pytest.mark.usefixtures("store")

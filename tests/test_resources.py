@@ -8,6 +8,7 @@ import ray
 import torch
 
 from raybd.command_line.dry_run import print_trials
+from raybd.command_line.estimate import Estimate
 from raybd.command_line.grid import expand
 from raybd.command_line.options import SweepOptions
 from raybd.errors import InputError
@@ -91,7 +92,7 @@ def test_a_dry_run_guesses_no_times_on_gpus(
     gpus: float | None, here: bool, told: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
-    monkeypatch.setattr("raybd.command_line.dry_run.estimate_seconds", lambda *args: 60.0)
+    monkeypatch.setattr("raybd.command_line.dry_run.estimate", lambda *args: Estimate(60.0, 0.0))
     options = SweepOptions.of(gpus_per_trial=gpus, seeds=1)
     assert print_trials(options, expand(options)) == 0
     said = capsys.readouterr().out

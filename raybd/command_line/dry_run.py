@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from joblib import cpu_count
 
-from raybd.command_line.estimate import estimate_seconds
+from raybd.command_line.data_summary import describe_sets
+from raybd.command_line.estimate import LONGEST, estimate
 from raybd.command_line.limits import memory_limit, names_cluster
 from raybd.command_line.options import SweepOptions
 from raybd.data.residency import describe_place, is_large
@@ -16,6 +17,10 @@ from raybd.execution.progress import format_duration
 from raybd.trials.config import TrialConfig
 from raybd.trials.model import NETWORK
 from raybd.trials.validate import prepare
+from raybd.types import Data
+
+SHOWN = 20  # trials, unless --all
+MOST_VALUES = 12  # of an axis
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Upcoming:
 
 
 def print_trials(options: SweepOptions, configs: Sequence[TrialConfig], upcoming: Sequence[Upcoming] = ()) -> int:
-    """Print every trial, how many a search will add, and an estimate of the time; the exit status.
+    """Print how many trials there are, what they share, the axes, the data, trials and the time; the exit status.
 
     Raises:
         InputError: a trial could not run.
@@ -42,28 +47,58 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig], upcoming
             memory=memory_limit(cluster=names_cluster(options.execution.address)),
         )
     except NoDataError as error:
-        print(f"all trials: {_common_settings(configs)}\n")
-        print("\n".join(f"{'-' * 16}  {config.label}" for config in configs))
-        print(f"{len(configs)} trials; their keys and times are not known without the data: {error}")
+        _print_list(options, [f"{'-' * 16}  {config.label}" for config in configs], configs, [], upcoming)
+        print(f"keys and times are not known without the data: {error}")
         return 0
-    print(f"all trials: {_common_settings(configs)}\n")
-    for config in known:
-        print(f"{config.key}  {config.label}")
+    _print_list(options, [f"{config.key}  {config.label}" for config in known], known, describe_sets(data), upcoming)
     for one in filter(is_large, data.values()):
         print(describe_place(one, options.image_bytes))
-    count = len(known) + sum(len(part.configs) * part.times for part in upcoming)
-    for part in upcoming:
-        print(f"and {len(part.configs) * part.times} trials of {part.what}")
-    if _on_gpus(options, known):
-        print(f"{count} trials on GPUs: how long they take there cannot be told from a CPU, and is not guessed")
-        return 0
-    cores = 1 if options.execution.inline else cpu_count()
-    total = estimate_seconds(known, data) + sum(estimate_seconds(part.configs, data) * part.times for part in upcoming)
-    print(
-        f"{count} trials, about {format_duration(total)} of one core, {format_duration(total / cores)} on {cores} "
-        f"(a rough estimate from one training step on this machine{', without the measures' * bool(known[0].metrics)})"
-    )
+    print(_time(options, known, data, upcoming))
     return 0
+
+
+def _print_list(
+    options: SweepOptions,
+    lines: Sequence[str],
+    configs: Sequence[TrialConfig],
+    about_data: Sequence[str],
+    upcoming: Sequence[Upcoming],
+) -> None:
+    """Print the count, the shared settings, the axes, the data, and the `lines` of trials, all or the first."""
+    print(
+        "\n".join([_count(configs, upcoming), f"all trials: {_common_settings(configs)}", *_axes(configs), *about_data])
+    )
+    shown = list(lines) if options.execution.all else list(lines[:SHOWN])
+    print(
+        "\n".join(
+            ["", *shown, *[f"... and {len(lines) - SHOWN} more: --all lists them"] * (len(shown) < len(lines)), ""]
+        )
+    )
+
+
+def _count(configs: Sequence[TrialConfig], upcoming: Sequence[Upcoming]) -> str:
+    parts = [f"{len(configs)} trials", *(f"{len(u.configs) * u.times} trials of {u.what}" for u in upcoming)]
+    return " and ".join(parts)
+
+
+def _time(
+    options: SweepOptions, configs: Sequence[TrialConfig], data: dict[str, Data], upcoming: Sequence[Upcoming]
+) -> str:
+    """How long all trials take, measures included, as far as it can be told on this machine."""
+    count = len(configs) + sum(len(part.configs) * part.times for part in upcoming)
+    if _on_gpus(options, configs):
+        return f"{count} trials on GPUs: how long they take there cannot be told from a CPU, and is not guessed"
+    cores = 1 if options.execution.inline else cpu_count()
+    found = [estimate(configs, data), *(estimate(part.configs, data).times(part.times) for part in upcoming)]
+    total, measures = sum(one.seconds for one in found), sum(one.measures for one in found)
+    part = f", {format_duration(measures)} of it for the measures" if measures else ""
+    least = f"; a measure takes over {LONGEST:g} s a probe, and is counted as that" * any(
+        one.cut_short for one in found
+    )
+    least += "; without the measures of convex learners" * any(one.untimed for one in found)
+    here = f"{format_duration(total / cores)} on {cores}"
+    how = f"a rough estimate from one training step and one measurement on this machine{least}"
+    return f"{count} trials, about {format_duration(total)} of one core{part}, {here} ({how})"
 
 
 def _on_gpus(options: SweepOptions, configs: Sequence[TrialConfig]) -> bool:
@@ -73,12 +108,32 @@ def _on_gpus(options: SweepOptions, configs: Sequence[TrialConfig]) -> bool:
     return trained and (torch.cuda.is_available() if asked is None else asked > 0)
 
 
+def _params(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
+    """The settings of `configs`, of two seeds: every setting occurs with every seed."""
+    ends = configs[0].seed, configs[-1].seed
+    return [config.params for config in configs if config.seed in ends]
+
+
 def _common_settings(configs: Sequence[TrialConfig]) -> str:
     """The settings that all of `configs` have in common."""
-    ends = configs[0].seed, configs[-1].seed  # every setting occurs with every seed: two seeds show what differs
-    params = [config.params for config in configs if config.seed in ends]
+    params = _params(configs)
     same = {k: v for k, v in params[0].items() if all(k in other and other[k] == v for other in params)}
     return "  ".join(f"{name}={_text(value)}" for name, value in same.items() if value not in ("", None, []))
+
+
+def _axes(configs: Sequence[TrialConfig]) -> list[str]:
+    """A line for each setting in which `configs` differ, with its values."""
+    values: dict[str, dict[str, None]] = {}
+    for params in _params(configs):
+        for name, value in params.items():
+            values.setdefault(name, {})[_text(value)] = None
+    values["seed"] = dict.fromkeys(str(seed) for seed in sorted({config.seed for config in configs}))
+    axes = {name: list(found) for name, found in values.items() if len(found) > 1 and name != "fingerprint"}
+    return [f"axis {name} ({len(found)}): {', '.join(_some(found))}" for name, found in axes.items()]
+
+
+def _some(values: list[str]) -> list[str]:
+    return values if len(values) <= MOST_VALUES else [*values[:MOST_VALUES], "..."]
 
 
 def _text(value: Any) -> str:

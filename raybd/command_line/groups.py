@@ -183,7 +183,9 @@ class ExecutionOptions(OptionGroup):
     figure_formats: tuple[Literal["svg", "pdf"], ...] = ()
     """Formats in which the figures of trials are saved beside PNG."""
     dry_run: bool = False
-    """Print the trials and an estimate of the time; run nothing."""
+    """Print what would run and an estimate of the time; run nothing."""
+    all: bool = False
+    """With --dry-run: list every trial, not the first 20."""
 
     def problems(self) -> list[str]:
         """Those of every group, an address that is none, and a number of GPUs or workers that no trial can have."""

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,6 +39,10 @@ class Metric(ABC):
 
         It leaves the network's weights and mode, its gradients and the global random state as they were.
         """
+
+    def measurements(self, probes: Collection[int], epochs: int) -> int:
+        """How often it is measured in a training of so many `epochs` with these `probes`, to tell how long it takes."""
+        return len({*probes, epochs}) if self.every_probe else 1
 
     def conclude(self, history: History) -> dict[str, float]:
         """Metrics that need several probes, from the history of all of them, the last included."""

@@ -4,6 +4,7 @@ X is the image, uniform on N images of a group; T the pooled last block; Y_pred 
 networks with noise inside: without it I(X;T) is infinite (arXiv:2511.21923; Goldfeld et al., arXiv:1810.05728).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -59,6 +60,10 @@ class MutualInformation(Metric):
     def problems(self, data: Data, noise: float) -> list[str]:
         """Noise 0, and numbers too small."""
         return ([] if noise else [NO_NOISE]) + violations(self, "mutual_information: ")
+
+    def measurements(self, probes: Collection[int], epochs: int) -> int:
+        """Those at the probes that it looks at, and at the last epoch."""
+        return super().measurements(set(probes) & set(self.epochs) if self.epochs else probes, epochs)
 
     def measure(self, context: MetricContext) -> dict[str, float | Tensor]:
         """mi/... as above, and mi/map, what there is to draw: see `_projection`."""

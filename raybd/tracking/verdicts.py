@@ -3,12 +3,15 @@
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from raybd.tracking import sqlite
 from raybd.tracking.client import connect, existing_store
 from raybd.tracking.landing import VERDICT
-from raybd.tracking.reader import find_sweeps
 from raybd.tracking.store_file import StoreFile
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PUT = (
     'INSERT INTO tags ("key", value, run_uuid) VALUES (?, ?, ?) '
@@ -16,18 +19,22 @@ PUT = (
 )
 
 
-def tag_verdicts(experiment: str, verdicts: Mapping[str, str], tracking_uri: str | None = None) -> int:
+def tag_verdicts(runs: "pd.DataFrame", verdicts: Mapping[str, str], tracking_uri: str | None = None) -> int:
     """Give each run of `verdicts` (run id -> verdict) its tag; how many had another one or none.
 
     A store in a file gets all of them in one transaction; MLflow's client sets the tag of one run at a time.
 
+    Args:
+        runs: of the sweep, as `raybd.tracking.load_runs` gives them; verdicts of other runs are left out.
+        verdicts: by run id.
+        tracking_uri: of the store; None: MLflow's own default.
+
     Raises:
-        InputError: the store cannot be read.
+        InputError: there is no such store.
         Exception: whatever the store raises where it cannot be written to.
     """
-    uri = existing_store(tracking_uri)
-    reader, known = find_sweeps([experiment], tracking_uri)
-    has = {run.info.run_id: run.data.tags.get(VERDICT) for run in reader.runs(known[experiment], "trial")}
+    uri, column = existing_store(tracking_uri), f"tags.{VERDICT}"
+    has = dict(zip(runs["run_id"], runs[column] if column in runs else [None] * len(runs), strict=True))
     changed = {run: verdict for run, verdict in verdicts.items() if run in has and has[run] != verdict}
     if StoreFile.of(uri) is None:
         client = connect(uri)

@@ -311,6 +311,14 @@ def _metric_context(
     )
 
 
+def untrained_context(config: TrialConfig, data: Data) -> MetricContext:
+    """What metrics look at after the last epoch, of a network that was not trained and is its own clean twin."""
+    model = _model(config, data)
+    epoch = Epoch(config.train.epochs, 0.0, last=True)
+    context = _metric_context(config, model, data, *poisoned_sets(config, data), epoch, None)
+    return replace(context, twin=model)
+
+
 def _with_triggered(config: TrialConfig, context: MetricContext, held_out: Images | None) -> MetricContext:
     """`context` with the outputs for the images that are set aside, triggered."""
     if held_out is None:

@@ -153,7 +153,7 @@ def all_there(lab: Lab) -> bool:
 def keys(lab: Lab, options: str) -> set[str]:
     """The keys of the trials that a sweep with `options` has."""
     return set(
-        re.findall(r"^[0-9a-f]{16}\b", lab.laptop.types(f"python sweeps/ib.py --dry-run {options}"), re.MULTILINE)
+        re.findall(r"^[0-9a-f]{16}\b", lab.laptop.types(f"python sweeps/ib.py --dry-run --all {options}"), re.MULTILINE)
     )
 
 
