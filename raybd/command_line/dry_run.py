@@ -65,15 +65,10 @@ def _print_list(
     upcoming: Sequence[Upcoming],
 ) -> None:
     """Print the count, the shared settings, the axes, the data, and the `lines` of trials, all or the first."""
-    print(
-        "\n".join([_count(configs, upcoming), f"all trials: {_common_settings(configs)}", *_axes(configs), *about_data])
-    )
+    shared = f"all trials: {_common_settings(configs)}"
     shown = list(lines) if options.execution.all else list(lines[:SHOWN])
-    print(
-        "\n".join(
-            ["", *shown, *[f"... and {len(lines) - SHOWN} more: --all lists them"] * (len(shown) < len(lines)), ""]
-        )
-    )
+    rest = [f"... and {len(lines) - SHOWN} more: --all lists them"] * (len(shown) < len(lines))
+    print("\n".join([_count(configs, upcoming), shared, *_axes(configs), *about_data, "", *shown, *rest, ""]))
 
 
 def _count(configs: Sequence[TrialConfig], upcoming: Sequence[Upcoming]) -> str:
@@ -92,9 +87,7 @@ def _time(
     found = [estimate(configs, data), *(estimate(part.configs, data).times(part.times) for part in upcoming)]
     total, measures = sum(one.seconds for one in found), sum(one.measures for one in found)
     part = f", {format_duration(measures)} of it for the measures" if measures else ""
-    least = f"; a measure takes over {LONGEST:g} s a probe, and is counted as that" * any(
-        one.cut_short for one in found
-    )
+    least = f"; a measure takes over {LONGEST:g} s, and is counted as that" * any(one.cut_short for one in found)
     least += "; without the measures of convex learners" * any(one.untimed for one in found)
     here = f"{format_duration(total / cores)} on {cores}"
     how = f"a rough estimate from one training step and one measurement on this machine{least}"
