@@ -17,6 +17,7 @@ from raybd.attacks import ATTACKS, Attack
 from raybd.command_line.grid import expand
 from raybd.defences import DEFENCES
 from raybd.metrics import METRICS
+from raybd.models import Classifier, build_model
 from raybd.trials.base import TrialResult, TrialSession
 from raybd.trials.config import TrialConfig
 from raybd.trials.run import run_trial
@@ -47,7 +48,7 @@ def test_the_attack_of_the_page_keeps_the_contract(tmp_path: Path, monkeypatch: 
 def test_the_defence_and_the_metric_of_the_page_make_a_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Data
 ) -> None:
-    _, defence, metric = blocks("docs/adding.md", "python")
+    _, defence, metric, _ = blocks("docs/adding.md", "python")
     (tmp_path / "of_the_page.py").write_text(f"{defence}\n{metric}")
     monkeypatch.syspath_prepend(str(tmp_path))
     page = importlib.import_module("of_the_page")
@@ -67,6 +68,17 @@ def test_the_defence_and_the_metric_of_the_page_make_a_trial(
         ends[config.params["defence.name"]] = run_trial(config, digits).metrics
     assert ends["none"]["accuracy/clean"] > ends["label_noise"]["accuracy/clean"] + 0.2
     assert all("margin/wanted" in found for found in ends.values())
+
+
+def test_the_networks_of_the_pages_tell_their_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "network_of_the_page.py").write_text(blocks("docs/adding.md", "python")[3])
+    (tmp_path / "backbone_of_the_page.py").write_text(blocks("docs/vibe.md", "python")[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, size in (("network_of_the_page:net", 32), ("backbone_of_the_page:backbone", 512)):
+        model = build_model(name, (1, 8, 8), 10, [0.0], [1.0])
+        assert isinstance(model, Classifier)
+        assert model.feature_size == size
+    assert build_model("network_of_the_page:net", (1, 8, 8), 10, [0.0], [1.0], noise=0.4)
 
 
 ADAPTIVE = ("view_invariant", "many_triggers", "placed")  # measured on digits, and against VIBE
@@ -132,7 +144,7 @@ def test_the_readme_s_questions_meet_the_statuses(
     assert len(frame) == 2 * 2 * 2 * 2
 
 
-PAGES = ("docs/sweeps.md", "docs/defences.md")
+PAGES = ("docs/sweeps.md", "docs/defences.md", "docs/vibe.md")
 
 
 @pytest.mark.parametrize(

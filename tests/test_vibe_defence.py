@@ -105,6 +105,9 @@ def test_concentrations_follow_the_number_of_classes(digits: Data) -> None:
     assert (network.heads.kappa, network.heads.nu) == (10.0, 10.0)
     many = QUICK.network(build_model("small_cnn", (1, 8, 8), 100, (0.5,), (0.3,)))
     assert (many.heads.kappa, many.heads.nu) == (20.0, 20.0)
+    relative = context(digits, replace(QUICK, kappa_unit="relative")).model
+    assert isinstance(relative, VibeNetwork)
+    assert (relative.heads.kappa, relative.heads.nu) == (4.0, 3.0)
 
 
 def test_later_settings_leave_keys_and_encoders_as_they_were() -> None:

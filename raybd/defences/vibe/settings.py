@@ -14,7 +14,7 @@ from raybd.training import TrainConfig
 from raybd.utils.constraints import NonNegative, Positive
 
 MANY, FEW_SHARP, MANY_SHARP = 30, 10.0, 20.0  # up to so many classes, concentrations are 10, beyond 20 (published)
-RELATIVE = 3.0  # usual concentrations over the spread of the cosines
+RELATIVE_KAPPA, RELATIVE_NU = 4.0, 3.0  # usual ones in units of 1 / spread, chosen on validation images
 Deploy = Literal["head", "linear", "retrained"]
 
 
@@ -65,8 +65,8 @@ class VibeSettings(EncoderSettings):
     def concentrations(self, classes: int) -> tuple[float, float]:
         """kappa and nu for so many classes, in the unit that is set."""
         usual = FEW_SHARP if classes <= MANY else MANY_SHARP
-        usual = RELATIVE if self.kappa_unit == "relative" else usual
-        return self.kappa or usual, self.nu or usual
+        kappa, nu = (RELATIVE_KAPPA, RELATIVE_NU) if self.kappa_unit == "relative" else (usual, usual)
+        return self.kappa or kappa, self.nu or nu
 
     def em(self, train_config: TrainConfig, iterations: int) -> EmConfig:
         """The settings of the EM loop; momentum and weight decay are the trial's."""
