@@ -24,6 +24,8 @@ MODULE = """
 from torch import nn
 def net(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
+def soft(shape, classes):
+    return nn.Sequential(*net(shape, classes), nn.LogSoftmax(1))
 def noisy(shape, classes, noise=0.0):
     return net(shape, classes)
 def fails(shape, classes):
@@ -58,7 +60,7 @@ def said(capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
     return [line.removeprefix("error: ") for line in lines]
 
 
-PLAIN = ("--model", "impossible:net")
+PLAIN, SOFT = ("--model", "impossible:net"), ("--model", "impossible:soft")
 
 
 @pytest.mark.parametrize(
@@ -77,8 +79,8 @@ PLAIN = ("--model", "impossible:net")
         (("--model", "impossible:ends"), "model impossible:ends fails: SystemExit: 3"),
         (("--model", "impossible:wrong"), "model impossible:wrong must return logits (1, 10)"),
         (("--model", f"{FAILING}:net"), f"model {FAILING}:net cannot be imported: it ends the program"),
-        ((*PLAIN, "--defences", "vibe"), "VIBE needs a raybd.models.Classifier, Sequential is none"),
-        ((*PLAIN, "--defences", "spectral"), "Spectral needs a raybd.models.Classifier"),
+        ((*SOFT, "--defences", "vibe"), "VIBE needs features: Sequential is no raybd.models.Classifier"),
+        ((*SOFT, "--defences", "spectral"), "Spectral needs features: Sequential is no raybd.models.Classifier"),
         ((*PLAIN, "--defences", "nad", "--validation", "0.1"), "defence nad needs a network with a sequence of blocks"),
         ((*PLAIN, "--defences", "clp"), "defence clp needs a network with convolutions"),
         (("--widths", "1e6"), "model small_cnn of width 1e+06 with batches of 64 needs "),
@@ -102,7 +104,8 @@ def test_a_dry_run_says_what_cannot_be(capsys: pytest.CaptureFixture[str], optio
 def test_a_metric_of_features_needs_a_network_that_tells_them(capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--model", "impossible:noisy", "--noise", "0.4", "--metrics", "mutual_information")
     assert said(capsys, *options) == [
-        "mutual_information needs a raybd.models.Classifier, and model impossible:noisy is none"
+        "mutual_information needs features that are read with noise, and model impossible:noisy adds its own: let its "
+        "function have no parameter noise, or return a raybd.models.Classifier that is given it"
     ]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.models import MODELS, Classifier, build_model
+from raybd.models.adapted import AdaptedClassifier
 from raybd.models.base import scale_channels
 from raybd.models.resnet import BasicBlock, PreActBlock, ResNet
 from tests.conftest import check_model
@@ -439,6 +440,10 @@ def plain(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
 
 
+def ends_in_softmax(shape: tuple[int, int, int], classes: int) -> nn.Module:
+    return nn.Sequential(plain(shape, classes), nn.Softmax(1))
+
+
 def sized(shape: tuple[int, int, int], classes: int, width: float = 1.0, depth: int = 2) -> nn.Module:
     return nn.Sequential(*(nn.Identity() for _ in range(depth)), *plain(shape, int(classes * width)))
 
@@ -471,16 +476,21 @@ def wrong_input(shape: tuple[int, int, int], classes: int) -> nn.Module:
 def test_own_function() -> None:
     model = build_model(f"{OWN}plain", (1, 8, 8), 10, [0.5], [0.5])
     assert model.training
-    assert [type(m) for m in model.children()] == [nn.Flatten, nn.Linear]
-    assert len(build_model(f"{OWN}sized", (1, 8, 8), 10, [0.5], [0.5], depth=5)) == 5 + 2  # type: ignore[arg-type]
-    assert len(build_model(f"{OWN}sized", (1, 8, 8), 10, [0.5], [0.5])) == 2 + 2  # type: ignore[arg-type]
+    assert isinstance(model, AdaptedClassifier)
+    assert [type(m) for m in model.body.children()] == [nn.Flatten, nn.Identity]
+    whole = build_model(f"{OWN}ends_in_softmax", (1, 8, 8), 10, [0.5], [0.5])
+    assert [type(m) for m in whole.children()] == [nn.Sequential, nn.Softmax]
+    for depth, settings in ((5, {"depth": 5}), (2, {})):
+        sized = build_model(f"{OWN}sized", (1, 8, 8), 10, [0.5], [0.5], **settings)
+        assert isinstance(sized, AdaptedClassifier)
+        assert len(list(sized.body.children())) == depth + 2
     build_model(f"{OWN}anything", (1, 8, 8), 10, [0.5], [0.5], depth=3)
 
 
 @pytest.mark.parametrize("width", [1.0, 2.0])
 def test_own_function_gets_the_width_whatever_its_default(width: float) -> None:
     model = build_model(f"{OWN}wide", (1, 8, 8), 10, [0.5], [0.5], width=width)
-    assert sum(isinstance(m, nn.Identity) for m in model.modules()) == width
+    assert sum(isinstance(m, nn.Identity) for m in model.modules()) == width + 1  # in the place of the last layer
 
 
 def test_own_function_of_another_module() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from raybd.defences.base import FLAGGED, SUSPICION, Defence, TrainingContext
 from raybd.defences.cost import Cost
 from raybd.errors import InputError
-from raybd.models import Classifier
+from raybd.models import Classifier, feature_problem
 from raybd.models.base import require
 from raybd.models.noise import without_noise
 from raybd.pretraining import embed
@@ -143,7 +143,7 @@ def subset(images: Images, index: Tensor) -> Subset:
 
 def needs_features(name: str, model: nn.Module) -> nn.Module:
     """`model`. Raises InputError where it does not tell its features."""
-    require((isinstance(model, Classifier), f"{name} needs a raybd.models.Classifier, {type(model).__name__} is none"))
+    require((isinstance(model, Classifier), f"{name} needs features: {feature_problem(model)}"))
     return model
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raybd.errors import InputError
+from raybd.models.adapted import as_classifier, feature_problem
 from raybd.models.base import Builder, Classifier, Shape, require
 from raybd.models.float32_convolution import keep_float32_input
 from raybd.models.resnet import preact_resnet18, resnet18
@@ -25,6 +26,7 @@ __all__ = [
     "Classifier",
     "build_model",
     "built_content",
+    "feature_problem",
     "is_user_function",
     "sketch_model",
 ]
@@ -51,7 +53,8 @@ def build_model(
 ) -> nn.Module:
     """The untrained model `name` for images of `shape` (C, H, W) in [0, 1]; seed torch's generator before.
 
-    `name` is of `MODELS`, or `torchvision:NAME`, or `module:function`, which runs the user's own code.
+    `name` is of `MODELS`, or `torchvision:NAME`, or `module:function`, which runs the user's own code; a network of
+    the user's own that ends in a linear layer becomes a `Classifier` (`raybd/models/adapted.py`).
     `width` multiplies the channels; `depth` None is the architecture's own; `noise` is the standard deviation of
     the Gaussian noise at the sites of raybd/models/noise.py, 0 being the ordinary network.
 
@@ -59,7 +62,8 @@ def build_model(
         InputError: the name is unknown, or the model has not this setting or cannot take these images.
     """
     builder = _find(name)
-    return keep_float32_input(builder(shape, classes, mean, std, **_settings(name, builder, width, depth, noise)))
+    model = keep_float32_input(builder(shape, classes, mean, std, **_settings(name, builder, width, depth, noise)))
+    return _finished(name, builder, model, shape, noise)
 
 
 def sketch_model(
@@ -76,7 +80,7 @@ def sketch_model(
     settings = _settings(name, builder, width, depth, noise)
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu" if is_user_function(name) else "meta"):
-            return builder(shape, classes, ones, ones, **settings)
+            return _finished(name, builder, builder(shape, classes, ones, ones, **settings), shape, noise)
     except NotImplementedError:
         return None
     except InputError:
@@ -123,6 +127,32 @@ def _find(name: str) -> Builder:
     return MODELS[name]
 
 
+def _has(builder: Builder) -> list[str]:
+    parameters = signature(builder).parameters
+    takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return [setting for setting in SETTINGS if takes_any or setting in parameters]
+
+
+def _adds_noise(name: str, builder: Builder) -> bool:
+    """Whether noise is added to the features of a user's network, which has none of its own."""
+    return is_user_function(name) and "noise" not in _has(builder)
+
+
+def _finished(name: str, builder: Builder, model: nn.Module, shape: Shape, noise: float) -> nn.Module:
+    """`model`; one of the user's own as a `Classifier` if it ends in a linear layer.
+
+    Raises:
+        InputError: noise is asked for that nothing would add.
+    """
+    added = noise if _adds_noise(name, builder) else 0.0
+    own = isinstance(model, Classifier)
+    known = model if own or not is_user_function(name) else as_classifier(model, shape, added)
+    why = "" if own else f", nor features that it could be added to: {feature_problem(known)}"
+    lost = added != 0 and (own or not isinstance(known, Classifier))
+    require((not lost, f"model {name} has no setting noise (it has: {', '.join(_has(builder)) or 'none'}){why}"))
+    return known
+
+
 def _settings(name: str, builder: Builder, width: float, depth: int | None, noise: float) -> dict[str, Any]:
     """Those of `width`, `depth` and `noise` that are given; a `width` of 1 too where the builder names it.
 
@@ -134,9 +164,8 @@ def _settings(name: str, builder: Builder, width: float, depth: int | None, nois
     parameters = signature(builder).parameters
     given: dict[str, Any] = {"width": width} if width != 1.0 or "width" in parameters else {}
     given |= {} if depth is None else {"depth": depth}
-    given |= {} if noise == 0 else {"noise": noise}
-    takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
-    has = [setting for setting in SETTINGS if takes_any or setting in parameters]
+    given |= {} if noise == 0 or _adds_noise(name, builder) else {"noise": noise}
+    has = _has(builder)
     listed = ", ".join(has) or "none"
     require(
         *((key in has, f"model {name} has no setting {key} (it has: {listed})") for key in given),

@@ -17,7 +17,7 @@ def user_builder(name: str) -> Builder:
 
     This runs the user's code. The function returns any nn.Module that takes images (N, C, H, W) in
     [0, 1] to logits (N, classes); `width` and `depth` are passed only if it has parameters so called.
-    Attacks and defences that read features need it to be a `raybd.models.Classifier`.
+    Defences and measures that read features need it to be a `raybd.models.Classifier`, or to end in a linear layer.
 
     Raises:
         InputError: there is no such function; the builder raises it where the function fails.

@@ -9,7 +9,7 @@ from raybd.convex import LEARNERS
 from raybd.defences import DEFENCES, Defence, NoDefence
 from raybd.errors import InputError
 from raybd.metrics import METRICS
-from raybd.models import Classifier, sketch_model
+from raybd.models import Classifier, feature_problem, sketch_model
 from raybd.models.activation_memory import activation_bytes
 from raybd.models.base import Shape
 from raybd.plugins import name_of
@@ -72,8 +72,13 @@ def _missing(model: ModelConfig, network: nn.Module, features: tuple[str, ...], 
     found = []
     if workers > 1 and not any(weight.requires_grad for weight in network.parameters()):
         found.append(f"model {model.name} has no trainable weights: {workers} workers cannot share it")
-    if features and not isinstance(network, Classifier):
-        found.append(f"{', '.join(features)} needs a raybd.models.Classifier, and model {model.name} is none")
+    if features and (problem := feature_problem(network)):
+        found.append(f"{', '.join(features)} needs features, and model {model.name} tells none: {problem}")
+    if features and isinstance(network, Classifier) and network.noise != model.noise:
+        found.append(
+            f"{', '.join(features)} needs features that are read with noise, and model {model.name} adds its own: let "
+            "its function have no parameter noise, or return a raybd.models.Classifier that is given it"
+        )
     return found
 
 

@@ -18,7 +18,7 @@ from raybd.defences.vibe.retraining import retrained
 from raybd.defences.vibe.settings import VibeSettings
 from raybd.defences.vibe.sources import Rows, frozen_network, read_rows, row_problems
 from raybd.defences.vibe.training import ENOUGH, EmTraining
-from raybd.models import Classifier
+from raybd.models import Classifier, feature_problem
 from raybd.models.base import require
 from raybd.training import Epoch
 
@@ -112,7 +112,7 @@ class Vibe(VibeSettings, Defence):
 
 def _features_of(model: nn.Module) -> Classifier:
     """`model`. Raises InputError where it does not tell its features."""
-    require((isinstance(model, Classifier), f"VIBE needs a raybd.models.Classifier, {type(model).__name__} is none"))
+    require((isinstance(model, Classifier), f"VIBE needs features: {feature_problem(model)}"))
     return cast(Classifier, model)
 
 
