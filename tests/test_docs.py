@@ -119,8 +119,8 @@ def test_the_readme_s_questions_meet_the_statuses(
     from raybd.execution import attempt
 
     args = (
-        "--inline --epochs 1 --seeds 3 --weight-decays 5e-4 0.05 --poison-rates 0 0.03 --defences none oracle --noise 0 "
-        "--metrics stealth"
+        "--inline --epochs 1 --seeds 3 --weight-decays 5e-4 0.05 --poison-rates 0 0.03 --defences none oracle "
+        "--noise 0 --metrics stealth"
     )
     once = run_trial(expand(PRESETS["quick"].replace(epochs=(1,), metrics=("stealth",), seeds=1))[0], digits)
 

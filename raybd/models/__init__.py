@@ -167,8 +167,9 @@ def _settings(name: str, builder: Builder, width: float, depth: int | None, nois
     given |= {} if noise == 0 or _adds_noise(name, builder) else {"noise": noise}
     has = _has(builder)
     listed = ", ".join(has) or "none"
+    instead = {"noise": ": say --noise 0, and metrics without mutual information (--metrics smoothness stealth)"}
     require(
-        *((key in has, f"model {name} has no setting {key} (it has: {listed})") for key in given),
+        *((key in has, f"model {name} has no setting {key} (it has: {listed}){instead.get(key, '')}") for key in given),
         (0 <= noise < math.inf, f"noise of {name} must not be negative, and finite, got {noise}"),
     )
     return given
