@@ -37,8 +37,14 @@ class Robustness:
 
     @property
     def failed(self) -> dict[str, Verdict]:
-        """The others."""
-        return {threat: verdict for threat, verdict in self.verdicts.items() if verdict.status != "defended"}
+        """The threats under which the backdoor takes hold or accuracy is lost, or no trial finished."""
+        left = ("defended", "uncertain")
+        return {threat: verdict for threat, verdict in self.verdicts.items() if verdict.status not in left}
+
+    @property
+    def undecided(self) -> dict[str, Verdict]:
+        """The threats of which more seeds would have to tell."""
+        return {threat: verdict for threat, verdict in self.verdicts.items() if verdict.status == "uncertain"}
 
     def __str__(self) -> str:
         return "\n".join([self.identity, self.cost, self.failures])
@@ -70,11 +76,13 @@ class Robustness:
 
     @property
     def failures(self) -> str:
-        """The sentence that names the threats against which it is not defended, and why."""
-        if not self.failed:
-            return "It fails against none of them."
+        """The sentence that names the threats against which it fails, those of which nothing is decided, and why."""
         parts = [f"{threat} ({_why(verdict)})" for threat, verdict in self.failed.items()]
-        return f"It fails against {', '.join(parts)}."
+        said = f"It fails against {', '.join(parts) or 'none of them'}"
+        if not self.undecided:
+            return f"{said}."
+        parts = [f"{threat} ({_why(verdict)})" for threat, verdict in self.undecided.items()]
+        return f"{said}; more seeds would have to tell of {', '.join(parts)}."
 
     @property
     def _noun(self) -> str:
@@ -135,9 +143,9 @@ def _why(verdict: Verdict) -> str:
     if verdict.status == "unmeasured":
         return "no trial finished"
     if verdict.seeds < 2:
-        return "cannot be told from one seed"
+        return "one seed"
     excess, loss = _range(verdict.attack_success_excess), _range(verdict.accuracy_loss)
-    return f"cannot be told: attack success {excess} points above the twins', accuracy {loss} points below"
+    return f"attack success {excess} points above the twins', accuracy {loss} points lost"
 
 
 def _points(share: float) -> str:

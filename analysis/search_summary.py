@@ -101,7 +101,7 @@ def searched(report: Report) -> str:
         return f"{kept}; nothing beats the default, which is the winner."
     best = next(one for one in tried if one["number"] == number)
     beyond = {name: best["values"][name] - limit for name, limit in report["limits"].items()}
-    over = ", ".join(f"{name} by {value:.3f}" for name, value in beyond.items() if value > 0)
+    over = ", ".join(f"{name} by {100 * value:.2f} points" for name, value in beyond.items() if value > 0)
     return f"{kept}; the winner is candidate {number}{f', which exceeds {over}: the least of all' if over else ''}."
 
 

@@ -144,6 +144,19 @@ def test_the_readme_s_questions_meet_the_statuses(
     assert len(frame) == 2 * 2 * 2 * 2
 
 
+def test_the_study_of_the_page_answers_in_three_sentences(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (code,) = [block for block in blocks("docs/vibe.md", "python") if "vibe_study" in block]
+    exec(compile(code, "docs/vibe.md", "exec"), {})
+    said = capsys.readouterr().out
+    for begin in ("The most robust configuration is vibe:winner (", "It costs ", "It fails against "):
+        assert [line for line in said.splitlines() if line.startswith(begin)]
+    printed = [block for block in blocks("docs/vibe.md", "text") if "The most robust" in block]
+    assert [line for line in printed[0].splitlines() if line not in said] == []  # the page prints what it answers
+
+
 PAGES = ("docs/sweeps.md", "docs/defences.md", "docs/vibe.md")
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import DefendedRegionMap
+from analysis import DefendedRegionMap, trial_file
+from analysis.records import canonical_frame
 from raybd.errors import InputError
 
 ATTACKS = {"badnets": False, "blended": False, "sig": True}  # and whether it was held out
@@ -119,7 +120,7 @@ def test_what_is_not_known_is_not_told() -> None:
     assert "held-out" not in found.identity
     assert found.cost == "It costs an accuracy that nothing was measured to compare with."
     one = DefendedRegionMap.from_frame(study(seeds=1)).most_robust(defence="vibe:winner")
-    assert "badnets (cannot be told from one seed)" in one.failures
+    assert "; more seeds would have to tell of badnets (one seed)" in one.failures
 
 
 def test_poison_rates_are_threats_of_their_own() -> None:
@@ -141,8 +142,6 @@ def test_a_table_in_a_file_answers_as_the_runs_did(tmp_path: Path, kind: str) ->
     names |= {"attack_success": "metrics.attack_success", "seconds": "metrics.seconds/trial", "run_id": "run_id"}
     names |= {"clean_count": "metrics.count/clean", "triggered_count": "metrics.count/triggered"}
     runs = frame.rename(columns=lambda name: names.get(name, f"params.{name}")).assign(status="FINISHED")
-    from analysis import trial_file
-
     assert trial_file.write(runs, tmp_path / f"s{kind}") == len(frame)
     again = DefendedRegionMap.from_file(tmp_path / f"s{kind}", min_probability=0.95)
     whole = DefendedRegionMap.from_frame(frame, min_probability=0.95)
@@ -160,3 +159,16 @@ def test_files_that_are_no_tables_of_trials(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="it has no column attack.name, poison_rate"):
         DefendedRegionMap.from_file(tmp_path / "s.csv")
+
+
+def test_seconds_count_what_others_spent_on_a_shared_encoder() -> None:
+    runs = pd.DataFrame(
+        {
+            "run_id": ["a", "b", "c"],
+            "metrics.seconds/trial": [5.0, 7.0, None],
+            "metrics.defence/seconds": [12.0, None, None],
+            "params.attack.name": "badnets",
+        }
+    )
+    assert canonical_frame(runs)["seconds"].tolist()[:2] == [12.0, 7.0]
+    assert np.isnan(canonical_frame(runs)["seconds"][2])
