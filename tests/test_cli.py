@@ -244,7 +244,7 @@ def test_send_needs_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_dry_run_without_the_data_prints_the_setting_all_the_same(tmp_path: Path) -> None:
-    said = run("--preset", "paper", "--dry-run", "--data-root", str(tmp_path), cwd=tmp_path)
+    said = run("--preset", "paper", "--dry-run", "--all", "--data-root", str(tmp_path), cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     for part in (
         "data=cifar10",

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from analysis import DefendedRegionMap
 from analysis.decision import DecisionRule
 from analysis.findings import findings
 from analysis.findings.missing import seeds_needed
+from analysis.verdict import Estimate, Verdict
 from raybd.metrics.smoothing.conclusion import judge_smoothing
 
 Row = dict[str, object]
@@ -161,6 +163,14 @@ def test_the_seeds_that_are_asked_for_decide() -> None:
     )
     assert after > before + 0.1
     assert after > 0.5
+
+
+def test_seeds_needed_by_hand() -> None:
+    """The excess is 0.10 over the limit and its interval reaches 0.15 down: 1.645 * 0.10 / 0.15 = 1.097 errors of
+    three seeds; 1.282 decide: 3 * (1.282 / 1.097)^2 = 4.1 seeds. The far end of the interval counts for nothing."""
+    excess = Estimate(0.2, 0.05, 0.9)
+    verdict = Verdict(setting={}, status="uncertain", reason="", seeds=3, attack_success_excess=excess)
+    assert seeds_needed(SimpleNamespace(verdict=verdict), DecisionRule()) == 5  # type: ignore[arg-type]
 
 
 def _drawn(rng: np.random.Generator, number: int, rate: float, seeds: int) -> list[Row]:

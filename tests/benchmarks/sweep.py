@@ -144,7 +144,7 @@ def fill(store: Store, runs: int) -> None:
 def _dry_run() -> Row:
     """A process from its start to its end, imports and all."""
     seeds = CONFIGS // 40  # the default grid has 40 trials a seed
-    asked = [sys.executable, "sweeps/ib.py", "--dry-run", "--seeds", str(seeds)]
+    asked = [sys.executable, "sweeps/ib.py", "--dry-run", "--all", "--metrics", "stealth", "--seeds", str(seeds)]
     start = resource.getrusage(resource.RUSAGE_CHILDREN)
     said = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     end = resource.getrusage(resource.RUSAGE_CHILDREN)
