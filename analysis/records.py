@@ -155,10 +155,11 @@ def first_names(frame: pd.DataFrame, named: str, content: str) -> "pd.Series[Any
 
 
 def _with_setting(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that have a place in a map."""
+    """The rows that have a place in a map; those of finished trials that have none are warned of."""
     known = frame["attack.name"].notna() & frame["poison_rate"].notna()
-    if not known.all():
-        warnings.warn(f"{(~known).sum()} trials name no attack or no poison rate: left out", stacklevel=2)
+    finished = frame["status"] == "FINISHED" if "status" in frame else True
+    if count := int((~known & finished).sum()):  # one that was interrupted before it logged its settings is none
+        warnings.warn(f"{count} trials name no attack or no poison rate: left out", stacklevel=2)
     names = pd.Series([str(row) for row in frame.index], index=frame.index, dtype=object)
     given = frame["run_id"].astype(object) if "run_id" in frame else names
     return frame.assign(run_id=given.where(given.notna(), names).astype(object).map(str))[known]

@@ -303,7 +303,7 @@ def test_a_dry_run_into_a_pipe_that_is_closed_says_nothing(tmp_path: Path) -> No
     """As `sweeps/ib.py --dry-run | head -1`, after which Python says a word at its end."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, SCRIPT, *SMALL, "--seeds", "500", "--dry-run"]
+    command = [sys.executable, SCRIPT, *SMALL, "--seeds", "500", "--dry-run", "--all"]
     with os.fdopen(writing, "wb") as closed:
         said = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
     assert (said.returncode, said.stderr) == (128 + signal.SIGPIPE, "")

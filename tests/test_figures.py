@@ -1,6 +1,7 @@
 """Figures of a trial: legends stand below the plots, ticks are plain numbers."""
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.style import add_legend
+from raybd.execution.setup import TrialSetup
+from raybd.tracking.store import Address
+from raybd.training import TrainConfig
+from raybd.trials.artifacts import save_artifacts
+from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.records import SweepFolder
+from raybd.trials.run import run_trial
+from raybd.types import Data
 from raybd.utils.figures import legend_below, subplots, training_curves
 
 
@@ -60,3 +69,30 @@ def test_ticks_of_the_loss_are_plain_numbers() -> None:
     shown = [label.get_text() for label in (*right.get_yticklabels(), *right.get_yticklabels(minor=True))]
     assert {"0.1", "1"} <= set(shown)
     assert not [text for text in shown if "e" in text or "$" in text]
+
+
+def test_a_trial_s_figures_are_saved_in_the_formats_asked_for(digits: Data, tmp_path: Path) -> None:
+    config = TrialConfig(poison_rate=0.05, model=ModelConfig(width=0.25), train=TrainConfig(epochs=1))
+    folder = SweepFolder.of(tmp_path, "made").trial("key")
+    folder.path.mkdir(parents=True)
+    result = run_trial(config, digits, report=lambda epoch: folder.append(epoch.epoch, epoch.metrics))
+    save_artifacts(folder, config, result, ())
+    assert not (folder.path / "figures").exists()
+    save_artifacts(folder, config, result, ("png", "svg", "pdf"))
+    begin = {path.name: path.read_bytes()[:5] for path in (folder.path / "figures").iterdir()}
+    assert begin == {
+        "examples.png": b"\x89PNG\r",
+        "training.png": b"\x89PNG\r",
+        "training.svg": b"<?xml",
+        "training.pdf": b"%PDF-",
+    }
+
+
+@pytest.mark.parametrize(
+    ("figures", "seed", "formats"),
+    [("all", 1, ("png", "svg")), ("first_seed", 0, ("png", "svg")), ("first_seed", 1, ()), ("none", 0, ())],
+)
+def test_which_trials_draw_figures(figures: str, seed: int, formats: tuple[str, ...], tmp_path: Path) -> None:
+    folder, address = SweepFolder.of(tmp_path, "made"), Address("sqlite://", "1", "", "made")
+    setup = TrialSetup("made", folder, address, figures=figures, figure_formats=("svg",))
+    assert setup.formats(TrialConfig(seed=seed)) == formats

@@ -27,7 +27,7 @@ def test_the_page_prints_what_it_shows(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     names: dict[str, object] = {}
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     for code, shown in BLOCKS:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(compile(code, "docs/notebook.md", "exec"), names)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from html import escape
 
+TOP_LEFT = "text-align:left;vertical-align:top"
+
 
 def table(rows: Iterable[Mapping[str, object]]) -> str:
     """A table with a row for each of `rows` and the names of the first as its head; it scrolls where it is too wide."""
@@ -17,7 +19,8 @@ def table(rows: Iterable[Mapping[str, object]]) -> str:
 
 def facts(pairs: Iterable[tuple[str, object]]) -> str:
     """A table of two columns: names and values."""
-    body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(number(value))}</td></tr>" for name, value in pairs)
+    head, cell = f"<th style='{TOP_LEFT};white-space:nowrap'>", f"<td style='{TOP_LEFT}'>"
+    body = "".join(f"<tr>{head}{escape(name)}</th>{cell}{escape(number(value))}</td></tr>" for name, value in pairs)
     return f'<div style="overflow-x:auto"><table>{body}</table></div>'
 
 
