@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from raybd.cli import main
 from raybd.command_line import ui
 from raybd.execution.plan import varying
-from raybd.tracking import load_runs
+from raybd.tracking import load_runs, verdicts
 from raybd.tracking.data_inputs import log_data
 from raybd.tracking.landing import VERDICT, VIEW_TAG, view_of
 from raybd.tracking.store import NOTE, Store
@@ -37,8 +37,8 @@ def ids(store: Store) -> list[str]:
     return sorted(load_runs("ib", store.address.uri)["run_id"])
 
 
-def tag(store: Store, verdicts: dict[str, str]) -> int:
-    return tag_verdicts(load_runs("ib", store.address.uri), verdicts, store.address.uri)
+def tag(store: Store, given: dict[str, str]) -> int:
+    return tag_verdicts(load_runs("ib", store.address.uri), given, store.address.uri)
 
 
 def read(store: Store) -> list[str | None]:
@@ -96,6 +96,14 @@ def test_other_stores_get_them_by_mlflow_s_client(store: Store, monkeypatch: pyt
         assert tag_verdicts(pd.DataFrame({"run_id": [first]}), {first: "uncertain"}, store.address.uri) == 1
     assert told == [first]
     assert read(store)[0] == "uncertain"
+
+
+def test_a_store_that_cannot_be_written_to_costs_a_warning(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(verdicts, "PUT", "INSERT INTO nowhere VALUES (?, ?, ?)")
+    assert tag(store, {ids(store)[0]: "kept_out"}) == 0
+    assert "the verdicts are not in the tracking store" in caplog.text
 
 
 def test_verdicts_of_many_trials_cost_no_more_than_each_its_share(store: Store, tmp_path: Path) -> None:

@@ -1,18 +1,20 @@
 """Verdicts as tags of runs: the status of each trial's cell, so that MLflow's table of runs shows it."""
 
+import logging
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from raybd.tracking import sqlite
-from raybd.tracking.client import connect, existing_store
+from raybd.tracking.client import connect, existing_store, one_line
 from raybd.tracking.landing import VERDICT
 from raybd.tracking.store_file import StoreFile
 
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger(__name__)
 PUT = (
     'INSERT INTO tags ("key", value, run_uuid) VALUES (?, ?, ?) '
     'ON CONFLICT ("key", run_uuid) DO UPDATE SET value = excluded.value'
@@ -29,18 +31,27 @@ def tag_verdicts(runs: "pd.DataFrame", verdicts: Mapping[str, str], tracking_uri
         verdicts: by run id.
         tracking_uri: of the store; None: MLflow's own default.
 
+    A store that cannot be written to is warned of and no more: the map tells the same.
+
     Raises:
         InputError: there is no such store.
-        Exception: whatever the store raises where it cannot be written to.
     """
     uri, column = existing_store(tracking_uri), f"tags.{VERDICT}"
     has = dict(zip(runs["run_id"], runs[column] if column in runs else [None] * len(runs), strict=True))
     changed = {run: verdict for run, verdict in verdicts.items() if run in has and has[run] != verdict}
+    try:
+        _write(uri, changed)
+    except Exception as error:  # noqa: BLE001 - a store may raise anything
+        log.warning("the verdicts are not in the tracking store: %s", one_line(error))
+        return 0
+    return len(changed)
+
+
+def _write(uri: str, verdicts: Mapping[str, str]) -> None:
     if StoreFile.of(uri) is None:
         client = connect(uri)
-        for run, verdict in changed.items():
+        for run, verdict in verdicts.items():
             client.set_tag(run, VERDICT, verdict)
-    elif changed:
+    elif verdicts:
         with closing(sqlite3.connect(sqlite.path_of(uri) or "", timeout=sqlite.LOCK_TIMEOUT)) as file, file:
-            file.executemany(PUT, [(VERDICT, verdict, run) for run, verdict in changed.items()])
-    return len(changed)
+            file.executemany(PUT, [(VERDICT, verdict, run) for run, verdict in verdicts.items()])
