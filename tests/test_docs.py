@@ -2,9 +2,6 @@
 
 import importlib
 import re
-import shlex
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -155,21 +152,6 @@ def test_the_study_of_the_page_answers_in_three_sentences(
         assert [line for line in said.splitlines() if line.startswith(begin)]
     printed = [block for block in blocks("docs/vibe.md", "text") if "The most robust" in block]
     assert [line for line in printed[0].splitlines() if line not in said] == []  # the page prints what it answers
-
-
-PAGES = ("docs/sweeps.md", "docs/defences.md", "docs/vibe.md")
-
-
-@pytest.mark.parametrize(
-    "command", [c for page in PAGES for b in blocks(page, "sh") for c in b.splitlines() if c.startswith(".venv")]
-)
-def test_the_sweep_commands_of_the_pages(command: str, tmp_path: Path) -> None:
-    words = shlex.split(command, comments=True)
-    if "cifar10" in words:
-        words += ["--data", "digits"]  # the files of CIFAR-10 are the reader's to bring
-    words = [str(ROOT / word) if word.endswith(".py") else word for word in words[1:]]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_readme_is_short_and_its_commands_are_of_sweeps_that_exist() -> None:
