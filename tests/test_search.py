@@ -486,7 +486,12 @@ def test_a_defender_s_canary_is_an_attack_of_his_own() -> None:
 
 def test_the_comparison_has_every_attack_and_clean_twins_once() -> None:
     options = SearchOptions.of(
-        attacks=("badnets",), held_out=("sig",), poison_rates=(0.0, 0.05), seeds=2, widths=(0.5,)
+        attacks=("badnets",),
+        held_out=("sig",),
+        poison_rates=(0.0, 0.05),
+        seeds=2,
+        widths=(0.5,),
+        weight_decays=(0.0, 0.1),
     )
     trials = expand_comparison(options)
     twins = [trial for trial in trials if not trial.poison_rate]
