@@ -116,7 +116,7 @@ def _where(found: Sequence[Apart], shown: Callable[[Apart], bool], statuses: Sta
     """At how many settings, those where the backdoor takes hold and the others."""
     taken = [one for one in found if statuses.get(str(one.group.runs["run_id"].iloc[0])) == "backdoored"]
     others = [one for one in found if one not in taken]
-    sides = {"where the backdoor takes hold": taken, "with poison where it is not sure to": others}
+    sides = {"where the backdoor takes hold": taken, "with poison where the backdoor is not sure to take hold": others}
     counts = [
         f"{sum(map(shown, side))} of {counted(len(side), 'setting')} {words}" for words, side in sides.items() if side
     ]
