@@ -97,10 +97,17 @@ def write_options(path: Path, options: Mapping[str, Any], command: str) -> None:
     import yaml
 
     kept = {name: value for name, value in options.items() if name not in NOT_WRITTEN and not _secret(value)}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+    plain = {name: _plain(value) for name, value in kept.items()}
     head = f"# The options of this sweep. Again, in the same folder: {command}\n"
     path.write_text(head + yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100))
 
 
 def _secret(value: Any) -> bool:
     return isinstance(value, str) and public(value) != value
+
+
+def _plain(value: Any) -> Any:
+    """`value` in types that YAML has: tuples are lists, paths are text."""
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
