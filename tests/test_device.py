@@ -108,7 +108,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", DEFENCES)
 def test_defences(name: str, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused: list[bool] = []
-    monkeypatch.setattr("raybd.trials.network.most_suspected", partial(both_audits, refused))
+    monkeypatch.setattr("raybd.trials.measurements.most_suspected", partial(both_audits, refused))
     defence: Defence = DEFENCES[name](**SHORT.get(name, {}))
     config = replace(QUICK, defence=defence, validation=0.2)
     result = run_trial(config, data)

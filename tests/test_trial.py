@@ -235,7 +235,7 @@ def test_a_test_half_of_one_class_may_all_be_predicted_as_it(digits: Data) -> No
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_outputs_that_are_no_numbers_are_divergence(digits: Data, monkeypatch: pytest.MonkeyPatch, bad: float) -> None:
     """The loss of an epoch is that before its last step, so the last step may break a network unseen."""
-    monkeypatch.setattr("raybd.trials.network.predict", lambda model, x, train: torch.full((len(x), 10), bad))
+    monkeypatch.setattr("raybd.trials.measurements.predict", lambda model, x, train: torch.full((len(x), 10), bad))
     with pytest.raises(DivergedError, match="outputs are no numbers after epoch 1"):
         run_trial(QUICK, digits)
 
@@ -296,9 +296,9 @@ def test_whole_numbers_and_floats_are_one_setting() -> None:
 
 
 def test_initialisation_differs_between_seeds(digits: Data) -> None:
-    from raybd.trials.network import _model
+    from raybd.trials.untrained import deployed_network
 
-    weights = [_model(replace(QUICK, seed=seed), digits).state_dict()["head.weight"] for seed in (0, 1)]
+    weights = [deployed_network(replace(QUICK, seed=seed), digits).state_dict()["head.weight"] for seed in (0, 1)]
     assert not torch.equal(*weights)
 
 

@@ -10,8 +10,8 @@ from threadpoolctl import threadpool_limits
 from raybd.metrics.base import Metric
 from raybd.training import probe_schedule
 from raybd.trials.config import TrialConfig
+from raybd.trials.measurements import untrained_context
 from raybd.trials.model import NETWORK
-from raybd.trials.network import untrained_context
 from raybd.types import Data, MetricContext
 
 LONGEST = 10.0  # seconds after which a measurement is cut short
