@@ -8,6 +8,7 @@ from types import FrameType
 from typing import NoReturn
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from raybd.errors import EndRequestedError
 from raybd.execution import memory
@@ -68,7 +69,9 @@ class LocalExecutor(Executor):
 
     def _attempt(self, config: TrialConfig, tight: bool) -> Outcome:
         setup = replace(self.setup, tight=tight)
-        with watchdog(setup.stall_seconds, setup.folder.trial(config.key).crash_report) as heartbeat:
+        report = setup.folder.trial(config.key).crash_report
+        # on Ray the environment does it; threads of NumPy and SciPy beside torch's wait for one another
+        with watchdog(setup.stall_seconds, report) as heartbeat, threadpool_limits(setup.threads):
             return self.function(config, self.data[config.image_set], setup, heartbeat)
 
 
