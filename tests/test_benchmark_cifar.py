@@ -207,7 +207,7 @@ def test_the_recipe_is_backdoorbench_s_and_the_measures_are_the_sweep_s(data: st
     assert not problems(measured)
     assert ib.METRICS == cifar.MEASURES
     assert measured.metrics == expand(ib.PRESETS["paper"].replace(data="digits"))[0].metrics
-    assert ib.PRESETS["quick"].network.noise == measured.model.noise
+    assert ib.PRESETS["paper"].network.noise == measured.model.noise
     assert replace(measured, metrics=(), model=model, seed=1, poison_rate=0.001) == config
 
 
@@ -264,8 +264,9 @@ def test_the_checks_see_what_is_wrong(data: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="33 images are poisoned, 32 were asked for"):
         cifar.checked(config, images, replace(result, manifest=result.manifest | {"poison": 33}))
     for name in ("clean_prediction", "triggered_prediction"):
-        others = result.table | {name: (result.table[name] + 1) % 4}
+        said = [images.classes.index(one) for one in getattr(result.examples, name)]
+        others = replace(result.examples, **{name: [images.classes[(one + 1) % 4] for one in said]})
         with pytest.raises(SystemExit, match="8 of 16 predictions are others"):
-            cifar.checked(config, images, replace(result, table=others))
+            cifar.checked(config, images, replace(result, examples=others))
     with pytest.raises(InputError, match="poisons nobody"):
         cifar.trial(replace(config, poison_rate=SHORT), _at(data, tmp_path / "x"))

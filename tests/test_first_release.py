@@ -17,7 +17,10 @@ from sweeps import learning_curves
 from sweeps.ib import PRESETS, summarise
 
 # What the sweeps of the fixture were asked for
-NETWORKS = "--seeds 1 --poison-rates 0 0.05 --attacks badnets --widths 0.5 --weight-decays 5e-4 --epochs 2 --metrics"
+NETWORKS = (
+    "--seeds 1 --poison-rates 0 0.05 --attacks badnets --widths 0.5 --weight-decays 5e-4 --epochs 2 --noise 0.4 "
+    "--metrics"
+)
 CONVEX = "--seeds 1 --poison-rates 0.1 --pairs 7-1 --models svm_rbf --Cs-rbf 1 --gammas 0.05 --betas 0 1"
 CURVES = ["first_curves", "--train-images", "100"]
 KEYS = {"first": {"7e4dac1bb5a84076", "c2f0a78d763433c8"}, "first_curves": {"6d31702288fdca31", "a130ca0a953b60b9"}}

@@ -30,6 +30,7 @@ CACHES = {
     ("trials/convex.py", "_last"),
     ("execution/attempt.py", "_resident"),
     ("models/activation_memory.py", "_counted"),
+    ("models/adapted.py", "_reasons"),
     ("utils/source_files.py", "_first_seen"),
     ("execution/watchdog.py", "_kept"),
 }

@@ -37,7 +37,10 @@ from tests.benchmarks.timing import require
 MODEL = ModelConfig(name="preact_resnet18")
 RECIPE = TrainConfig(learning_rate=0.01, momentum=0.9, weight_decay=5e-4, schedule="cosine", crop=4, flip=True)
 TRIED = ("badnets", "blended")
-MEASURES, NOISE = ("mutual_information", "stealthiness", "smoothness", "stealth"), 0.4  # of sweeps/ib.py, without tyro
+MEASURES, NOISE = (
+    ("mutual_information", "stealthiness", "smoothness", "stealth"),
+    0.4,
+)  # of the paper preset of sweeps/ib.py, without tyro
 FLIPPED = 2  # of a trial's 16 examples, bf16 against float64: those on the edge between two classes
 SHARES = ("accuracy/clean", "attack_success", "accuracy/robust")
 HEAD = ["attack", "poison rate", "seeds", "clean accuracy, %", "ASR, %", "RA, %", "seconds a trial", "at once"]
@@ -115,9 +118,11 @@ def checked(config: TrialConfig, data: Data, result: TrialResult) -> list[float]
     count, asked = result.manifest["poison"], config.poison_rate * len(data.train)
     require(abs(count - asked) <= 0.5, f"{count} images are poisoned, {asked:g} were asked for")
     if not config.model.noise:  # two draws of which may well differ
-        x = torch.cat([result.clean.x, result.triggered.x]).cpu().double() / 255
-        seen = torch.cat([result.table[f"{name}_prediction"][: len(result.clean)] for name in ("clean", "triggered")])
-        flipped = int((deepcopy(result.model).cpu().double()(x).argmax(1) != seen.cpu()).sum())
+        shown = result.examples
+        x = torch.cat([shown.clean.x, shown.triggered.x]).cpu().double() / 255
+        names = [*shown.clean_prediction, *shown.triggered_prediction]
+        seen = torch.tensor([data.classes.index(name) for name in names])
+        flipped = int((deepcopy(result.model).cpu().double()(x).argmax(1) != seen).sum())
         require(flipped <= FLIPPED, f"{flipped} of {len(x)} predictions are others in float64")
     return [result.metrics[name] for name in SHARES]
 

@@ -18,7 +18,7 @@ from raybd.execution.plan import SweepPlan, plan_sweep
 from raybd.execution.setup import TrialSetup
 from raybd.tracking.uploads import TrialRun
 from raybd.training import loop
-from raybd.trials import artifacts, base, network
+from raybd.trials import artifacts, base, measurements
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import FINISHED, TrialFolder
 from raybd.utils import figures
@@ -28,7 +28,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "poisoning": [(PoisonSpec, "poison"), (PoisonSpec, "triggered")],
     "verification": [(base, "verify_poisoning")],
     "training": [(loop, "_one_epoch")],
-    "measuring": [(network, "_metric_context"), (network, "measure"), (base, "per_sample")],
+    "measuring": [(measurements, "_metric_context"), (measurements, "measure"), (base, "per_sample")],
     "figures": [(artifacts, "draw_examples"), (figures, "training_curves")],
     "records": [
         *((attempt, name) for name in ("_resume", "save_artifacts", "save_probe_arrays")),
