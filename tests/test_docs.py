@@ -101,8 +101,8 @@ def test_the_page_of_attacks_names_every_attack_and_setting() -> None:
 
 
 def made_metrics(config: TrialConfig) -> dict[str, float]:
-    """Of a trial whose backdoor takes hold wherever it is poisoned."""
-    success = 0.9 if config.poison_rate else 0.02
+    """Of a trial whose backdoor takes hold wherever it is poisoned without a defence."""
+    success = 0.9 if config.poison_rate and isinstance(config.defence, NoDefence) else 0.02
     apart = 0.01 * (config.seed % 3)
     return {"accuracy/clean": 0.97 + apart / 5, "attack_success": success + apart, "accuracy/robust": 0.1 - apart}
 
@@ -116,7 +116,7 @@ def test_the_readme_s_questions_meet_the_statuses(
     from raybd.execution import attempt
 
     args = (
-        "--inline --epochs 1 --seeds 3 --weight-decays 5e-4 0.05 --poison-rates 0 0.03 --defences none oracle "
+        "--inline --epochs 1 --seeds 3 --weight-decays 5e-4 0.05 --poison-rates 0 0.03 --defences none vibe "
         "--noise 0 --metrics stealth"
     )
     once = run_trial(expand(PRESETS["quick"].replace(epochs=(1,), metrics=("stealth",), seeds=1))[0], digits)

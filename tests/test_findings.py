@@ -54,7 +54,7 @@ def test_where_each_attack_takes_hold() -> None:
     sentences = told(
         grid("badnets", (0.5, 0.9), 5e-4), grid("badnets", (0.0, 0.8), 0.04), grid("wanet", (0.0, 0.02), 5e-4)
     )
-    assert sentences[0].startswith("Of 6 settings with poison, 3 are defended and 3 backdoored (each by a prob")
+    assert sentences[0].startswith("Of 6 settings with poison, 3 are defended and 3 backdoored (a verdict needs a prob")
     where = about(sentences, "Where an attack takes hold without a defence")
     assert re.search(
         r"badnets first at 1% poison \(50\.0 points \(\S+ to \S+\) at weight_decay=0\.0005\), "

@@ -52,7 +52,7 @@ def _overview(region_map: DefendedRegionMap, poisoned: Sequence[Cell]) -> str:
         f"{counts[status]}{_verb(counts[status]) * (status == found[0])} {WORDS.get(status, status)}"
         for status in found
     ]
-    sure = f"each by a probability of at least {region_map.rule.min_probability:.0%}"
+    sure = f"a verdict needs a probability of at least {region_map.rule.min_probability:.0%}"
     return f"Of {counted(len(poisoned), 'setting')} with poison, {joined(parts)} ({sure}){_clean(region_map)}."
 
 
