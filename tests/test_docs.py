@@ -13,6 +13,7 @@ import raybd
 from raybd.attacks import ATTACKS, Attack
 from raybd.command_line.grid import expand
 from raybd.defences import DEFENCES
+from raybd.defences.none import NoDefence
 from raybd.metrics import METRICS
 from raybd.models import Classifier, build_model
 from raybd.trials.base import TrialResult, TrialSession

@@ -18,7 +18,6 @@ seeds: 5
 weight-decays: [5e-4, 0.1]
 flip: [true, false]
 attacks: ["badnets:size=2", blended]
-widths: []
 inline: true
 data_memory: null
 """

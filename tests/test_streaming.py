@@ -283,7 +283,7 @@ config = TrialConfig(data="digits", poison_rate=0.05, model=ModelConfig(name="te
 result = run_trial(config, data)
 done.set()
 names = ("loss/train", "accuracy/clean", "attack_success", "loss/triggered")
-print(most, *(repr(result.metrics[name]) for name in names), *result.model.state_dict()["2.weight"].flatten().tolist())
+print(most, *(repr(result.metrics[name]) for name in names), *result.model.head.weight.flatten().tolist())
 """
 
 
