@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -113,29 +112,6 @@ def job(lab: Lab) -> None:
     check_once("job", expected)
 
 
-def stop_and_end(lab: Lab) -> None:
-    """A trial that stands still on another machine is killed by that machine's watchdog and goes on; SIGTERM to the
-    driver ends trials on all machines after a checkpoint, and the same line finishes them."""
-    options = (
-        f"--name ended {LIGHT} --poison-rates 0.05 0.1 --attacks badnets --seeds 1 --epochs 150 --stall-seconds 15"
-    )
-    expected, worker = keys(lab, options), WORKERS["worker1"]
-    with in_background(lab, f"ray submit cluster.yaml sweeps/ib.py {options}", "ended") as said:
-        until(lambda: bool(on(lab, worker, TRIALS)), 90)
-        stopped = on(lab, worker, TRIALS)
-        on(lab, worker, f"kill -STOP {' '.join(stopped)}")
-        until(lambda: not set(stopped) & set(on(lab, worker, TRIALS)), 90)
-        until(lambda: bool(on(lab, worker, TRIALS)), 60)  # the machine has work again
-        time.sleep(5)  # which the trial does for a while
-        on(lab, HEAD, f"pkill -TERM -f {DRIVER}")
-        until(lambda: "run the same command again" in said.read_text(errors="replace"), 60)
-    assert "RUNNING" not in set(load_runs("ended", TRACKING)["status"])
-    assert any(on(lab, address, "ls raybd-results/ended/trials/*/checkpoint.pt; true") for address in WORKERS.values())
-    again = lab.laptop.types(f"ray submit cluster.yaml sweeps/ib.py {options}")
-    assert "resumed from its checkpoint after epoch" in again, again
-    check_once("ended", expected)
-
-
 def lose_a_worker(lab: Lab) -> None:
     """A machine goes off while it runs trials: they run elsewhere, and none is there twice.
 
@@ -162,9 +138,7 @@ def down(lab: Lab) -> None:
     assert len(finished("submitted")) == len(finished("job")) == 12
 
 
-TRIALS = "pgrep -f '^ray::ImplicitFunc' || true"  # processes that run trials, by Ray's names
-DRIVER = "'^[^ ]*python[0-9.]* [^ ]*ib[.]py'"  # and not the shell that started it, which would end without a word
-STAGES: list[Callable[[Lab], None]] = [secrets, head, workers, submit, refuse, job, stop_and_end, lose_a_worker, down]
+STAGES: list[Callable[[Lab], None]] = [secrets, head, workers, submit, refuse, job, lose_a_worker, down]
 SSH = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -q"
 
 
@@ -174,11 +148,6 @@ SSH = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/n
 def all_there(lab: Lab) -> bool:
     """Whether Ray has the CPUs of all machines."""
     return f"/{len(lab.machines) * CPUS}.0 CPU" in lab.laptop.types("ray exec cluster.yaml 'ray status'")
-
-
-def on(lab: Lab, address: str, command: str) -> list[str]:
-    """The words that `command` says on the machine at `address`."""
-    return lab.laptop.types(f"ssh {SSH} -i {lab.laptop.key} {USER}@{address} {shlex.quote(command)}").split()
 
 
 def keys(lab: Lab, options: str) -> set[str]:
