@@ -39,6 +39,11 @@ class ParameterNames:
         """The settings of a defence that have a name."""
         return Aliases(self._trials)
 
+    @cached_property
+    def threat(self) -> list[str]:
+        """The parameters that are the attacker's: the attack, its settings and the poison rate."""
+        return [n for n in self.short if n in ("attack.name", "poison_rate", *self.plugin_settings("attack.name"))]
+
     def full_names(self, names: Iterable[str]) -> list[str]:
         """The full names of parameters given by their short or full names.
 

@@ -66,8 +66,7 @@ def most_robust(table: CellTable, fixed: Mapping[str, Value]) -> Robustness:
 
 def _chosen(table: CellTable, fixed: Mapping[str, Value]) -> list[str]:
     """The axes that a defender chooses."""
-    threat = ["attack.name", *table.names.plugin_settings("attack.name"), "poison_rate"]
-    return [n for n in table.names.varying if n not in threat and n not in fixed]
+    return [n for n in table.names.varying if n not in table.names.threat and n not in fixed]
 
 
 def _ranked(table: CellTable, fixed: Mapping[str, Value]) -> list[tuple[dict[str, Value], list[Cell]]]:

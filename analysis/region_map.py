@@ -12,13 +12,13 @@ from analysis.boundary import Resistance
 from analysis.cell_table import CellTable
 from analysis.compare import Comparison
 from analysis.decision import DecisionRule
+from analysis.parquet import write_parquet
 from analysis.records import Trials
 from analysis.reference import Policy
 from analysis.robustness import Robustness
 from analysis.slices import MapSlice
 from analysis.values import Value, format_value
 from analysis.verdict import Verdict
-from raybd.errors import InputError
 
 
 class RuleOptions(TypedDict, total=False):
@@ -222,9 +222,4 @@ class DefendedRegionMap:
         frame = self.to_frame()
         for name in [n for n, scale in self.scales.items() if scale == "category"]:
             frame[name] = [None if value is None else format_value(value) for value in frame[name]]
-        try:
-            frame.to_parquet(path, index=False)
-        except ImportError as error:
-            raise InputError("a Parquet file needs pyarrow: pip install pyarrow (or use to_frame().to_csv)") from error
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error}") from error
+        write_parquet(frame, path, " (or use to_frame().to_csv)")

@@ -55,12 +55,16 @@ class Robustness:
         listed = ", ".join(
             f"{name}={format_value(value)}" for name, value in self.settings.items() if value is not None
         )
+        what = f"{self.name} ({listed})" if listed else self.name
+        return f"The most robust configuration is {what}: defended against {self.count(f' {self._noun}')}."
+
+    def count(self, noun: str = "") -> str:
+        """Against how many threats, each a `noun`, it is defended, beside those without a defence and those held out:
+        "5 of 7; without a defence 7 of 7 take hold; held-out: 2 of 3"."""
         without = f"; without a defence {len(self.held)} of {self.undefended} take hold" if self.undefended else ""
         kept = len(set(self.held_out) & set(self.defended))
         apart = f"; held-out: {kept} of {len(self.held_out)}" if self.held_out else ""
-        of = f"{len(self.defended)} of {len(self.verdicts)} {self._noun}"
-        what = f"{self.name} ({listed})" if listed else self.name
-        return f"The most robust configuration is {what}: defended against {of}{without}{apart}."
+        return f"{len(self.defended)} of {len(self.verdicts)}{noun}{without}{apart}"
 
     @property
     def cost(self) -> str:

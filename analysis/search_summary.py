@@ -80,11 +80,7 @@ def sentences(report: Report, runs: pd.DataFrame) -> list[str]:
 
 def compared(found: Robustness, name: str) -> list[str]:
     """How a named setting did: threats that are kept out of those that take hold, at what cost, and where it fails."""
-    without = f"; without a defence {len(found.held)} of {found.undefended} take hold" if found.undefended else ""
-    held_out = f"; held-out: {len(set(found.held_out) & set(found.defended))} of {len(found.held_out)}"
-    kept = f"{len(found.defended)} of {len(found.verdicts)}"
-    line = f"{name} is defended against {kept}{without}{held_out if found.held_out else ''}."
-    return [line, f"  {found.cost}", f"  {found.failures}"]
+    return [f"{name} is defended against {found.count()}.", f"  {found.cost}", f"  {found.failures}"]
 
 
 def searched(report: Report) -> str:

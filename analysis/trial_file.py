@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.arguments import check_path
+from analysis.parquet import write_parquet
 from analysis.records import REQUIRED, canonical_frame
 from analysis.values import parse
 from raybd.errors import InputError
@@ -31,13 +32,12 @@ def write(runs: pd.DataFrame, path: str | Path) -> int:
     if "data" in frame:
         frame = frame.assign(data=frame["data"].map(_without_folder))
     frame = frame.dropna(axis="columns", how="all").sort_values(["seed", "run_id"], ignore_index=True)
+    if target.suffix == ".parquet":
+        texts = frame.astype({name: "str" for name in frame if frame[name].dtype == object})
+        write_parquet(texts, target, ", or name the file .csv.gz")
+        return len(frame)
     try:
-        if target.suffix == ".parquet":
-            frame.astype({name: "str" for name in frame if frame[name].dtype == object}).to_parquet(target, index=False)
-        else:
-            frame.to_csv(target, index=False)
-    except ImportError as error:
-        raise InputError("a Parquet file needs pyarrow: pip install pyarrow, or name the file .csv.gz") from error
+        frame.to_csv(target, index=False)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
     return len(frame)

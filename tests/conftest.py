@@ -59,6 +59,15 @@ def digits() -> Data:
     return load("digits")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes in one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def made_images(n: int = 40, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 4, seed: int = 0) -> Images:
     """Random images of which each class has its equal share."""
     rng = torch.Generator().manual_seed(seed)

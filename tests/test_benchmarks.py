@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,9 @@ from raybd.tracking.store import Store
 from tests.benchmarks import gpu, gpu_first, timing, trial
 from tests.benchmarks.timing import HEAD, Row, apart, interleave, markdown, rate, require
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 AT = gpu.Bench(torch.device("cpu"), gpu.SMALL)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_gpu_script_runs_whole_and_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:

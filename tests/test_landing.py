@@ -4,6 +4,7 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from mlflow import MlflowClient
 from raybd.cli import main
 from raybd.command_line import ui
 from raybd.execution.plan import varying
-from raybd.tracking import load_runs, verdicts
+from raybd.tracking import load_runs, tagging
 from raybd.tracking.data_inputs import log_data
 from raybd.tracking.landing import VERDICT, VIEW_TAG, view_of
 from raybd.tracking.store import NOTE, Store
@@ -83,16 +84,16 @@ def test_verdicts_become_tags_and_only_the_changed_ones_are_written(store: Store
 
 
 def test_other_stores_get_them_by_mlflow_s_client(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_tag, told = MlflowClient.set_tag, list[str]()
+    log_batch, told = MlflowClient.log_batch, list[str]()
 
-    def noted(self: MlflowClient, run_id: str, key: str, value: str) -> None:
+    def noted(self: MlflowClient, run_id: str, **given: Any) -> None:
         told.append(run_id)
-        set_tag(self, run_id, key, value)
+        log_batch(self, run_id, **given)
 
     first = ids(store)[0]
     with monkeypatch.context() as patch:
         patch.setattr(StoreFile, "of", lambda uri: None)
-        patch.setattr(MlflowClient, "set_tag", noted)
+        patch.setattr(MlflowClient, "log_batch", noted)
         assert tag_verdicts(pd.DataFrame({"run_id": [first]}), {first: "uncertain"}, store.address.uri) == 1
     assert told == [first]
     assert read(store)[0] == "uncertain"
@@ -101,7 +102,7 @@ def test_other_stores_get_them_by_mlflow_s_client(store: Store, monkeypatch: pyt
 def test_a_store_that_cannot_be_written_to_costs_a_warning(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(verdicts, "PUT", "INSERT INTO nowhere VALUES (?, ?, ?)")
+    monkeypatch.setattr(tagging, "PUT", "INSERT INTO nowhere VALUES (?, ?, ?)")
     assert tag(store, {ids(store)[0]: "kept_out"}) == 0
     assert "the verdicts are not in the tracking store" in caplog.text
 

@@ -1,6 +1,5 @@
 """VIBE's features from a file of rows, or by a frozen network with the weights of a file."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,8 @@ from raybd.trials.twins import twin_of
 from raybd.trials.validate import prepare
 from raybd.types import POISON, Data
 from sweeps.ib import PRESETS, summarise
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = "digits[0,1,2;300]"
 QUICK = Vibe(tuned=False, iterations=200, e_steps=5, learning_rate=0.01, batch_size=64)
@@ -181,11 +182,3 @@ def test_without_later_settings_an_encoder_is_the_one_of_before(small: Data) -> 
     assert encoder_key(model, small.train.x, now, 0) == before
     other = Vibe(view_noise=0.3).pretraining("simclr", 80, small.train.shape)
     assert encoder_key(model, small.train.x, other, 0) != before
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -24,21 +24,15 @@ def percent(rate: object) -> str:
     return f"{100 * float(str(rate)):g}%" if is_number(rate) else str(rate)
 
 
-def threat_axes(table: CellTable) -> list[str]:
-    """The axes (full names) that are the attacker's: the attack, its settings and the poison rate."""
-    names = table.names
-    return [n for n in names.short if n in ("attack.name", "poison_rate", *names.plugin_settings("attack.name"))]
-
-
 def choice_axes(table: CellTable) -> list[str]:
     """The axes that vary and are neither the attacker's, nor a defence's, nor the data."""
-    left_out = {*threat_axes(table), *DATA}
+    left_out = {*table.names.threat, *DATA}
     return [n for n in table.names.varying if n not in left_out and not n.startswith("defence.")]
 
 
 def place_axes(table: CellTable) -> list[str]:
     """The axes that vary and that nobody who trains chooses: the attacker's and the data."""
-    return [n for n in table.names.varying if n in {*threat_axes(table), *DATA}]
+    return [n for n in table.names.varying if n in {*table.names.threat, *DATA}]
 
 
 def ordinary(cells: Iterable[Cell]) -> list[Cell]:

@@ -7,16 +7,13 @@ worker can see it.
 
 import os
 import signal
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 BLOCKED = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 POLL_SECONDS = 0.02
-SETTLE_SECONDS = 5.0  # within which Ray has asked its processes to end
 
 
 @contextmanager
@@ -48,21 +45,20 @@ def shut_down_ray() -> None:
     """
     import ray
 
-    Thread(target=_kill_asked, daemon=True).start()
-    ray.shutdown()
+    over = Event()
+    Thread(target=_kill_asked, args=(over, ray.is_initialized), daemon=True).start()
+    try:
+        ray.shutdown()
+    finally:
+        over.set()
 
 
-def _kill_asked() -> None:
-    """Kill the children that Ray asks to end once it has let go of this process."""
-    ray = sys.modules["ray"]
-    while ray.is_initialized():
-        time.sleep(POLL_SECONDS)
-    ends = time.monotonic() + SETTLE_SECONDS
-    while time.monotonic() < ends:
-        for child in _asked_children():
+def _kill_asked(over: Event, connected: Callable[[], bool]) -> None:
+    """Until it is `over`, kill the children that Ray asks to end once this process is not `connected` any more."""
+    while not over.wait(POLL_SECONDS):
+        for child in [] if connected() else _asked_children():
             with suppress(OSError):
                 os.kill(child, signal.SIGKILL)
-        time.sleep(POLL_SECONDS)
 
 
 def _asked_children() -> list[int]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from raybd.defences.base import ENCODER, FLAGGED, SUSPICION, TrainingContext
 from raybd.defences.cost import Cost
-from raybd.defences.vibe.em import Em, FrozenFeatures, check_features
+from raybd.defences.vibe.em import CHUNK, Em, FrozenFeatures, check_features
 from raybd.defences.vibe.heads import LinearNetwork, VibeNetwork
 from raybd.defences.vibe.settings import VibeSettings
 from raybd.defences.vibe.source import TrainableFeatures
@@ -96,7 +96,7 @@ class EmTraining:
     def content_labels(self) -> Tensor:
         """argmax p(l|x) (N,) of all training images, whatever their given labels say."""
         v = self._every(torch.arange(len(self.context.images)))
-        return torch.cat([self.network.heads.clean_log(part).argmax(1) for part in v.split(4096)])
+        return torch.cat([self.network.heads.clean_log(part).argmax(1) for part in v.split(CHUNK)])
 
     def _spend(self, images: float) -> None:
         self.cost.passes += images / len(self.context.images)
