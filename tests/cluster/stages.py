@@ -123,7 +123,7 @@ def lose_a_worker(lab: Lab) -> None:
         lab.machines["worker2"].cut_power()
         before = hosts("killed")
         assert len(before) < len(expected) - 4, "the machine went off too late to prove anything"
-        until(lambda: "Look at the runs" in said.read_text(errors="replace"), 150)
+        until(lambda: "Ask the map" in said.read_text(errors="replace"), 150)
         assert f"{len(expected)} trials finished" in said.read_text(errors="replace")
     check_once("killed", expected)
     assert hosts("killed").count("worker2") == before.count("worker2") > 0
