@@ -63,6 +63,7 @@ def boundary_table(table: CellTable, along: str, fixed: Mapping[str, Value], int
     """One row a setting of the axes not `fixed`: the boundary along the axis `along` (all by full names)."""
     if not all(is_number(value) for value in table.measured(along)):
         raise InputError(f"{along} has values without an order: a boundary needs a numeric axis")
+    table.require(fixed)
     others = [n for n in table.names.varying if n != along and n not in fixed]
     rows = []
     for values, cells in group_cells(table.find_poisoned(fixed), others).items():

@@ -1,6 +1,7 @@
 """An index of cells by the values of their parameters."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,4 +48,6 @@ class CellIndex:
         near = neighbours(value, known)
         listed = ", ".join(map(format_value, near)) or "none"
         word = "nearest measured" if len(near) < len(known) else "measured"
-        return f"{self._short[name]}={format_value(value)} was not measured ({word}: {listed})"
+        close = get_close_matches(str(value), [text for text in known if isinstance(text, str)], cutoff=0.8)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        return f"{self._short[name]}={format_value(value)} was not measured ({word}: {listed}{hint})"

@@ -66,6 +66,11 @@ class CellTable:
         """The cells at the values of `setting` that an attack was made on."""
         return [cell for cell in self.find(setting) if cell.poisoned]
 
+    def require(self, setting: Mapping[str, Value]) -> None:
+        """Raise an InputError that says what was measured, if nothing was at the values of `setting`."""
+        if not self.find(setting):
+            raise InputError(f"nothing was measured there: {self._index.explain_missing(setting)}")
+
     def answer(self, setting: Mapping[str, Value], interpolate: bool = False) -> Verdict:
         """The verdict at a setting; over every value of an axis that is left out, the conservative one."""
         cells = self.find(setting)

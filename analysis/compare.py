@@ -60,8 +60,11 @@ def compare(
     """The comparison of two settings of a defence (by full names) over the cells that both have.
 
     Raises:
-        InputError: one of the two has several settings of its defence at a cell, or they share no cell and seed.
+        InputError: one of the two has several settings of its defence at a cell, they share no cell and seed, or
+            nothing was measured there.
     """
+    for side in (first, second):
+        table.require({**side, **fixed})
     labels = [", ".join(format_value(v) for v in side.values()) for side in (first, second)]
     one, other = (
         _cells_by_place(table, {**side, **fixed}, label) for side, label in zip((first, second), labels, strict=True)

@@ -36,7 +36,11 @@ def best(table: CellTable, fixed: Mapping[str, Value]) -> pd.DataFrame:
 
     Each is judged on all its cells with poison together, as a question that leaves them out would be. In order of the
     number of cells that are defended, then of status, of the probability, and of clean accuracy.
+
+    Raises:
+        InputError: nothing was measured at the values of `fixed`.
     """
+    table.require(fixed)
     ranked = _ranked(table, fixed)
     rows = [
         table.names.short_setting(setting) | table.pooled(cells, {}).row() | _counts(table, cells)
@@ -52,6 +56,7 @@ def most_robust(table: CellTable, fixed: Mapping[str, Value]) -> Robustness:
     Raises:
         InputError: nothing was measured with poison at the values of `fixed`.
     """
+    table.require(fixed)
     if not (ranked := _ranked(table, fixed)):
         said = ", ".join(f"{table.names.short[n]}={format_value(v)}" for n, v in fixed.items() if v is not None)
         raise InputError(f"nothing was measured with poison at {said or 'any setting'}")

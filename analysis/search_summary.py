@@ -15,11 +15,12 @@ from analysis.robustness import Robustness
 from analysis.text_table import align_columns
 from raybd.errors import InputError
 from raybd.utils.metric_names import ALIAS, HELD_OUT
+from raybd.utils.summary_folder import SummaryFolder
 
 Report = Mapping[str, Any]  # search.json
 
 
-def summarise_search(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
+def summarise_search(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str, list[Path]]:
     """Sentences, the Pareto front, and every defence against every attack; what was chosen is named in the store."""
     from raybd import tracking  # here, because it takes MLflow's seconds
 
@@ -34,8 +35,8 @@ def summarise_search(name: str, tracking_uri: str, folder: Path) -> tuple[str, l
     defences = {name: dict.fromkeys(known) | settings for name, settings in report["settings"].items()}
     table = compare_defences(asked, defences)
     table.to_csv(folder / "defences.csv", index=False)
-    defence_figure(table, report["held_out"]).savefig(folder / "defences.png")
-    pictures = [folder / "defences.png", *sorted(folder.glob("pareto*.png")), *sorted(folder.glob("importances_*.png"))]
+    pictures = folder.save(defence_figure(table, report["held_out"]), "defences")
+    pictures += [*sorted(folder.path.glob("pareto*.png")), *sorted(folder.path.glob("importances_*.png"))]
     text = [*map(_wrapped, sentences(report, asked)), "", f"Pareto front (^: the winner)\n{front_table(report)}"]
     text += ["", "ACC / ASR %, mean ± deviation over seeds", defence_table(table, report["held_out"])]
     return "\n".join(text), [folder / "defences.csv", folder / "search.json", *pictures]

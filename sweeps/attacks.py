@@ -11,6 +11,7 @@ from analysis.attack_table import attack_table
 from raybd.command_line.command import main
 from raybd.command_line.options import SweepOptions
 from raybd.tracking import load_runs
+from raybd.utils.summary_folder import SummaryFolder
 
 RATES = (0.0, 0.01, 0.05, 0.1)
 PRESETS = {
@@ -33,7 +34,7 @@ PRESETS = {
 }
 
 
-def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
+def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str, list[Path]]:
     """The table, for the terminal and as a file."""
     table = attack_table(load_runs(name, tracking_uri))
     path = folder / "attacks.md"

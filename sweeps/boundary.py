@@ -36,6 +36,7 @@ from raybd.execution.proposers import ListProposer, Proposal, Signal
 from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
 from raybd.trials.validate import prepare
+from raybd.utils.summary_folder import SummaryFolder
 
 FILE = "boundary.json"  # the rounds of the search, in the sweep's folder
 
@@ -202,7 +203,7 @@ def _save_search(folder: Path, proposer: BoundaryProposer) -> None:
     (folder / FILE).write_text(json.dumps(kept, indent=1))
 
 
-def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
+def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str, list[Path]]:
     """The boundary, line by line; beside it that of the whole grid, where all of it has been run."""
     kept, runs = json.loads((folder / FILE).read_text()), load_runs(name, tracking_uri, all_metrics=True)
     grid = Grid(kept["settings"])
@@ -217,12 +218,11 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
             apart=away
         )
         text.append(_compared(kept, away))
-    pictures = [folder / "map.png", folder / "boundary.csv", folder / FILE]
-    plot_map(found).savefig(pictures[0])
-    table.to_csv(pictures[1], index=False)
+    files = [*folder.save(plot_map(found), "map"), folder / "boundary.csv", folder / FILE]
+    table.to_csv(folder / "boundary.csv", index=False)
     title = f"The boundary along {kept['along']}: band and apart in decades, inf: not reached"
     report = save_report(runs, name, folder / "report.html")
-    return "\n".join([*text, "", title, format_frame(table.round(4)), "", f"Report: {report}"]), [*pictures, report]
+    return "\n".join([*text, "", title, format_frame(table.round(4)), "", f"Report: {report}"]), [*files, report]
 
 
 def _boundary(

@@ -14,6 +14,7 @@ from raybd.command_line.options import SweepOptions
 from raybd.defences import DEFENCES
 from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
+from raybd.utils.summary_folder import SummaryFolder
 
 PRESETS = {
     "quick": SweepOptions.of(
@@ -34,16 +35,16 @@ def expand(options: SweepOptions) -> list[TrialConfig]:
     return grid.share_twins(grid.expand(options))
 
 
-def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
+def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str, list[Path]]:
     """A line a defence, the picture of attack x defence, and all trials as CSV."""
     runs = load_runs(name, tracking_uri)
     met = [text for text in DEFENCES if (runs["params.defence.name"] == text).any()]
     table = compare_defences(runs, {text: {"name": text} for text in met})
     table.to_csv(folder / "defences.csv", index=False)
-    defence_figure(table).savefig(folder / "defences.png")
+    pictures = folder.save(defence_figure(table), "defences")
     text = defence_ranking(table, {text: DEFENCES[text].access for text in met})
     (folder / "defences.txt").write_text(text + "\n")
-    return text, [folder / part for part in ("defences.csv", "defences.png", "defences.txt")]
+    return text, [folder / "defences.csv", *pictures, folder / "defences.txt"]
 
 
 if __name__ == "__main__":

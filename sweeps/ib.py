@@ -12,15 +12,16 @@ from raybd.command_line.command import main
 from raybd.command_line.grid import expand
 from raybd.command_line.options import SweepOptions
 from raybd.trials.config import TrialConfig
+from raybd.utils.summary_folder import SummaryFolder
 
 METRICS = ("mutual_information", "stealthiness", "smoothness", "stealth")
 QUICK = (  # on digits each probe of information costs as much as the training
-    "mutual_information:epochs=[2],passes=16,classes=2",
+    "mutual_information:epochs=[2],passes=8,classes=1",
     "stealthiness",
     'smoothness:points=100,sigmas=[0.5],variants=["triggered","random_patch","moved_patch","twin_triggered"]',
     "stealth",
 )
-VIBE = "vibe:retrained,pretrain_epochs=40"
+VIBE = "vibe:retrained,pretrain_epochs=12"
 BESIDE: dict[str, Any] = {  # in the default sweep: VIBE where ordinary training lets the backdoor in
     "defences": ("none", VIBE),
     "defence_rates": (0.01, 0.03),
@@ -29,6 +30,7 @@ BESIDE: dict[str, Any] = {  # in the default sweep: VIBE where ordinary training
 PRESETS = {
     "quick": SweepOptions.of(
         poison_rates=(0.0, 0.0015, 0.003, 0.01, 0.03),
+        weight_decays=(5e-4, 0.05),
         widths=(1.0,),
         epochs=(10,),
         seeds=5,  # with fewer, smoothing is never shown
@@ -80,7 +82,7 @@ def _asks_the_default(options: SweepOptions) -> bool:
     return asked[0] == asked[1]
 
 
-def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
+def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str, list[Path]]:
     """What was found, the tables for the terminal, the map and the gap of smoothing as pictures, and the report."""
     # here: pandas, SciPy's statistics and matplotlib take over a second to import, which no wrong option shall wait for
     from analysis import DefendedRegionMap
@@ -99,9 +101,9 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
     runs = load_runs(name, tracking_uri, all_metrics=True)
     region = DefendedRegionMap.from_frame(canonical_frame(runs))
     tag_verdicts(runs, run_verdicts(region), tracking_uri)
-    cells, pictures = folder / "cells.csv", [folder / "map.png"]
+    cells = folder / "cells.csv"
     region.to_frame().to_csv(cells, index=False)
-    plot_map(region).savefig(pictures[0])
+    pictures = folder.save(plot_map(region), "map")
     smoothing = smoothing_lines(runs, judge_smoothing)
     tables = [
         grid_table(region),
@@ -111,11 +113,11 @@ def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Pat
         SummaryTable("Smoothing", smoothing, "smoothing.csv"),
     ]
     sentences = findings(region, runs, judge_smoothing)
-    text, files = summary_text(sentences, tables, folder)
+    text, files = summary_text(sentences, tables, folder.path)
     if smoothing:
-        pictures.append(folder / "smoothing.png")
         sigma = smoothing_sigmas(runs)[-1]  # at the smallest, clean images mostly vote alike
-        draw_gaps(smoothing_gaps(runs, sigma), f"{name}: smoothing at sigma {sigma}").savefig(pictures[1])
+        gaps = draw_gaps(smoothing_gaps(runs, sigma), f"{name}: smoothing at sigma {sigma}")
+        pictures += folder.save(gaps, "smoothing")
     page = folder / "report.html"
     page.write_text(report(runs, name, sentences), encoding="utf-8")
     places = f"Every cell:  {cells}\nThe map:     {pictures[0]}\nThe report:  {page}"

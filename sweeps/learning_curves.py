@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from raybd.convex.region import region_width, region_width_band
 from raybd.errors import InputError
 from raybd.tracking import load_runs
 from raybd.trials.records import SweepFolder
+from raybd.utils.summary_folder import SummaryFolder
 
 BETAS = tuple(b / 100 for b in (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 19, 24, 29, 36, 44, 54, 66, 81, 99))
 PRESETS = {
@@ -49,7 +51,9 @@ PRESETS = {
 }
 
 
-def summarise(name: str, tracking_uri: str, folder: Path, compare: Sequence[Path] = ()) -> tuple[str, list[Path]]:
+def summarise(
+    name: str, tracking_uri: str, folder: SummaryFolder, compare: Sequence[Path] = ()
+) -> tuple[str, list[Path]]:
     """Region widths, what networks' betas show, differences to the authors' files; all figures."""
     table = trial_table(load_runs(name, tracking_uri, all_metrics=True))
     areas = regions(table, region_width, region_width_band)
@@ -63,7 +67,7 @@ def summarise(name: str, tracking_uri: str, folder: Path, compare: Sequence[Path
     }
     text = "\n\n".join(f"{title}\n{part}" for title, part in parts.items() if part)
     (folder / "learning_curves.txt").write_text(text + "\n")
-    figures = draw_all(table, areas) | _epoch_figures(table, folder)
+    figures = draw_all(table, areas) | _epoch_figures(table, folder.path)
     return text + f"\n\nFigures: {folder / 'figures'}", [folder / "learning_curves.txt", *_save(figures, folder)]
 
 
@@ -83,13 +87,12 @@ def _epoch_figures(table: pd.DataFrame, folder: Path) -> dict[str, Figure]:
     return figures
 
 
-def _save(figures: dict[str, Figure], folder: Path) -> list[Path]:
+def _save(figures: dict[str, Figure], folder: SummaryFolder) -> list[Path]:
     (folder / "figures").mkdir(exist_ok=True)
-    paths = []
+    inside, paths = replace(folder, path=folder / "figures"), []
     for name, figure in figures.items():
         file_name = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-        paths.append(folder / "figures" / f"{file_name}.png")
-        figure.savefig(paths[-1])
+        paths += inside.save(figure, file_name)
     return paths
 
 

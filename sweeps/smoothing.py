@@ -20,6 +20,7 @@ from raybd.command_line.options import SweepOptions
 from raybd.metrics.smoothing.conclusion import judge_smoothing
 from raybd.metrics.smoothing.figures import draw_gaps, draw_levels
 from raybd.tracking import load_runs
+from raybd.utils.summary_folder import SummaryFolder
 
 SHOWN = ("clean", "triggered", "random_patch", "moved_patch", "random_direction", "target_class")
 PRESETS = {
@@ -36,23 +37,23 @@ PRESETS = {
 }
 
 
-def summarise(name: str, tracking_uri: str, folder: Path) -> tuple[str, list[Path]]:
+def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str, list[Path]]:
     """The verdict on each attack, the gap over all trials, and W over sigma for each attack at its highest rate."""
     runs = load_runs(name, tracking_uri, all_metrics=True)
     runs = runs[runs["status"] == "FINISHED"]
-    sigmas, pictures = smoothing_sigmas(runs), []
+    sigmas = smoothing_sigmas(runs)
+    pictures: list[Path] = []
     for sigma in sigmas:
         if len(gaps := smoothing_gaps(runs, sigma)):
-            pictures.append(folder / f"gap_{sigma}.png")
-            draw_gaps(gaps, f"{name}: smoothing at sigma {sigma}").savefig(pictures[-1])
+            pictures += folder.save(draw_gaps(gaps, f"{name}: smoothing at sigma {sigma}"), f"gap_{sigma}")
     groups = group_runs(runs)
     highest = max((group.rate for group in groups), default=0.0)
     for group in [group for group in groups if group.rate == highest]:
-        pictures.append(folder / f"levels_{re.sub(r'[^A-Za-z0-9_.=-]', '_', group.label)}.png")
-        draw_levels(_levels(group.runs, sigmas), [float(s) for s in sigmas], group.label).savefig(pictures[-1])
+        figure = draw_levels(_levels(group.runs, sigmas), [float(s) for s in sigmas], group.label)
+        pictures += folder.save(figure, f"levels_{re.sub(r'[^A-Za-z0-9_.=-]', '_', group.label)}")
     table = smoothing_table(runs, judge_smoothing)
     (folder / "smoothing.txt").write_text(table + "\n")
-    return table + f"\n\nPictures: {folder}", [folder / "smoothing.txt", *pictures]
+    return table + f"\n\nPictures: {folder.path}", [folder / "smoothing.txt", *pictures]
 
 
 def _levels(runs: pd.DataFrame, sigmas: Sequence[str]) -> dict[str, NDArray[np.float64]]:

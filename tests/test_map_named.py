@@ -109,7 +109,7 @@ def test_a_named_setting_and_one_that_holds_everywhere(region: DefendedRegionMap
     assert region.most_robust(defence="vibe:default").defended == []
     assert "kept out, but at 6" in region.most_robust(defence="vibe:default").failures
     assert region.most_robust(defence="vibe", attack="badnets").failures == "It fails against none of them."
-    with pytest.raises(InputError, match="nothing was measured with poison at kappa=11"):
+    with pytest.raises(InputError, match="nothing was measured there: kappa=11 was not measured"):
         region.most_robust(kappa=11)
 
 

@@ -171,7 +171,7 @@ def test_settings_of_a_defence_must_be_told_apart():
     two = found.compare({"defence": "vibe", "kappa": 2}, "none")
     assert two.attack_success.value == pytest.approx(-0.7)
     assert found.compare({"kappa": 2}, {"kappa": 1}).attack_success.value == pytest.approx(0.1)
-    with pytest.raises(InputError, match="wanet and none share no cell and seed"):
+    with pytest.raises(InputError, match="nothing was measured there: defence=wanet was not measured"):
         found.compare("wanet", "none")
 
 
@@ -211,3 +211,22 @@ def test_failures_are_listed():
     assert asked.failures == ("r0: boom", "r1: boom", "r2: boom")
     assert "  failed          r1: boom" in str(asked)
     assert found.query().failures == asked.failures
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda found, at: found.slice("poison_rate", "defence", **at),
+        lambda found, at: found.boundary(**at),
+        lambda found, at: found.best(**at),
+        lambda found, at: found.most_robust(**at),
+        lambda found, at: found.compare("vibe", "none", **at),
+    ],
+    ids=["slice", "boundary", "best", "most_robust", "compare"],
+)
+def test_a_table_of_what_was_not_measured_is_refused_with_what_was(ask):
+    found = region_map(
+        twins(defence__name="none"), defended("none", [0.9] * 3, [0.9] * 3), defended("vibe", [0.1] * 3, [0.9] * 3)
+    )
+    with pytest.raises(InputError, match=r"nothing was measured there: attack=badnet was not .*did you mean badnets\?"):
+        ask(found, {"attack": "badnet"})

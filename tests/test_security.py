@@ -22,6 +22,7 @@ from raybd.tracking import uploads
 from raybd.tracking.store import Address
 from raybd.training import Checkpoint
 from raybd.trials.records import FINISHED, Record, SweepFolder, check_name
+from raybd.utils.summary_folder import SummaryFolder
 from sweeps.ib import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -98,7 +99,7 @@ def test_the_commands_refuse_them_too(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def unused(name: str, uri: str, folder: Path) -> tuple[str, list[Path]]:
+def unused(name: str, uri: str, folder: SummaryFolder) -> tuple[str, list[Path]]:
     raise AssertionError("no sweep ran")
 
 
@@ -162,7 +163,7 @@ def test_a_sweep_keeps_no_password(
     preset = PRESETS["quick"].replace(attacks=("badnets",), metrics=("stealth",), noise=0.0, seeds=1, epochs=(1,))
     args = "--inline --poison-rates 0.05 --weight-decays 5e-4 --widths 0.5 --name kept".split()
 
-    def summarise(name: str, uri: str, folder: Path) -> tuple[str, list[Path]]:
+    def summarise(name: str, uri: str, folder: SummaryFolder) -> tuple[str, list[Path]]:
         assert uri == URI
         raise RuntimeError(f"no map of {uri}")
 

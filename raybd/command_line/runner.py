@@ -30,8 +30,9 @@ from raybd.trials.records import SweepFolder
 from raybd.trials.validate import prepare
 from raybd.utils.locks import heartbeat_thread
 from raybd.utils.signals import SignalError
+from raybd.utils.summary_folder import SummaryFolder
 
-Summary = Callable[[str, str, Path], tuple[str, list[Path]]]  # (name, tracking URI, folder) -> (text, files)
+Summary = Callable[[str, str, SummaryFolder], tuple[str, list[Path]]]  # (name, tracking URI, folder) -> (text, files)
 Run = Callable[[SweepPlan, Proposer], SweepResult]
 Search = Callable[[Any, SweepPlan, Run], list[TrialConfig]]  # (options, a plan of no trials, run) -> trials to add
 
@@ -183,17 +184,18 @@ def _sum_up(options: SweepOptions, plan: SweepPlan, result: SweepResult, summari
     if result.interrupted:
         print(f"\n{result.text}", flush=True)
         _close(options, plan, result, "", [])
-    text, pictures = _summary(plan, summarise)
+    folder = SummaryFolder(plan.folder.path, options.execution.figure_formats)
+    text, pictures = _summary(plan, folder, summarise)
     if not result.interrupted:
         _close(options, plan, result, text, pictures)
         print(f"\n{result.text}")
     print(f"\n{_next_commands(plan, options)}")
 
 
-def _summary(plan: SweepPlan, summarise: Summary) -> tuple[str, list[Path]]:
+def _summary(plan: SweepPlan, folder: SummaryFolder, summarise: Summary) -> tuple[str, list[Path]]:
     """Text and files of the summary, its text printed; none if it fails."""
     try:
-        text, pictures = summarise(plan.name, plan.store.address.uri, plan.folder.path)
+        text, pictures = summarise(plan.name, plan.store.address.uri, folder)
         print(f"\n{text}")
     except Exception as error:  # noqa: BLE001 - the trials are recorded, and their results must be printed
         print(public(f"the summary failed: {type(error).__name__}: {error}"), file=sys.stderr)
