@@ -73,13 +73,18 @@ def save_report(runs: pd.DataFrame, name: str, path: str | Path) -> Path:
     return path
 
 
-def report(runs: pd.DataFrame, name: str, sentences: Sequence[str] | None = None) -> str:
+def report(
+    runs: pd.DataFrame,
+    name: str,
+    sentences: Sequence[str] | None = None,
+    region_map: DefendedRegionMap | None = None,
+) -> str:
     """The page, of runs as `raybd.tracking.load_runs` gives them.
 
     `sentences`: what it begins with, the first as its headline; None: those of `analysis.findings`, which say nothing
-    of smoothing.
+    of smoothing. `region_map`: that of the runs, where it is at hand.
     """
-    region_map = DefendedRegionMap.from_frame(records.canonical_frame(runs))
+    region_map = region_map or DefendedRegionMap.from_frame(records.canonical_frame(runs))
     table, said = region_map.table, findings(region_map, runs) if sentences is None else sentences
     parts = [_head(table, runs, name, said), _maps(table), _boundaries(table)]
     parts += [_signatures(region_map, runs), _runs(region_map, runs)]

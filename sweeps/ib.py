@@ -119,7 +119,7 @@ def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str,
         gaps = draw_gaps(smoothing_gaps(runs, sigma), f"{name}: smoothing at sigma {sigma}")
         pictures += folder.save(gaps, "smoothing")
     page = folder / "report.html"
-    page.write_text(report(runs, name, sentences), encoding="utf-8")
+    page.write_text(report(runs, name, sentences, region), encoding="utf-8")
     places = f"Every cell:  {cells}\nThe map:     {pictures[0]}\nThe report:  {page}"
     return f"{text}\n\n{places}", [*pictures, page, cells, *files]
 
