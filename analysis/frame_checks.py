@@ -104,6 +104,7 @@ CHECKS: Mapping[str, tuple[Check, str]] = {
     "triggered_count": (_is_count, "a number of images, from 0"),
     "seconds": (_is_count, "a number of seconds, from 0"),
     "alias": (_is_label, "a text"),
+    "class_names": (_is_label, "a text"),
     "status": (_is_status, ", ".join(STATUSES)),
     "run_id": (_is_label, "a text or a whole number"),
     "key": (_is_label, "a text or a whole number"),

@@ -7,6 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from analysis.aliases import Aliases
+from analysis.class_names import by_number
 from analysis.frame_checks import is_share, percent_hint
 from analysis.records import RESERVED, Trials
 from analysis.values import Value, to_python
@@ -66,7 +67,7 @@ class ParameterNames:
         rate = result.get("poison_rate")
         if rate is not None and not is_share(rate):
             raise InputError(f"poison_rate must be a number in [0, 1], got {rate!r}{percent_hint(rate)}")
-        return self.aliases.resolve(result)
+        return self.aliases.resolve(by_number(result, self._trials.values))
 
     def short_setting(self, setting: Mapping[str, Value]) -> dict[str, Value]:
         """`setting`, given by full names, by short ones."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.class_names import with_class_names
 from analysis.frame_checks import CONTENT, check_table, check_values, is_missing
 from analysis.values import MISSING, Value, distinct, identity, index_of, parse, to_python
 from raybd.errors import InputError
@@ -15,6 +16,7 @@ from raybd.utils.metric_names import (
     ACCURACY,
     ALIAS,
     ATTACK_SUCCESS,
+    CLASSES,
     CLEAN_COUNT,
     DEFENCE_SECONDS,
     HELD_OUT,
@@ -35,6 +37,7 @@ OPTIONAL = (
     "seconds",
     "alias",
     "held_out",
+    "class_names",
 )
 RESERVED = ("seed", "clean_accuracy", "attack_success", *OPTIONAL)
 LOGGED = {  # a column of MLflow's -> ours; the other params.* are parameters
@@ -49,6 +52,7 @@ LOGGED = {  # a column of MLflow's -> ours; the other params.* are parameters
     f"metrics.{TRIGGERED_COUNT}": "triggered_count",
     f"tags.{ALIAS}": "alias",
     f"tags.{HELD_OUT}": "held_out",
+    f"tags.{CLASSES}": "class_names",
 }
 FAMILIES = ("attack.name", "poison_rate", "train.", "model.", "attack.")  # the order in which parameters are shown
 NO_METRICS = "finished without a clean accuracy or an attack success"
@@ -134,7 +138,7 @@ def encode_parameters(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list
         frame = frame.assign(**{named: first_names(frame, named, content)} if named in frame else {})
     values = {name: distinct(frame[name]) for name in _parameters(frame)}
     codes = {name: _codes(frame[name], known) for name, known in values.items()}
-    return pd.DataFrame(codes, index=frame.index), values
+    return pd.DataFrame(codes, index=frame.index), with_class_names(values, frame)
 
 
 def data_labels(frame: pd.DataFrame) -> "pd.Series[str]":

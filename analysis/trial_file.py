@@ -13,7 +13,7 @@ from raybd.errors import InputError
 from raybd.utils.files import expanded
 
 NUMBERS = ("clean_accuracy", "attack_success", "clean_count", "triggered_count", "seconds")
-TEXTS = ("run_id", "status", "key", "error", "alias", "held_out", "fingerprint")
+TEXTS = ("run_id", "status", "key", "error", "alias", "held_out", "class_names", "fingerprint")
 KINDS = (".csv", ".csv.gz", ".parquet")
 DIGITS = 6  # of shares and seconds: a test set has fewer images
 

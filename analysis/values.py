@@ -7,6 +7,22 @@ from typing import Literal
 
 import numpy as np
 
+
+class ClassNumber(int):
+    """A class of the data, whose name people are shown: equal to its number."""
+
+    name: str
+
+    def __new__(cls, number: int, name: str) -> "ClassNumber":
+        """The class `number`, which is called `name`."""
+        made = super().__new__(cls, number)
+        made.name = name
+        return made
+
+    def __reduce__(self) -> tuple[type["ClassNumber"], tuple[int, str]]:
+        return type(self), (int(self), self.name)
+
+
 Value = Hashable  # a number, a word, a truth value, a tuple of these, or None where a trial has no such parameter
 MISSING = -1  # the position of None
 LARGEST = 2**1000  # a larger whole number has no place on a scale: it is a word
@@ -103,6 +119,8 @@ def neighbours(value: Value, among: Sequence[Value]) -> list[Value]:
 
 def format_value(value: Value) -> str:
     """`value` as a person would type it."""
+    if isinstance(value, ClassNumber):
+        return f"{int(value)} ({value.name})"
     return f"{value:g}" if isinstance(value, int | float) and is_number(value) else str(value)
 
 

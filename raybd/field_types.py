@@ -1,8 +1,33 @@
 """Types of the fields of configs: whether a value is of one, and how it is said to people. Imports nothing of raybd."""
 
 import math
+from dataclasses import dataclass
+from functools import cache
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class NamesClass:
+    """Mark of a setting that is a class of the data: written as its number or its name."""
+
+
+# A class of the data. Its name is a value too, until the data are known: `raybd.data.class_names.with_numbers`.
+ClassLabel = Annotated[int, NamesClass()]
+_NAMED = {ClassLabel: int | str, tuple[ClassLabel, ...]: tuple[int | str, ...]}
+
+
+@cache  # a sweep asks ten thousands of times
+def hints_of(cls: Any) -> dict[str, Any]:
+    """The annotations of a dataclass without bounds, those of classes of the data with texts among the values."""
+    marked = get_type_hints(cls, include_extras=True)
+    return {name: _NAMED.get(marked[name], hint) for name, hint in get_type_hints(cls).items()}
+
+
+@cache
+def class_fields(cls: Any) -> list[str]:
+    """The names of the fields of a dataclass that are classes of the data."""
+    return [name for name, hint in get_type_hints(cls, include_extras=True).items() if hint in _NAMED]
 
 
 def fits(value: Any, hint: Any) -> bool:

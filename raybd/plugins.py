@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher, get_close_matches
 from functools import cache
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from raybd.errors import InputError
-from raybd.field_types import allowed_values, fits, is_finite
+from raybd.field_types import allowed_values, fits, hints_of, is_finite
 
 T = TypeVar("T")
 _ALWAYS = object()  # equal to no value
@@ -50,7 +50,7 @@ def build(kind: str, table: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T
     cls: Any = table[spec["name"]]
     if bad := unknown(f"setting of {kind} {spec['name']}", settings, _fields(cls)):
         raise InputError(bad)
-    hints = get_type_hints(cls)
+    hints = hints_of(cls)
     if bad := [key for key, value in settings.items() if not (fits(value, hints[key]) and is_finite(value))]:
         said = [f"{key} cannot be {settings[key]!r} (allowed: {allowed_values(hints[key])})" for key in bad]
         raise InputError([f"{kind} {spec['name']}: {text}" for text in said])
@@ -139,7 +139,15 @@ def _value(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):  # a word; a number of thousands of digits; lists in lists in lists
+        return _words(text)
+
+
+def _words(text: str) -> Any:
+    """The list that [A,B] is, of words or numbers; another text as it stands."""
+    if not (text.startswith("[") and text.endswith("]")):
         return text
+    parts = PIECE.findall(text[1:-1])
+    return text if any("[" in part for part in parts) else [_value(part.strip()) for part in parts]
 
 
 def _hashable(value: Any) -> Any:

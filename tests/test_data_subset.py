@@ -37,9 +37,8 @@ def test_order_and_number_make_other_data_and_limits_are_nested() -> None:
         ("digits[7,7]", "names class 7 twice"),
         ("digits[7]", "is of one class"),
         ("digits[]", "a subset is written [7,1]"),
-        ("digits[7,x]", "a subset is written"),
+        ("digits[7,,1]", "a subset is written"),
         ("digits[7,1;many]", "a subset is written"),
-        ("digits[7,-1]", "a subset is written"),
         ("digitz[7,1]", "did you mean digits?"),
     ],
 )
@@ -50,7 +49,15 @@ def test_names_that_are_no_part(name: str, said: str) -> None:
         raybd.data.load(name)
 
 
-@pytest.mark.parametrize(("name", "said"), [("digits[7,12]", "no class 12"), ("digits[7,1;9999]", "only 260 training")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("digits[7,12]", "no class 12"),
+        ("digits[7,x]", "unknown class: x"),
+        ("digits[7,-1]", "unknown class: -1"),
+        ("digits[7,1;9999]", "only 260 training"),
+    ],
+)
 def test_parts_that_the_data_has_not(name: str, said: str) -> None:
     assert raybd.data.check_name(name) == []
     with pytest.raises(InputError, match=said):

@@ -124,7 +124,7 @@ def test_what_is_not_defined_is_not_said() -> None:
 
 def test_a_picture_of_suspects_frames_the_poison(tmp_path: Path) -> None:
     images = Images(torch.zeros(14, 1, 8, 8, dtype=torch.uint8), torch.arange(14) % 10)
-    draw_suspects(images, [1.0] * 14, [place == 13 for place in range(14)], tmp_path / "suspects.png")
+    draw_suspects(images, ["bird"] * 14, [1.0] * 14, [place == 13 for place in range(14)], tmp_path / "suspects.png")
     picture = np.asarray(Image.open(tmp_path / "suspects.png"))
     red = (picture == (0xB2, 0x18, 0x2B)).all(2)
     assert red.any()

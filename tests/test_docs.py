@@ -2,15 +2,18 @@
 
 import importlib
 import re
+import shlex
 from dataclasses import fields, replace
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 
 import analysis
 import raybd
 from raybd.attacks import ATTACKS, Attack
+from raybd.cli import main as raybd_main
 from raybd.command_line.grid import expand
 from raybd.defences import DEFENCES
 from raybd.defences.none import NoDefence
@@ -179,3 +182,24 @@ def test_the_tests_that_the_pages_name_exist() -> None:
 def test_ci_runs_what_the_readme_names() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     assert all(f"make {target}" in ci for target in ("lint", "types", "test", "sweep"))
+
+
+def commands(page: str, section: str) -> list[str]:
+    """The commands of a section of a page, each a line of its sh blocks."""
+    text = (ROOT / page).read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    found = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [line for block in found for line in block.splitlines()]
+
+
+def test_the_commands_of_names_of_classes_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], digits: Data
+) -> None:
+    splits = {"train": digits.train, "test": digits.test}
+    kept = {name: images.take((images.y < 4).nonzero()[:, 0]) for name, images in splits.items()}
+    arrays = {f"x_{name}": images.x.repeat(4, 1, 1, 1).numpy() for name, images in kept.items()}
+    arrays |= {f"y_{name}": images.y.repeat(4).numpy() for name, images in kept.items()}
+    np.savez(tmp_path / "animals.npz", class_names=np.array(["cat", "bird", "dog", "horse"]), **arrays)
+    monkeypatch.chdir(tmp_path)
+    for line in commands("docs/own.md", "Names of classes"):
+        assert raybd_main(shlex.split(line)[1:]) == 0
+        assert "(bird)" in capsys.readouterr().out

@@ -45,7 +45,8 @@ def main() -> int:
     options = tyro.cli(SheetOptions, description=SheetOptions.__doc__)
     try:
         data = load(options.data, options.data_root)
-        rows = {text: _rows(parse(text), data, options.images, options.seed) for text in options.attacks}
+        attacks = {text: parse(text).with_class_numbers(data.classes) for text in options.attacks}
+        rows = {text: _rows(attack, data, options.images, options.seed) for text, attack in attacks.items()}
     except InputError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
         return 2

@@ -1,13 +1,15 @@
 """The base class of attacks: which images are poisoned and how labels change. A subclass adds its trigger."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self, final
 
 import torch
 from torch import Tensor
 
+from raybd.data.class_names import names_left, with_numbers
+from raybd.field_types import ClassLabel
 from raybd.types import Images, coerce_floats
 from raybd.utils.constraints import NonNegative, mistyped, violations
 
@@ -39,7 +41,7 @@ class Member:
 class Attack(ABC):
     """A trigger and a rule for labels. The fields of a subclass are its settings."""
 
-    target: int = 0  # the class that triggered images shall get
+    target: ClassLabel = 0  # the class that triggered images shall get
     labels: Literal["all_to_one", "all_to_all"] = "all_to_one"  # all_to_all: class y becomes y + 1
     victims: Literal["non_target", "all"] = "non_target"  # whom a dirty-label attack draws from
 
@@ -124,12 +126,22 @@ class Attack(ABC):
         known: dict[str, Any] = {name: contents[name] for name in self.files() if name in contents}
         return replace(self, **known)
 
+    def with_class_numbers(self, classes: Sequence[str]) -> Self:
+        """This attack with numbers in place of the names of `classes`.
+
+        Raises:
+            InputError: with every name that is not among them.
+        """
+        return with_numbers(self, classes)
+
     @final
     def check(self, shape: Shape, classes: int) -> list[str]:
         """Every reason why this attack cannot run on images of `shape` with `classes` classes."""
         found = violations(self)
         if not mistyped(self):  # of other types no more can be told
-            found += self._label_problems(classes) + self.problems(shape, classes)
+            names = names_left(self)
+            found += [f"{name!r} is a name: with_class_numbers makes it the number of a class" for name in names]
+            found += [] if names else self._label_problems(classes) + self.problems(shape, classes)
         return [f"{type(self).__name__}: {problem}" for problem in found]
 
     def _label_problems(self, classes: int) -> list[str]:

@@ -1,6 +1,6 @@
 """Attacks that are made of other attacks of the table: several at once, or one with other victims."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from raybd.attacks.base import Attack, Member, Shape, Trigger
 from raybd.attacks.none import NoAttack
 from raybd.errors import InputError
+from raybd.plugins import describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,11 @@ class AroundAttack(ComposedAttack):
         """Those of the attack within."""
         return {f"trigger.{name}": path for name, path in self.parsed(self.trigger).files().items()}
 
+    def with_class_numbers(self, classes: Sequence[str]) -> Self:
+        """Also in the text of the attack within."""
+        made = super().with_class_numbers(classes)
+        return replace(made, trigger=text_with_numbers(self.trigger, classes))
+
     def by_content(self, contents: Mapping[str, str]) -> Self:
         """The text of an attack that has files tells of their contents."""
         from raybd.attacks import describe  # as above
@@ -54,6 +60,15 @@ class AroundAttack(ComposedAttack):
         within = self.parsed(self.trigger)
         own = {key.removeprefix("trigger."): found for key, found in contents.items()}
         return replace(self, trigger=describe(within.by_content(own))) if within.files() else self
+
+
+def text_with_numbers(text: str, classes: Sequence[str]) -> str:
+    """The attack written as `text` with numbers in place of names of classes; the same text where it has none."""
+    from raybd.attacks import ATTACKS, parse  # as above
+
+    attack = parse(text)
+    known = attack.with_class_numbers(classes)
+    return text if known == attack else describe(ATTACKS, known)
 
 
 def member_problems(member: Member, shape: Shape, classes: int) -> list[str]:

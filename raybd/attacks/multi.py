@@ -1,11 +1,12 @@
 """Several attacks on one training set, each with its own share of the poison, its own target, its own images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from raybd.attacks.base import Member, Shape
-from raybd.attacks.composed import ComposedAttack
+from raybd.attacks.composed import ComposedAttack, text_with_numbers
+from raybd.field_types import ClassLabel
 from raybd.plugins import describe
 from raybd.utils.constraints import Positive
 
@@ -16,7 +17,7 @@ class Multi(ComposedAttack):
 
     attacks: tuple[str, ...] = ("badnets", "blended", "wanet")  # as on the command line: blended:alpha=0.1
     shares: tuple[Positive, ...] = ()  # of the poisoned images; (): equal ones
-    targets: tuple[int, ...] = ()  # (): `target`, and the first classes beside it
+    targets: tuple[ClassLabel, ...] = ()  # (): `target`, and the first classes beside it
 
     def members(self) -> tuple[Member, ...]:
         """Each attack with its share and its target."""
@@ -30,6 +31,11 @@ class Multi(ComposedAttack):
             Member(name, replace(attack, target=target), share / sum(shares))
             for name, attack, share, target in zip(numbered, made, shares, targets, strict=True)
         )
+
+    def with_class_numbers(self, classes: Sequence[str]) -> Self:
+        """Also in the texts of the members."""
+        texts = tuple(text_with_numbers(text, classes) for text in self.attacks)
+        return replace(super().with_class_numbers(classes), attacks=texts)
 
     def files(self) -> dict[str, str]:
         """Those of the members, by their place: attacks.1.image is a setting of the second."""

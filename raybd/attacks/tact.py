@@ -8,6 +8,7 @@ from torch import Tensor
 
 from raybd.attacks.base import CoveredAttack, Presets, Shape, Trigger
 from raybd.attacks.patterns import scaled
+from raybd.field_types import ClassLabel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,8 @@ class TaCT(CoveredAttack):
     The attack success rate counts images of the source classes only.
     """
 
-    source_classes: tuple[int, ...] = (1,)  # whose images are poisoned
-    cover_classes: tuple[int, ...] = ()  # (): all but the source classes and the target
+    source_classes: tuple[ClassLabel, ...] = (1,)  # whose images are poisoned
+    cover_classes: tuple[ClassLabel, ...] = ()  # (): all but the source classes and the target
 
     on_bytes: ClassVar[bool] = True
     presets: ClassVar[Presets] = {"toolbox": {"source_classes": (1,), "cover_classes": (5, 7)}}

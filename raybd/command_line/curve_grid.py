@@ -1,19 +1,23 @@
 """The trials of a sweep of learning curves: convex learners on pairs of classes, and networks over beta."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, product
 
 from raybd.attacks import Attack, BadNets, describe
-from raybd.command_line.curve_options import PAIR, CurveAxes, CurveOptions
+from raybd.command_line.curve_options import CurveAxes, CurveOptions
 from raybd.command_line.grid import all_combinations, attacks_of, check, distinct, network_trials
 from raybd.command_line.groups import DataOptions
 from raybd.convex import LEARNERS
 from raybd.data import load
+from raybd.data.class_names import Label, numbers_of
 from raybd.data.subset import Subset, parse
 from raybd.errors import InputError
 from raybd.metrics.learning_curves import LearningCurves
 from raybd.trials.config import ModelConfig, TrialConfig
+
+NUMBERS = re.compile(r"(\d+)-(\d+)")
 
 
 def expand_curves(options: CurveOptions) -> list[TrialConfig]:
@@ -66,20 +70,42 @@ def data_sets(options: DataOptions, curves: CurveAxes) -> list[str]:
     """The parts of the data set, one a pair.
 
     Raises:
-        InputError: the data set is a part already.
+        InputError: the data set is a part already, or has no class of a pair's names.
     """
     whole, part = parse(options.data)
     if not curves.pairs:
         return [options.data]
     if part is not None:
         raise InputError(f"--data {options.data} is a part already: give --pairs or a part, not both")
+    numbers = [NUMBERS.fullmatch(text) for text in curves.pairs]
+    classes = () if all(numbers) else load(whole, options.data_root, options.resize).classes
     pairs: list[tuple[int, int]] = []
-    for text in curves.pairs:
+    for text, found in zip(curves.pairs, numbers, strict=True):
         if text == "all":
-            pairs += combinations(range(len(load(whole, options.data_root).classes)), 2)
-        elif found := PAIR.fullmatch(text):
-            pairs.append((int(found[1]), int(found[2])))
+            pairs += combinations(range(len(classes)), 2)
+        else:
+            pairs.append((int(found[1]), int(found[2])) if found else _named_pair(text, classes))
     return [f"{whole}{Subset(pair, curves.train_images)}" for pair in distinct(pairs)]
+
+
+def _named_pair(text: str, classes: Sequence[str]) -> tuple[int, int]:
+    """The pair that `text`, two names with a hyphen between, is of; a name may have hyphens too.
+
+    Raises:
+        InputError: `text` is no such pair, or could be several.
+    """
+    parts = text.split("-")
+    splits = [("-".join(parts[:k]), "-".join(parts[k:])) for k in range(1, len(parts))]
+    known = [pair for pair in splits if all(one in classes or one.isdecimal() for one in pair)]
+    if len(known) > 1:
+        said = " or ".join(map(" and ".join, known))
+        raise InputError(f"--pairs {text} could be {said}: give the numbers, as 7-1")
+    first, second = numbers_of(map(_label, (known or splits)[0]), classes)
+    return first, second
+
+
+def _label(text: str) -> Label:
+    return int(text) if text.isdecimal() else text
 
 
 def _rates(options: CurveOptions) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from raybd.convex import LEARNERS
 from raybd.plugins import unknown
 from raybd.utils.constraints import Positive, flag
 
-PAIR = re.compile(r"(\d+)-(\d+)")
+PAIR = re.compile(r".+-.+")
 RECIPES = ("raybd", "published")
 NETWORK_OPTIONS = (
     "defences metrics weight_decays widths depths epochs learning_rates batch_sizes optimizer schedule crop flip "
@@ -27,7 +27,7 @@ class CurveAxes(OptionGroup):
     """Pairs of classes and convex learners."""
 
     pairs: tuple[str, ...] = ("7-1",)
-    """Pairs of classes, as 7-1 (the first is class 0), or all; none: all classes at once, for networks only."""
+    """Pairs of classes, as 7-1 or bird-cat (the first is class 0), or all; none: all classes, for networks only."""
     models: Annotated[tuple[str, ...], MinLen(1)] = ("svm", "logistic", "ridge", "svm_rbf")
     """Convex learners (svm, svm_rbf, logistic, ridge; they use no GPU), or networks as in --model."""
     Cs: tuple[Positive, ...] = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
@@ -50,7 +50,7 @@ class CurveAxes(OptionGroup):
     def problems(self) -> list[str]:
         """Those of every group, and what is wrong with pairs, learners and files."""
         found = super().problems() + unknown("recipe", [self.recipe], RECIPES)
-        found += [f"--pairs {p!r} is no pair (allowed: all, or as 7-1)" for p in self.pairs if not _is_pair(p)]
+        found += [f"--pairs {p!r} is no pair (allowed: all, 7-1, bird-cat)" for p in self.pairs if not _is_pair(p)]
         found += [f"{flag(axis)} needs at least one value" for axis in self._axes() if not getattr(self, axis)]
         convex = [name for name in self.models if name in LEARNERS]
         if convex and not self.pairs:
@@ -100,4 +100,4 @@ class CurveOptions(SweepOptions):
 
 
 def _is_pair(text: str) -> bool:
-    return text == "all" or PAIR.fullmatch(text) is not None
+    return text == "all" or bool(PAIR.fullmatch(text))

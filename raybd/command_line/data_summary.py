@@ -4,14 +4,17 @@ from collections.abc import Mapping
 
 import torch
 
+from raybd.data.class_names import have_names
+from raybd.data.reader import shorten
 from raybd.types import Data
 
 FEW = 10  # images of a class to train on, under which people are warned
+NAMED = 20  # classes whose names are listed
 LISTED = 5  # small classes that are named
 
 
 def describe_sets(data: Mapping[str, Data]) -> list[str]:
-    """Two lines at most for each data set."""
+    """Three lines at most for each data set."""
     return [line for one in {d.fingerprint: d for d in data.values()}.values() for line in _describe(one)]
 
 
@@ -24,7 +27,13 @@ def _describe(data: Data) -> list[str]:
         f"data {data.name}: {len(data.train)} images to train on, {len(data.test)} to test{aside}, of {channels} x "
         f"{height} x {width} (channels x height x width); {len(data.classes)} classes of {each} training images"
     )
-    return [line, *_warning(data, counts)]
+    return [line, *_names(data), *_warning(data, counts)]
+
+
+def _names(data: Data) -> list[str]:
+    """The names of the classes with their numbers, where they have any."""
+    names = [f"{number} {name}" for number, name in enumerate(data.classes)]
+    return [f"classes: {shorten(names, NAMED)}"] * have_names(data.classes)
 
 
 def _warning(data: Data, counts: list[int]) -> list[str]:

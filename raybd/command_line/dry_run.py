@@ -1,7 +1,8 @@
 """Dry run: prints the trials of a sweep and an estimate of their time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from raybd.command_line.data_summary import describe_sets
 from raybd.command_line.estimate import LONGEST, estimate
 from raybd.command_line.limits import memory_limit, names_cluster
 from raybd.command_line.options import SweepOptions
+from raybd.data.class_names import named
 from raybd.data.residency import describe_place, is_large
 from raybd.errors import NoDataError
 from raybd.execution.progress import format_duration
+from raybd.field_types import class_fields
 from raybd.trials.config import TrialConfig
 from raybd.trials.model import NETWORK
 from raybd.trials.validate import prepare
@@ -50,7 +53,8 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig], upcoming
         _print_list(options, [f"{'-' * 16}  {config.label}" for config in configs], configs, [], upcoming)
         print(f"keys and times are not known without the data: {error}")
         return 0
-    _print_list(options, [f"{config.key}  {config.label}" for config in known], known, describe_sets(data), upcoming)
+    lines = [f"{config.key}  {config.label}" for config in known]
+    _print_list(options, lines, known, describe_sets(data), upcoming, data)
     for one in filter(is_large, data.values()):
         print(describe_place(one, options.image_bytes))
     print(_time(options, known, data, upcoming))
@@ -63,12 +67,14 @@ def _print_list(
     configs: Sequence[TrialConfig],
     about_data: Sequence[str],
     upcoming: Sequence[Upcoming],
+    data: Mapping[str, Data] = MappingProxyType({}),
 ) -> None:
     """Print the count, the shared settings, the axes, the data, and the `lines` of trials, all or the first."""
-    shared = f"all trials: {_common_settings(configs)}"
+    params = _params(configs, data)
+    shared = f"all trials: {_common_settings(params)}"
     shown = list(lines) if options.execution.all else list(lines[:SHOWN])
     rest = [f"... and {len(lines) - SHOWN} more: --all lists them"] * (len(shown) < len(lines))
-    print("\n".join([_count(configs, upcoming), shared, *_axes(configs), *about_data, "", *shown, *rest, ""]))
+    print("\n".join([_count(configs, upcoming), shared, *_axes(configs, params), *about_data, "", *shown, *rest, ""]))
 
 
 def _count(configs: Sequence[TrialConfig], upcoming: Sequence[Upcoming]) -> str:
@@ -101,24 +107,35 @@ def _on_gpus(options: SweepOptions, configs: Sequence[TrialConfig]) -> bool:
     return trained and (torch.cuda.is_available() if asked is None else asked > 0)
 
 
-def _params(configs: Sequence[TrialConfig]) -> list[dict[str, Any]]:
+def _params(configs: Sequence[TrialConfig], data: Mapping[str, Data]) -> list[dict[str, Any]]:
     """The settings of `configs`, of two seeds: every setting occurs with every seed."""
     ends = configs[0].seed, configs[-1].seed
-    return [config.params for config in configs if config.seed in ends]
+    return [config.params | _named_classes(config, data) for config in configs if config.seed in ends]
 
 
-def _common_settings(configs: Sequence[TrialConfig]) -> str:
-    """The settings that all of `configs` have in common."""
-    params = _params(configs)
+def _named_classes(config: TrialConfig, data: Mapping[str, Data]) -> dict[str, Any]:
+    """The settings of the attack that are classes, with the names of these; none where the data are not known."""
+    if config.image_set not in data:
+        return {}
+    names, cls = data[config.image_set].classes, type(config.attack)
+    values = {f"attack.{name}": getattr(config.attack, name) for name in class_fields(cls)}
+    return {
+        name: [named(k, names) for k in value] if isinstance(value, tuple) else named(value, names)
+        for name, value in values.items()
+    }
+
+
+def _common_settings(params: Sequence[Mapping[str, Any]]) -> str:
+    """The settings that all trials have in common."""
     same = {k: v for k, v in params[0].items() if all(k in other and other[k] == v for other in params)}
     return "  ".join(f"{name}={_text(value)}" for name, value in same.items() if value not in ("", None, []))
 
 
-def _axes(configs: Sequence[TrialConfig]) -> list[str]:
-    """A line for each setting in which `configs` differ, with its values."""
+def _axes(configs: Sequence[TrialConfig], params: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each setting in which `configs`, of settings `params`, differ, with its values."""
     values: dict[str, dict[str, None]] = {}
-    for params in _params(configs):
-        for name, value in params.items():
+    for one in params:
+        for name, value in one.items():
             values.setdefault(name, {})[_text(value)] = None
     values["seed"] = dict.fromkeys(str(seed) for seed in sorted({config.seed for config in configs}))
     axes = {name: list(found) for name, found in values.items() if len(found) > 1 and name != "fingerprint"}

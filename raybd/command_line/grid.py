@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from raybd.attacks import ATTACKS, Attack, NoAttack, parse
 from raybd.command_line.groups import MOST_TRIALS, AttackOptions, NetworkOptions
 from raybd.command_line.options import SweepOptions
-from raybd.data import augmentation
+from raybd.data import augmentation, load
+from raybd.data.class_names import number_of
 from raybd.data.subset import parse as parse_data
 from raybd.defences import DEFENCES, Defence
 from raybd.defences.none import NoDefence
@@ -130,6 +131,17 @@ def attacks_of(options: AttackOptions) -> list[Attack]:
     names = distinct(name for text in options.attacks for name in (ATTACKS if text == "all" else [text]))
     common = {"target": options.target, "labels": options.labels, "victims": options.victims}
     return [parse(name, **common) for name in names]
+
+
+def target_number(options: SweepOptions) -> int:
+    """The number of the target class, for which a name needs the data.
+
+    Raises:
+        InputError: no class has that name.
+    """
+    target, data = options.attack.target, options.dataset
+    classes = load(data.data, data.data_root, data.resize).classes if isinstance(target, str) else ()
+    return number_of(target, classes)
 
 
 def networks(options: NetworkOptions) -> list[ModelConfig]:

@@ -63,8 +63,8 @@ class AttackOptions(OptionGroup):
     """NAME, NAME:PRESET, NAME:SETTING=VALUE,... or all, which lowers rates that an attack cannot have."""
     poison_rates: Annotated[tuple[Share, ...], MinLen(1)] = (0.0, 0.005, 0.01, 0.05, 0.1)
     """Poisoned images / training set; 0 is the clean twin."""
-    target: int = 0
-    """Class that triggered images shall get."""
+    target: int | str = 0
+    """Class that triggered images shall get: its number or its name."""
     labels: str = "all_to_one"
     """all_to_one, or all_to_all (class y becomes y + 1)."""
     victims: str = "non_target"

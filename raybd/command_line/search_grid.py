@@ -6,7 +6,7 @@ from dataclasses import replace
 from raybd.attacks import describe
 from raybd.attacks.multi import Multi
 from raybd.command_line.dry_run import Upcoming
-from raybd.command_line.grid import check, network_trials, share_twins
+from raybd.command_line.grid import check, network_trials, share_twins, target_number
 from raybd.command_line.search_goals import Judge
 from raybd.command_line.search_options import SearchOptions
 from raybd.trials.config import TrialConfig
@@ -60,7 +60,8 @@ def preview_search(options: SearchOptions) -> list[Upcoming]:
 def _with_canary(options: SearchOptions, case: TrialConfig) -> TrialConfig:
     """`case` with the defender's own trigger in the training set too, with another target class than the attacker's."""
     rate = options.search.canary_rate
-    targets = (options.attack.target, 1 if options.attack.target == 0 else 0)
+    target = target_number(options)
+    targets = (target, 1 if target == 0 else 0)
     attacks = (describe(case.attack), CANARY)
     both = Multi(attacks=attacks, shares=(case.poison_rate, rate), targets=targets)
     return replace(case, attack=both, poison_rate=case.poison_rate + rate)

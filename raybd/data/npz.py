@@ -13,11 +13,13 @@ from raybd.data.target import MEMORY, Target
 from raybd.errors import InputError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+NAMES = ("classes", "class_names")
 
 
 @dataclass(frozen=True)
 class Npz:
-    """`x_train`, `x_test` uint8, `y_train`, `y_test` integers 0 to C-1, and, if wanted, C names in `classes`.
+    """`x_train`, `x_test` uint8, `y_train`, `y_test` integers 0 to C-1, and, if wanted, C names in `classes` or
+    `class_names`.
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3.
     """
@@ -32,8 +34,10 @@ class Npz:
         """The arrays of the file `where`."""
         source = f"npz:{where}"
         stored, problems = _stored(where, target)
-        names = stored.pop("classes", None)
-        classes, arrays = None if names is None else _names(names), {}
+        given = {key: _names(stored.pop(key)) for key in NAMES if key in stored}
+        classes, arrays = next(iter(given.values()), None), {}
+        if any(names != classes for names in given.values()):
+            problems.append(f"{' and '.join(given)} name the classes differently: keep one of them")
         for key, value in stored.items():
             if problem := _dtype_problem(key, value) or _shape_problem(key, value):
                 problems.append(problem)
@@ -59,12 +63,12 @@ def _stored(path: Path, target: Target) -> tuple[dict[str, Array], list[str]]:
 
 def _entries(file: Any, target: Target) -> tuple[dict[str, Array], list[str]]:
     """The arrays of the open `NpzFile`; none where their sizes forbid it."""
-    if problems := size_problems(file.zip, (key for key in (*KEYS, "classes") if key in file), target):
+    if problems := size_problems(file.zip, (key for key in (*KEYS, *NAMES) if key in file), target):
         return {}, problems
     arrays = {}
     if missing := [key for key in KEYS if key not in file]:
         problems.append(f"no {', '.join(missing)} (there is {shorten(sorted(file)) or 'nothing'})")
-    for key in (key for key in (*KEYS, "classes") if key in file):
+    for key in (key for key in (*KEYS, *NAMES) if key in file):
         try:
             mapped = read_array(file.zip, key, target)
             arrays[key] = np.asarray(file[key]) if mapped is None else mapped

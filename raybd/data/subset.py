@@ -1,12 +1,16 @@
-"""Subsets of data sets by name: `mnist[7,1]` is two of its classes, `mnist[7,1;1500]` 1,500 training images."""
+"""Subsets of data sets by name: `mnist[7,1]` is two of its classes, `mnist[7,1;1500]` 1,500 training images.
+
+Classes are named by their numbers or by their names: `cifar10[bird,cat]`.
+"""
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from raybd.data.class_names import Label, is_name, numbers_of
 from raybd.data.describe import describe
 from raybd.data.reader import RawData, shorten
 from raybd.errors import InputError
@@ -15,6 +19,8 @@ from raybd.seeds import stream
 from raybd.types import Data, Images
 from raybd.utils.files import expanded
 
+CLASS = re.compile(r' *"(?:\\.|[^"\\])*" *|[^,"]+')  # number or name, in quotes where it looks like a number
+CLASSES = re.compile(rf"(?:{CLASS.pattern})(?:,(?:{CLASS.pattern}))*")
 FORM = re.compile(r"(?P<whole>.*)\[(?P<classes>[^\[\];]*)(?:;(?P<limit>[^\[\];]*))?\]")
 SMALL = 2**26  # bytes; a larger subset is not copied into memory
 
@@ -23,8 +29,13 @@ SMALL = 2**26  # bytes; a larger subset is not copied into memory
 class Subset:
     """Classes in the order of their new labels, and the number of training images; 0: all."""
 
-    classes: tuple[int, ...]
+    classes: tuple[Label, ...]
     limit: int = 0
+
+    @property
+    def has_names(self) -> bool:
+        """Whether a class is written by its name."""
+        return any(map(is_name, self.classes))
 
     def __str__(self) -> str:
         return f"[{','.join(map(str, self.classes))}{f';{self.limit}' if self.limit else ''}]"
@@ -41,13 +52,23 @@ def parse(name: str) -> tuple[str, Subset | None]:
     found = FORM.fullmatch(name)
     if found is None or _exists(name):
         return name, None
-    numbers, limit = found["classes"].split(","), found["limit"]
-    if not all(number.strip().isdecimal() for number in numbers) or not (limit or "1").strip().isdecimal():
-        raise InputError(f"data set {name!r}: a subset is written [7,1] or [7,1;1500] (classes; training images)")
-    subset = Subset(tuple(int(number) for number in numbers), int(limit or 0))
+    labels, limit = _labels(found["classes"]), found["limit"]
+    if not labels or not (limit or "1").strip().isdecimal():
+        raise InputError(
+            f"data set {name!r}: a subset is written [7,1] or [7,1;1500] (classes, also by name; training images)"
+        )
+    subset = Subset(labels, int(limit or 0))
     if problems := _problems(name, subset):
         raise InputError(problems)
     return found["whole"], subset
+
+
+def _labels(text: str) -> tuple[Label, ...]:
+    """The classes between brackets; none where that is no list of them."""
+    parts = [part.strip() for part in CLASS.findall(text)]
+    if not CLASSES.fullmatch(text) or not all(parts):
+        return ()
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
 def _exists(name: str) -> bool:
@@ -64,19 +85,32 @@ def restrict(data: Data, subset: Subset) -> Data:
     Raises:
         InputError: `data` has no such class, or too few images.
     """
+    subset = _numbered(data, subset)
     most = len(data.classes)
-    if missing := [label for label in subset.classes if label >= most]:
+    numbers = tuple(label for label in subset.classes if isinstance(label, int))
+    if missing := [label for label in numbers if label >= most]:
         raise InputError(f"{data.name}: no class {shorten(missing)} (allowed: 0 to {most - 1})")
-    train, test = (_of(split, subset.classes) for split in (data.train, data.test))
+    train, test = (_of(split, numbers) for split in (data.train, data.test))
     if subset.limit > len(train):
         raise InputError(f"{data.name}{subset}: only {len(train)} training images are of these classes")
     if subset.limit:
         order = torch.randperm(len(train), generator=stream(0, "subset"))
         train = train.part(order[: subset.limit].sort().values)
-    if absent := [data.classes[label] for i, label in enumerate(subset.classes) if not (train.y == i).any()]:
+    if absent := [data.classes[label] for i, label in enumerate(numbers) if not (train.y == i).any()]:
         raise InputError(f"{data.name}{subset}: no training image of class {shorten(absent)}")
-    names = tuple(data.classes[label] for label in subset.classes)
+    names = tuple(data.classes[label] for label in numbers)
     return describe(f"{data.name}{subset}", RawData(train, test, names))
+
+
+def _numbered(data: Data, subset: Subset) -> Subset:
+    """`subset` with numbers in place of names."""
+    try:
+        known = replace(subset, classes=tuple(numbers_of(subset.classes, data.classes)))
+    except InputError as error:
+        raise InputError(f"{data.name}: {problem}" for problem in error.problems) from None
+    if problems := _problems(f"{data.name}{subset}", known):
+        raise InputError(problems)
+    return known
 
 
 def _of(images: Images, classes: tuple[int, ...]) -> Images:
@@ -90,7 +124,7 @@ def _of(images: Images, classes: tuple[int, ...]) -> Images:
 
 def _problems(name: str, subset: Subset) -> list[str]:
     found = []
-    if twice := sorted({label for label in subset.classes if subset.classes.count(label) > 1}):
+    if twice := dict.fromkeys(label for label in subset.classes if subset.classes.count(label) > 1):
         found.append(f"data set {name!r} names class {shorten(twice)} twice")
     if len(set(subset.classes)) < 2:
         found.append(f"data set {name!r} is of one class (at least 2 are needed)")

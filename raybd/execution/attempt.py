@@ -89,7 +89,7 @@ def _finished_before(folder: TrialFolder, setup: TrialSetup) -> Outcome | None:
 def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable[[], None]) -> Outcome:
     start, folder = Start(), setup.folder.trial(config.key)
     checkpoint, note = _resume(setup, folder, config.train.epochs)
-    tags = tags_of(config, setup) | ({"raybd.note": note} if note else {})
+    tags = tags_of(config, setup, data.classes) | ({"raybd.note": note} if note else {})
     run = TrialRun(setup.address, folder, config.label, tags, start.milliseconds)
 
     def report(epoch: Report) -> None:

@@ -1,12 +1,15 @@
 """Records of trials that have ended: finished, failed, or died before they could write one."""
 
+import json
 import logging
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import raybd
+from raybd.data.class_names import have_names, named
 from raybd.execution import memory
 from raybd.execution.setup import TrialSetup
 from raybd.tracking.uploads import TrialRun
@@ -14,9 +17,11 @@ from raybd.trials.base import TrialResult
 from raybd.trials.config import KEY_FORMAT, TrialConfig
 from raybd.trials.records import FAILED, FINISHED, Record
 from raybd.utils.environment import environment
+from raybd.utils.metric_names import CLASSES, TARGET
 
 log = logging.getLogger(__name__)
 TAG_LENGTH = 500  # characters of an error in a tag
+TAG_LIMIT = 5000  # characters; older MLflows refuse more
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,9 @@ class Start:
         return time.monotonic() - self.monotonic
 
 
-def tags_of(config: TrialConfig, setup: TrialSetup) -> dict[str, str]:
-    """The tags of a trial's run in MLflow."""
-    return {
+def tags_of(config: TrialConfig, setup: TrialSetup, classes: Sequence[str] = ()) -> dict[str, str]:
+    """The tags of a trial's run in MLflow, on data whose classes have these names."""
+    return _class_tags(config, classes) | {
         "raybd.kind": "trial",
         "raybd.key": config.key,
         "raybd.key_format": str(KEY_FORMAT),
@@ -51,9 +56,19 @@ def tags_of(config: TrialConfig, setup: TrialSetup) -> dict[str, str]:
     }
 
 
+def _class_tags(config: TrialConfig, classes: Sequence[str]) -> dict[str, str]:
+    """The names of the classes, where there are any and they fit into a tag, and that of the target."""
+    text = json.dumps(list(classes), ensure_ascii=False)
+    tags = {CLASSES: text} if have_names(classes) and len(text) <= TAG_LIMIT else {}
+    one = config.attack.labels == "all_to_one" and not config.attack.many_targets and config.poison_rate > 0
+    targets = dict.fromkeys(named(member.attack.target, classes) for member in config.attack.members()) if one else ()
+    return tags | ({TARGET: ", ".join(targets)} if targets else {})
+
+
 def finished_record(config: TrialConfig, tags: dict[str, str], start: Start, result: TrialResult) -> Record:
     """The record of a trial that ended with `result`."""
-    return _record(config, tags, start, status=FINISHED, metrics=result.metrics, manifest=result.manifest)
+    ending = {"metrics": result.metrics, "manifest": result.manifest, "classes": list(result.classes)}
+    return _record(config, tags, start, status=FINISHED, **ending)
 
 
 def failed_record(config: TrialConfig, tags: dict[str, str], start: Start, error: Exception) -> Record:

@@ -64,7 +64,8 @@ def _draw(
     if result.suspects is not None:
         seen = result.suspects
         poison = (seen.roles == POISON).tolist()
-        draw_suspects(seen.images, seen.suspicion.tolist(), poison, folder.path / "figures" / "suspects.png")
+        names, path = [result.classes[k] for k in seen.images.y.tolist()], folder.path / "figures" / "suspects.png"
+        draw_suspects(seen.images, names, seen.suspicion.tolist(), poison, path)
     for metric in config.metrics:
         drawn |= metric.figures(folder.history(), arrays, config.label)
     for name, figure in drawn.items():

@@ -51,6 +51,7 @@ class TrialResult:
     model: nn.Module
     arrays: dict[str, Tensor] = field(default_factory=dict)  # what metrics keep, as name/epoch, and defences
     suspects: Suspects | None = None  # of a defence that ranks the training images
+    classes: tuple[str, ...] = ()  # their names, by number
 
     def _repr_html_(self) -> str:
         more = [name for name in self.metrics if name not in RATES]
@@ -158,4 +159,5 @@ def result_of(
         model=context.model,
         arrays=arrays,
         suspects=suspects,
+        classes=context.data.classes,
     )

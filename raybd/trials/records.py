@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from raybd.errors import InputError
 from raybd.utils.files import expanded, write_text
 from raybd.utils.locks import lock
+from raybd.utils.metric_names import TARGET
 
 FINISHED, FAILED = "FINISHED", "FAILED"
 
@@ -40,6 +41,7 @@ class Record:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)  # names of the classes, by number; none: not known
     environment: dict[str, str] = field(default_factory=dict)
     started: int = 0  # milliseconds since 1970
     seconds: float = 0.0
@@ -56,11 +58,12 @@ class Record:
         """The description of its run in the MLflow UI, in Markdown."""
         if self.status != FINISHED:
             return f"**{self.label}** failed: {self.error}"
-        metrics = self.metrics
+        metrics, target = self.metrics, self.tags.get(TARGET)
+        of = f"the target, {target}," if target else "the target"
         return (
             f"**{self.label}**: clean accuracy {metrics['accuracy/clean']:.2%}, "
             f"attack success {metrics['attack_success']:.2%}, robust accuracy {metrics['accuracy/robust']:.2%}.\n\n"
-            "`attack_success`: triggered test images whose true class is not the target, predicted as the target; "
+            f"`attack_success`: triggered test images whose true class is not {of} predicted as it; "
             "`accuracy/robust`: the same images predicted as their true class. "
             "Metrics have the epoch as step; losses are in nats."
         )

@@ -13,7 +13,7 @@ from raybd.trials.base import TrialResult, TrialSession
 from raybd.trials.config import TrialConfig
 from raybd.trials.contents import check_files, content_problems
 from raybd.trials.kinds import kind_of
-from raybd.trials.validate import check_trial, without_validation
+from raybd.trials.validate import check_trial, with_class_numbers, without_validation
 from raybd.types import Data, Report
 
 
@@ -37,6 +37,7 @@ def run_trial(
         PoisoningError: the poisoned set is not what was asked for.
         DivergedError: training diverged.
     """
+    config = with_class_numbers(config, data)
     check_trial(config, data)
     warn_of_slow_bf16([config.train], data.train.x.device.type)
     return run_checked(config, data, TrialSession(report, checkpoint, shared, heartbeat, earlier))

@@ -4,11 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from raybd.attacks import NoAttack, describe
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.data import check_name, load, split_validation
+from raybd.data.class_names import with_numbers
 from raybd.data.residency import place
+from raybd.data.subset import parse as parse_data
 from raybd.defences import DEFENCES
 from raybd.errors import InputError
 from raybd.metrics import METRICS
@@ -55,6 +58,23 @@ def data_problems(config: TrialConfig, data: Data) -> list[str]:
     if config.fingerprint not in ("", data.fingerprint):
         found.append(f"the data is {data.fingerprint}, but the trial is about {config.fingerprint}")
     return found
+
+
+def with_class_numbers(config: TrialConfig, data: Data) -> TrialConfig:
+    """`config` with numbers in place of the names of classes of `data`: both ways of writing are one trial.
+
+    Raises:
+        InputError: with every name that is not of a class.
+    """
+    subset = parse_data(config.data)[1]
+    known = {
+        "data": data.name if subset and subset.has_names else config.data,
+        "attack": config.attack.with_class_numbers(data.classes),
+        "defence": with_numbers(config.defence, data.classes),
+        "metrics": tuple(with_numbers(metric, data.classes) for metric in config.metrics),
+    }
+    changed: dict[str, Any] = {name: value for name, value in known.items() if value != getattr(config, name)}
+    return replace(config, **changed) if changed else config
 
 
 def _count_problems(config: TrialConfig, data: Data) -> list[str]:
@@ -134,7 +154,7 @@ def prepare(
     network_problems.cache_clear()  # the user may have mended what it is about
     wanted = {config.image_set: (config.data, config.resize) for config in configs}
     data = {key: place(load(name, data_root, size), image_bytes) for key, (name, size) in wanted.items()}
-    known = [replace(config, fingerprint=data[config.image_set].fingerprint) for config in configs]
+    known, data = _with_data(configs, data)
     known = _lowered(known, data) if lower else known
     for config in known:
         one = data[config.image_set]
@@ -142,6 +162,24 @@ def prepare(
     if found:
         raise InputError(list(dict.fromkeys(found)))
     return list({config.key: config for config in with_contents(known, data)}.values()), data
+
+
+def _with_data(configs: Sequence[TrialConfig], data: dict[str, Data]) -> tuple[list[TrialConfig], dict[str, Data]]:
+    """The configs with the fingerprints of their data and the numbers of its classes, and the data by their image sets.
+
+    Raises:
+        InputError: with every name that no class has.
+    """
+    known, problems = [], dict[str, None]()
+    for config in configs:
+        try:
+            numbered = with_class_numbers(config, data[config.image_set])
+            known.append(replace(numbered, fingerprint=data[config.image_set].fingerprint))
+        except InputError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise InputError(problems)
+    return known, {new.image_set: data[old.image_set] for old, new in zip(configs, known, strict=True)}
 
 
 def _lowered(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list[TrialConfig]:

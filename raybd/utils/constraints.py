@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
-from raybd.field_types import allowed_values, fits, is_finite
+from raybd.field_types import allowed_values, fits, hints_of, is_finite
 
 Bound = Ge | Gt | Le | Lt
 Count = Annotated[int, Ge(1)]
@@ -119,7 +119,7 @@ def _shown(value: Any) -> str:
 @cache  # a sweep asks ten thousands of times
 def _rules(cls: Any) -> dict[str, _Rule]:
     """The rule of every field."""
-    plain, marked = get_type_hints(cls), get_type_hints(cls, include_extras=True)
+    plain, marked = hints_of(cls), get_type_hints(cls, include_extras=True)
     return {
         f.name: _Rule(plain[f.name], tuple(bounds_in(marked[f.name])), tuple(_words(plain[f.name])))
         for f in fields(cls)

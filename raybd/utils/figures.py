@@ -71,22 +71,24 @@ def draw_contact_sheet(rows: Sequence[tuple[str, Images, Images]], path: Path, t
     canvas.save(path)
 
 
-def draw_suspects(images: Images, suspicion: Sequence[float], poison: Sequence[bool], path: Path) -> None:
+def draw_suspects(
+    images: Images, labels: Sequence[str], suspicion: Sequence[float], poison: Sequence[bool], path: Path
+) -> None:
     """Write a PNG: the training images that a defence suspects most, in order, with the labels they came with.
 
-    Poison has a thick frame and a P beside its label.
+    Poison has a thick frame and a P beside its suspicion.
     """
-    columns, step = 12, TILE + 24
-    canvas = Image.new("RGB", (8 + columns * step, 8 + -(-len(images) // columns) * (step + 12)), "white")
+    columns, step, high = 12, TILE + 24, TILE + CAPTION + 10
+    canvas = Image.new("RGB", (8 + columns * step, 8 + -(-len(images) // columns) * high), "white")
     pen = ImageDraw.Draw(canvas)
-    labels = images.y.tolist()
     for place, image in enumerate(images.x.cpu().numpy()):
-        left, top = 8 + place % columns * step, 8 + place // columns * (step + 12)
+        left, top = 8 + place % columns * step, 8 + place // columns * high
         if poison[place]:
             pen.rectangle((left - 4, top - 4, left + TILE + 3, top + TILE + 3), fill=WRONG)
         canvas.paste(_tile(image), (left, top))
-        caption = f"{labels[place]}{' P' if poison[place] else ''}  {suspicion[place]:.2f}"
-        pen.text((left, top + TILE + 5), caption, fill="black", font_size=14)
+        pen.text((left, top + TILE + 5), _shown(labels[place]), fill="black", font_size=12)
+        caption = f"{suspicion[place]:.2f}{' P' if poison[place] else ''}"
+        pen.text((left, top + TILE + 20), caption, fill="black", font_size=12)
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path)
 
