@@ -10,7 +10,7 @@ import pytest
 
 from analysis import DefendedRegionMap
 from analysis.search_summary import summarise_search
-from raybd.cli import write_table
+from raybd.cli.analysis_commands import write_table
 from raybd.command_line.command import main
 from raybd.command_line.search_grid import expand_comparison, preview_search
 from raybd.tracking import load_runs

@@ -233,10 +233,10 @@ def _next_commands(plan: SweepPlan, options: SweepOptions) -> str:
     uri = public(plan.store.address.uri)
     store = f" --tracking-uri {shlex.quote(uri)}" if options.execution.tracking_uri is not None else ""
     server = uri.startswith("http")
-    look = [] if server else [f"Look at the runs:  {_program('raybd.cli')} ui{store}"]
+    look = [] if server else [f"Look at the runs:  {_program('raybd')} ui{store}"]
     page = plan.store.link(uri if server else f"http://localhost:{PORT}")
     lines = [*look, f"{'and open' if look else 'The runs'}:{' ' * 10}{page}"]
-    lines += [f"Ask the map:       {_program('raybd.cli')} map {shlex.quote(plan.name)} show{store}"]
+    lines += [f"Ask the map:       {_program('raybd')} map {shlex.quote(plan.name)} show{store}"]
     return "\n".join([*lines, f"Repeat the sweep:  {_repeat(plan.folder)}"])
 
 

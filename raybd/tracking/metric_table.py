@@ -63,6 +63,22 @@ def read_tables(runs: Sequence[Any], tracking_uri: str) -> dict[str, dict[str, f
     return found
 
 
+def read_histories(runs: Sequence[Any], tracking_uri: str) -> list[dict[str, Any]]:
+    """A row a run and epoch, {"run_id": ..., "epoch": ..., name: value}; of runs that have a table."""
+    with ThreadPoolExecutor(DOWNLOADS) as pool:
+        tables = pool.map(partial(_text, tracking_uri), runs)
+        return [row for run, text in zip(runs, tables, strict=True) if text for row in _rows(run.info.run_id, text)]
+
+
+def _rows(run_id: str, text: str) -> list[dict[str, Any]]:
+    """The epochs of a table, each with the metrics that it has."""
+    epochs, values = parse_table(text)
+    return [
+        {"run_id": run_id, "epoch": epoch} | {name: float(row[i]) for name, row in values.items() if row[i]}
+        for i, epoch in enumerate(epochs)
+    ]
+
+
 def _had_table(run: Any) -> bool:
     """Whether a finished run was logged with its headline metrics alone; those of raybd 0.1 have more."""
     names = run.data.metrics
@@ -71,8 +87,18 @@ def _had_table(run: Any) -> bool:
 
 def _read(tracking_uri: str, run: Any) -> dict[str, float]:
     """The last values in a run's table; {} where it cannot be had."""
+    text = _text(tracking_uri, run)
     try:
-        return last_values(read_artifact(tracking_uri, run, TABLE))
+        return last_values(text) if text else {}
+    except ValueError as error:
+        log.debug("the table of run %s is damaged: %s", run.info.run_id, one_line(error))
+        return {}
+
+
+def _text(tracking_uri: str, run: Any) -> str:
+    """A run's table as text; "" where it cannot be had."""
+    try:
+        return read_artifact(tracking_uri, run, TABLE)
     except Exception as error:  # noqa: BLE001 - a store may raise anything; the run's headline metrics are there
         log.debug("no table of run %s: %s", run.info.run_id, one_line(error))
-        return {}
+        return ""

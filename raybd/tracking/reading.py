@@ -9,7 +9,7 @@ import pandas as pd
 from raybd.errors import InputError
 from raybd.tracking.artifact_files import read_artifact
 from raybd.tracking.client import absolute_uri, client_settings, connect_to_read, existing_store, one_line
-from raybd.tracking.metric_table import read_tables
+from raybd.tracking.metric_table import read_histories, read_tables
 from raybd.tracking.reader import find_sweeps
 from raybd.trials.records import Record
 
@@ -35,6 +35,19 @@ def load_runs(
     runs = [run for name in names for run in reader.runs(known[name], "trial")]
     tables = read_tables(runs, absolute_uri(tracking_uri)) if all_metrics else {}
     return _table(runs, [run.data.metrics | tables.get(run.info.run_id, {}) for run in runs])
+
+
+@client_settings()
+def load_histories(experiment: str | Sequence[str], tracking_uri: str | None = None) -> pd.DataFrame:
+    """Every metric of the finished trials of the named experiments at each epoch: run_id, epoch, a column a metric.
+
+    Raises:
+        InputError: the store cannot be reached or an experiment is not in it.
+    """
+    names = [experiment] if isinstance(experiment, str) else list(experiment)
+    reader, known = find_sweeps(names, tracking_uri)
+    runs = [run for name in names for run in reader.runs(known[name], "trial") if run.info.status == "FINISHED"]
+    return pd.DataFrame(read_histories(runs, absolute_uri(tracking_uri)), columns=None if runs else ["run_id", "epoch"])
 
 
 @client_settings()

@@ -1,0 +1,92 @@
+"""Observations: a row a trial and epoch, with its measures and the final verdict on its setting."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import arguments
+from analysis.cells import Cell
+from analysis.region_map import DefendedRegionMap
+from analysis.signal.measures import LOSS_SLOPE, RANDOM, SUCCESS_SLOPE, measured
+from raybd.errors import InputError
+from raybd.utils.files import expanded
+from raybd.utils.metric_names import ATTACK_SUCCESS
+
+KEYS = ("trial", "epoch", "cell", "attack", "poison_rate", "takes_hold", "success")
+SLOPES = {SUCCESS_SLOPE: ATTACK_SUCCESS, LOSS_SLOPE: "loss/train"}
+
+
+def observe(histories: pd.DataFrame, region_map: DefendedRegionMap) -> pd.DataFrame:
+    """A row a trial and epoch: KEYS, and a column a measure; empty where no setting with poison has a sure verdict.
+
+    `takes_hold` is the verdict on the trial's cell: backdoored, against defended or kept out; trials of undecided cells
+    are left out. `success` is the trial's attack success at the end. A random number beside the measures is a control.
+
+    Args:
+        histories: run_id, epoch and a column a metric, as `raybd.tracking.load_histories` gives them.
+        region_map: of the same trials.
+    """
+    labels = _labels(region_map)
+    rows = histories.merge(labels, on="run_id").sort_values(["trial", "epoch"], ignore_index=True)
+    if rows.empty:
+        return pd.DataFrame(columns=[*KEYS, RANDOM])
+    rows["success"] = rows.groupby("trial")[ATTACK_SUCCESS].transform("last")
+    for name, of in SLOPES.items():
+        rows[name] = _slope(rows, of)
+    rows[RANDOM] = np.random.default_rng(0).random(len(rows))
+    found = rows[[*KEYS, *measured(map(str, rows.columns))]]
+    return found.dropna(axis=1, how="all").dropna(subset=["success"])
+
+
+def _labels(region_map: DefendedRegionMap) -> pd.DataFrame:
+    """run_id, trial, cell, attack, poison rate and verdict of the trials of each decided cell with poison."""
+    rows: list[tuple[Any, ...]] = []
+    for number, cell in enumerate(cell for cell in region_map.cells if cell.poisoned and _decided(cell)):
+        place = cell.setting["attack.name"], cell.setting["poison_rate"], cell.verdict.status == "backdoored"
+        rows += [(run_id, len(rows) + i, number, *place) for i, run_id in enumerate(cell.verdict.evidence)]
+    return pd.DataFrame(rows, columns=["run_id", "trial", "cell", "attack", "poison_rate", "takes_hold"])
+
+
+def _decided(cell: Cell) -> bool:
+    return cell.verdict.status in ("backdoored", "defended", "kept_out")
+
+
+def _slope(rows: pd.DataFrame, name: str) -> "pd.Series[float]":
+    """The change of a metric an epoch, since the probe before; NaN at the first."""
+    if name not in rows:
+        return pd.Series(np.nan, index=rows.index)
+    known = rows[["trial", "epoch", name]].dropna()
+    steps = known.groupby("trial")[["epoch", name]].diff()
+    return (steps[name] / steps["epoch"]).reindex(rows.index)
+
+
+def write_observations(observations: pd.DataFrame, path: str | Path) -> Path:
+    """Write the observations as CSV, to be read by `read_observations`; where they are.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    place = expanded(path)
+    try:
+        observations.to_csv(place, index=False, float_format="%.6g")
+    except OSError as error:
+        raise InputError(f"{place} cannot be written: {error.strerror}") from error
+    return place
+
+
+def read_observations(path: str | Path) -> pd.DataFrame:
+    """The observations that `write_observations` wrote.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    arguments.check_path("a file of observations", path)
+    try:
+        found = pd.read_csv(expanded(path))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} holds no observations that can be read: {error}") from error
+    if missing := [name for name in KEYS if name not in found]:
+        raise InputError(f"{path} holds no observations: it has no column {', '.join(missing)}")
+    return found
