@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from analysis import records, svg
@@ -15,9 +14,12 @@ from analysis.findings import findings
 from analysis.findings.wording import choice_words, place_words
 from analysis.html import frame_html
 from analysis.panels import panels, subtitle
-from analysis.prediction import prediction_table
 from analysis.region_map import DefendedRegionMap
 from analysis.runs import notable
+from analysis.signal import observe, signal_sentences, signal_table, trade_off_table
+from analysis.signal.measures import RANDOM
+from analysis.signal.observations import last_epochs
+from analysis.signal.text import MOST
 from analysis.signatures import signature_table
 from analysis.values import Value, distinct, format_value, to_python
 from analysis.verdict import STATUSES
@@ -42,6 +44,11 @@ MEANINGS = (
     "W: the entropy of the network's answers around an image, under noise of deviation sigma; smoothing gap: W of "
     "clean images less W of triggered ones."
 )
+SIGNAL_NOTE = (
+    "AUC: the chance that a trial where the backdoor takes hold in the end has the larger value than one where not; "
+    "within rates: of settings at the same poison rate; low and high: 90 % by resampling cells; p: corrected for all "
+    "rows; given the rate: rank correlation with attack success; unseen: AUC in the direction of the other attacks."
+)
 VERSIONS = {"raybd": "tags.raybd.version", "commit": "tags.raybd.commit", "device": "tags.raybd.device"}
 
 
@@ -56,16 +63,18 @@ def write_report(experiment: str | Sequence[str], path: str | Path, tracking_uri
     runs = tracking.load_runs(experiment, tracking_uri, all_metrics=True)
     if runs.empty:
         raise InputError(f"no trial is logged in {experiment!r}")
-    return save_report(runs, experiment if isinstance(experiment, str) else ", ".join(experiment), path)
+    histories = tracking.load_histories(experiment, tracking_uri)
+    name = experiment if isinstance(experiment, str) else ", ".join(experiment)
+    return save_report(runs, name, path, histories)
 
 
-def save_report(runs: pd.DataFrame, name: str, path: str | Path) -> Path:
+def save_report(runs: pd.DataFrame, name: str, path: str | Path, histories: pd.DataFrame | None = None) -> Path:
     """Write the report of `runs`, with all their metrics, to `path`; where it is.
 
     Raises:
         InputError: the file cannot be written.
     """
-    text, path = report(runs, name), expanded(path)
+    text, path = report(runs, name, histories=histories), expanded(path)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -78,16 +87,18 @@ def report(
     name: str,
     sentences: Sequence[str] | None = None,
     region_map: DefendedRegionMap | None = None,
+    histories: pd.DataFrame | None = None,
 ) -> str:
     """The page, of runs as `raybd.tracking.load_runs` gives them.
 
     `sentences`: what it begins with, the first as its headline; None: those of `analysis.findings`, which say nothing
-    of smoothing. `region_map`: that of the runs, where it is at hand.
+    of smoothing. `region_map`: that of the runs, where it is at hand. `histories`: their metrics at every epoch, of
+    `raybd.tracking.load_histories`; None: measures are looked at after the last epoch alone.
     """
     region_map = region_map or DefendedRegionMap.from_frame(records.canonical_frame(runs))
     table, said = region_map.table, findings(region_map, runs) if sentences is None else sentences
     parts = [_head(table, runs, name, said), _maps(table), _boundaries(table)]
-    parts += [_signatures(region_map, runs), _runs(region_map, runs)]
+    parts += [_signatures(region_map, runs, histories), _runs(region_map, runs)]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head += f"<title>{escape(name)}: where does the backdoor not take hold?</title>"
     body = f"{svg.patterns()}{''.join(parts)}"
@@ -150,35 +161,15 @@ def _boundaries(table: CellTable) -> str:
     return f"<h2>Where the region ends</h2><p>{note}</p>{''.join(parts)}"
 
 
-def _signatures(region_map: DefendedRegionMap, runs: pd.DataFrame) -> str:
-    table = prediction_table(runs, region_map)
-    heading = "<h2>Do signatures and smoothing tell where the attack gets through?</h2>"
-    if table.empty:
-        return f"{heading}<p>No measure of information or smoothing was logged.</p>"
-    note = (
-        "AUC: the chance that a cell where the attack gets through has the larger value; 90 % bootstrap over cells, "
-        "which share seeds and data: rather too narrow. An association within this sweep, and no more."
-    )
-    claims = "".join(f"<li>{escape(line)}</li>" for line in _claims(_records(table)))
-    tables = f"{frame_html(table)}<p>{note}</p><pre>{escape(signature_table(runs))}</pre>"
-    return f"{heading}<p>{escape(MEANINGS)}</p><ul>{claims}</ul>{tables}"
-
-
-def _claims(rows: Sequence[dict[str, Value]]) -> list[str]:
-    """What is said of each measure; measures of which the same is said share a line."""
-    shared = dict[str, list[str]]()
-    for row in rows:
-        shared.setdefault(_claim(row), []).append(str(row["measure"]))
-    return [f"{', '.join(measures)}: {claim}" for claim, measures in shared.items()]
-
-
-def _claim(row: dict[str, Value]) -> str:
-    low, high = float(str(row["low"])), float(str(row["high"]))
-    if np.isnan(low):
-        return "every cell is on one side of the threshold, so nothing can be told"
-    if low > 0.5 or high < 0.5:
-        return f"{'larger' if low > 0.5 else 'smaller'} where the attack gets through"
-    return "not shown to tell where the attack gets through"
+def _signatures(region_map: DefendedRegionMap, runs: pd.DataFrame, histories: pd.DataFrame | None) -> str:
+    observations = observe(last_epochs(runs) if histories is None else histories, region_map)
+    table, heading = signal_table(observations), "<h2>Do measures foretell whether the backdoor takes hold?</h2>"
+    if set(table["measure"]) <= {RANDOM}:
+        return f"{heading}<p>No measure was logged at settings with a sure verdict.</p>"
+    said = "".join(f"<li>{escape(line)}</li>" for line in signal_sentences(table))
+    tables = [frame_html(table.head(MOST)), f"<p>{SIGNAL_NOTE}</p>", frame_html(trade_off_table(observations))]
+    numbers = f"<pre>{escape(signature_table(runs))}</pre>"
+    return f"{heading}<p>{escape(MEANINGS)}</p><ul>{said}</ul>{''.join(tables)}{numbers}"
 
 
 def _runs(region_map: DefendedRegionMap, runs: pd.DataFrame) -> str:

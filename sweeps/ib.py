@@ -95,7 +95,7 @@ def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str,
     from analysis.sweep_summary import SummaryTable, grid_table, summary_text
     from raybd.metrics.smoothing.conclusion import judge_smoothing
     from raybd.metrics.smoothing.figures import draw_gaps
-    from raybd.tracking import load_runs
+    from raybd.tracking import load_histories, load_runs
     from raybd.tracking.verdicts import tag_verdicts
 
     runs = load_runs(name, tracking_uri, all_metrics=True)
@@ -119,7 +119,7 @@ def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str,
         gaps = draw_gaps(smoothing_gaps(runs, sigma), f"{name}: smoothing at sigma {sigma}")
         pictures += folder.save(gaps, "smoothing")
     page = folder / "report.html"
-    page.write_text(report(runs, name, sentences, region), encoding="utf-8")
+    page.write_text(report(runs, name, sentences, region, load_histories(name, tracking_uri)), encoding="utf-8")
     places = f"Every cell:  {cells}\nThe map:     {pictures[0]}\nThe report:  {page}"
     return f"{text}\n\n{places}", [*pictures, page, cells, *files]
 

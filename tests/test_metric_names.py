@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raybd.execution.plan import SweepPlan, plan_sweep
 from raybd.metrics import METRICS, Metric
-from raybd.tracking import load_runs
+from raybd.tracking import load_histories, load_runs
 from raybd.tracking.metric_table import format_table, last_values
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
@@ -101,6 +101,18 @@ def test_a_run_has_at_most_about_forty_metrics_and_a_table_of_all(measured: Swee
         assert runs[name][0] == everything[name]
 
 
+def test_histories_are_those_of_the_trials_folders(measured: SweepPlan) -> None:
+    histories = load_histories("headlines", measured.store.address.uri)
+    keys = load_runs("headlines", measured.store.address.uri).set_index("run_id")["tags.raybd.key"]
+    assert histories["run_id"].unique().tolist() == keys.index.tolist()
+    for run_id, found in histories.groupby("run_id"):
+        lines = measured.folder.trial(keys[run_id]).history()
+        assert found["epoch"].tolist() == [line["epoch"] for line in lines]
+        for row, line in zip(found.to_dict("records"), lines, strict=True):
+            own = {name: value for name, value in row.items() if name not in ("run_id", "epoch") and value == value}
+            assert own == {name: value for name, value in line["metrics"].items() if value == value}
+
+
 def test_a_lost_table_is_told(measured: SweepPlan, caplog: pytest.LogCaptureFixture) -> None:
     (run,) = measured.store.client.search_runs([measured.store.address.experiment_id], "tags.`raybd.kind` = 'trial'")
     path = Path(run.info.artifact_uri.removeprefix("file://")) / TABLE
@@ -110,6 +122,7 @@ def test_a_lost_table_is_told(measured: SweepPlan, caplog: pytest.LogCaptureFixt
         damage()
         with caplog.at_level(logging.WARNING):
             runs = load_runs("headlines", measured.store.address.uri, all_metrics=True)
+            assert len(load_histories("headlines", measured.store.address.uri)["run_id"].unique()) < len(runs)
         shutil.move(kept, path)
         assert "1 trials have lost their table" in caplog.text
         assert "metrics.attack_success" in runs

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.prediction import prediction_table
 from analysis.region_map import DefendedRegionMap
 from analysis.report import report, write_report
 from analysis.runs import notable, run_table
+from analysis.signal.observations import last_epochs
 from analysis.svg import intervals
 from raybd.errors import InputError
 
@@ -151,15 +151,15 @@ def test_the_boundary_is_drawn_with_open_ends():
     assert intervals([("a", np.nan, np.nan, np.inf)], "poison rate", RATES) == ""
 
 
-def test_a_measure_that_tells_and_one_that_does_not():
+def test_the_report_says_what_measures_foretell():
     frame = runs()
-    [row] = prediction_table(frame, DefendedRegionMap.from_frame(_canonical(frame))).to_dict("records")
-    assert (row["measure"], row["cells"], row["got through"]) == ("S1", 3, 1)
-    assert (row["median there"], row["median elsewhere"], row["AUC"], row["low"]) == (5.0, 1.0, 1.0, 1.0)
-    assert "S1: larger where the attack gets through" in report(frame, "ib")
-    flat = frame.assign(**{"metrics.stealth/s1": 1.0})
-    assert "S1: not shown to tell" in report(flat, "ib")
-    assert "No measure of information" in report(frame.drop(columns="metrics.stealth/s1"), "ib")
+    histories = pd.concat([last_epochs(frame).assign(epoch=epoch) for epoch in (1, 2)])
+    text = report(frame, "ib", histories=histories)
+    assert "Nothing can be told of signals: at each poison rate every setting is on one side of the verdict." in text
+    assert ">stealth/s1<" in text
+    assert "Nothing can be foretold: measures were taken at one epoch alone." in report(frame, "ib")
+    undecided = frame[frame["params.poison_rate"] == "0.0"]
+    assert "No measure was logged at settings with a sure verdict." in report(undecided, "ib")
 
 
 def test_runs_are_listed_in_order_of_their_settings():
@@ -171,6 +171,7 @@ def test_runs_are_listed_in_order_of_their_settings():
 
 def test_it_is_written_where_asked(tmp_path, monkeypatch):
     monkeypatch.setattr("raybd.tracking.load_runs", lambda *_, **__: runs())
+    monkeypatch.setattr("raybd.tracking.load_histories", lambda *_: last_epochs(runs()))
     path = write_report("ib", tmp_path / "r.html")
     assert path.read_text().startswith("<!DOCTYPE html>")
     with pytest.raises(InputError, match="cannot be written"):

@@ -14,7 +14,7 @@ from raybd.errors import InputError
 from raybd.utils.files import expanded
 from raybd.utils.metric_names import ATTACK_SUCCESS
 
-KEYS = ("trial", "epoch", "cell", "attack", "poison_rate", "takes_hold", "success")
+KEYS = ("trial", "epoch", "cell", "attack", "poison_rate", "setting", "takes_hold", "success")
 SLOPES = {SUCCESS_SLOPE: ATTACK_SUCCESS, LOSS_SLOPE: "loss/train"}
 
 
@@ -22,7 +22,8 @@ def observe(histories: pd.DataFrame, region_map: DefendedRegionMap) -> pd.DataFr
     """A row a trial and epoch: KEYS, and a column a measure; empty where no setting with poison has a sure verdict.
 
     `takes_hold` is the verdict on the trial's cell: backdoored, against defended or kept out; trials of undecided cells
-    are left out. `success` is the trial's attack success at the end. A random number beside the measures is a control.
+    are left out. `setting`: the axes that are not the attacker's. `success` is the trial's attack success at the end. A
+    random number beside the measures is a control.
 
     Args:
         histories: run_id, epoch and a column a metric, as `raybd.tracking.load_histories` gives them.
@@ -40,13 +41,22 @@ def observe(histories: pd.DataFrame, region_map: DefendedRegionMap) -> pd.DataFr
     return found.dropna(axis=1, how="all").dropna(subset=["success"])
 
 
+def last_epochs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The last metrics of runs as `raybd.tracking.load_runs` gives them, in the form of histories of one epoch."""
+    metrics = {str(name): str(name).removeprefix("metrics.") for name in runs if str(name).startswith("metrics.")}
+    return runs[["run_id", *metrics]].rename(columns=metrics).assign(epoch=0)
+
+
 def _labels(region_map: DefendedRegionMap) -> pd.DataFrame:
-    """run_id, trial, cell, attack, poison rate and verdict of the trials of each decided cell with poison."""
+    """run_id, trial, cell, attack, rate, other settings and verdict of the trials of each decided cell with poison."""
+    axes = [n for n in region_map.table.names.varying if n not in region_map.table.names.threat]
     rows: list[tuple[Any, ...]] = []
     for number, cell in enumerate(cell for cell in region_map.cells if cell.poisoned and _decided(cell)):
-        place = cell.setting["attack.name"], cell.setting["poison_rate"], cell.verdict.status == "backdoored"
+        setting = ", ".join(f"{name}={cell.setting[name]}" for name in axes)
+        holds = cell.verdict.status == "backdoored"
+        place = cell.setting["attack.name"], cell.setting["poison_rate"], setting, holds
         rows += [(run_id, len(rows) + i, number, *place) for i, run_id in enumerate(cell.verdict.evidence)]
-    return pd.DataFrame(rows, columns=["run_id", "trial", "cell", "attack", "poison_rate", "takes_hold"])
+    return pd.DataFrame(rows, columns=["run_id", "trial", "cell", "attack", "poison_rate", "setting", "takes_hold"])
 
 
 def _decided(cell: Cell) -> bool:
@@ -70,7 +80,7 @@ def write_observations(observations: pd.DataFrame, path: str | Path) -> Path:
     """
     place = expanded(path)
     try:
-        observations.to_csv(place, index=False, float_format="%.6g")
+        observations.to_csv(place, index=False, float_format="%.9g")
     except OSError as error:
         raise InputError(f"{place} cannot be written: {error.strerror}") from error
     return place

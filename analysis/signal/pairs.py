@@ -32,9 +32,9 @@ class CellPairs:
         return cls(known, belongs.T @ larger @ belongs, np.outer(sizes, sizes))
 
 
-def pairs_by_rate(frame: pd.DataFrame, name: str) -> list[CellPairs]:
-    """The pairs of each poison rate, of a frame of observations at one epoch that all have the measure `name`."""
-    groups = [part for _, part in frame.groupby("poison_rate")]
+def pairs_by(frame: pd.DataFrame, name: str, by: Sequence[str]) -> list[CellPairs]:
+    """The pairs of equal columns `by`, of a frame of observations at one epoch that all have the measure `name`."""
+    groups = [part for _, part in frame.groupby(list(by))]
     return [CellPairs.of(part[name].to_numpy(float), part["cell"].to_numpy(int)) for part in groups]
 
 

@@ -1,6 +1,6 @@
 """What the table of the signal says, in sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -38,13 +38,14 @@ def _best(table: pd.DataFrame, needs: str) -> str:
     sure = kind[kind["p"] < SURE]
     if sure.empty:
         return f"{WHO[needs]}, none of {kind['measure'].nunique()} does."
-    best = sure.loc[(sure["AUC within rates"] - 0.5).abs().idxmax()]
-    first = sure.loc[sure["epoch"].idxmin()]
+    rows = sure.to_dict("records")
+    best = max(rows, key=lambda row: abs(row["AUC within rates"] - 0.5))
+    first = min(rows, key=lambda row: row["epoch"])
     early = f"; the earliest is {_place(first)}" if first["epoch"] < best["epoch"] else ""
     return f"{WHO[needs]}, the best is {_place(best)}{early}."
 
 
-def _place(row: "pd.Series[Any]") -> str:
+def _place(row: Mapping[Hashable, Any]) -> str:
     unseen = f", {row['AUC unseen']:.2f} on attacks unseen" if pd.notna(row["AUC unseen"]) else ""
     area = f"AUC {row['AUC within rates']:.2f}, {row['low']:.2f} to {row['high']:.2f}{unseen}"
     return f"{row['measure']} at epoch {row['epoch']} ({area})"

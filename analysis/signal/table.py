@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from analysis.signal.correlation import rank_correlations
 from analysis.signal.measures import measured
 from analysis.signal.null import adjusted_p_values
-from analysis.signal.pairs import CellPairs, areas, pairs_by_rate, pooled_pairs, unseen_areas
+from analysis.signal.pairs import CellPairs, areas, pairs_by, pooled_pairs, unseen_areas
 
 Floats = NDArray[np.float64]
 DRAWS = 1000  # of the bootstrap
 LEVEL = 0.9  # of its intervals
-FEWEST = 4  # cells that have a measure
+RATE, SETTING = ("poison_rate",), ("poison_rate", "setting")
+FEWEST = 2  # cells that have a measure
 COLUMNS = (
     *("measure", "needs", "epoch", "trials", "cells", "took hold"),
-    *("AUC", "AUC within rates", "low", "high", "p"),
+    *("AUC", "AUC within settings", "AUC within rates", "low", "high", "p"),
     *("correlation", "given the rate", "correlation low", "correlation high"),
     *("AUC unseen", "unseen low", "unseen high", "attacks"),
 )
@@ -60,11 +61,12 @@ def signal_table(observations: pd.DataFrame) -> pd.DataFrame:
     """A row a measure and epoch, the best first: how well it foretells whether the backdoor takes hold at the end.
 
     AUC: the chance that a trial of a cell where the backdoor takes hold has the larger value than one of a cell where
-    not; below 1/2 where it is the smaller. Within rates: of cells at the same poison rate alone. p: of the latter, with
-    verdicts permuted within rates, corrected for all rows. Correlation: Spearman's with attack success at the end, and
-    the same given the poison rate. Unseen: the mean over attacks of the AUC within rates of each, in the direction that
-    the other attacks have; `attacks` of them have pairs. Intervals of 90 % by resampling cells, whose trials are not
-    independent. NaN where every cell is on one side.
+    not; below 1/2 where it is the smaller. Within rates: of cells at the same poison rate alone; within settings: of
+    cells that differ in the attack alone, which a measure of nothing but the setting does not tell apart. p: of AUC
+    within rates, with verdicts permuted within rates, corrected for all rows. Correlation: Spearman's with attack
+    success at the end, and the same given the poison rate. Unseen: the mean over attacks of the AUC within rates of
+    each, in the direction that the other attacks have; `attacks` of them have pairs. Intervals of 90 % by resampling
+    cells, whose trials are not independent. NaN where every cell is on one side.
 
     Args:
         observations: as `observe` makes them; one row a trial and epoch.
@@ -91,7 +93,7 @@ def _tests(observations: pd.DataFrame) -> Iterator[Test]:
         known = observations.dropna(subset=[name])
         for epoch, frame in known.groupby("epoch"):
             if frame["cell"].nunique() >= FEWEST:
-                yield Test(name, int(str(epoch)), frame, pairs_by_rate(frame, name))
+                yield Test(name, int(str(epoch)), frame, pairs_by(frame, name, RATE))
 
 
 def _counts(frame: pd.DataFrame) -> list[int]:
@@ -99,9 +101,9 @@ def _counts(frame: pd.DataFrame) -> list[int]:
 
 
 def _areas(test: Test, cells: Cells, drawn: Floats) -> list[float]:
-    pooled = areas(pooled_pairs(test.frame, test.name), cells.takes_hold)[0]
-    within = areas(test.strata, cells.takes_hold)[0]
-    return [float(pooled), float(within), *interval(areas(test.strata, cells.takes_hold, drawn))]
+    strata = pooled_pairs(test.frame, test.name), pairs_by(test.frame, test.name, SETTING), test.strata
+    told = [float(areas(one, cells.takes_hold)[0]) for one in strata]
+    return [*told, *interval(areas(test.strata, cells.takes_hold, drawn))]
 
 
 def _correlations(test: Test, drawn: Floats) -> list[float]:

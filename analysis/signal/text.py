@@ -10,14 +10,18 @@ from analysis.sweep_summary import bullets
 from analysis.text_table import align_columns
 
 MOST = 25  # rows of the table that are shown
-HEADS = ("measure", "needs", "epoch", "cells", "AUC", "90 %", "p", "r", "unseen")
+HEADS = ("measure", "needs", "epoch", "AUC", "90 %", "p", "setting", "unseen", "r")
 
 
 def signal_text(table: pd.DataFrame, trade_offs: pd.DataFrame) -> str:
     """Sentences and tables for a terminal."""
     parts = [bullets(signal_sentences(table))]
     if len(table):
-        title = "Does it tell, at equal poison rates, whether the backdoor takes hold at the end?"
+        title = (
+            "Does it tell, at equal poison rates, whether the backdoor takes hold in the end?\n"
+            "(setting: AUC at equal settings too; unseen: on attacks that had no say in its\n"
+            "direction; r: rank correlation with attack success, given the rate)"
+        )
         rest = f"\n... {len(table) - MOST} rows more: --csv" if len(table) > MOST else ""
         parts.append(f"{title}\n{align_columns([HEADS, *map(_line, table.head(MOST).to_dict('records'))])}{rest}")
     if len(trade_offs):
@@ -27,11 +31,11 @@ def signal_text(table: pd.DataFrame, trade_offs: pd.DataFrame) -> str:
 
 def _line(row: Mapping[Hashable, Any]) -> list[str]:
     area = f"{row['low']:.2f} to {row['high']:.2f}"
-    told = [row["AUC within rates"], row["given the rate"], row["AUC unseen"]]
-    auc, correlation, unseen = ("-" if pd.isna(value) else f"{value:.2f}" for value in told)
+    told = [row[name] for name in ("AUC within rates", "AUC within settings", "AUC unseen", "given the rate")]
+    auc, setting, unseen, correlation = ("-" if pd.isna(value) else f"{value:.2f}" for value in told)
     return [
-        *(str(row[name]) for name in ("measure", "needs", "epoch", "cells")),
-        *(auc, area if auc != "-" else "-", f"{row['p']:.3f}", correlation, unseen),
+        *(str(row[name]) for name in ("measure", "needs", "epoch")),
+        *(auc, area if auc != "-" else "-", f"{row['p']:.3f}", setting, unseen, correlation),
     ]
 
 

@@ -64,19 +64,29 @@ def read_tables(runs: Sequence[Any], tracking_uri: str) -> dict[str, dict[str, f
 
 
 def read_histories(runs: Sequence[Any], tracking_uri: str) -> list[dict[str, Any]]:
-    """A row a run and epoch, {"run_id": ..., "epoch": ..., name: value}; of runs that have a table."""
+    """A row a run and epoch, {"run_id": ..., "epoch": ..., name: value}.
+
+    Of runs whose table is missing or damaged there is none, which is told in a warning.
+    """
     with ThreadPoolExecutor(DOWNLOADS) as pool:
         tables = pool.map(partial(_text, tracking_uri), runs)
-        return [row for run, text in zip(runs, tables, strict=True) if text for row in _rows(run.info.run_id, text)]
+        rows = {run.info.run_id: _rows(run.info.run_id, text) for run, text in zip(runs, tables, strict=True)}
+    if lost := [run_id for run_id, found in rows.items() if not found]:
+        log.warning("%d trials have lost their table of all metrics (%s): left out", len(lost), lost[0])
+    return [row for found in rows.values() for row in found]
 
 
 def _rows(run_id: str, text: str) -> list[dict[str, Any]]:
-    """The epochs of a table, each with the metrics that it has."""
-    epochs, values = parse_table(text)
-    return [
-        {"run_id": run_id, "epoch": epoch} | {name: float(row[i]) for name, row in values.items() if row[i]}
-        for i, epoch in enumerate(epochs)
-    ]
+    """The epochs of a table, each with the metrics that it has; [] where it is none."""
+    try:
+        epochs, values = parse_table(text)
+        return [
+            {"run_id": run_id, "epoch": epoch} | {name: float(row[i]) for name, row in values.items() if row[i]}
+            for i, epoch in enumerate(epochs)
+        ]
+    except ValueError as error:
+        log.debug("the table of run %s is damaged: %s", run_id, one_line(error))
+        return []
 
 
 def _had_table(run: Any) -> bool:

@@ -47,7 +47,8 @@ def load_histories(experiment: str | Sequence[str], tracking_uri: str | None = N
     names = [experiment] if isinstance(experiment, str) else list(experiment)
     reader, known = find_sweeps(names, tracking_uri)
     runs = [run for name in names for run in reader.runs(known[name], "trial") if run.info.status == "FINISHED"]
-    return pd.DataFrame(read_histories(runs, absolute_uri(tracking_uri)), columns=None if runs else ["run_id", "epoch"])
+    rows = read_histories(runs, absolute_uri(tracking_uri))
+    return pd.DataFrame(rows, columns=None if rows else ["run_id", "epoch"])
 
 
 @client_settings()
