@@ -1,7 +1,8 @@
 """Signal: how well measures taken while a network trains foretell the verdict on its setting.
 
-`signal_table` answers for each measure at each epoch, `trade_off_table` for pairs of measures at the end; both read the
-observations that `observe` makes of a map and the histories of its trials, or that `read_observations` finds in a file.
+`signal_table` answers for each measure at each epoch, `trade_off_table` for pairs of measures at the end,
+`early_warning` for all measures together. They read the observations that `observe` makes of a map and the histories of
+its trials, or that `read_observations` finds in a file.
 """
 
 from analysis.signal.measures import MEASURES, Measure
@@ -9,10 +10,13 @@ from analysis.signal.observations import observe, read_observations, write_obser
 from analysis.signal.sentences import signal_sentences
 from analysis.signal.table import signal_table
 from analysis.signal.trade_offs import trade_off_table
+from analysis.signal.warning import EarlyWarning, early_warning
 
 __all__ = [
     "MEASURES",
+    "EarlyWarning",
     "Measure",
+    "early_warning",
     "observe",
     "read_observations",
     "signal_sentences",

@@ -45,7 +45,7 @@ MEASURES = (
     Measure("smoothness/clean/sigma_*", "nothing"),
     Measure("mi/xt/random", "nothing"),
     Measure("mi/st/random", "nothing"),
-    Measure("defender/*", "nothing"),
+    Measure("defender/*/*", "nothing"),
     Measure(ATTACK_SUCCESS, "trigger"),
     Measure(SUCCESS_SLOPE, "trigger"),
     Measure("loss/triggered", "trigger"),

@@ -15,6 +15,7 @@ from raybd.utils.files import expanded
 from raybd.utils.metric_names import ATTACK_SUCCESS
 
 KEYS = ("trial", "epoch", "cell", "attack", "poison_rate", "setting", "takes_hold", "success")
+NO_ATTACK = "none"
 SLOPES = {SUCCESS_SLOPE: ATTACK_SUCCESS, LOSS_SLOPE: "loss/train"}
 
 
@@ -22,8 +23,8 @@ def observe(histories: pd.DataFrame, region_map: DefendedRegionMap) -> pd.DataFr
     """A row a trial and epoch: KEYS, and a column a measure; empty where no setting with poison has a sure verdict.
 
     `takes_hold` is the verdict on the trial's cell: backdoored, against defended or kept out; trials of undecided cells
-    are left out. `setting`: the axes that are not the attacker's. `success` is the trial's attack success at the end. A
-    random number beside the measures is a control.
+    are left out, clean ones are there as attack `none` at rate 0. `setting`: the axes that are not the attacker's.
+    `success` is the trial's attack success at the end. A random number beside the measures is a control.
 
     Args:
         histories: run_id, epoch and a column a metric, as `raybd.tracking.load_histories` gives them.
@@ -41,6 +42,12 @@ def observe(histories: pd.DataFrame, region_map: DefendedRegionMap) -> pd.DataFr
     return found.dropna(axis=1, how="all").dropna(subset=["success"])
 
 
+def with_poison(observations: pd.DataFrame) -> pd.DataFrame:
+    """Those of trials with poison, their cells numbered without a gap."""
+    found = observations[observations["poison_rate"] > 0]
+    return found.assign(cell=found["cell"].rank(method="dense").astype(int) - 1)
+
+
 def last_epochs(runs: pd.DataFrame) -> pd.DataFrame:
     """The last metrics of runs as `raybd.tracking.load_runs` gives them, in the form of histories of one epoch."""
     metrics = {str(name): str(name).removeprefix("metrics.") for name in runs if str(name).startswith("metrics.")}
@@ -51,16 +58,17 @@ def _labels(region_map: DefendedRegionMap) -> pd.DataFrame:
     """run_id, trial, cell, attack, rate, other settings and verdict of the trials of each decided cell with poison."""
     axes = [n for n in region_map.table.names.varying if n not in region_map.table.names.threat]
     rows: list[tuple[Any, ...]] = []
-    for number, cell in enumerate(cell for cell in region_map.cells if cell.poisoned and _decided(cell)):
+    for number, cell in enumerate(filter(_decided, region_map.cells)):
         setting = ", ".join(f"{name}={cell.setting[name]}" for name in axes)
         holds = cell.verdict.status == "backdoored"
-        place = cell.setting["attack.name"], cell.setting["poison_rate"], setting, holds
+        attack = cell.setting["attack.name"] if cell.poisoned else NO_ATTACK
+        place = attack, cell.setting["poison_rate"] if cell.poisoned else 0.0, setting, holds
         rows += [(run_id, len(rows) + i, number, *place) for i, run_id in enumerate(cell.verdict.evidence)]
     return pd.DataFrame(rows, columns=["run_id", "trial", "cell", "attack", "poison_rate", "setting", "takes_hold"])
 
 
 def _decided(cell: Cell) -> bool:
-    return cell.verdict.status in ("backdoored", "defended", "kept_out")
+    return not cell.poisoned or cell.verdict.status in ("backdoored", "defended", "kept_out")
 
 
 def _slope(rows: pd.DataFrame, name: str) -> "pd.Series[float]":

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from analysis.signal.correlation import rank_correlations
 from analysis.signal.measures import measured
 from analysis.signal.null import adjusted_p_values
+from analysis.signal.observations import with_poison
 from analysis.signal.pairs import CellPairs, areas, pairs_by, pooled_pairs, unseen_areas
 
 Floats = NDArray[np.float64]
@@ -35,9 +36,8 @@ class Cells:
 
     @classmethod
     def of(cls, observations: pd.DataFrame) -> "Cells":
-        """Those of `observations`, by their numbers."""
+        """Those of `observations`, whose cells are numbered without a gap."""
         first = observations.groupby("cell")[["takes_hold", "poison_rate", "attack"]].first()
-        first = first.reindex(range(int(first.index.max()) + 1))
         attacks = pd.factorize(first["attack"], sort=True)[0]
         return cls(first["takes_hold"].to_numpy(float), first["poison_rate"].to_numpy(float), attacks)
 
@@ -71,6 +71,7 @@ def signal_table(observations: pd.DataFrame) -> pd.DataFrame:
     Args:
         observations: as `observe` makes them; one row a trial and epoch.
     """
+    observations = with_poison(observations)
     if observations.empty:
         return pd.DataFrame(columns=COLUMNS)
     cells, tests = Cells.of(observations), list(_tests(observations))

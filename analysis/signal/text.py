@@ -5,17 +5,23 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.signal.measures import Needs
 from analysis.signal.sentences import signal_sentences
+from analysis.signal.trade_offs import trade_off_table
+from analysis.signal.warning import early_warning
 from analysis.sweep_summary import bullets
 from analysis.text_table import align_columns
+from raybd.errors import InputError
 
 MOST = 25  # rows of the table that are shown
+DEFENDER: tuple[Needs, ...] = ("nothing",)
+EVERYTHING: tuple[Needs, ...] = ("nothing", "twin", "trigger")
 HEADS = ("measure", "needs", "epoch", "AUC", "90 %", "p", "setting", "unseen", "r")
 
 
-def signal_text(table: pd.DataFrame, trade_offs: pd.DataFrame) -> str:
-    """Sentences and tables for a terminal."""
-    parts = [bullets(signal_sentences(table))]
+def signal_text(observations: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Sentences and tables of observations and their `signal_table`, for a terminal."""
+    parts, trade_offs = [bullets([*signal_sentences(table), *_warnings(observations)])], trade_off_table(observations)
     if len(table):
         title = (
             "Does it tell, at equal poison rates, whether the backdoor takes hold in the end?\n"
@@ -27,6 +33,17 @@ def signal_text(table: pd.DataFrame, trade_offs: pd.DataFrame) -> str:
     if len(trade_offs):
         parts.append("\n".join(map(_trade_off, trade_offs.to_dict("records"))))
     return "\n\n".join(parts)
+
+
+def _warnings(observations: pd.DataFrame) -> list[str]:
+    """What an early warning from a defender's measures is worth, and one from all measures; why there is none."""
+    found = []
+    for who, needs in (("A defender's early warning", DEFENDER), ("With the trigger and a clean training", EVERYTHING)):
+        try:
+            found.append(f"{who}: {early_warning(observations, needs=needs)}")
+        except InputError as error:
+            found.append(f"{who}: none, for {'; '.join(error.problems)}.")
+    return found
 
 
 def _line(row: Mapping[Hashable, Any]) -> list[str]:

@@ -5,6 +5,7 @@ import pandas as pd
 
 from analysis.signal.correlation import rank_correlations
 from analysis.signal.measures import measured
+from analysis.signal.observations import with_poison
 from analysis.signal.table import FEWEST, Cells, interval
 from raybd.utils.metric_names import ATTACK_SUCCESS, DECODABILITY, S1, SIGNATURE
 
@@ -26,6 +27,7 @@ def trade_off_table(observations: pd.DataFrame) -> pd.DataFrame:
 
     Intervals of 90 % by resampling cells. Pairs that were not measured have no row.
     """
+    observations = with_poison(observations)
     if observations.empty:
         return pd.DataFrame(columns=COLUMNS)
     last = observations.sort_values("epoch").groupby("trial").last().reset_index()

@@ -148,7 +148,7 @@ def show_signal(
     if out:
         signal.write_observations(observations, out)
     table = signal.signal_table(observations)
-    print(form.of(table, lambda: signal_text(table, signal.trade_off_table(observations))))
+    print(form.of(table, lambda: signal_text(observations, table)))
     return 0
 
 

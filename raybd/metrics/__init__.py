@@ -2,6 +2,7 @@
 
 from raybd.metrics.accuracy import Accuracy
 from raybd.metrics.base import Metric
+from raybd.metrics.defender import Defender
 from raybd.metrics.detection import NeuralCleanse, NoiseVotes, Strip
 from raybd.metrics.learning_curves import LearningCurves
 from raybd.metrics.mutual_information import MutualInformation
@@ -11,6 +12,7 @@ from raybd.metrics.stealthiness import Stealthiness
 
 METRICS: dict[str, type[Metric]] = {
     "accuracy": Accuracy,
+    "defender": Defender,
     "learning_curves": LearningCurves,
     "mutual_information": MutualInformation,
     "neural_cleanse": NeuralCleanse,

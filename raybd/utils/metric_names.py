@@ -30,8 +30,8 @@ SLOPE = "curve/slope"
 MOST_PER_PATTERN = 4  # names that one pattern of HEADLINE stands for
 MOST_OF_OTHERS = 12  # names of metrics that are not raybd's own
 FAMILIES = (  # the first parts of raybd's own names
-    *("accuracy", "attack_success", "count", "curve", "defence", "loss", "mi", "neural_cleanse", "noise_votes"),
-    *("seconds", "smoothness", "stealth", "strip", UNDERTRAINED, "vibe"),
+    *("accuracy", "attack_success", "count", "curve", "defence", "defender", "loss", "mi", "neural_cleanse"),
+    *("noise_votes", "seconds", "smoothness", "stealth", "strip", UNDERTRAINED, "vibe"),
 )
 HEADLINE: Mapping[str, tuple[str, ...]] = {  # by what measures them
     "accuracy": (
@@ -57,6 +57,7 @@ HEADLINE: Mapping[str, tuple[str, ...]] = {  # by what measures them
         *(SLOPE, "curve/theta", "curve/log_slope", "curve/secant", "curve/beta50", "curve/area", "curve/unique"),
         *("curve/epoch50", "curve/epoch50/clean", "accuracy/train", "accuracy/clean_model"),
     ),
+    "defender": ("defender/*/*",),
     "detection": ("*/auroc", "*/null_auroc"),
     "vibe": (
         *("vibe/probe_accuracy", "vibe/first_right", "vibe/poison_kept", "vibe/poison_kept_count", "vibe/kappa"),
