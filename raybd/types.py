@@ -167,3 +167,4 @@ class Report:
     epoch: int
     metrics: dict[str, float]
     arrays: dict[str, Tensor] = field(default_factory=dict)
+    network: nn.Module | None = None  # as measured, at a probe; the training goes on with it

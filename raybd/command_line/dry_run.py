@@ -10,6 +10,7 @@ from joblib import cpu_count
 
 from raybd.command_line.data_summary import describe_sets
 from raybd.command_line.estimate import LONGEST, estimate
+from raybd.command_line.kept_networks import sizes_text
 from raybd.command_line.limits import memory_limit, names_cluster
 from raybd.command_line.options import SweepOptions
 from raybd.data.class_names import named
@@ -57,6 +58,8 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig], upcoming
     _print_list(options, lines, known, describe_sets(data), upcoming, data)
     for one in filter(is_large, data.values()):
         print(describe_place(one, options.image_bytes))
+    if said := sizes_text(options.execution.keep_models, known, data):
+        print(said)
     print(_time(options, known, data, upcoming))
     return 0
 

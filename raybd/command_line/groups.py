@@ -13,7 +13,7 @@ from raybd.attacks import ATTACKS
 from raybd.data import check_name
 from raybd.defences import DEFENCES
 from raybd.execution.ray_choice import address_problems
-from raybd.execution.resources import Resources
+from raybd.execution.resources import KeepModels, Resources
 from raybd.metrics import METRICS
 from raybd.plugins import unknown
 from raybd.utils.constraints import Count, NonNegative, Positive, Share, empty, flag, violations
@@ -182,6 +182,8 @@ class ExecutionOptions(OptionGroup):
     """Trials that draw figures: all; first_seed: one of each setting, which saves a tenth of a small trial; or none."""
     figure_formats: tuple[Literal["svg", "pdf"], ...] = ()
     """Formats in which the figures of trials are saved beside PNG."""
+    keep_models: KeepModels = "none"
+    """Trained networks to keep of each trial, in MLflow: the last, or all at its probes; --dry-run says how large."""
     dry_run: bool = False
     """Print what would run and an estimate of the time; run nothing."""
     all: bool = False

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from raybd.command_line.kept_networks import told_of_networks
 from raybd.command_line.limits import memory_limit
 from raybd.command_line.option_file import FILE, FLAG, write_options
 from raybd.command_line.options import SweepOptions
@@ -137,6 +138,8 @@ def _begin(options: SweepOptions, plan: SweepPlan, keys: Sequence[str] | None) -
 
 def _run_and_sum_up(options: SweepOptions, plan: SweepPlan, summarise: Summary, where: RayChoice | None) -> int:
     print(f"{options.name}: {plan.finished_before} trials have finished, {len(plan.todo)} to run", flush=True)
+    if said := told_of_networks(options.execution.keep_models, plan):
+        print(said, flush=True)
     with _parent_run(options, plan, plan.keys):
         result = _run(options, plan, where)
         _sum_up(options, plan, result, summarise)
@@ -157,6 +160,7 @@ def executor_for(options: SweepOptions, plan: SweepPlan, where: RayChoice | None
     """
     execution, given = options.execution, _given_bytes(options)
     plan = replace(plan, figures=execution.figures, figure_formats=execution.figure_formats)
+    plan = replace(plan, keep_models=execution.keep_models)
     if where is None:
         return local_executor(plan, *_local_resources(options), execution.stall_seconds, given)
     waits = execution.stall_seconds, execution.wait_for_resources

@@ -10,6 +10,7 @@ import torch
 from raybd.data.residency import fits, streamed
 from raybd.errors import DivergedError, EndRequestedError, InputError, PoisoningError
 from raybd.execution import memory
+from raybd.execution.kept_networks import KeptNetworks
 from raybd.execution.outcome import Outcome
 from raybd.execution.record import Start, failed_record, finished_record, tags_of
 from raybd.execution.setup import TrialSetup
@@ -92,8 +93,11 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
     tags = tags_of(config, setup, data.classes) | ({"raybd.note": note} if note else {})
     run = TrialRun(setup.address, folder, config.label, tags, start.milliseconds)
 
+    networks = KeptNetworks(setup.keep_models, folder)
+
     def report(epoch: Report) -> None:
         heartbeat()
+        networks.add(epoch, data)
         save_probe_arrays(folder, epoch)
         folder.append(epoch.epoch, epoch.metrics)
         run.log()
@@ -105,7 +109,8 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
         session = TrialSession(report, checkpoint, shared, heartbeat, history)
         result = run_checked(config, images, session)
         save_artifacts(folder, config, result, setup.formats(config))
-        record = finished_record(config, run.tags, start, result)
+        networks.end(result.model, data)
+        record = finished_record(config, run.tags | networks.tags, start, result)
     except Exception as error:
         if lost_ranks(error):  # the failure is another rank's, and the checkpoint is needed
             raise
@@ -114,7 +119,7 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
     _save_record(folder, record)
     outcome = _outcome(record, setup, uploaded=run.finish(record))
     permanent, out_of_memory = isinstance(failure, NOT_RETRYABLE), memory.is_out_of_memory(failure)
-    note = "; ".join(said for said in (note, _undertrained(record)) if said)
+    note = "; ".join(said for said in (note, _undertrained(record), networks.note) if said)
     return replace(outcome, note=note, memory=memory.peak(), permanent=permanent, out_of_memory=out_of_memory)
 
 

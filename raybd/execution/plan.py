@@ -9,6 +9,7 @@ from raybd.data.residency import room_for_images
 from raybd.errors import InputError
 from raybd.execution.outcome import Outcome
 from raybd.execution.queue import FinishedTrials
+from raybd.execution.resources import KeepModels
 from raybd.tracking.reading import load_record
 from raybd.tracking.store import Store
 from raybd.tracking.uploads import ensure_uploaded, upload_pending
@@ -32,6 +33,7 @@ class SweepPlan:
     figures: str = "all"  # which trials draw theirs: see `TrialSetup`
     varying: tuple[str, ...] = ()  # names of the parameters in which its trials differ
     figure_formats: tuple[str, ...] = ()  # in which they are saved beside PNG
+    keep_models: KeepModels = "none"  # see `TrialSetup`
 
     @property
     def finished_before(self) -> int:

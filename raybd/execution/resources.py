@@ -1,6 +1,9 @@
 """Resources: CPUs, GPUs and workers of a trial."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+KeepModels = Literal["none", "last", "all"]  # networks of a trial that are kept
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from raybd.execution.resources import KeepModels
 from raybd.tracking.store import Address
 from raybd.trials.config import TrialConfig
 from raybd.trials.records import SweepFolder
@@ -24,6 +25,7 @@ class TrialSetup:
     image_bytes: float | None = None  # of images in memory, above which they are streamed; None: half of its share
     figures: str = "all"  # which trials draw figures: all, first_seed or none
     figure_formats: tuple[str, ...] = ()  # in which they are saved beside PNG: svg, pdf
+    keep_models: KeepModels = "none"  # which networks of a trial are kept
     start: str = ""  # name of the driver's start, by which it asks its trials to end
 
     def formats(self, config: TrialConfig) -> tuple[str, ...]:

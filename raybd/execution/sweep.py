@@ -19,7 +19,7 @@ from raybd.execution.proposers import ListProposer, Proposer
 from raybd.execution.queue import TrialQueue
 from raybd.execution.ray_choice import RayChoice
 from raybd.execution.record import record_death
-from raybd.execution.resources import Resources
+from raybd.execution.resources import KeepModels, Resources
 from raybd.execution.result import SweepResult
 from raybd.execution.setup import TrialSetup
 from raybd.execution.twin_line import twins_first
@@ -118,6 +118,7 @@ def local_executor(
         image_bytes=image_bytes,
         figures=plan.figures,
         figure_formats=plan.figure_formats,
+        keep_models=plan.keep_models,
     )
     return LocalExecutor(setup, plan.data)
 
@@ -163,6 +164,7 @@ def ray_executor(
         image_bytes=image_bytes,
         figures=plan.figures,
         figure_formats=plan.figure_formats,
+        keep_models=plan.keep_models,
     )
     warn_of_slow_bf16((config.train for config in plan.todo), setup.device)
     fitting = max(1, int(cores / resources.cpus))
@@ -185,15 +187,17 @@ def sweep(
     tracking_uri: str | None = None,
     data_root: str | Path | None = None,
     address: str | None = None,
+    keep_models: KeepModels = "none",
 ) -> SweepResult:
     """Run the trials `configs` as the sweep `name`: in this process, or on Ray where `inline` is False.
 
-    What the tracking store has finished is not run again; the records are those of every sweep.
+    What the tracking store has finished is not run again; the records are those of every sweep. `keep_models`: the
+    networks that are kept with them, of each trial the last, or all at its probes (`raybd model`).
 
     Raises:
         InputError: a config, the data, the results folder, the tracking store or the resources are not usable.
     """
     with SweepFolder.of(results, name).locked():  # before planning, which uploads and clears records
-        plan = plan_sweep(name, configs, results, tracking_uri, data_root)
+        plan = replace(plan_sweep(name, configs, results, tracking_uri, data_root), keep_models=keep_models)
         executor = local_executor(plan) if inline else ray_executor(plan, resources or Resources(), address)
         return run_sweep(plan, executor)

@@ -42,9 +42,9 @@ def add_noise(x: Tensor, noise: float) -> Tensor:
     if _disabled.get():
         return x
     if (shared := _shared.get()) is None:
-        return torch.add(x, _normal(len(x), x), alpha=noise)
+        return torch.add(x, _normal(x.shape[0], x), alpha=noise)
     images, draws, generators = shared
-    parts = [_normal(draws, x, rng) for rng in generators] or [_normal(len(x) // images, x)]
+    parts = [_normal(draws, x, rng) for rng in generators] or [_normal(x.shape[0] // images, x)]
     fields = (torch.cat(parts) if len(parts) > 1 else parts[0]).unflatten(0, (-1, 1, draws))
     return torch.add(x.unflatten(0, (-1, images, draws)), fields, alpha=noise).flatten(0, 2)
 

@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from raybd.tracking import database, sqlite
 from raybd.tracking.artifact_files import local_path
 from raybd.tracking.client import absolute_uri, connect, one_line, sweep_run, trial_runs
 from raybd.tracking.landing import VIEW_TAG, runs_path, view_of
+from raybd.tracking.networks import KEPT
 from raybd.tracking.runs import ALIVE, DRIVER, PLAN, PLANNED
 from raybd.utils.process_name import ProcessName
 
@@ -82,6 +83,13 @@ class Store:
         """The run ids of the finished trials by key."""
         runs = trial_runs(self.client, self.address.experiment_id, "FINISHED")
         return {run.data.tags["raybd.key"]: run.info.run_id for run in runs if "raybd.key" in run.data.tags}
+
+    def without_networks(self, keys: Collection[str], which: str) -> list[str]:
+        """The run ids of the finished trials of `keys` that did not keep their networks, `which` being last or all."""
+        enough, wanted = ("all", "last") if which == "last" else ("all",), set(keys)
+        runs = trial_runs(self.client, self.address.experiment_id, "FINISHED")
+        mine = [run for run in runs if run.data.tags.get("raybd.key") in wanted]
+        return [run.info.run_id for run in mine if run.data.tags.get(KEPT) not in enough]
 
     def begin(self, options: dict[str, Any], keys: Sequence[str] | None, varying: Sequence[str] = ()) -> None:
         """Open the parent run at the start of the sweep and log its options and the `keys` of all its trials.

@@ -14,6 +14,7 @@ from raybd.errors import public
 from raybd.tracking.client import connect, one_line
 from raybd.tracking.data_inputs import log_data
 from raybd.tracking.metric_table import format_table
+from raybd.tracking.networks import artifact
 from raybd.tracking.store import NOTE, Address, close, lost, metric_entities
 from raybd.trials.records import FINISHED, Record, SweepFolder, TrialFolder
 from raybd.utils.metric_names import TABLE, headline
@@ -100,6 +101,10 @@ def upload(address: Address, folder: TrialFolder, record: Record) -> None:
         client.log_batch(run_id, gone)
     for path in [folder.path / "trial.json", *folder.artifacts]:
         client.log_artifact(run_id, str(path), "figures" if path.suffix == ".png" else None)
+    if record.status == FINISHED:
+        kept = folder.kept_networks
+        for epoch, path in kept.items():
+            client.log_artifacts(run_id, str(path), artifact(epoch, kept))
     if history:
         client.log_text(run_id, format_table(history), TABLE)
     if record.traceback:

@@ -76,7 +76,7 @@ class ConvexFit(TrialKind):
         context, metrics = fit(config, pose_problem(config, data))
         numbers, arrays = measure(config, replace(context, heartbeat=session.heartbeat))
         metrics = numbers | metrics | {"seconds/trial": time.perf_counter() - start}
-        session.report(Report(1, metrics))
+        session.report(Report(1, metrics, network=context.model))
         return result_of(context, metrics, arrays)
 
     def cost_key(self, config: TrialConfig) -> tuple[object, ...]:

@@ -54,7 +54,7 @@ class Measurements:
             self.metrics |= audit(self.training.findings, self.poisoned.roles)
             self.metrics |= relabelling(self.training, self.poisoned)
             self.metrics |= probe_accuracy(self.training, self.poisoned.true, self.data.test)
-        self.session.report(Report(epoch.number, self.metrics, new))
+        self.session.report(Report(epoch.number, self.metrics, new, self.training.model if probe else None))
 
     def result(self) -> TrialResult:
         """The trial's result: the last metrics, all arrays and the findings of the defence."""

@@ -4,13 +4,14 @@
     per_sample.npz    predictions and roles              figures/*.png  pictures
     arrays.npz        arrays that metrics keep           probes/*.npz   the same, while it runs
     sent.json         what each tracking store has       checkpoint.pt  while it runs
-    crash_report.txt  of a killed attempt: the reason and the stack of each thread
+    networks/EPOCH    networks that are kept        crash_report.txt  of a killed attempt: reason, stack of each thread
 
 Imports no torch and no MLflow.
 """
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,6 +93,17 @@ class TrialFolder:
         return self.path / "probes"
 
     @property
+    def networks(self) -> Path:
+        """The folder of the networks that are kept, a folder EPOCH each, in MLflow's model format."""
+        return self.path / "networks"
+
+    @property
+    def kept_networks(self) -> dict[int, Path]:
+        """The networks that are kept, by their epochs in order."""
+        found = {int(path.name): path for path in self.networks.glob("*") if path.name.isdecimal()}
+        return dict(sorted(found.items()))
+
+    @property
     def crash_report(self) -> Path:
         """The reason why an attempt was killed, and the stack of each of its threads."""
         return self.path / "crash_report.txt"
@@ -109,6 +121,9 @@ class TrialFolder:
         for path in self.probes.glob("*.npz"):
             if int(path.stem) > epoch:
                 path.unlink()
+        for number, folder in self.kept_networks.items():
+            if number > epoch:
+                shutil.rmtree(folder)
         (self.path / "sent.json").unlink(missing_ok=True)
         self.crash_report.unlink(missing_ok=True)
         self.clear_record()

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from raybd import __version__
 from raybd.data import load
@@ -12,6 +13,7 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.records import FINISHED, Record
 from raybd.trials.run import run_trial
 from raybd.trials.validate import problems
+from raybd.types import Data
 from raybd.utils.environment import environment
 
 
@@ -23,6 +25,8 @@ class Rerun:
     logged: dict[str, float]  # without seconds
     now: dict[str, float]
     changed: dict[str, tuple[str, str]]  # environment: then and now, where they differ
+    network: nn.Module  # as it was trained now
+    data: Data
 
     @property
     def different(self) -> list[str]:
@@ -48,10 +52,11 @@ def rerun(record: Record, data_root: str | None = None, threads: int = 1) -> Rer
         raise InputError(f"{record.label} did not finish ({record.error}): there are no numbers to compare")
     torch.set_num_threads(threads)
     config = _config(record)
-    result = run_trial(config, load(config.data, data_root, config.resize))
+    data = load(config.data, data_root, config.resize)
+    result = run_trial(config, data)
     now, then = environment(), record.environment
     changed = {n: (then.get(n, ""), now[n]) for n in now if n != "host" and then.get(n, "") != now[n]}
-    return Rerun(record, _timeless(record.metrics), _timeless(result.metrics), changed)
+    return Rerun(record, _timeless(record.metrics), _timeless(result.metrics), changed, result.model, data)
 
 
 def _config(record: Record) -> TrialConfig:
