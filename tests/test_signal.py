@@ -193,3 +193,7 @@ def test_p_values_of_no_signal_are_below_a_level_as_often_as_the_level_says():
         least.append(adjusted_p_values(tests, cells.takes_hold, cells.rates).min())
     share = np.mean(np.array(least) < 0.05)
     assert 0.02 < share < 0.09  # 0.05 within three deviations of 300 draws
+
+
+def test_no_stratum_has_no_area():
+    assert np.isnan(areas([], np.array([1.0, 0.0]))).tolist() == [True]

@@ -124,7 +124,9 @@ def test_the_collector_is_paused_for_a_while(store: Store) -> None:
     assert gc.isenabled()
 
 
-@pytest.mark.parametrize("sweep", ["attacks", "boundary", "defences", "ib", "learning_curves", "smoothing", "vibe"])
+@pytest.mark.parametrize(
+    "sweep", ["attacks", "boundary", "defences", "early_warning", "ib", "learning_curves", "smoothing", "vibe"]
+)
 def test_a_summary_reads_the_store_once(sweep: str) -> None:
     module = importlib.import_module(f"sweeps.{sweep}")
     summarise = module.summarise_search if sweep == "vibe" else module.summarise

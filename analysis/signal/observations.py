@@ -102,9 +102,9 @@ def read_observations(path: str | Path) -> pd.DataFrame:
     """
     arguments.check_path("a file of observations", path)
     try:
-        found = pd.read_csv(expanded(path))
+        found = pd.read_csv(expanded(path), keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise InputError(f"{path} holds no observations that can be read: {error}") from error
     if missing := [name for name in KEYS if name not in found]:
         raise InputError(f"{path} holds no observations: it has no column {', '.join(missing)}")
-    return found
+    return found.assign(setting=found["setting"].astype("object").fillna(""))

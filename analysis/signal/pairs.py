@@ -56,7 +56,7 @@ def areas(strata: Sequence[CellPairs], takes_hold: Floats, weights: Floats | Non
     """
     labels = np.atleast_2d(takes_hold)
     times = np.ones_like(labels) if weights is None else weights
-    won, all_pairs = 0.0, 0.0
+    won, all_pairs = (np.zeros(max(len(labels), len(times))) for _ in range(2))
     for one in strata:
         there, elsewhere = (times * labels)[:, one.cells], (times * (1 - labels))[:, one.cells]
         won = won + ((there @ one.wins) * elsewhere).sum(1)

@@ -16,7 +16,7 @@ from raybd.errors import InputError
 MOST = 25  # rows of the table that are shown
 DEFENDER: tuple[Needs, ...] = ("nothing",)
 EVERYTHING: tuple[Needs, ...] = ("nothing", "twin", "trigger")
-HEADS = ("measure", "needs", "epoch", "AUC", "90 %", "p", "setting", "unseen", "r")
+HEADS = ("measure", "needs", "epoch", "AUC", "90 %", "p", "setting", "unseen")
 
 
 def signal_text(observations: pd.DataFrame, table: pd.DataFrame) -> str:
@@ -25,8 +25,8 @@ def signal_text(observations: pd.DataFrame, table: pd.DataFrame) -> str:
     if len(table):
         title = (
             "Does it tell, at equal poison rates, whether the backdoor takes hold in the end?\n"
-            "(setting: AUC at equal settings too; unseen: on attacks that had no say in its\n"
-            "direction; r: rank correlation with attack success, given the rate)"
+            "(setting: AUC at equal settings too; unseen: on attacks without a say in its\n"
+            "direction; all columns: --csv)"
         )
         rest = f"\n... {len(table) - MOST} rows more: --csv" if len(table) > MOST else ""
         parts.append(f"{title}\n{align_columns([HEADS, *map(_line, table.head(MOST).to_dict('records'))])}{rest}")
@@ -48,11 +48,11 @@ def _warnings(observations: pd.DataFrame) -> list[str]:
 
 def _line(row: Mapping[Hashable, Any]) -> list[str]:
     area = f"{row['low']:.2f} to {row['high']:.2f}"
-    told = [row[name] for name in ("AUC within rates", "AUC within settings", "AUC unseen", "given the rate")]
-    auc, setting, unseen, correlation = ("-" if pd.isna(value) else f"{value:.2f}" for value in told)
+    told = [row[name] for name in ("AUC within rates", "AUC within settings", "AUC unseen")]
+    auc, setting, unseen = ("-" if pd.isna(value) else f"{value:.2f}" for value in told)
     return [
         *(str(row[name]) for name in ("measure", "needs", "epoch")),
-        *(auc, area if auc != "-" else "-", f"{row['p']:.3f}", setting, unseen, correlation),
+        *(auc, area if auc != "-" else "-", f"{row['p']:.3f}", setting, unseen),
     ]
 
 

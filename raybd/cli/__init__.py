@@ -27,7 +27,7 @@ def run_sweep(name: Name, options: Annotated[tuple[str, ...], tyro.conf.Position
     """Run a sweep: `raybd sweep NAME OPTIONS` is `python sweeps/NAME.py OPTIONS`.
 
     Args:
-        name: attacks, boundary, defences, ib, learning_curves, smoothing or vibe.
+        name: attacks, boundary, defences, early_warning, ib, learning_curves, smoothing or vibe.
         options: Those of the sweep; `raybd sweep NAME --help` lists them.
     """
     import sweeps
