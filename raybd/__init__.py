@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from raybd.defences import DEFENCES
     from raybd.errors import InputError
     from raybd.execution.sweep import sweep
+    from raybd.inspection import inspect_model
     from raybd.metrics import METRICS
     from raybd.models import MODELS
     from raybd.tracking import load_runs
@@ -33,6 +34,7 @@ __all__ = [
     "ModelConfig",
     "TrainConfig",
     "TrialConfig",
+    "inspect_model",
     "load_data",
     "load_runs",
     "run_trial",
@@ -49,6 +51,7 @@ _HOMES = {  # name -> module that defines it, or module:attribute
     "ModelConfig": "raybd.trials.config",
     "TrainConfig": "raybd.training",
     "TrialConfig": "raybd.trials.config",
+    "inspect_model": "raybd.inspection",
     "load_data": "raybd.data:load",
     "load_runs": "raybd.tracking",
     "run_trial": "raybd.trials.run",

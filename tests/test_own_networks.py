@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from raybd.cli import main
+from raybd.inspection import inspect
+from raybd.inspection.figures import Measures
+from raybd.metrics.detection import NeuralCleanse, NoiseVotes, Strip
 from raybd.tracking import load_runs
 
+FEW_STEPS = Measures(NeuralCleanse(runs=1, steps=30), Strip(blends=8), NoiseVotes(draws=8), points=20)
 PAGE = (Path(__file__).parent.parent / "docs" / "own.md").read_text()
 
 
@@ -52,3 +57,18 @@ def test_networks_to_take_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with contextlib.redirect_stdout(io.StringIO()) as said:
         exec(compile(change(code), "docs/own.md", "exec"), {})
     assert said.getvalue() == blocks("Networks to take away", "text")[0]
+
+
+def test_a_network_that_is_already_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = "A network that is already trained"
+    monkeypatch.setattr(inspect, "Measures", lambda: FEW_STEPS)
+    (code,) = blocks(section, "python")
+    exec(compile(code.replace("seed=7", "seed=7, train=raybd.TrainConfig(epochs=5)"), "docs/own.md", "exec"), {})
+    (commands,) = blocks(section, "sh")
+    plain, known = run_commands(commands, lambda line: line.replace("--references 9", "--references 2 --epochs 5"))
+    figures = re.findall(r"^([a-z_]+/[a-z]+) ", blocks(section, "text")[0], re.MULTILINE)
+    assert figures
+    assert all(re.search(rf"^{name} ", plain, re.MULTILINE) for name in figures)
+    assert known.startswith("suspect.pt: backdoored: the trigger works")
+    assert torch.load(tmp_path / "repaired.pt", weights_only=True)

@@ -13,7 +13,7 @@ import tyro
 
 from raybd import __version__
 from raybd.cli import analysis_commands
-from raybd.command_line import model_command, store_commands
+from raybd.command_line import inspect_command, model_command, store_commands
 from raybd.command_line.store_commands import RESULTS, Name
 from raybd.command_line.tables import format_json
 from raybd.command_line.ui import show_ui
@@ -129,6 +129,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "report": _with_store(analysis_commands.write_sweep_report),
     "rerun": _with_store(rerun_trial),
     "model": _with_store(model_command.write_model),
+    "inspect": inspect_command.inspect_network,
     "ui": show_ui,
     "list": _with_store(store_commands.list_sweeps),
     "rm": _with_store(store_commands.remove_sweep),

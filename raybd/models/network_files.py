@@ -109,10 +109,12 @@ class ExportedNetwork(nn.Module):
     def __init__(self, program: ExportedProgram) -> None:
         super().__init__()
         self.graph = program.module()
+        self.train(False)
 
     def train(self, mode: bool = True) -> "ExportedNetwork":
-        """The network as it is: a program has no modes, and `GraphModule.train` of it would raise."""
-        self.training = mode
+        """The network as it is: a program has no modes, and its own `train` would raise."""
+        for part in self.modules():
+            part.training = mode
         return self
 
     def forward(self, x: Tensor) -> Tensor:

@@ -72,17 +72,21 @@ class NeuralCleanse(Metric):
 
     def _mask_sizes(self, model: nn.Module, context: MetricContext, run: int) -> Values:
         """(K,) the size of each class's mask, the least that was seen at the wanted success, else the last."""
+        return self.invert(model, context, run).sizes()
+
+    def invert(self, model: nn.Module, context: MetricContext, run: int) -> "TriggerInversion":
+        """The triggers of all classes as one run finds them."""
         pool = context.data.train if context.data.validation is None else context.data.validation
         rng = stream(context.seed, "neural_cleanse", run)
-        search = _TriggerInversion(model, pool.shape, len(context.data.classes), self, rng, pool.x.device)
+        search = TriggerInversion(model, pool.shape, len(context.data.classes), self, rng, pool.x.device)
         for _ in range(self.steps):
             index = torch.randint(len(pool), (self.batch_size,), generator=rng).to(pool.x.device)
             search.step(pool.x[index].float() / 255)
             context.heartbeat()
-        return search.sizes()
+        return search
 
 
-class _TriggerInversion:
+class TriggerInversion:
     """The optimisation of K triggers: masks (K, 1, H, W) and patterns (K, C, H, W), sigmoids of parameters."""
 
     def __init__(
@@ -100,12 +104,13 @@ class _TriggerInversion:
         self.optimizer = torch.optim.Adam([self.mask, self.pattern], lr=settings.learning_rate, betas=(0.5, 0.9))
         self.weight = torch.full((classes,), settings.size_weight, device=device)
         self.best = torch.full((classes,), math.inf, device=device)
+        self.smallest = [self.mask.detach().sigmoid(), self.pattern.detach().sigmoid()]  # with the best sizes
         self.streak = torch.zeros(classes, device=device)  # steps in a row above (+) or below (-) the wanted success
 
     def step(self, x: Tensor) -> None:
         """One step of Adam on the images `x` (B, C, H, W), for every class; as many at a time as the memory holds."""
         size = batch_size(self.model, x, self.classes * len(x), gradients=True)
-        size_of_mask = self.mask.detach().sigmoid().flatten(1).sum(1)
+        shown = [leaf.detach().sigmoid() for leaf in (self.mask, self.pattern)]
         success = torch.zeros(self.classes, device=x.device)
         self.optimizer.zero_grad()
         for some in torch.arange(self.classes, device=x.device).split(max(1, size // len(x))):
@@ -113,7 +118,7 @@ class _TriggerInversion:
                 success[some] += self._backward(part, some, len(part) / len(x))
         self.optimizer.step()
         with torch.no_grad():
-            self._adapt(success, size_of_mask)
+            self._adapt(success, shown)
 
     def _backward(self, x: Tensor, classes: Tensor, share: float) -> Tensor:
         """Add the gradients of the triggers of `classes` (k,) on the images `x`, a `share` of a step's; their success
@@ -135,9 +140,18 @@ class _TriggerInversion:
         last = self.mask.detach().sigmoid().flatten(1).sum(1)
         return torch.where(self.best.isfinite(), self.best, last).double().cpu().numpy()
 
-    def _adapt(self, success: Tensor, size: Tensor) -> None:
-        """Keep the smallest mask that works; weigh size more where triggers work, and less where they do not."""
-        works = success >= self.settings.success
+    def triggers(self) -> tuple[Tensor, Tensor]:
+        """Masks (K, 1, H, W) and patterns (K, C, H, W), those of `sizes`."""
+        mask, pattern = self.smallest
+        return mask, pattern
+
+    def _adapt(self, success: Tensor, shown: list[Tensor]) -> None:
+        """Keep the smallest mask that works, of those `shown` to the network; weigh size more where triggers work, and
+        less where they do not."""
+        works, size = success >= self.settings.success, shown[0].flatten(1).sum(1)
+        better = works & (size < self.best) | self.best.isinf()  # where none has worked yet, the present one
+        for kept, now in zip(self.smallest, shown, strict=True):
+            kept[better] = now[better]
         self.best = torch.where(works & (size < self.best), size, self.best)
         self.streak = torch.where(works, self.streak.clamp_min(0) + 1, self.streak.clamp_max(0) - 1)
         self.weight = torch.where(self.streak >= PATIENCE, self.weight * FACTOR, self.weight)
