@@ -3,7 +3,7 @@
 from raybd.metrics.accuracy import Accuracy
 from raybd.metrics.base import Metric
 from raybd.metrics.defender import Defender
-from raybd.metrics.detection import NeuralCleanse, NoiseVotes, Strip
+from raybd.metrics.detection import Beatrix, IbdPsc, NeuralCleanse, NoiseVotes, ScaleUp, Strip
 from raybd.metrics.learning_curves import LearningCurves
 from raybd.metrics.mutual_information import MutualInformation
 from raybd.metrics.smoothness import Smoothness
@@ -12,11 +12,14 @@ from raybd.metrics.stealthiness import Stealthiness
 
 METRICS: dict[str, type[Metric]] = {
     "accuracy": Accuracy,
+    "beatrix": Beatrix,
     "defender": Defender,
+    "ibd_psc": IbdPsc,
     "learning_curves": LearningCurves,
     "mutual_information": MutualInformation,
     "neural_cleanse": NeuralCleanse,
     "noise_votes": NoiseVotes,
+    "scale_up": ScaleUp,
     "smoothness": Smoothness,
     "stealth": Stealth,
     "stealth_full": StealthFull,
