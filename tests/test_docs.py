@@ -205,3 +205,12 @@ def test_the_commands_of_names_of_classes_run(
     for line in commands("docs/own.md", "Names of classes"):
         assert raybd_main(shlex.split(line)[1:]) == 0
         assert re.search(r"classes: .*\b(bird|cat)\b", capsys.readouterr().out)
+
+
+def test_the_page_of_coverage_names_every_method_and_none_that_is_not_there() -> None:
+    page = (ROOT / "docs/coverage.md").read_text()
+    own = {name for line in page.splitlines() if line.startswith("| ") for name in re.findall(r"`(\w+)`", line)}
+    tables = {**ATTACKS, **DEFENCES, **METRICS}
+    assert own <= set(tables)
+    besides = {"none", "invisible_grid", *METRICS} - {"beatrix", "ibd_psc", "scale_up", "strip", "noise_votes"}
+    assert {*ATTACKS, *DEFENCES, *METRICS} - besides <= own
