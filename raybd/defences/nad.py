@@ -33,7 +33,11 @@ class Nad(CleanRepair):
     teacher_steps: Annotated[int, Ge(1)] = 200
     steps: Annotated[int, Ge(1)] = 400
     learning_rate: Positive = 0.01
-    betas: tuple[NonNegative, ...] = (500.0, 1000.0, 1000.0)  # of each stage, the last one of all after it too
+    betas: tuple[NonNegative, ...] = (
+        500.0,
+        1000.0,
+        1000.0,
+    )  # BackdoorBench's; of each stage, the last one of all after it too
 
     def network(self, model: nn.Module) -> nn.Module:
         """`model` as it is. Raises InputError where it is not a sequence of blocks."""
@@ -71,7 +75,8 @@ def attention(maps: Tensor) -> Tensor:
 def distillation(teacher: Maps, student: Maps, betas: tuple[float, ...]) -> Tensor:
     """Sum over stages l of beta_l times the mean over images and positions of the squared difference of attention.
 
-    The published betas belong to this mean, which is ||A_T - A_S||^2 / (h w), and not to the distance of eq. 2.
+    BackdoorBench's betas (500, 1000, 1000) belong to this mean, which is ||A_T - A_S||^2 / (h w), and not to the distance
+    of eq. 2; the authors' released configuration has 0, 0 and 5000.
     """
     rest = (betas[-1],) * (len(teacher) - len(betas))
     pairs = zip((*betas, *rest), teacher, student, strict=False)
