@@ -49,6 +49,14 @@ class DivergedError(RuntimeError):
     """A training that led nowhere: a loss, or what the network makes of an image, is no number."""
 
 
+class ScriptError(RuntimeError):
+    """A user's own training failed, and would fail again: its command, its function, or what they predict."""
+
+
+class ScriptKilledError(RuntimeError):
+    """A signal ended a user's command, for instance since memory ran out: another attempt may succeed."""
+
+
 class LostRayError(RuntimeError):
     """The Ray that a sweep ran on has gone away; what has finished is kept."""
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from raybd.data.residency import fits, streamed
-from raybd.errors import DivergedError, EndRequestedError, InputError, PoisoningError
+from raybd.errors import DivergedError, EndRequestedError, InputError, PoisoningError, ScriptError
 from raybd.execution import memory
 from raybd.execution.kept_networks import KeptNetworks
 from raybd.execution.outcome import Outcome
@@ -23,7 +23,7 @@ from raybd.training.data_parallel import lost_ranks
 from raybd.trials.artifacts import save_artifacts, save_probe_arrays
 from raybd.trials.base import TrialSession
 from raybd.trials.config import TrialConfig
-from raybd.trials.model import NETWORK
+from raybd.trials.model import NETWORK, SCRIPT
 from raybd.trials.records import FAILED, Record, TrialFolder
 from raybd.trials.run import run_checked
 from raybd.types import Data, Report
@@ -32,7 +32,7 @@ from raybd.utils.metric_names import UNDERTRAINED
 
 log = logging.getLogger(__name__)
 TIGHT = 0.25  # of their usual memory that measures may take after it ran out
-NOT_RETRYABLE = (InputError, PoisoningError, DivergedError)  # another attempt would end the same way
+NOT_RETRYABLE = (InputError, PoisoningError, DivergedError, ScriptError)  # another attempt would end the same way
 
 
 def run_attempt(
@@ -105,8 +105,8 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
     shared, failure = setup.folder.path / "shared", None
     try:
         Ranks.of(config.train.workers).decide(True)  # the other ranks train too
-        images, history = on_device(setup, _thrifty(config, data) if setup.tight else data), folder.history()
-        session = TrialSession(report, checkpoint, shared, heartbeat, history)
+        images, history = _placed(config, setup, data), folder.history()
+        session = TrialSession(report, checkpoint, shared, heartbeat, history, folder.path, setup.function)
         result = run_checked(config, images, session)
         save_artifacts(folder, config, result, setup.formats(config))
         networks.end(result.model, data)
@@ -121,6 +121,13 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
     permanent, out_of_memory = isinstance(failure, NOT_RETRYABLE), memory.is_out_of_memory(failure)
     note = "; ".join(said for said in (note, _undertrained(record), networks.note) if said)
     return replace(outcome, note=note, memory=memory.peak(), permanent=permanent, out_of_memory=out_of_memory)
+
+
+def _placed(config: TrialConfig, setup: TrialSetup, data: Data) -> Data:
+    """`data` where the trial has them: on its device, but for a user's script, which is given files."""
+    if config.model.kind is SCRIPT:
+        return data
+    return on_device(setup, _thrifty(config, data) if setup.tight else data)
 
 
 def _thrifty(config: TrialConfig, data: Data) -> Data:

@@ -1,6 +1,8 @@
 """TrialSetup: settings of a sweep that each of its trials gets."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from raybd.execution.resources import KeepModels
 from raybd.tracking.store import Address
@@ -26,6 +28,7 @@ class TrialSetup:
     figures: str = "all"  # which trials draw figures: all, first_seed or none
     figure_formats: tuple[str, ...] = ()  # in which they are saved beside PNG: svg, pdf
     keep_models: KeepModels = "none"  # which networks of a trial are kept
+    function: Callable[..., Any] | None = None  # of the user, that trains: see `raybd.scripts`
     start: str = ""  # name of the driver's start, by which it asks its trials to end
 
     def formats(self, config: TrialConfig) -> tuple[str, ...]:

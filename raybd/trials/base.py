@@ -37,6 +37,8 @@ class TrialSession:
     shared: Path | None = None  # folder that trials share: clean twins, encoders of defences
     heartbeat: Callable[[], None] = lambda: None  # called during long work
     earlier: History = ()  # of the epochs before `checkpoint`
+    folder: Path | None = None  # the trial's own, for logs of a user's commands
+    function: Callable[..., Any] | None = None  # of the user, that trains where `TrialConfig.script` names one
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from raybd.defences import DEFENCES, Defence, NoDefence
 from raybd.metrics import METRICS, Metric
 from raybd.plugins import build, settings_of, spec
 from raybd.plugins import describe as describe_plugin
+from raybd.scripts import ScriptConfig
 from raybd.training import TrainConfig
 from raybd.trials.model import ModelConfig
 from raybd.types import coerce_floats
@@ -24,6 +25,8 @@ __all__ = ["KEY_FORMAT", "ModelConfig", "TrialConfig"]
 Contents = tuple[tuple[str, str], ...]  # setting that names a file, hash of what the file holds
 # contents: of the modules of a user's function, and of what it builds
 MODEL_SOURCE, MODEL_BUILT = "model.name", "model.built"
+SCRIPT = "script."  # contents: of the files that a user's commands name,
+SCRIPT_FUNCTION = "script.function"  # and of a function that trains, which its caller tells
 KEY_FORMAT = 1  # of `TrialConfig.key`; raised when equal settings shall get other keys than before
 
 
@@ -46,6 +49,8 @@ class TrialConfig:
     # side in pixels that images are resized to first; 0: as they are
     resize: Annotated[int, Ge(0)] = field(default=0, metadata={"since": "0.2"})
     contents: Contents = field(default=(), metadata={"since": "0.2"})  # of the files that it draws on, where known
+    # a training of the user's own, in the place of model "script"
+    script: ScriptConfig | None = field(default=None, metadata={"since": "0.3"})
 
     def __post_init__(self) -> None:
         coerce_floats(self)
@@ -57,9 +62,11 @@ class TrialConfig:
 
     def _plain(self) -> dict[str, Any]:
         contents = {"contents": dict(self.contents)} if self.contents else {}
+        script = {"script": self.script.to_dict()} if self.script else {}
         return (
             settings_of(self)
             | contents
+            | script
             | {
                 "attack": spec(ATTACKS, self.attack),
                 "defence": spec(DEFENCES, self.defence),
@@ -79,6 +86,7 @@ class TrialConfig:
         parts["train"] = TrainConfig(**plain["train"])
         parts["probes"] = tuple(plain["probes"])
         parts["contents"] = tuple(sorted(plain.get("contents", {}).items()))
+        parts["script"] = ScriptConfig.from_dict(plain["script"]) if plain.get("script") else None
         parts["metrics"] = tuple(build("metric", METRICS, metric) for metric in plain["metrics"])
         return cls(**parts)
 
@@ -90,6 +98,8 @@ class TrialConfig:
         """
         plain = self._plain() | self._by_content()
         plain.pop("contents", None)
+        if self.script:
+            plain["script"] = self.script.identity() | {"files": _part(self.contents, SCRIPT)}
         if self.fingerprint:
             plain["data"] = self.data.split(":")[0]
         version = "" if KEY_FORMAT == 1 else f"{KEY_FORMAT} "
@@ -104,10 +114,7 @@ class TrialConfig:
         if source := found.get(MODEL_SOURCE):
             model["name"] = f"{source}:{self.model.name.partition(':')[2]}"
             model["built"] = found.get(MODEL_BUILT, "")
-        attack, defence = (
-            {name.removeprefix(part): content for name, content in self.contents if name.startswith(part)}
-            for part in ("attack.", "defence.")
-        )
+        attack, defence = _part(self.contents, "attack."), _part(self.contents, "defence.")
         return {
             "attack": spec(ATTACKS, self.attack.by_content(attack)),
             "defence": spec(DEFENCES, self.defence.by_content(defence)),
@@ -124,6 +131,8 @@ class TrialConfig:
         """Every setting by its flattened name, as MLflow and the map know it: attack.name, train.weight_decay, ..."""
         absent, plain = self.model.kind.absent, self.to_dict()
         contents = {f"{name}.content": content for name, content in plain.pop("contents", {}).items()}
+        if self.script:
+            plain["script"] = self.script.identity()
         return {name: value for name, value in (_flat(plain) | contents).items() if not name.startswith(absent)}
 
     @property
@@ -131,8 +140,13 @@ class TrialConfig:
         """A short name for people, for instance "badnets 0.05 small_cnn width=0.5 seed=1"."""
         model = self.model
         defended = "" if isinstance(self.defence, NoDefence) else f"{describe_plugin(DEFENCES, self.defence)} "
-        said = model.kind.describe(model, self.train, self.data)
+        said = self.script.label if self.script else model.kind.describe(model, self.train, self.data)
         return f"{defended}{describe(self.attack)} {self.poison_rate:g} {model.name} {said} seed={self.seed}"
+
+
+def _part(contents: Contents, start: str) -> dict[str, str]:
+    """The contents whose names begin with `start`, by the rest of their names."""
+    return {name.removeprefix(start): content for name, content in contents if name.startswith(start)}
 
 
 def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,11 +7,11 @@ from raybd.attacks import Attack
 from raybd.defences import Defence
 from raybd.errors import InputError
 from raybd.models import built_content, is_user_function
-from raybd.trials.config import MODEL_BUILT, MODEL_SOURCE, Contents, TrialConfig
+from raybd.trials.config import MODEL_BUILT, MODEL_SOURCE, SCRIPT, SCRIPT_FUNCTION, Contents, TrialConfig
 from raybd.types import Data
 from raybd.utils.cache import content_hash
 from raybd.utils.files import read_content
-from raybd.utils.source_files import source_hash
+from raybd.utils.source_files import script_hash, source_hash
 
 
 def with_contents(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list[TrialConfig]:
@@ -23,7 +23,7 @@ def with_contents(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list
     known: dict[object, Contents] = {}
     filled, changed = [], []
     for config in configs:
-        parts = (config.attack, config.defence, config.model, config.image_set)
+        parts = (config.attack, config.defence, config.model, config.script, config.image_set)
         if parts not in known:
             known[parts] = contents_of(config, data[config.image_set])
         changed += _differences(config, dict(known[parts]))
@@ -69,6 +69,10 @@ def check_files(config: TrialConfig) -> None:
 
 def _files(config: TrialConfig) -> dict[str, str]:
     found = {name: content_hash(read_content(path)) for name, path in _paths(config).items()}
+    if config.script:
+        scripts = {name: script_hash(path) for name, path in config.script.files().items()}
+        found |= {f"{SCRIPT}{name}": content for name, content in scripts.items()}
+        found |= {name: content for name, content in config.contents if name == SCRIPT_FUNCTION}
     if is_user_function(config.model.name) and (source := source_hash(config.model.name.partition(":")[0])):
         found[MODEL_SOURCE] = source
     return found

@@ -27,8 +27,8 @@ class ModelConfig:
 
     @property
     def kind(self) -> "ModelKind":
-        """Whether it is a network, which is trained, or a convex learner, which is fitted."""
-        return CONVEX if self.name in LEARNERS else NETWORK
+        """Whether it is a network, which is trained, a convex learner, which is fitted, or a script of the user's."""
+        return SCRIPT if self.name == SCRIPT.name else CONVEX if self.name in LEARNERS else NETWORK
 
     @property
     def network_settings(self) -> dict[str, Any]:
@@ -104,4 +104,20 @@ class ConvexKind(ModelKind):
         return f"{said} {data}"
 
 
-NETWORK, CONVEX = NetworkKind(), ConvexKind()
+class ScriptKind(ModelKind):
+    """What a user's own script trains, of which nothing is known but what it predicts."""
+
+    name = "script"
+    absent = ("train.", "model.width", "model.depth", "model.noise", "model.C", "model.gamma", "recipe", "probes")
+
+    def problems(self, model: ModelConfig) -> list[str]:
+        """Settings of raybd's own models."""
+        given = [name for name, value in vars(model).items() if name != "name" and value != getattr(ModelConfig(), name)]
+        return [f"model {model.name} has no setting {name}: a script has knobs" for name in given]
+
+    def describe(self, model: ModelConfig, train: TrainConfig, data: str) -> str:
+        """Nothing: what tells scripts apart are their knobs."""
+        return ""
+
+
+NETWORK, CONVEX, SCRIPT = NetworkKind(), ConvexKind(), ScriptKind()

@@ -5,6 +5,7 @@
     arrays.npz        arrays that metrics keep           probes/*.npz   the same, while it runs
     sent.json         what each tracking store has       checkpoint.pt  while it runs
     networks/EPOCH    networks that are kept        crash_report.txt  of a killed attempt: reason, stack of each thread
+    train.log, predict.log  output of a user\'s commands
 
 Imports no torch and no MLflow.
 """
@@ -111,7 +112,8 @@ class TrialFolder:
     @property
     def artifacts(self) -> list[Path]:
         """The files to upload, besides trial.json."""
-        return sorted(p for p in [*self.path.glob("*.npz"), *self.path.glob("figures/*.png")] if p.is_file())
+        found = [*self.path.glob("*.npz"), *self.path.glob("*.log"), *self.path.glob("figures/*.png")]
+        return sorted(p for p in found if p.is_file())
 
     def start(self, epoch: int) -> None:
         """Prepare for an attempt that resumes after `epoch` (0: from the start); later epochs are deleted."""

@@ -19,6 +19,7 @@ from raybd.utils.files import write_atomically, write_text
 
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.json"  # of a training that has not ended
 ENTRY = "training.pt"  # of one that has
+SCRIPT_ENTRY = "out.tar"  # of a user's script: the folder that it left
 
 
 def twin_of(config: TrialConfig) -> TrialConfig:
@@ -30,10 +31,11 @@ def twin_of(config: TrialConfig) -> TrialConfig:
 
 def awaited_twin(config: TrialConfig, cache_folder: Path) -> str:
     """The key of the clean twin that `config` needs and `cache_folder` does not hold; "" where there is none."""
-    if config.model.kind is not NETWORK or (config.poison_rate and not compares_with_twin(config)):
+    script = config.script is not None and not config.script.is_function
+    if not (config.model.kind is NETWORK or script) or (config.poison_rate and not compares_with_twin(config)):
         return ""
     twin = twin_of(config).key
-    return "" if (cache_folder / twin / ENTRY).exists() else twin
+    return "" if (cache_folder / twin / (SCRIPT_ENTRY if script else ENTRY)).exists() else twin
 
 
 def compares_with_twin(config: TrialConfig) -> bool:

@@ -13,6 +13,7 @@ ACCURACY, ATTACK_SUCCESS, ROBUST_ACCURACY = "accuracy/clean", "attack_success", 
 VALIDATION_ACCURACY, VALIDATION_SUCCESS = "accuracy/validation", "attack_success/validation"
 CLEAN_COUNT, TRIGGERED_COUNT = "count/clean", "count/triggered"
 SECONDS, UNDERTRAINED = "seconds/trial", "undertrained"
+TRAIN_SECONDS, PREDICT_SECONDS = "seconds/train", "seconds/predict"  # of a user's own script
 DEFENCE_SECONDS = "defence/seconds"  # of a training, with what others spent on an encoder that it shares
 ALIAS = "raybd.alias"  # tag of a trial: names of its defence's settings, for instance "vibe:winner", a space between
 TARGET = "raybd.target"  # tag of a trial with poison: its target class for people, "2 (bird)"
@@ -43,6 +44,7 @@ HEADLINE: Mapping[str, tuple[str, ...]] = {  # by what measures them
             VALIDATION_ACCURACY,
             VALIDATION_SUCCESS,
             SECONDS,
+            TRAIN_SECONDS,
             "attack_success/*",
         ),
     ),

@@ -43,6 +43,30 @@ def source_hash(name: str) -> str:
     return found
 
 
+def script_hash(path: Path) -> str:
+    """16 hex digits of a script's content and, of a Python script, of the modules beside it that it imports, directly
+    or not; it is not imported. Imports by a computed name are not found.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    files, waiting = {path}, [path]
+    while waiting:
+        file = waiting.pop()
+        names = _imports("", file) if file.suffix == ".py" else ()
+        new = {found for name in names if (found := _beside(path.parent, name))} - files
+        files |= new
+        waiting += sorted(new)
+    others = sorted(content_hash(read_content(file)) for file in files - {path})
+    return content_hash(content_hash(read_content(path)), *others)
+
+
+def _beside(folder: Path, module: str) -> Path | None:
+    place = folder.joinpath(*module.split("."))
+    files = (place / "__init__.py", place.with_name(f"{place.name}.py"))
+    return next((file for file in files if file.is_file()), None) if module else None
+
+
 def class_sources(network: nn.Module) -> str:
     """The `source_hash` of each module that defines a part of `network`; "" if all of them are raybd's or PyTorch's."""
     names = {type(part).__module__ for part in network.modules()}
