@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from raybd.training import TrainConfig
     from raybd.trials.config import ModelConfig, TrialConfig
     from raybd.trials.run import run_trial
+    from sweeps.resist import resist
 
 ensure_home()
 __version__ = "0.2.0"
@@ -37,6 +38,7 @@ __all__ = [
     "inspect_model",
     "load_data",
     "load_runs",
+    "resist",
     "run_trial",
     "sweep",
 ]
@@ -54,6 +56,7 @@ _HOMES = {  # name -> module that defines it, or module:attribute
     "inspect_model": "raybd.inspection",
     "load_data": "raybd.data:load",
     "load_runs": "raybd.tracking",
+    "resist": "sweeps.resist",
     "run_trial": "raybd.trials.run",
     "sweep": "raybd.execution.sweep",
 }

@@ -27,7 +27,7 @@ def run_sweep(name: Name, options: Annotated[tuple[str, ...], tyro.conf.Position
     """Run a sweep: `raybd sweep NAME OPTIONS` is `python sweeps/NAME.py OPTIONS`.
 
     Args:
-        name: attacks, boundary, defences, early_warning, ib, learning_curves, smoothing or vibe.
+        name: attacks, boundary, defences, early_warning, ib, learning_curves, resist, smoothing or vibe.
         options: Those of the sweep; `raybd sweep NAME --help` lists them.
     """
     import sweeps
@@ -43,6 +43,15 @@ def run_sweep(name: Name, options: Annotated[tuple[str, ...], tyro.conf.Position
     finally:
         sys.argv = before
     return 0
+
+
+def resist(options: Annotated[tuple[str, ...], tyro.conf.Positional] = ()) -> int:
+    """Find how much poison a training of your own withstands: `raybd resist --help` lists the options.
+
+    Args:
+        options: Those of sweeps/resist.py.
+    """
+    return run_sweep("resist", options)
 
 
 def upload_pending_trials(
@@ -122,6 +131,7 @@ def _with_store(command: Callable[..., int]) -> Callable[..., int]:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "sweep": run_sweep,
+    "resist": resist,
     "send": _with_store(upload_pending_trials),
     "map": _with_store(analysis_commands.query_map),
     "runs": _with_store(analysis_commands.list_runs),
@@ -149,6 +159,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if given[:1] == ["sweep"] and given[1:] and not given[1].startswith("-"):
             return run_sweep(given[1], tuple(given[2:]))  # not through tyro, for which the options are the sweep's own
+        if given[:1] == ["resist"]:
+            return resist(tuple(given[1:]))
         about = "Sweeps of backdoor learning and what became of them. `raybd --version` prints the version."
         status: int = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="raybd", description=about, args=given)
         sys.stdout.flush()

@@ -19,6 +19,7 @@ from raybd.data.residency import GB, describe_place, is_large
 from raybd.errors import LostRayError, public
 from raybd.execution import memory as process_memory
 from raybd.execution.executor import Executor
+from raybd.execution.outcome import Outcome
 from raybd.execution.plan import SweepPlan, resume
 from raybd.execution.proposers import Proposer
 from raybd.execution.ray_choice import RayChoice, choose
@@ -59,11 +60,14 @@ def sweep(
     folder = SweepFolder.of(options.execution.results, options.name)
     with folder.locked():
         write_options(folder.path / FILE, options.flat(), _repeat(folder))
+        failed: list[Outcome] = []
         if search is not None:
-            added = _run_search(options, resume(folder, [], data, options.execution.tracking_uri), search, where)
+            plan = resume(folder, [], data, options.execution.tracking_uri)
+            added, failed = _run_search(options, plan, search, where)
             more = prepare(added, options.dataset.data_root, image_bytes=room)[0] if added else []
             known = list({config.key: config for config in [*known, *more]}.values())
-        return _run_and_sum_up(options, resume(folder, known, data, options.execution.tracking_uri), summarise, where)
+        plan = resume(folder, known, data, options.execution.tracking_uri, {outcome.key for outcome in failed})
+        return _run_and_sum_up(options, plan, summarise, where, failed)
 
 
 def _ray_of(options: SweepOptions) -> RayChoice | None:
@@ -80,13 +84,17 @@ def _ray_of(options: SweepOptions) -> RayChoice | None:
     return choice
 
 
-def _run_search(options: SweepOptions, plan: SweepPlan, search: Search, where: RayChoice | None) -> list[TrialConfig]:
-    """The trials that the search adds.
+def _run_search(
+    options: SweepOptions, plan: SweepPlan, search: Search, where: RayChoice | None
+) -> tuple[list[TrialConfig], list[Outcome]]:
+    """The trials that the search adds, and the outcomes of those that failed and would fail again.
 
     Raises:
         SignalError: Ctrl-C or SIGTERM ended the search; a rerun resumes it.
         LostRayError: its Ray has gone away.
     """
+
+    failed: dict[str, Outcome] = {}
 
     def run(trials: SweepPlan, proposer: Proposer) -> SweepResult:
         result = run_sweep(trials, executor_for(options, trials, where), proposer)
@@ -96,10 +104,11 @@ def _run_search(options: SweepOptions, plan: SweepPlan, search: Search, where: R
             raise SignalError(result.interrupted)
         if result.lost:
             raise LostRayError(result.errors[-1])
+        failed.update({outcome.key: outcome for outcome in result.failures if outcome.permanent})
         return result
 
     with _parent_run(options, plan, None):
-        return search(options, plan, run)
+        return search(options, plan, run), list(failed.values())
 
 
 @contextmanager
@@ -136,12 +145,16 @@ def _begin(options: SweepOptions, plan: SweepPlan, keys: Sequence[str] | None) -
         print(public(f"the parent run of the sweep cannot be opened: {type(error).__name__}"), file=sys.stderr)
 
 
-def _run_and_sum_up(options: SweepOptions, plan: SweepPlan, summarise: Summary, where: RayChoice | None) -> int:
-    print(f"{options.name}: {plan.finished_before} trials have finished, {len(plan.todo)} to run", flush=True)
+def _run_and_sum_up(
+    options: SweepOptions, plan: SweepPlan, summarise: Summary, where: RayChoice | None, failed: Sequence[Outcome] = ()
+) -> int:
+    finished = plan.finished_before - len(failed)
+    print(f"{options.name}: {finished} trials have finished, {len(plan.todo)} to run", flush=True)
     if said := told_of_networks(options.execution.keep_models, plan):
         print(said, flush=True)
     with _parent_run(options, plan, plan.keys):
         result = _run(options, plan, where)
+        result = replace(result, outcomes=[*failed, *result.outcomes])
         _sum_up(options, plan, result, summarise)
     return result.exit_status
 

@@ -1,6 +1,6 @@
 """SweepPlan: the validated trials of a sweep, those of them still to run, its data, folder and tracking store."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +84,13 @@ def plan_sweep(
 
 
 def resume(
-    folder: SweepFolder, known: Sequence[TrialConfig], data: dict[str, Data], tracking_uri: str | None = None
+    folder: SweepFolder,
+    known: Sequence[TrialConfig],
+    data: dict[str, Data],
+    tracking_uri: str | None = None,
+    failed: Collection[str] = (),
 ) -> SweepPlan:
-    """The plan for trials that `prepare` has validated, without those that have finished.
+    """The plan for trials that `prepare` has validated, without those that have finished, or `failed` in this start.
 
     Raises:
         InputError: the tracking store is not usable.
@@ -96,7 +100,7 @@ def resume(
     try:
         upload_pending(folder, store.address)
         finished = StoredTrials(folder, store, store.finished())
-        todo = [config for config in known if finished.outcome(config) is None]
+        todo = [config for config in known if config.key not in failed and finished.outcome(config) is None]
     except Exception as error:
         raise InputError(f"the tracking store can no longer be reached: {type(error).__name__}: {error}") from error
     for config in todo:

@@ -62,9 +62,7 @@ def run_command(
     return time.monotonic() - start
 
 
-def _wait(
-    process: "subprocess.Popen[bytes]", start: float, limit: float, heartbeat: Callable[[], None]
-) -> int | None:
+def _wait(process: "subprocess.Popen[bytes]", start: float, limit: float, heartbeat: Callable[[], None]) -> int | None:
     """The exit status; None where the time is over."""
     while True:
         try:

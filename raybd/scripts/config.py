@@ -46,7 +46,9 @@ class ScriptConfig:
     @property
     def label(self) -> str:
         """The knobs, as people write them."""
-        return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in self.knobs)
+        return " ".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in self.knobs
+        )
 
     def identity(self) -> dict[str, Any]:
         """What decides an outcome, in JSON's types."""

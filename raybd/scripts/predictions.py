@@ -44,12 +44,14 @@ def scores_of(found: Array, count: int, classes: Sequence[str]) -> Tensor:
     Raises:
         ScriptError: `found` is neither; what came and what is allowed.
     """
-    if len(found) != count or found.ndim not in (1, 2):
-        shape = f"of shape {found.shape}" if found.ndim > 1 else f"for {len(found)} images"
-        raise ScriptError(f"predictions came {shape}, and there are {count} images; {ALLOWED}")
-    if found.ndim == 2 and found.shape[1] > 1:
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.ndim not in (1, 2) or len(found) != count:
+        came = f"{found.shape} values" if found.ndim not in (1, 2) else f"{len(found)} lines or rows"
+        raise ScriptError(f"predictions came as {came}, and there are {count} images; {ALLOWED}")
+    if found.ndim == 2:
         return _checked_scores(found, classes)
-    labels = _labels(found.reshape(-1), classes)
+    labels = _labels(found, classes)
     return torch.nn.functional.one_hot(torch.from_numpy(labels), len(classes)).float()
 
 
@@ -100,7 +102,9 @@ def _labels(found: Array, classes: Sequence[str]) -> NDArray[np.int64]:
     values = np.array(numbers, dtype=np.float64)
     bad = ~np.isfinite(values) | (values != np.round(values)) | (values < 0) | (values >= len(classes))
     if bad.any():
-        told = f"{int(bad.sum())} of {len(values)} labels are no class ({_some([texts[i] for i in np.flatnonzero(bad)])})"
+        told = (
+            f"{int(bad.sum())} of {len(values)} labels are no class ({_some([texts[i] for i in np.flatnonzero(bad)])})"
+        )
         last = len(classes) - 1
         raise ScriptError(f"predictions: {told}; allowed: 0 to {last}, for {_some(classes)}, or those names")
     return values.astype(np.int64)

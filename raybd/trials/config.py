@@ -141,7 +141,8 @@ class TrialConfig:
         model = self.model
         defended = "" if isinstance(self.defence, NoDefence) else f"{describe_plugin(DEFENCES, self.defence)} "
         said = self.script.label if self.script else model.kind.describe(model, self.train, self.data)
-        return f"{defended}{describe(self.attack)} {self.poison_rate:g} {model.name} {said} seed={self.seed}"
+        said = f"{said} " if said else ""
+        return f"{defended}{describe(self.attack)} {self.poison_rate:g} {model.name} {said}seed={self.seed}"
 
 
 def _part(contents: Contents, start: str) -> dict[str, str]:

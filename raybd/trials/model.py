@@ -112,7 +112,9 @@ class ScriptKind(ModelKind):
 
     def problems(self, model: ModelConfig) -> list[str]:
         """Settings of raybd's own models."""
-        given = [name for name, value in vars(model).items() if name != "name" and value != getattr(ModelConfig(), name)]
+        given = [
+            name for name, value in vars(model).items() if name != "name" and value != getattr(ModelConfig(), name)
+        ]
         return [f"model {model.name} has no setting {name}: a script has knobs" for name in given]
 
     def describe(self, model: ModelConfig, train: TrainConfig, data: str) -> str:

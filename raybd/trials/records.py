@@ -5,7 +5,7 @@
     arrays.npz        arrays that metrics keep           probes/*.npz   the same, while it runs
     sent.json         what each tracking store has       checkpoint.pt  while it runs
     networks/EPOCH    networks that are kept        crash_report.txt  of a killed attempt: reason, stack of each thread
-    train.log, predict.log  output of a user\'s commands
+    train.log, predict.log  output of a user's commands
 
 Imports no torch and no MLflow.
 """

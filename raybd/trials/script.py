@@ -143,7 +143,9 @@ class Work:
         function, start = self.session.function, time.perf_counter()
         assert function is not None
         try:
-            predict = function(_array(poisoned.images), poisoned.images.y.numpy(), self.config.seed, **dict(self.script.knobs))
+            predict = function(
+                _array(poisoned.images), poisoned.images.y.numpy(), self.config.seed, **dict(self.script.knobs)
+            )
             trained = time.perf_counter()
             found = np.asarray(predict(_array(wanted)))
         except Exception as error:

@@ -69,11 +69,20 @@ def inspect() -> list[Row]:
     return []
 
 
+def resist() -> list[Row]:
+    """Planted trainings, as tables of their own; RAYBD_RESIST_ONLY="softmax knn" names some of them."""
+    from tests.benchmarks.resist import resist_table
+
+    print(resist_table(os.environ.get("RAYBD_RESIST_ONLY", "").split()), flush=True)
+    return []
+
+
 ALONE = {
     "sweep": sweep,
     "driver": driver,
     "planted": planted,
     "inspect": inspect,
+    "resist": resist,
 }  # take minutes: only where they are asked for
 
 

@@ -1,0 +1,260 @@
+"""The cheapest change of a training's knobs that holds against all attacks, by searches along lines from the default.
+
+A line goes from the default to one end of one knob (or of two, where no knob alone holds). Its end is tried first, with
+SCREEN seeds and the strongest attack first; where the end holds, the line is halved until the smallest step that holds is
+known, with a margin. The candidates, the fewest knobs and the smallest step first, are then verified with all seeds by
+the rules of the map; one that fails is moved on towards its end and verified again.
+"""
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+from scipy.special import stdtrit
+
+from analysis.resist.trainings import Ask, Asks, Budget, Trainings
+from analysis.statistics import TAIL
+from analysis.verdict import UNKNOWN_DIFFERENCE, Estimate
+from raybd.scripts.config import Knobs
+from raybd.scripts.knobs import Knob, settings
+from raybd.utils.metric_names import ACCURACY, ATTACK_SUCCESS
+
+SCREEN = 2  # seeds of a step at first
+HALVINGS = 4  # of a line
+MARGIN = 0.5  # of the limit, that the mean excess of a screened step may have
+FURTHER = 1.35  # times its step that a candidate takes which was not verified
+
+
+@dataclass(frozen=True)
+class Line:
+    """The way from the default to an end: knobs with their farthest places."""
+
+    ends: Mapping[str, float]
+
+    def at(self, knobs: Sequence[Knob], share: float) -> Knobs:
+        """The values of all knobs at a share of the way."""
+        ways = {knob.name: knob.between(self.ends[knob.name], share) for knob in knobs if knob.name in self.ends}
+        return settings(knobs, ways)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A setting of the knobs that was tried, and what it costs beside the default."""
+
+    knobs: Knobs
+    changed: tuple[str, ...]
+    size: float  # of the largest change of a knob, in lengths of its range
+    verified: bool  # holds against every attack at every target rate, by all seeds, and keeps accuracy
+    excess: Estimate  # of the attack and rate with the largest
+    worst: str  # which that is
+    accuracy_loss: Estimate  # under the default's clean twins
+    seconds: float  # of a training, in proportion to the default's; NaN: not known
+    seeds: int  # of the attack and rate that has fewest
+
+
+@dataclass
+class ChangeSearch:
+    """The search over knobs; `targets` are the attacks, the strongest first, with the counts to hold against."""
+
+    knobs: Sequence[Knob]
+    targets: Sequence[tuple[str, int]]
+    trainings: Trainings
+    budget: Budget
+    seeds: int = 5
+    max_accuracy_loss: float = 0.05
+    surely_open: bool = False  # whether it is known that the default does not hold
+    tried: list[Knobs] = field(default_factory=list)
+    verified: list[Knobs] = field(default_factory=list)
+
+    @property
+    def default(self) -> Knobs:
+        """The default setting."""
+        return settings(self.knobs, {})
+
+    def steps(self) -> Asks:
+        """What to train next, until a change is verified or the budget is spent."""
+        if not self.surely_open:
+            yield from self._verify(self.default)
+            if self.holds(self.default):
+                self.verified.append(self.default)
+                return
+        single = [Line({knob.name: place}) for knob in self.knobs for place in knob.far_places]
+        yield from self._search(single)
+        if not self.verified and self.budget.left:
+            pairs = [Line({**a.ends, **b.ends}) for a, b in combinations(single, 2) if a.ends.keys() != b.ends.keys()]
+            yield from self._search(sorted(pairs, key=self._weakness))
+
+    def holds(self, knobs: Knobs) -> bool:
+        """Whether a setting surely holds against every target, by the rules of the map, and keeps accuracy."""
+        for attack, count in self.targets:
+            judged = self.trainings.judge(attack, knobs).get(count)
+            if judged is None or judged.takes_hold is not False:
+                return False
+        return self._keeps(knobs)
+
+    def change(self, knobs: Knobs) -> Change:
+        """What is known of a setting."""
+        worst, excess, seeds = "", UNKNOWN_DIFFERENCE, 0
+        for attack, count in self.targets:
+            judged = self.trainings.judge(attack, knobs).get(count)
+            if judged is not None and not judged.excess.value < excess.value:
+                worst, excess = f"{attack} at {self.trainings.rate(count):.3g}", judged.excess
+        done = [len(self.trainings.finished(attack, count, knobs)) for attack, count in self.targets]
+        seeds = min(done, default=0)
+        changed = [(knob, value) for knob, (_, value) in zip(self.knobs, knobs, strict=True) if value != knob.default]
+        return Change(
+            knobs=knobs,
+            changed=tuple(knob.name for knob, _ in changed),
+            size=max((abs(place_of(knob, value) - knob.default_place) for knob, value in changed), default=0.0),
+            verified=knobs in self.verified,
+            excess=excess,
+            worst=worst,
+            accuracy_loss=self.loss(knobs),
+            seconds=self._seconds(knobs) / self._seconds(self.default),
+            seeds=seeds,
+        )
+
+    def best(self) -> Change | None:
+        """The verified change with the fewest knobs and the smallest step; else the nearest to one.
+
+        That is the change that keeps all attacks out at the least loss of accuracy, or, where none does, that with the
+        smallest excess.
+        """
+        if self.verified:
+            return min(map(self.change, self.verified), key=lambda one: (len(one.changed), one.size))
+        whole = [one for one in map(self.change, dict.fromkeys(self.tried)) if one.seeds]
+        outside = [one for one in whole if one.excess.value <= self.trainings.limit]
+        if outside:
+            return min(outside, key=lambda one: one.accuracy_loss.value)
+        return min(whole, key=lambda one: one.excess.value, default=None)
+
+    def loss(self, knobs: Knobs) -> Estimate:
+        """Clean accuracy of the default's clean twins less that of a setting's: seeds in pairs, Student's t, 90 %."""
+        own, usual = self._accuracies(knobs), self._accuracies(self.default)
+        apart = np.array([usual[seed] - own[seed] for seed in own.keys() & usual.keys()])
+        if len(apart) < 2:
+            value = float(apart[0]) if len(apart) else math.nan
+            return Estimate(value, -1.0, 1.0)
+        half = float(stdtrit(len(apart) - 1, 1 - TAIL)) * float(apart.std(ddof=1)) / math.sqrt(len(apart))
+        return Estimate(float(apart.mean()), float(apart.mean()) - half, float(apart.mean()) + half)
+
+    def _search(self, lines: Sequence[Line]) -> Asks:
+        """Verify the smallest step of the lines whose ends hold, the smaller steps first."""
+        found: list[tuple[float, Line]] = []
+        for line in lines:
+            if self.budget.left >= self._cost(self.seeds):
+                share = yield from self._smallest(line, min((share for share, _ in found), default=1.0))
+                found += [(share, line)] if share is not None else []
+        for share, line in sorted(found, key=lambda pair: pair[0]):
+            yield from self._settle(line, share)
+            if self.verified:
+                return
+
+    def _settle(self, line: Line, share: float) -> Asks:
+        """Verify a step, or a larger one if it fails, and so on to the end of the line."""
+        before: Knobs = ()
+        while self.budget.left:
+            knobs = line.at(self.knobs, share)
+            if knobs != before:
+                yield from self._verify(knobs)
+            if self.holds(knobs):
+                self.verified.append(knobs)
+                return
+            if share >= 1 or (knobs != before and not self._keeps(knobs)):
+                return  # a larger step costs more accuracy still
+            before, share = knobs, min(1.0, share * FURTHER)
+
+    def _smallest(self, line: Line, most: float) -> Generator[list[Ask], None, float | None]:
+        """The share of the smallest step along a line that holds; None where its end does not.
+
+        A step that is to be of use is smaller than `most`, which another line has.
+        """
+        yield from self._screen(line.at(self.knobs, most))
+        if not self._screened(line.at(self.knobs, most)):
+            if most == 1.0:
+                return None
+            most = 1.0
+            yield from self._screen(line.at(self.knobs, most))
+            if not self._screened(line.at(self.knobs, most)):
+                return None
+        low, high = 0.0, most
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            knobs = line.at(self.knobs, middle)
+            if knobs == line.at(self.knobs, low):
+                low = middle
+                continue
+            if knobs == line.at(self.knobs, high):
+                high = middle
+                continue
+            if self.budget.left < self._cost(self.seeds):
+                break
+            yield from self._screen(knobs)
+            low, high = (low, middle) if self._screened(knobs) else (middle, high)
+        return high
+
+    def _screen(self, knobs: Knobs) -> Asks:
+        """SCREEN seeds of a setting, attack by attack until one takes hold."""
+        self.tried.append(knobs)
+        for attack, count in self.targets:
+            yield self._more(attack, count, knobs, SCREEN)
+            if not self._holds_by_mean(attack, count, knobs):
+                return
+
+    def _screened(self, knobs: Knobs) -> bool:
+        return all(self._holds_by_mean(attack, count, knobs) for attack, count in self.targets)
+
+    def _holds_by_mean(self, attack: str, count: int, knobs: Knobs) -> bool:
+        """Whether the mean excess is at most MARGIN times the limit; not where no training finished."""
+        poisoned = self.trainings.finished(attack, count, knobs)
+        clean = self.trainings.finished(attack, 0, knobs)
+        if not poisoned or not clean:
+            return False
+        means = [float(np.mean([one.metrics[ATTACK_SUCCESS] for one in part.values()])) for part in (poisoned, clean)]
+        return means[0] - means[1] <= MARGIN * self.trainings.limit
+
+    def _verify(self, knobs: Knobs) -> Asks:
+        """All seeds of a setting, and as many again where these do not tell."""
+        self.tried.append(knobs)
+        for seeds in (self.seeds, self.seeds + 3):
+            yield [ask for attack, count in self.targets for ask in self._more(attack, count, knobs, seeds)]
+            judged = [self.trainings.judge(attack, knobs).get(count) for attack, count in self.targets]
+            if not any(one is not None and one.takes_hold is None for one in judged) or knobs == self.default:
+                return
+
+    def _keeps(self, knobs: Knobs) -> bool:
+        return not self.loss(knobs).value > self.max_accuracy_loss
+
+    def _weakness(self, line: Line) -> float:
+        """The excess that the ends of its knobs had alone, the sum over these."""
+        alone = [self.change(Line({name: place}).at(self.knobs, 1.0)).excess.value for name, place in line.ends.items()]
+        return sum(1.0 if math.isnan(value) else value for value in alone)
+
+    def _cost(self, seeds: int) -> int:
+        return seeds * (len(self.targets) + 1)
+
+    def _accuracies(self, knobs: Knobs) -> dict[int, float]:
+        """Clean accuracy of the clean twins by seed, whichever attack's."""
+        found: dict[int, float] = {}
+        for attack, _ in self.targets:
+            found |= {seed: one.metrics[ACCURACY] for seed, one in self.trainings.finished(attack, 0, knobs).items()}
+        return found
+
+    def _seconds(self, knobs: Knobs) -> float:
+        taken = [o.seconds for ask, o in self.trainings.known.items() if ask.knobs == knobs and not o.error]
+        known = [seconds for seconds in taken if not math.isnan(seconds)]
+        return float(np.median(known)) if known else math.nan
+
+    def _more(self, attack: str, count: int, knobs: Knobs, seeds: int) -> list[Ask]:
+        asks = [Ask(attack, part, seed, knobs) for part in (0, count) for seed in range(seeds)]
+        return self.trainings.missing(self.budget.take(asks, free=True))
+
+
+def place_of(knob: Knob, value: object) -> float:
+    """The place of a value of a knob."""
+    if not knob.ranged:
+        return knob.values.index(value) / (len(knob.values) - 1)  # type: ignore[arg-type]
+    low, high, at = (math.log(float(str(v))) if knob.log else float(str(v)) for v in (*knob.values, value))
+    return (at - low) / (high - low)

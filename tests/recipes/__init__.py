@@ -1,0 +1,1 @@
+"""Planted trainings for `raybd resist`: scripts that raybd never imports, in several layouts and languages."""
