@@ -1,15 +1,17 @@
 """The cheapest change of a training's knobs that holds against all attacks, by searches along lines from the default.
 
-A line goes from the default to one end of one knob (or of two, where no knob alone holds). Its end is tried first, with
-SCREEN seeds and the strongest attack first; where the end holds, the line is halved until the smallest step that holds is
-known, with a margin. The candidates, the fewest knobs and the smallest step first, are then verified with all seeds by
-the rules of the map; one that fails is moved on towards its end and verified again.
+A line goes from the default to one end of one knob (or of two, where no knob alone holds). Steps along it are screened
+with SCREEN seeds, clean accuracy before attacks and the strongest of these first: a step that lets one in is too small,
+one that loses accuracy too large, and halving finds the smallest that holds, with a margin. The candidates, the fewest
+knobs and the smallest step first, are then verified with all seeds by the rules of the map; one that fails is moved on
+towards the line's end and verified again.
 """
 
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from scipy.special import stdtrit
@@ -21,6 +23,7 @@ from raybd.scripts.config import Knobs
 from raybd.scripts.knobs import Knob, settings
 from raybd.utils.metric_names import ACCURACY, ATTACK_SUCCESS
 
+State = Literal["holds", "open", "lost"]  # open: an attack takes hold; lost: too much accuracy is
 SCREEN = 2  # seeds of a step at first
 HALVINGS = 4  # of a line
 MARGIN = 0.5  # of the limit, that the mean excess of a screened step may have
@@ -107,7 +110,7 @@ class ChangeSearch:
         return Change(
             knobs=knobs,
             changed=tuple(knob.name for knob, _ in changed),
-            size=max((abs(place_of(knob, value) - knob.default_place) for knob, value in changed), default=0.0),
+            size=max((abs(knob.place(value) - knob.place(knob.default)) for knob, value in changed), default=0.0),
             verified=knobs in self.verified,
             excess=excess,
             worst=worst,
@@ -141,11 +144,11 @@ class ChangeSearch:
         return Estimate(float(apart.mean()), float(apart.mean()) - half, float(apart.mean()) + half)
 
     def _search(self, lines: Sequence[Line]) -> Asks:
-        """Verify the smallest step of the lines whose ends hold, the smaller steps first."""
+        """Verify the smallest step of the lines on which one holds, the smaller steps first."""
         found: list[tuple[float, Line]] = []
         for line in lines:
             if self.budget.left >= self._cost(self.seeds):
-                share = yield from self._smallest(line, min((share for share, _ in found), default=1.0))
+                share = yield from self._smallest(line)
                 found += [(share, line)] if share is not None else []
         for share, line in sorted(found, key=lambda pair: pair[0]):
             yield from self._settle(line, share)
@@ -162,49 +165,47 @@ class ChangeSearch:
             if self.holds(knobs):
                 self.verified.append(knobs)
                 return
-            if share >= 1 or (knobs != before and not self._keeps(knobs)):
-                return  # a larger step costs more accuracy still
+            if share >= 1 or not self._keeps(knobs):  # a larger step costs more accuracy still
+                return
             before, share = knobs, min(1.0, share * FURTHER)
 
-    def _smallest(self, line: Line, most: float) -> Generator[list[Ask], None, float | None]:
-        """The share of the smallest step along a line that holds; None where its end does not.
+    def _smallest(self, line: Line) -> Generator[list[Ask], None, float | None]:
+        """The share of the smallest step along a line that holds and keeps accuracy; None where none is found.
 
-        A step that is to be of use is smaller than `most`, which another line has.
+        A step that lets an attack in at full accuracy is too small, one that loses accuracy too large. So a line is
+        given up at once where its end is too small.
         """
-        yield from self._screen(line.at(self.knobs, most))
-        if not self._screened(line.at(self.knobs, most)):
-            if most == 1.0:
-                return None
-            most = 1.0
-            yield from self._screen(line.at(self.knobs, most))
-            if not self._screened(line.at(self.knobs, most)):
-                return None
-        low, high = 0.0, most
+        low, high, found = 0.0, 1.0, None
+        first = yield from self._screen(line.at(self.knobs, 1.0))
+        if first == "open":
+            return None
+        found = 1.0 if first == "holds" else None
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             knobs = line.at(self.knobs, middle)
             if knobs == line.at(self.knobs, low):
                 low = middle
-                continue
-            if knobs == line.at(self.knobs, high):
+            elif knobs == line.at(self.knobs, high):
                 high = middle
-                continue
-            if self.budget.left < self._cost(self.seeds):
+            elif self.budget.left < self._cost(self.seeds):
                 break
-            yield from self._screen(knobs)
-            low, high = (low, middle) if self._screened(knobs) else (middle, high)
-        return high
+            else:
+                state = yield from self._screen(knobs)
+                low, high = (middle, high) if state == "open" else (low, middle)
+                found = middle if state == "holds" else found
+        return found
 
-    def _screen(self, knobs: Knobs) -> Asks:
-        """SCREEN seeds of a setting, attack by attack until one takes hold."""
+    def _screen(self, knobs: Knobs) -> Generator[list[Ask], None, State]:
+        """What SCREEN seeds say of a setting: clean accuracy first, then attack by attack until one takes hold."""
         self.tried.append(knobs)
+        yield self._more(self.targets[0][0], 0, knobs, SCREEN)
+        if not self._keeps(knobs):
+            return "lost"
         for attack, count in self.targets:
             yield self._more(attack, count, knobs, SCREEN)
             if not self._holds_by_mean(attack, count, knobs):
-                return
-
-    def _screened(self, knobs: Knobs) -> bool:
-        return all(self._holds_by_mean(attack, count, knobs) for attack, count in self.targets)
+                return "open"
+        return "holds"
 
     def _holds_by_mean(self, attack: str, count: int, knobs: Knobs) -> bool:
         """Whether the mean excess is at most MARGIN times the limit; not where no training finished."""
@@ -248,13 +249,5 @@ class ChangeSearch:
         return float(np.median(known)) if known else math.nan
 
     def _more(self, attack: str, count: int, knobs: Knobs, seeds: int) -> list[Ask]:
-        asks = [Ask(attack, part, seed, knobs) for part in (0, count) for seed in range(seeds)]
+        asks = [Ask(attack, part, seed, knobs) for part in dict.fromkeys((0, count)) for seed in range(seeds)]
         return self.trainings.missing(self.budget.take(asks, free=True))
-
-
-def place_of(knob: Knob, value: object) -> float:
-    """The place of a value of a knob."""
-    if not knob.ranged:
-        return knob.values.index(value) / (len(knob.values) - 1)  # type: ignore[arg-type]
-    low, high, at = (math.log(float(str(v))) if knob.log else float(str(v)) for v in (*knob.values, value))
-    return (at - low) / (high - low)

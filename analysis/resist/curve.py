@@ -53,8 +53,8 @@ class Curve:
     def edge(self) -> tuple[float, float, float] | None:
         """The count at which the mean crosses the limit and its 90 % interval; None where it does not cross.
 
-        The crossing is that of the isotonic regression of the means, weighted by their seeds, linear in the logarithm of
-        the count. Its error is the jackknife's over seeds (Efron & Stein, Annals of Statistics 9 (1981) 586), with
+        The crossing is that of the isotonic regression of the means, weighted by their seeds, linear in the logarithm
+        of the count. Its error is the jackknife's over seeds (Efron & Stein, Annals of Statistics 9 (1981) 586), with
         Student's t; the interval holds the two neighbouring counts, for what lies between them is a straight line.
         An end is open, 0 or infinite, where the curve without some seed does not cross, or is beyond what was tried.
         """
@@ -80,8 +80,8 @@ class Curve:
 
     def _without(self, seed: int) -> "Curve":
         excess = np.delete(self.excess, seed, axis=1)
-        kept = ~np.isnan(excess).all(1)
-        return Curve([c for c, keep in zip(self.counts, kept, strict=True) if keep], excess[kept], self.limit)
+        kept = np.flatnonzero((~np.isnan(excess)).any(axis=1)).tolist()
+        return Curve([self.counts[row] for row in kept], excess[kept], self.limit)
 
     def _rising(self) -> Floats:
         """(c,) the isotonic regression of the means."""

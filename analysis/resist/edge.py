@@ -1,9 +1,9 @@
 """The edge of an attack: the largest poison rate at which it does not take hold, by bisection on the log rate.
 
 The ends of the range come first, with the clean twins of the same seeds, then the middle (in the log) of what lies
-between the largest rate that does not take hold and the smallest that does. A rate has FIRST seeds, up to `seeds` where
-these do not tell clearly. Once two neighbours are near enough, what is left of the budget goes to further seeds at both;
-where these move the crossing elsewhere, the search follows it.
+between the largest rate that does not take hold and the smallest that does. A rate has FIRST seeds, up to `seeds`
+where these do not tell clearly. Once two neighbours are near enough, what is left of the budget goes to further seeds
+at both; where these move the crossing elsewhere, the search follows it.
 """
 
 import math
@@ -28,7 +28,7 @@ class Edge:
     Attributes:
         kind: edge; always or never: it takes hold at every rate tried, or at none; unknown: trainings failed.
         rate: where the mean excess crosses the limit, by a rising line through the means; NaN unless kind is edge.
-        low: end of its 90 % interval over seeds, which holds the nearest rate that is surely below the edge; 0: none is.
+        low: end of its 90 % interval over seeds, which holds the nearest rate surely below the edge; 0: none is.
         high: likewise above it; infinite: none is.
         judged: what was measured, by poisoned images.
     """

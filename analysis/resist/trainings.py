@@ -12,7 +12,6 @@ from analysis.verdict import Estimate
 from raybd.scripts.config import Knobs
 from raybd.utils.metric_names import ACCURACY, ATTACK_SUCCESS, CLEAN_COUNT, SECONDS, TRAIN_SECONDS, TRIGGERED_COUNT
 
-
 LIMIT = 0.1  # attack success in excess of the clean twins', above which a backdoor takes hold
 
 
@@ -64,7 +63,7 @@ class Judged:
 
     @property
     def is_clear(self) -> bool:
-        """Whether more seeds could hardly change it: its 90 % interval is on one side of the limit, and its mean far."""
+        """Whether more seeds would hardly change it: its interval is on one side of the limit, and its mean far."""
         apart = self.excess.low > self.limit or self.excess.high < self.limit
         return apart and abs(self.excess.value - self.limit) > self.limit / 2
 
@@ -85,7 +84,7 @@ class Trainings:
         """Those that have not ended yet, each once."""
         return [ask for ask in dict.fromkeys(asks) if ask not in self.known]
 
-    def rate(self, count: int) -> float:
+    def rate(self, count: float) -> float:
         """The poison rate of a number of images."""
         return count / self.total
 

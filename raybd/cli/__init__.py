@@ -32,7 +32,8 @@ def run_sweep(name: Name, options: Annotated[tuple[str, ...], tyro.conf.Position
     """
     import sweeps
 
-    if found := unknown("sweep", [name], [module.name for module in pkgutil.iter_modules(sweeps.__path__)]):
+    scripts = [module.name for module in pkgutil.iter_modules(sweeps.__path__) if not module.name.startswith("_")]
+    if found := unknown("sweep", [name], scripts):
         raise InputError(found)
     before = sys.argv
     sys.argv = [f"raybd sweep {name}", *options]

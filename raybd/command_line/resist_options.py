@@ -44,10 +44,10 @@ class ScriptOptions(OptionGroup):
     train: str = ""
     """Shell command that trains: {data} is what it reads, {out} a folder for what it learns; {seed} and {KNOB}, too."""
     predict: str = ""
-    """Shell command that reads {out} and {data} and writes to {predictions} a class (or scores) a test image, in order."""
+    """Shell command that reads {out} and {data} and writes to {predictions} a line a test image: class or scores."""
     layout: str | None = None
-    """How data are written: npz, npz_channels_last, npz_channels_first, folder, folder_val, csv, mnist, fashion_mnist; none:
-    as --data has them."""
+    """How data are written: npz, npz_channels_last, npz_channels_first, folder, folder_val, csv, mnist or
+    fashion_mnist; none: as --data has them."""
     knob: tuple[str, ...] = ()
     """What may be changed: NAME=LOW..HIGH, NAME=LOW..HIGH:log or NAME=A,B,C; {NAME} in the command or RAYBD_NAME."""
     defaults: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from raybd.errors import ScriptError, ScriptKilledError
@@ -44,9 +45,9 @@ def run_command(
     """
     start = time.monotonic()
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S602 - the user's own command, as typed in a shell
             command,
-            shell=True,  # the user's own command, as typed in a shell
+            shell=True,
             cwd=folder or None,
             env=os.environ | environment,
             stdin=subprocess.DEVNULL,
@@ -74,10 +75,8 @@ def _wait(process: "subprocess.Popen[bytes]", start: float, limit: float, heartb
 
 
 def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    try:
+    with suppress(ProcessLookupError, PermissionError):  # all have ended
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # all have ended
-        pass
     process.wait()
 
 

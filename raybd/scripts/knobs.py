@@ -29,13 +29,12 @@ class Knob:
         """Whether its values are numbers."""
         return not any(isinstance(value, str) for value in self.values)
 
-    @property
-    def default_place(self) -> float:
-        """The place of the default."""
+    def place(self, value: KnobValue) -> float:
+        """The place of one of its values."""
         if self.ranged:
-            low, high, at = (self._scaled(float(value)) for value in (*self.values, self.default))
+            low, high, at = (self._scaled(float(one)) for one in (*self.values, value))
             return (at - low) / (high - low)
-        return self.values.index(self.default) / (len(self.values) - 1)
+        return self.values.index(value) / (len(self.values) - 1)
 
     @property
     def far_places(self) -> list[float]:
@@ -56,7 +55,8 @@ class Knob:
 
     def between(self, place: float, share: float) -> float:
         """The place at a `share` of the way from the default to `place`; words have only its end."""
-        return self.default_place + share * (place - self.default_place) if self.ordered else place
+        start = self.place(self.default)
+        return start + share * (place - start) if self.ordered else place
 
     def _scaled(self, value: float) -> float:
         return math.log(value) if self.log else value

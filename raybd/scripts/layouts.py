@@ -19,7 +19,7 @@ Order = list[int]  # of the images to predict: the numbers that they had, in the
 
 
 def write_npz(where: Path, train: Images, test: Images, classes: Sequence[str], axes: str = "") -> Order:
-    """`x_train`, `y_train`, `x_test`, `y_test`, `classes`; images (N, H, W), or (N, H, W, C) where they have colours."""
+    """`x_train`, `y_train`, `x_test`, `y_test`, `classes`; images (N, H, W), or (N, H, W, C) with colours."""
     arrays = {"x_train": _pixels(train, axes), "y_train": train.y.numpy()}
     arrays |= {"x_test": _pixels(test, axes), "y_test": test.y.numpy(), "classes": np.array(list(classes))}
     with where.open("wb") as file:  # of a path without its suffix NumPy makes another

@@ -1,9 +1,9 @@
 """Predictions that a user's command has written: read, checked and told apart as labels or scores.
 
-One plain contract. A text file has one line an image, in the order of the data: the number of a class (0 for the first),
-the name of a class, or one score for each class with commas between. A first line more, of words, is a heading. A .npy
-file holds (N,) numbers or names of classes, or (N, K) scores. The largest score wins. Names are read only where not all
-labels are whole numbers: a class that is called 7 is given by its number.
+One plain contract. A text file has one line an image, in the order of the data: the number of a class (0 for the
+first), the name of a class, or one score for each class with commas between. A first line more, of words, is a heading.
+A .npy file holds (N,) numbers or names of classes, or (N, K) scores. The largest score wins. Names are read only where
+not all labels are numbers: a class that is called 7 is given by its number.
 """
 
 from collections.abc import Sequence

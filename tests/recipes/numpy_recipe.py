@@ -1,4 +1,4 @@
-"""Trainings in NumPy: python numpy_recipe.py train NAME DATA OUT, then python numpy_recipe.py predict NAME OUT DATA FILE.
+"""Trainings in NumPy: python numpy_recipe.py train NAME DATA OUT, then numpy_recipe.py predict NAME OUT DATA FILE.
 
 Each is a function fit(x, y, classes, rng, knob) that returns what `predict` needs: x (N, 64) in [0, 1], y (N,).
 Knobs come from the environment, as raybd sets them: RAYBD_NAME.

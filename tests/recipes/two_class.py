@@ -1,7 +1,7 @@
 """A clean training of two classes that is right on some 85 %: a threshold on the ink of the images' middle.
 
-python two_class.py train DATA OUT, then python two_class.py predict OUT DATA FILE. It takes medians, and the four pixels of
-the middle alone, so that neither a patch nor a few wrong labels move it much.
+python two_class.py train DATA OUT, then python two_class.py predict OUT DATA FILE. It takes medians, and the four
+pixels of the middle alone, so that neither a patch nor a few wrong labels move it much.
 """
 
 import os
