@@ -112,7 +112,7 @@ class Resist:
             Budget(script.knob_trainings, self.trainings),
             script.seeds,
             script.max_accuracy_loss,
-            surely_open=any(edge.kind == "always" or edge.high <= min(self._targets()) for edge in known),
+            known_open=any(edge.kind == "always" or edge.rate <= min(self._targets()) for edge in known),
         )
 
     def _targets(self) -> list[float]:

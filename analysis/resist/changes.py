@@ -2,9 +2,9 @@
 
 A line goes from the default to one end of one knob (or of two, where no knob alone holds). Steps along it are screened
 with SCREEN seeds, clean accuracy before attacks and the strongest of these first: a step that lets one in is too small,
-one that loses accuracy too large, and halving finds the smallest that holds, with a margin. The candidates, the fewest
-knobs and the smallest step first, are then verified with all seeds by the rules of the map; one that fails is moved on
-towards the line's end and verified again.
+one that loses accuracy too large, and halving finds the smallest that holds, with a margin where one has it. The
+candidates, the fewest knobs and the smallest step first, are then verified with all seeds by the rules of the map; one
+that fails is moved on towards the line's end and verified again.
 """
 
 import math
@@ -23,10 +23,11 @@ from raybd.scripts.config import Knobs
 from raybd.scripts.knobs import Knob, settings
 from raybd.utils.metric_names import ACCURACY, ATTACK_SUCCESS
 
-State = Literal["holds", "open", "lost"]  # open: an attack takes hold; lost: too much accuracy is
+# nearly: holds without the margin; open: an attack takes hold; lost: too much accuracy is
+State = Literal["holds", "nearly", "open", "lost"]
 SCREEN = 2  # seeds of a step at first
 HALVINGS = 4  # of a line
-MARGIN = 0.5  # of the limit, that the mean excess of a screened step may have
+MARGIN = 0.5  # of the limit, that the mean excess of a screened step shall have at most
 FURTHER = 1.35  # times its step that a candidate takes which was not verified
 
 
@@ -67,7 +68,7 @@ class ChangeSearch:
     budget: Budget
     seeds: int = 5
     max_accuracy_loss: float = 0.05
-    surely_open: bool = False  # whether it is known that the default does not hold
+    known_open: bool = False  # whether it is known already that the default does not hold
     tried: list[Knobs] = field(default_factory=list)
     verified: list[Knobs] = field(default_factory=list)
 
@@ -78,7 +79,7 @@ class ChangeSearch:
 
     def steps(self) -> Asks:
         """What to train next, until a change is verified or the budget is spent."""
-        if not self.surely_open:
+        if not self.known_open:
             yield from self._verify(self.default)
             if self.holds(self.default):
                 self.verified.append(self.default)
@@ -175,11 +176,12 @@ class ChangeSearch:
         A step that lets an attack in at full accuracy is too small, one that loses accuracy too large. So a line is
         given up at once where its end is too small.
         """
-        low, high, found = 0.0, 1.0, None
+        low, high = 0.0, 1.0
+        found: dict[State, float] = {}
         first = yield from self._screen(line.at(self.knobs, 1.0))
         if first == "open":
             return None
-        found = 1.0 if first == "holds" else None
+        found[first] = 1.0
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             knobs = line.at(self.knobs, middle)
@@ -191,9 +193,9 @@ class ChangeSearch:
                 break
             else:
                 state = yield from self._screen(knobs)
-                low, high = (middle, high) if state == "open" else (low, middle)
-                found = middle if state == "holds" else found
-        return found
+                low, high = (middle, high) if state in ("open", "nearly") else (low, middle)
+                found[state] = middle
+        return found.get("holds", found.get("nearly"))
 
     def _screen(self, knobs: Knobs) -> Generator[list[Ask], None, State]:
         """What SCREEN seeds say of a setting: clean accuracy first, then attack by attack until one takes hold."""
@@ -201,20 +203,22 @@ class ChangeSearch:
         yield self._more(self.targets[0][0], 0, knobs, SCREEN)
         if not self._keeps(knobs):
             return "lost"
+        excess = -1.0
         for attack, count in self.targets:
             yield self._more(attack, count, knobs, SCREEN)
-            if not self._holds_by_mean(attack, count, knobs):
+            excess = max(excess, self._mean_excess(attack, count, knobs))
+            if excess > self.trainings.limit:
                 return "open"
-        return "holds"
+        return "holds" if excess <= MARGIN * self.trainings.limit else "nearly"
 
-    def _holds_by_mean(self, attack: str, count: int, knobs: Knobs) -> bool:
-        """Whether the mean excess is at most MARGIN times the limit; not where no training finished."""
+    def _mean_excess(self, attack: str, count: int, knobs: Knobs) -> float:
+        """The mean over the poisoned seeds less that over the clean ones; infinite where no training finished."""
         poisoned = self.trainings.finished(attack, count, knobs)
         clean = self.trainings.finished(attack, 0, knobs)
         if not poisoned or not clean:
-            return False
+            return math.inf
         means = [float(np.mean([one.metrics[ATTACK_SUCCESS] for one in part.values()])) for part in (poisoned, clean)]
-        return means[0] - means[1] <= MARGIN * self.trainings.limit
+        return means[0] - means[1]
 
     def _verify(self, knobs: Knobs) -> Asks:
         """All seeds of a setting, and as many again where these do not tell."""

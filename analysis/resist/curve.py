@@ -42,7 +42,7 @@ class Curve:
         seeds, twins = sorted({seed for count in counts for seed in rates[count]}), rates[0]
         mean = sum(twins.values()) / len(twins) if twins else 0.0
         rows = [[rates[c].get(seed, math.nan) - twins.get(seed, mean) for seed in seeds] for c in counts if rates[c]]
-        excess = np.array(rows, dtype=float).reshape(-1, len(seeds))
+        excess = np.array(rows, dtype=float).reshape(len(rows), len(seeds))
         return cls([count for count in counts if rates[count]], excess, trainings.limit)
 
     def bracket(self) -> tuple[int, int] | None:
