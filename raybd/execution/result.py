@@ -54,7 +54,7 @@ class SweepResult:
     @property
     def busy(self) -> float:
         """Share of the core seconds of the sweep that were spent inside trials; nan where none ran."""
-        return self.core_seconds / (self.cores * self.seconds) if self.outcomes else float("nan")
+        return self.core_seconds / (self.cores * self.seconds) if self.outcomes and self.seconds else float("nan")
 
     @property
     def core_seconds(self) -> float:
@@ -75,7 +75,7 @@ class SweepResult:
         lines = [
             f"{len(self.outcomes) - len(self.failures)} trials finished, {self.finished_before} had finished before"
         ]
-        if self.outcomes:
+        if self.outcomes and self.seconds:
             share = f"{self.busy:.0%} of core seconds inside trials"
             ratio = f"{self.core_seconds:.1f} s / ({self.cores} x {self.seconds:.1f} s)"
             lines.append(f"{format_duration(self.seconds)} on {self.cores} core(s), {share} ({ratio})")
