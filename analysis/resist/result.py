@@ -136,8 +136,15 @@ class ResistResult:
             return f"The cheapest change found that holds against {against}: {_words(change)}; {self._cost(change)}."
         tried = counted(self.knobs_tried, "setting")
         found = f"No change of the knobs was found that holds against {against} ({tried} tried)"
-        verb = "keeps them out but" if change.excess.value <= self.limit else f"lets {change.worst} in"
-        return f"{found}. The best, {_words(change)}, {verb} (excess {change.excess.points}); {self._cost(change)}."
+        return f"{found}. The best, {_words(change)}, {self._shortfall(change)}; {self._cost(change)}."
+
+    def _shortfall(self, change: Change) -> str:
+        """Why a change is not proposed."""
+        if change.excess.value > self.limit:
+            return f"lets {change.worst} poison in (excess {change.excess.points})"
+        if change.accuracy_loss.value > self.max_accuracy_loss:
+            return "keeps them out, but loses more accuracy than it may"
+        return f"keeps them out in the mean (excess {change.excess.points}), but its seeds do not make that sure"
 
     def _untold(self) -> list[str]:
         return [f"No setting of the knobs could be judged ({self.knobs_tried} tried)."] * bool(self.knobs_tried)

@@ -125,6 +125,8 @@ class ResistOptions(SweepOptions):
             found.append("--poison-rates are the ends of a range: two different ones above 0")
         if self.attack.every:
             found.append("--attacks all: name those that the training is to resist, each costs --trainings")
+        if self.execution.keep_models != "none":
+            found.append("--keep-models must be none: what a training of your own has learnt is in its own {out}")
         if self.dataset.validation:
             found.append("--validation must be 0: what the training sets aside is its own affair")
         return found
