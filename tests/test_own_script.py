@@ -25,8 +25,9 @@ def test_the_script_and_the_function_of_the_page_are_tried(
     done = subprocess.run(command.replace("raybd ", f"{sys.executable} -m raybd.cli ", 1), shell=True, check=False)
     said = capfd.readouterr()
     assert done.returncode == 0, said.err
-    assert re.search(r"badnets (does not take hold|takes hold)", said.out)
-    assert "share=" in said.out
+    text = " ".join(said.out.split())
+    assert re.search(r"badnets (does not take hold|takes hold)", text)
+    assert re.search(r"cheapest change|No change of the knobs|no knob needs a change|No setting of the knobs", text)
     runs = load_runs("resist")
     assert (runs["status"] == "FINISHED").all()
     assert 15 <= len(runs) <= 30
