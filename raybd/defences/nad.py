@@ -37,7 +37,7 @@ class Nad(CleanRepair):
         500.0,
         1000.0,
         1000.0,
-    )  # BackdoorBench's; of each stage, the last one of all after it too
+    )  # of each stage, the last of all after it too; BackdoorBench's
 
     def network(self, model: nn.Module) -> nn.Module:
         """`model` as it is. Raises InputError where it is not a sequence of blocks."""
@@ -75,8 +75,8 @@ def attention(maps: Tensor) -> Tensor:
 def distillation(teacher: Maps, student: Maps, betas: tuple[float, ...]) -> Tensor:
     """Sum over stages l of beta_l times the mean over images and positions of the squared difference of attention.
 
-    BackdoorBench's betas (500, 1000, 1000) belong to this mean, which is ||A_T - A_S||^2 / (h w), and not to the distance
-    of eq. 2; the authors' released configuration has 0, 0 and 5000.
+    BackdoorBench's betas (500, 1000, 1000) belong to this mean, which is ||A_T - A_S||^2 / (h w), and not to the
+    distance of eq. 2; the authors' released configuration has 0, 0 and 5000.
     """
     rest = (betas[-1],) * (len(teacher) - len(betas))
     pairs = zip((*betas, *rest), teacher, student, strict=False)
