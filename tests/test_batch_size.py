@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybd.metrics.detection.neural_cleanse import NeuralCleanse, _TriggerInversion
 from raybd.metrics.information.noisy_features import noiseless_features, noisy_features
 from raybd.metrics.smoothing.adversarial import input_gradient
 from raybd.metrics.smoothing.votes import MAX_BATCH_GPU, count_votes
@@ -19,6 +18,7 @@ from raybd.models import batch_size as sizes
 from raybd.models import build_model
 from raybd.models.activation_memory import activation_bytes, peak_bytes
 from raybd.models.batch_size import batch_size, by_image, halved
+from raybd.models.trigger_inversion import InversionSettings, TriggerInversion
 from raybd.pretraining import embed
 from raybd.training import TrainConfig, predict
 
@@ -143,7 +143,7 @@ def test_distances_of_images_do_not_hang_on_the_batch(images: Tensor, monkeypatc
 
 def inverted(model: nn.Module, images: Tensor) -> Tensor:
     rng = torch.Generator().manual_seed(0)
-    search = _TriggerInversion(model, (3, 16, 16), 4, NeuralCleanse(), rng, torch.device("cpu"))
+    search = TriggerInversion(model, (3, 16, 16), 4, InversionSettings(), rng, torch.device("cpu"))
     for _ in range(3):
         search.step(images[:8].float() / 255)
     return torch.cat([search.mask.detach().flatten(), search.pattern.detach().flatten()])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.defences import TrainingContext, anp, clp, fine_pruning, ft_sam, ibau, nad, post
+from raybd.defences import TrainingContext, anp, clp, fine_pruning, ft_sam, ibau, nad, neural_cleanse, post
 from raybd.errors import InputError
 from raybd.models import Classifier, build_model
 from raybd.models.lipschitz import channel_lipschitz, norm_after
@@ -249,3 +249,12 @@ def test_networks_without_the_layers_are_refused() -> None:
         with pytest.raises(InputError, match="needs a network with"):
             defence.network(bare)
     assert ibau.Ibau().network(bare) is bare
+
+
+def test_stamped_images_by_hand() -> None:
+    x, rng = torch.rand(5, 1, 2, 2), torch.Generator().manual_seed(0)
+    masks, patterns = torch.tensor([[[[1.0, 0.0], [0.0, 0.5]]]]), torch.full((1, 1, 2, 2), 0.25)
+    found = neural_cleanse.stamp_some(x, (masks, patterns), 0.4, rng)
+    assert torch.equal(found[2:], x[2:])
+    hand = torch.stack([torch.full((2,), 0.25), x[:2, 0, 0, 1], x[:2, 0, 1, 0], 0.5 * x[:2, 0, 1, 1] + 0.125], 1)
+    torch.testing.assert_close(found[:2].flatten(1), hand)

@@ -15,6 +15,7 @@ from raybd.metrics import METRICS, Metric
 from raybd.metrics.detection import NeuralCleanse, NoiseVotes, Strip, neural_cleanse
 from raybd.metrics.detection.inputs import InputDetector
 from raybd.metrics.detection.roc import fpr_at_tpr, roc_metrics
+from raybd.models import trigger_inversion
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.run import run_trial
@@ -63,14 +64,14 @@ def test_the_curve_by_hand() -> None:
 
 def test_the_anomaly_index_by_hand_and_by_scipy() -> None:
     sizes = np.array([10.0, 11, 12, 9, 10, 1])  # median 10, deviations 0 1 2 1 0 9: median 1
-    np.testing.assert_allclose(neural_cleanse.anomaly_index(sizes) * 1.4826, [0, -1, -2, 1, 0, 9], atol=1e-12)
+    np.testing.assert_allclose(trigger_inversion.anomaly_index(sizes) * 1.4826, [0, -1, -2, 1, 0, 9], atol=1e-12)
     draws = np.random.default_rng(0).normal(size=101)
     expected = (np.median(draws) - draws) / median_abs_deviation(draws, scale="normal")
-    np.testing.assert_allclose(neural_cleanse.anomaly_index(draws), expected, rtol=1e-4)
+    np.testing.assert_allclose(trigger_inversion.anomaly_index(draws), expected, rtol=1e-4)
     np.testing.assert_allclose(
-        neural_cleanse.anomaly_index(3 * draws + 7), neural_cleanse.anomaly_index(draws), rtol=1e-9
+        trigger_inversion.anomaly_index(3 * draws + 7), trigger_inversion.anomaly_index(draws), rtol=1e-9
     )
-    assert np.isnan(neural_cleanse.anomaly_index(np.ones(5))).all()
+    assert np.isnan(trigger_inversion.anomaly_index(np.ones(5))).all()
 
 
 def test_the_verdict_by_hand() -> None:
@@ -92,7 +93,7 @@ def test_the_verdict_by_hand() -> None:
 def test_stamping_by_hand() -> None:
     x, rng = torch.rand(2, 3, 4, 4), np.random.default_rng(0)
     mask, pattern = (torch.tensor(rng.random(shape), dtype=torch.float32) for shape in ((5, 1, 4, 4), (5, 3, 4, 4)))
-    found = neural_cleanse.apply_triggers(x, mask, pattern)
+    found = trigger_inversion.apply_triggers(x, mask, pattern)
     assert found.shape == (5, 2, 3, 4, 4)
     for k, b in ((0, 1), (4, 0)):
         hand = (1 - mask[k, 0]) * x[b] + mask[k, 0] * pattern[k]
@@ -108,14 +109,14 @@ class OnePixel(nn.Module):
 
 
 def test_neural_cleanse_finds_a_planted_pixel(digits: Data) -> None:
-    train_config = NeuralCleanse(steps=200)
-    search = neural_cleanse._TriggerInversion(
+    train_config = trigger_inversion.InversionSettings(steps=200)
+    search = trigger_inversion.TriggerInversion(
         OnePixel(), (1, 8, 8), 5, train_config, torch.Generator().manual_seed(0), torch.device("cpu")
     )
     rng = torch.Generator().manual_seed(1)
     for _ in range(train_config.steps):
         search.step(torch.rand(32, 1, 8, 8, generator=rng))
-    indices = neural_cleanse.anomaly_index(search.sizes())
+    indices = trigger_inversion.anomaly_index(search.sizes())
     assert indices.argmax() == 2
     assert indices[2] > 2
 

@@ -75,6 +75,7 @@ SHORT: dict[str, dict[str, object]] = {
     "ft_sam": {"steps": 3},
     "ibau": {"rounds": 2, "ascents": 2, "fixed_points": 2},
     "nad": {"steps": 3, "teacher_steps": 3},
+    "neural_cleanse": {"steps": 3, "inversion_steps": 3},
     "vibe": {"pretrain_epochs": 1, "iterations": 8, "e_steps": 2},
 }
 

@@ -13,6 +13,7 @@ from raybd.defences.fine_tuning import FineTuning
 from raybd.defences.ft_sam import FtSam
 from raybd.defences.ibau import Ibau
 from raybd.defences.nad import Nad
+from raybd.defences.neural_cleanse import NeuralCleanseRepair
 from raybd.defences.none import NoDefence
 from raybd.defences.oracle import Oracle
 from raybd.defences.regularised import Regularised
@@ -28,6 +29,7 @@ DEFENCES: dict[str, type[Defence]] = {
     "ft_sam": FtSam,
     "ibau": Ibau,
     "nad": Nad,
+    "neural_cleanse": NeuralCleanseRepair,
     "activation_clustering": ActivationClustering,
     "abl": Abl,
     "asd": Asd,

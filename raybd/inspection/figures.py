@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from raybd.attacks import Attack, NoAttack
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.metrics.accuracy import accuracies
-from raybd.metrics.detection.neural_cleanse import NeuralCleanse, anomaly_index, apply_triggers
+from raybd.metrics.detection.neural_cleanse import NeuralCleanse
 from raybd.metrics.detection.noise_votes import NoiseVotes
 from raybd.metrics.detection.strip import Strip
 from raybd.metrics.subset import random_subset
+from raybd.models.trigger_inversion import anomaly_index, apply_triggers
 from raybd.seeds import forked_rng
 from raybd.training import TrainConfig, predict
 from raybd.types import Data, MetricContext
