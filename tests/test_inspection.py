@@ -19,10 +19,11 @@ from raybd.inspection.references import clean_figures
 from raybd.inspection.report import Inspection
 from raybd.inspection.suspect import suspect_of
 from raybd.inspection.verdict import judge, rank_p, scores
-from raybd.metrics.detection.neural_cleanse import NeuralCleanse, apply_triggers
+from raybd.metrics.detection.neural_cleanse import NeuralCleanse
 from raybd.metrics.detection.noise_votes import NoiseVotes
 from raybd.metrics.detection.strip import Strip
 from raybd.models.network_files import export_network, write_program
+from raybd.models.trigger_inversion import apply_triggers
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.run import run_trial
