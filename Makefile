@@ -6,7 +6,7 @@ WHEELS := .venv/wheels/.complete
 DOCS := .venv/.docs-installed
 TESTS := --numprocesses $(shell echo $$(($$(nproc) + 1))) --maxprocesses 8 --dist loadfile --no-loadscope-reorder # some wait
 
-.PHONY: sweep help test test-all store-test audit chaos lint types docs ui bench cluster-test clean
+.PHONY: sweep help test test-all store-test vulnerabilities chaos lint types docs ui bench cluster-test clean
 
 sweep: $(INSTALLED)  ## sweep digits, log to MLflow, draw the map (OPTIONS="--seeds 5")
 	$(BIN)/python sweeps/ib.py $(OPTIONS)
@@ -26,10 +26,10 @@ test-all: $(INSTALLED)  ## the tests, and long checks of power and coverage
 store-test: $(INSTALLED)  ## stores on servers: PostgreSQL, artifacts in S3; skipped where PostgreSQL is not installed
 	$(BIN)/pytest tests/servers -m server -rs
 
-audit: $(INSTALLED)  ## known holes of the pinned packages, where the database of them can be reached
-	test -x .venv/audit/bin/pip-audit || { $(BIN)/python -m venv .venv/audit && \
-	  .venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }
-	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+vulnerabilities: $(INSTALLED)  ## known holes of the pinned packages, where the database of them can be reached
+	test -x .venv/pip-audit/bin/pip-audit || { $(BIN)/python -m venv .venv/pip-audit && \
+	  .venv/pip-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1; }
+	.venv/pip-audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 chaos: $(INSTALLED)  ## the table of faults: 14 minutes at most; fails where a trial is lost, doubled or changed
 	$(BIN)/python -m tests.chaos

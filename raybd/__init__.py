@@ -8,6 +8,7 @@ from raybd.utils.home import ensure_home
 if TYPE_CHECKING:
     from analysis import DefendedRegionMap
     from raybd.attacks import ATTACKS
+    from raybd.auditing import audit
     from raybd.data import DATASETS
     from raybd.data import load as load_data
     from raybd.defences import DEFENCES
@@ -35,6 +36,7 @@ __all__ = [
     "ModelConfig",
     "TrainConfig",
     "TrialConfig",
+    "audit",
     "inspect_model",
     "load_data",
     "load_runs",
@@ -54,6 +56,7 @@ _HOMES = {  # name -> module that defines it, or module:attribute
     "TrainConfig": "raybd.training",
     "TrialConfig": "raybd.trials.config",
     "inspect_model": "raybd.inspection",
+    "audit": "raybd.auditing",
     "load_data": "raybd.data:load",
     "load_runs": "raybd.tracking",
     "resist": "sweeps.resist",

@@ -12,7 +12,8 @@ from sklearn.metrics import precision_score, recall_score, roc_auc_score
 from raybd.attacks import BadNets
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.defences import DEFENCES, NoDefence, Oracle, TrainingContext
-from raybd.defences.audit import audit
+from raybd.defences.abl import Abl
+from raybd.defences.comparison import compare_with_truth
 from raybd.models import build_model
 from raybd.training import TrainConfig, fit
 from raybd.trials.config import ModelConfig, TrialConfig
@@ -50,10 +51,10 @@ def test_the_oracle_keeps_covers_and_finds_all_of_the_poison(digits: Data) -> No
     roles[:100], roles[100:300] = POISON, COVER
     found = context(digits, roles=roles)
     list(Oracle().train(found))
-    numbers = audit(found.findings, roles)
-    assert numbers["defence/precision"] == numbers["defence/recall"] == numbers["defence/auroc"] == 1
-    assert numbers["defence/false_alarms"] == 0
-    assert numbers["defence/flagged"] == pytest.approx(100 / len(digits.train))
+    numbers = compare_with_truth(found.findings, roles)
+    assert numbers["precision"] == numbers["recall"] == numbers["auroc"] == 1
+    assert numbers["false_alarms"] == 0
+    assert numbers["flagged"] == pytest.approx(100 / len(digits.train))
 
 
 def test_without_a_defence_and_without_poison_both_ends_meet(digits: Data) -> None:
@@ -100,26 +101,33 @@ def test_numbers_against_scikit_learn() -> None:
     roles = rng.choice([0, POISON, COVER], 500, p=[0.7, 0.2, 0.1]).astype(np.uint8)
     score = rng.normal(size=500).round(1) + (roles == POISON)  # with ties
     flagged = score > 1
-    numbers = audit({"suspicion": torch.tensor(score), "flagged": torch.tensor(flagged)}, torch.tensor(roles))
+    numbers = compare_with_truth(
+        {"suspicion": torch.tensor(score), "flagged": torch.tensor(flagged)}, torch.tensor(roles)
+    )
     poison = roles == POISON
-    assert numbers["defence/precision"] == pytest.approx(precision_score(poison, flagged), abs=1e-12)
-    assert numbers["defence/recall"] == pytest.approx(recall_score(poison, flagged), abs=1e-12)
-    assert numbers["defence/false_alarms"] == pytest.approx(1 - recall_score(~poison, ~flagged), abs=1e-12)
-    assert numbers["defence/auroc"] == pytest.approx(roc_auc_score(poison, score), abs=1e-12)
+    assert numbers["precision"] == pytest.approx(precision_score(poison, flagged), abs=1e-12)
+    assert numbers["recall"] == pytest.approx(recall_score(poison, flagged), abs=1e-12)
+    assert numbers["false_alarms"] == pytest.approx(1 - recall_score(~poison, ~flagged), abs=1e-12)
+    assert numbers["auroc"] == pytest.approx(roc_auc_score(poison, score), abs=1e-12)
     order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
     shuffled = {"suspicion": torch.tensor(score)[order], "flagged": torch.tensor(flagged)[order]}
-    assert audit(shuffled, torch.tensor(roles)[order]) == pytest.approx(numbers)
+    assert compare_with_truth(shuffled, torch.tensor(roles)[order]) == pytest.approx(numbers)
 
 
 def test_what_is_not_defined_is_not_said() -> None:
     nothing = torch.zeros(4, dtype=torch.bool)
+    some = torch.tensor([True, False, False, False])
     clean = torch.zeros(4, dtype=torch.uint8)
-    assert audit({}, clean) == {}
-    assert audit({"flagged": nothing, "suspicion": torch.arange(4.0)}, clean) == {
-        "defence/flagged": 0.0,
-        "defence/false_alarms": 0.0,
-    }
-    assert "defence/precision" not in audit({"flagged": nothing}, torch.tensor([POISON, 0, 0, 0]))
+    assert compare_with_truth({}, clean) == {}
+    assert compare_with_truth({"flagged": some, "suspicion": torch.arange(4.0)}, clean) == {"flagged": 0.25}
+    assert "precision" not in compare_with_truth({"flagged": nothing}, torch.tensor([POISON, 0, 0, 0]))
+
+
+def test_a_trial_that_planted_nothing_knows_no_precision(digits: Data) -> None:
+    """The user's own data may be poisoned: "precision 0" of their flags would be a truth that nobody knows."""
+    found = run_trial(replace(QUICK, poison_rate=0.0, defence=Abl()), digits).metrics
+    assert found["defence/flagged"] > 0
+    assert not {"defence/precision", "defence/recall", "defence/false_alarms", "defence/auroc"} & set(found)
 
 
 def test_a_picture_of_suspects_frames_the_poison(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from raybd.attacks import ATTACKS, Attack
 from raybd.data.describe import describe
 from raybd.data.reader import RawData
 from raybd.defences import DEFENCES, Defence
-from raybd.defences.audit import Suspects, most_suspected
+from raybd.defences.comparison import Suspects, most_suspected
 from raybd.metrics import METRICS, Metric
 from raybd.metrics.information import trained_critics
 from raybd.models import build_model
@@ -84,7 +84,7 @@ SHORT: dict[str, dict[str, object]] = {
 RANKING = {"abl", "activation_clustering", "asd", "dbd", "scan", "spectral", "vibe"}
 
 
-def both_audits(refused: list[bool], poisoned: Poisoned, suspicion: Tensor | None) -> Suspects | None:
+def both_comparisons(refused: list[bool], poisoned: Poisoned, suspicion: Tensor | None) -> Suspects | None:
     """`most_suspected`; `refused` gets whether the device refuses a faulty one, which indexes the CPU by the device."""
     try:
         if suspicion is not None:
@@ -109,7 +109,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", DEFENCES)
 def test_defences(name: str, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused: list[bool] = []
-    monkeypatch.setattr("raybd.trials.measurements.most_suspected", partial(both_audits, refused))
+    monkeypatch.setattr("raybd.trials.measurements.most_suspected", partial(both_comparisons, refused))
     defence: Defence = DEFENCES[name](**SHORT.get(name, {}))
     config = replace(QUICK, defence=defence, validation=0.2)
     result = run_trial(config, data)

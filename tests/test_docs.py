@@ -26,6 +26,7 @@ from raybd.trials.run import run_trial
 from raybd.types import Data, Report
 from sweeps.ib import PRESETS, summarise
 from tests.contract import check_contract
+from tests.image_folders import write_planted
 
 ROOT = Path(__file__).parent.parent
 
@@ -214,3 +215,24 @@ def test_the_page_of_coverage_names_every_method_and_none_that_is_not_there() ->
     assert own <= set(tables)
     besides = {"none", "invisible_grid", *METRICS} - {"beatrix", "ibd_psc", "scale_up", "strip", "noise_votes"}
     assert {*ATTACKS, *DEFENCES, *METRICS} - besides <= own
+
+
+def test_the_suspected_data_of_the_page_are_audited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], digits: Data
+) -> None:
+    images = digits.train.take((digits.train.y < 4).nonzero()[:, 0])
+    names = write_planted(images, 4, 30, 1, tmp_path / "suspected")
+    (tmp_path / "planted.txt").write_text("\n".join(names))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYBD_DATA", str(tmp_path))
+    (line,) = commands("docs/own.md", "Data that you suspect")
+    assert raybd_main([*shlex.split(line)[1:], "--epochs", "2", "--pretrain-epochs", "1"]) == 0
+    written = {path.name for path in (tmp_path / "audited").iterdir()}
+    assert written == {"ranking.csv", "suspects.png", "clean_subset.txt", "verdict.txt"}
+    (code,) = [block for block in blocks("docs/own.md", "python") if "import audit" in block]
+    assert "truth unknown" in capsys.readouterr().out
+    exec(compile(code, "docs/own.md", "exec"), {})
+    verdict = capsys.readouterr().out.splitlines()[0]
+    count = int(verdict.split()[0])  # of the 30; another processor may count one more or less
+    assert 20 <= count <= 32
+    assert verdict.removeprefix(str(count)) in code  # the page prints what it answers

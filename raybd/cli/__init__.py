@@ -14,6 +14,7 @@ import tyro
 from raybd import __version__
 from raybd.cli import analysis_commands
 from raybd.command_line import inspect_command, model_command, store_commands
+from raybd.command_line.audit_command import audit_data
 from raybd.command_line.store_commands import RESULTS, Name
 from raybd.command_line.tables import format_json
 from raybd.command_line.ui import show_ui
@@ -141,6 +142,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "rerun": _with_store(rerun_trial),
     "model": _with_store(model_command.write_model),
     "inspect": inspect_command.inspect_network,
+    "audit": audit_data,
     "ui": show_ui,
     "list": _with_store(store_commands.list_sweeps),
     "rm": _with_store(store_commands.remove_sweep),

@@ -21,6 +21,15 @@ TEST_FRACTION = 0.2  # of each class, where the folder has no test split of its 
 
 
 @dataclass(frozen=True)
+class FileNames:
+    """The names of a folder's image files, by split."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    drawn: bool  # whether the test images were drawn from the rest, for the folder has no split of its own
+
+
+@dataclass(frozen=True)
 class Folder:
     """PATH/train/CLASS/*.png and PATH/test/CLASS/*.png (or val for test), or PATH/CLASS/*.png alone; or Tiny-ImageNet.
 
@@ -45,6 +54,15 @@ class Folder:
         x_train, x_test = decode_splits(where, files, test, target)
         arrays = {"x_train": x_train, "y_train": y[~test], "x_test": x_test, "y_test": y[test]}
         return validated(f"folder:{where}", arrays, class_names(where, classes))
+
+    def file_names(self, where: Path) -> FileNames:
+        """The files of the two splits by their paths below `where`, in the order of the images."""
+        trees = _trees(where)
+        files = [path.relative_to(where).as_posix() for tree in trees for paths in tree.values() for path in paths]
+        labels = [label for tree in trees for label, name in enumerate(trees[0]) for _ in tree[name]]
+        test = _test_mask(trees, np.array(labels))
+        train_files, test_files = ([files[i] for i in np.flatnonzero(mask)] for mask in (~test, test))
+        return FileNames(tuple(train_files), tuple(test_files), drawn=len(trees) == 1)
 
 
 def _test_mask(trees: Sequence[Tree], y: Array) -> Array:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raybd.attacks import NoAttack
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.attacks.verification import verify_poisoning
-from raybd.defences.audit import Suspects
+from raybd.defences.comparison import Suspects
 from raybd.errors import InputError
 from raybd.metrics import Accuracy
 from raybd.metrics.accuracy import per_sample

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from raybd.attacks import NoAttack
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.defences import TrainingContext
-from raybd.defences.audit import audit, most_suspected
 from raybd.defences.base import SUSPICION
+from raybd.defences.comparison import compare_with_truth, most_suspected
 from raybd.defences.vibe.truth import probe_accuracy, relabelling
 from raybd.errors import DivergedError
 from raybd.seeds import forked_rng
@@ -51,7 +51,8 @@ class Measurements:
             new = self._measure(epoch)
         if epoch.last:
             self.metrics |= {k: v for metric in config.metrics for k, v in metric.conclude(self.history).items()}
-            self.metrics |= audit(self.training.findings, self.poisoned.roles)
+            compared = compare_with_truth(self.training.findings, self.poisoned.roles)
+            self.metrics |= {f"defence/{name}": value for name, value in compared.items()}
             self.metrics |= relabelling(self.training, self.poisoned)
             self.metrics |= probe_accuracy(self.training, self.poisoned.true, self.data.test)
         self.session.report(Report(epoch.number, self.metrics, new, self.training.model if probe else None))

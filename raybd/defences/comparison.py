@@ -22,22 +22,26 @@ class Suspects:
     roles: Tensor  # (n,)
 
 
-def audit(findings: Mapping[str, Tensor], roles: Tensor) -> dict[str, float]:
+def compare_with_truth(findings: Mapping[str, Tensor], roles: Tensor) -> dict[str, float]:
     """Precision and recall of the flagged images as poison, the share of the rest that was flagged, and the AUROC of
     the suspicion, of a training set of `roles` (N,).
 
-    What is not defined (nothing flagged, nothing poisoned, no suspicion kept) is left out.
+    What is not defined (nothing flagged, no suspicion kept) is left out. Where nothing was planted only the share of
+    flagged images is told: of data that are suspected themselves nobody knows which of the flags are right.
     """
     poison = (roles == POISON).cpu().numpy()
     numbers: dict[str, float] = {}
     if FLAGGED in findings:
+        numbers["flagged"] = float(findings[FLAGGED].float().mean())
+    if not poison.any():
+        return numbers
+    if FLAGGED in findings:
         flagged = findings[FLAGGED].cpu().numpy()
-        numbers |= {"defence/flagged": float(flagged.mean())}
         shares = {"precision": poison[flagged], "recall": flagged[poison], "false_alarms": flagged[~poison]}
-        numbers |= {f"defence/{name}": float(share.mean()) for name, share in shares.items() if len(share)}
-    if SUSPICION in findings and 0 < poison.sum() < len(poison):
+        numbers |= {name: float(share.mean()) for name, share in shares.items() if len(share)}
+    if SUSPICION in findings and not poison.all():
         scores = findings[SUSPICION].cpu().numpy().astype(np.float64)
-        numbers["defence/auroc"] = auroc(scores[~poison], scores[poison])
+        numbers["auroc"] = auroc(scores[~poison], scores[poison])
     return numbers
 
 
