@@ -81,9 +81,20 @@ class Resist:
         script = replace(base.script, knobs=ask.knobs)
         return replace(base, poison_rate=self.trainings.rate(ask.count), seed=ask.seed, script=script)
 
-    def first(self) -> Asks:
-        """One clean training."""
-        yield [Ask(next(iter(self.bases)), 0, 0, self.default)]
+    def after_first(self, search: Asks) -> Asks:
+        """One clean training, and then `search`, unless it failed."""
+        yield [self._first]
+        if not self.first_failed:
+            yield from search
+
+    @property
+    def first_failed(self) -> bool:
+        """Whether the first clean training failed."""
+        return self._first in self.trainings.failures()
+
+    @property
+    def _first(self) -> Ask:
+        return Ask(next(iter(self.bases)), 0, 0, self.default)
 
     @property
     def default(self) -> Knobs:
@@ -132,11 +143,10 @@ def explore(resist: Resist, run: Callable[[RoundsProposer], object]) -> tuple[Re
         run(proposer)
         asked.update(proposer.asked)
 
-    stage([resist.first()])
     edges, changes = list[Edge](), None
-    if not labels:
-        searches = resist.edge_searches()
-        stage([search.steps() for search in searches])
+    searches = resist.edge_searches()
+    stage([resist.after_first(search.steps()) for search in searches])
+    if not resist.first_failed:
         edges = [search.result() for search in searches]
         changes = resist.change_search(edges)
         if changes:
