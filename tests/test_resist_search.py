@@ -201,7 +201,10 @@ def test_where_nothing_holds_the_best_is_told_unverified_and_the_budget_kept() -
     rates = planted(lambda attack, v: attack == "badnets", lambda v: 0.95)
     search, _ = searched(rates, ["decay=1e-4..1:log", "epochs=5,10,20"], ["epochs=20"])
     best = search.best()
-    assert best is None or not best.verified
+    assert best is not None
+    assert not best.verified
+    assert best.worst == "blended at 0.02"
+    assert best.excess.value > 0.5
     assert len(search.budget.spent) <= 60
 
 

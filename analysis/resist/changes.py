@@ -55,7 +55,7 @@ class Change:
     worst: str  # which that is
     accuracy_loss: Estimate  # under the default's clean twins
     seconds: float  # of a training, in proportion to the default's; NaN: not known
-    seeds: int  # of the attack and rate that has fewest
+    seeds: int  # of the attack and rate that has fewest, of those that were tried
 
 
 @dataclass
@@ -100,13 +100,13 @@ class ChangeSearch:
 
     def change(self, knobs: Knobs) -> Change:
         """What is known of a setting."""
-        worst, excess, seeds = "", UNKNOWN_DIFFERENCE, 0
+        worst, excess = "", UNKNOWN_DIFFERENCE
         for attack, count in self.targets:
             judged = self.trainings.judge(attack, knobs).get(count)
             if judged is not None and not judged.excess.value < excess.value:
                 worst, excess = f"{attack} at {self.trainings.rate(count):.3g}", judged.excess
         done = [len(self.trainings.finished(attack, count, knobs)) for attack, count in self.targets]
-        seeds = min(done, default=0)
+        seeds = min(filter(None, done), default=0)  # an attack is not tried where a stronger one took hold
         changed = [(knob, value) for knob, (_, value) in zip(self.knobs, knobs, strict=True) if value != knob.default]
         return Change(
             knobs=knobs,

@@ -102,7 +102,7 @@ def fresh(recipe: Recipe, values: Values, data: Data, seeds: Sequence[int] = FRE
 
 
 def exists(recipe: Recipe, data: Data) -> bool:
-    """Whether some setting of a grid of 8 values a knob (5 of each of two) holds on three fresh seeds."""
+    """Whether some setting of a grid of 8 values a knob (5 of each of two) holds on ten fresh seeds."""
     knobs = recipe.parsed()
     steps = 8 if len(knobs) == 1 else 5
     default = dict(settings(knobs, {}))
@@ -111,10 +111,13 @@ def exists(recipe: Recipe, data: Data) -> bool:
         values = dict(settings(knobs, {knob.name: float(p) for knob, p in zip(knobs, places, strict=True)}))
         if usual - measure(recipe, values, ATTACKS[0], 0, FRESH[0], data)[1] > 2 * LOSS:
             continue
-        excess, loss = fresh(recipe, values, data, FRESH[:3])
-        if excess <= LIMIT and loss <= LOSS:
+        if _holds(*fresh(recipe, values, data, FRESH[:3])) and _holds(*fresh(recipe, values, data)):
             return True
     return False
+
+
+def _holds(excess: float, loss: float) -> bool:
+    return excess <= LIMIT and loss <= LOSS
 
 
 def search(name: str, recipe: Recipe, folder: Path, **more: Any) -> ResistResult:
