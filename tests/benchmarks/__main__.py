@@ -94,11 +94,15 @@ def main() -> None:
     """Run the benchmarks, print the table of each and then one of all."""
     parser = argparse.ArgumentParser(prog="tests.benchmarks", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS | ALONE, default=list(BENCHMARKS), metavar="NAME")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the same as --only NAME")
+    given = parser.parse_args()
+    if bad := [name for name in given.names if name not in BENCHMARKS | ALONE]:
+        parser.error(f"unknown: {', '.join(bad)} (known: {', '.join([*BENCHMARKS, *ALONE])})")
     torch.set_num_threads(1)
     memory.skip_triton_import()
     memory.retain_freed_memory()  # for both sides, as in a sweep: fresh pages cost a stamp more than its arithmetic
     start, rows = time.perf_counter(), []
-    for name in parser.parse_args().only:
+    for name in given.names or given.only:
         print(f"{name} ...", flush=True)
         found = (BENCHMARKS | ALONE)[name]()
         if found:
