@@ -64,6 +64,19 @@ PRESETS = {
         flip=(False,),
         probes=(1, 5, 10, 20, 40, 60, 80, 100, 120),
     ),
+    "finetune": SweepOptions.of(  # a pretrained network on images of one's own: few epochs, small steps
+        preset="finetune",
+        data="cifar10",
+        model="torchvision:resnet18",
+        weights="IMAGENET1K_V1",
+        metrics=("smoothness", "stealth"),  # mutual information needs --noise, which such a network was trained without
+        poison_rates=(0.0, 0.003, 0.01, 0.03),
+        seeds=3,
+        weight_decays=(5e-4, 5e-3),
+        epochs=(5,),
+        learning_rates=(0.01,),
+        schedule="cosine",
+    ),
 }
 
 

@@ -72,3 +72,15 @@ def test_a_network_that_is_already_trained(tmp_path: Path, monkeypatch: pytest.M
     assert all(re.search(rf"^{name} ", plain, re.MULTILINE) for name in figures)
     assert known.startswith("suspect.pt: backdoored: the trigger works")
     assert torch.load(tmp_path / "repaired.pt", weights_only=True)
+
+
+def test_pretrained_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (code,), (commands,) = blocks("Pretrained weights", "python"), blocks("Pretrained weights", "sh")
+    exec(compile(code, "docs/own.md", "exec"), {})
+    (said,) = run_commands(commands, lambda line: f"{line} --inline --figures none")
+    assert "2 trials finished" in said
+    runs = load_runs("tuned")
+    assert set(runs["params.model.weights"]) == {"resnet18.pth"}
+    assert runs["params.model.weights.content"].notna().all()

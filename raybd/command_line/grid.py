@@ -148,7 +148,10 @@ def networks(options: NetworkOptions) -> list[ModelConfig]:
     """Widths x depths."""
     widths = options.widths or ((0.5, 1.0) if options.model in MODELS else (1.0,))
     pairs = product(widths, options.depths or (None,))
-    return [ModelConfig(name=options.model, width=width, depth=depth, noise=options.noise) for width, depth in pairs]
+    common = ModelConfig(
+        name=options.model, noise=options.noise, weights=options.weights, input_size=options.input_size
+    )
+    return [replace(common, width=width, depth=depth) for width, depth in pairs]
 
 
 def trainings(options: SweepOptions) -> list[TrainConfig]:

@@ -86,6 +86,10 @@ class NetworkOptions(OptionGroup):
 
     model: str = "small_cnn"
     """small_cnn, resnet18, preact_resnet18, torchvision:NAME or module:function (runs that code)."""
+    weights: str = ""
+    """Of torchvision:NAME, to fine-tune it: FILE of pretrained weights (a state_dict), or torchvision's own by name."""
+    input_size: Annotated[int, Ge(0)] = 0
+    """Pixels to which torchvision:NAME resizes images inside; 0: what its weights expect, or as they are."""
     widths: tuple[Positive, ...] = ()
     """Complexity axis: multiplies the channels; none: 0.5 1, or 1 for a network that is not raybd's own."""
     depths: tuple[int, ...] = ()

@@ -11,11 +11,10 @@ from raybd.errors import InputError
 from raybd.models import build_model
 from raybd.models.base import check_forward
 from raybd.models.network_files import ExportedNetwork, OnnxNetwork, read_network, read_state_dict
+from raybd.models.weight_names import misfits
 from raybd.plugins import unknown
 from raybd.trials.model import NETWORK, ModelConfig
 from raybd.types import Data
-
-SHOWN = 5  # names of weights in a message
 
 
 @dataclass(frozen=True)
@@ -96,27 +95,10 @@ def _rebuilt(path: str | Path, model: ModelConfig, data: Data) -> nn.Module:
         model.name, data.train.shape, len(data.classes), data.mean, data.std, **model.network_settings
     )
     weights, own = read_state_dict(path), network.state_dict()
-    if found := _misfits(weights, own):
+    if found := misfits(weights, own):
         raise InputError(f"{path} has not the weights of {model.name}: {'; '.join(found)}")
     network.load_state_dict(weights)
     return network
-
-
-def _misfits(given: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
-    """How the weights `given` differ from those that a network has, in names and shapes."""
-    shapes = [
-        f"{name} is {tuple(given[name].shape)} and should be {tuple(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
-    ]
-    parts = {"missing": [n for n in own if n not in given], "unexpected": [n for n in given if n not in own]}
-    said = [f"{what}: {_some(names)}" for what, names in parts.items() if names]
-    return said + ([f"of another size: {_some(shapes)}"] if shapes else [])
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def check_names(network: str, known: Sequence[str]) -> list[str]:

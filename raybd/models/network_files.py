@@ -10,17 +10,19 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from raybd.errors import InputError
 from raybd.models.base import Shape
 from raybd.models.program_check import check_program
 from raybd.utils.files import expanded, write_atomically
 from raybd.utils.process import log_levels
+
+if TYPE_CHECKING:  # torch.export takes seconds to import, and every worker of a sweep imports raybd.models
+    from torch.export import ExportedProgram
 
 Kind = Literal["state_dict", "torchscript", "program", "onnx"]
 FORMATS = (".pt", ".pt2", ".onnx")
@@ -80,12 +82,14 @@ def _tensors(path: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix("module.") if parallel else name: value for name, value in found.items()}
 
 
-def read_program(path: Path) -> ExportedProgram:
+def read_program(path: Path) -> "ExportedProgram":
     """The program in a .pt2 file.
 
     Raises:
         InputError: it holds more than a network, or cannot be read.
     """
+    import torch.export
+
     check_program(path)
     try:
         return torch.export.load(path)
@@ -106,7 +110,7 @@ def _script(path: Path) -> torch.jit.ScriptModule:
 class ExportedNetwork(nn.Module):
     """A program of torch.export as a network: it computes as it was exported, in evaluation, whatever its mode."""
 
-    def __init__(self, program: ExportedProgram) -> None:
+    def __init__(self, program: "ExportedProgram") -> None:
         super().__init__()
         self.graph = program.module()
         self.train(False)
@@ -166,12 +170,14 @@ def read_network(path: str | Path) -> nn.Module:
     return OnnxNetwork(file).eval() if kind == "onnx" else _script(file).eval()
 
 
-def export_network(network: nn.Module, shape: Shape) -> ExportedProgram:
+def export_network(network: nn.Module, shape: Shape) -> "ExportedProgram":
     """`network`, in evaluation mode, as a program for any number of images of `shape`.
 
     Raises:
         InputError: PyTorch cannot export it.
     """
+    import torch.export
+
     batch = {0: torch.export.Dim("batch")}
     try:
         with quiet_export():
@@ -209,13 +215,15 @@ def check_format(out: str | Path) -> Path:
     return path
 
 
-def write_program(program: ExportedProgram, out: Path) -> None:
+def write_program(program: "ExportedProgram", out: Path) -> None:
     """Write the weights of `program` (.pt), the program (.pt2) or the same as ONNX (.onnx) to `out`, by its suffix.
 
     Raises:
         InputError: ONNX has not the operations.
         OSError, RuntimeError: the file cannot be written.
     """
+    import torch.export
+
     if out.suffix == ".pt":
         write_atomically(out, lambda part: torch.save(dict(program.state_dict), part))
     elif out.suffix == ".pt2":
@@ -230,7 +238,7 @@ def _write_beside(out: Path, write: Any) -> None:
     write_atomically(out, lambda part: (write(named := part.with_name(f"{part.name}{out.suffix}")), named.rename(part)))
 
 
-def _write_onnx(program: ExportedProgram, out: Path) -> None:
+def _write_onnx(program: "ExportedProgram", out: Path) -> None:
     try:
         torch.onnx.export(program, f=out, input_names=IMAGES, output_names=LOGITS, external_data=False, verbose=False)
     except Exception as error:

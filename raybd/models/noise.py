@@ -37,6 +37,22 @@ class NoisyReLU(nn.Module):
         return f"noise={self.noise:g}"
 
 
+class Noise(nn.Module):
+    """Gaussian noise: x + noise * N(0, 1), in the shape of x."""
+
+    def __init__(self, noise: float) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` with noise."""
+        return add_noise(x, self.noise)
+
+    def extra_repr(self) -> str:
+        """The noise, where the module is printed."""
+        return f"noise={self.noise:g}"
+
+
 def add_noise(x: Tensor, noise: float) -> Tensor:
     """`x` (N, ...) + noise * N(0, 1), by its device's default generator; see `without_noise`, `shared_noise`."""
     if _disabled.get():

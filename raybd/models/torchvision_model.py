@@ -1,16 +1,19 @@
-"""`torchvision:NAME`: every torchvision classifier that ends in a linear layer, with random weights."""
+"""`torchvision:NAME`: torchvision's classifiers that end in a linear layer, with random or pretrained weights."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.errors import InputError
 from raybd.models.base import Builder, Classifier, Shape, check_forward, require
-from raybd.models.noise import activation
+from raybd.models.noise_sites import add_sites, has_sites
+from raybd.models.pretrained import SIZE, Pretrained, fill, load_pretrained
 
 PREFIX = "torchvision:"
+TRANSFORMERS = "vit_"  # take images of one size, for which they have positions
 NO_AUXILIARY = {"aux_logits": False, "init_weights": True}  # one answer an image, drawn without a warning
 SETTINGS = {"googlenet": NO_AUXILIARY, "inception_v3": NO_AUXILIARY}
 
@@ -18,11 +21,21 @@ SETTINGS = {"googlenet": NO_AUXILIARY, "inception_v3": NO_AUXILIARY}
 class TorchvisionClassifier(Classifier):
     """A torchvision model as a `Classifier`; its features are what its last linear layer reads.
 
-    One channel is repeated to the three that these models take; the image is never resized.
+    One channel is repeated to the three that these models take. With an `input_size` above 0 images are made squares
+    of so many pixels first, bilinearly.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], body: nn.Module, last: str, noise: float) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        body: nn.Module,
+        last: str,
+        noise: float,
+        input_size: int = 0,
+    ) -> None:
         super().__init__(mean, std, noise)
+        self.input_size = input_size
         head = body.get_submodule(last)
         assert isinstance(head, nn.Linear)
         self.head = head
@@ -31,6 +44,9 @@ class TorchvisionClassifier(Classifier):
 
     def features(self, x: Tensor) -> Tensor:
         """What the head reads for the normalised `x` (N, 1 or 3, H, W): (N, D)."""
+        if self.input_size:
+            smaller = self.input_size < min(x.shape[2:])
+            x = F.interpolate(x, (self.input_size,) * 2, mode="bilinear", antialias=smaller)
         features: Tensor = self.body(x.expand(-1, 3, -1, -1))
         return features
 
@@ -48,37 +64,85 @@ def torchvision_builder(name: str) -> Builder:
         near = ", ".join(get_close_matches(name, known))
         hint = f"did you mean {near}?" if near else "torchvision.models.list_models() lists them"
         raise InputError(f"unknown torchvision model: {name} ({hint})")
-    return partial(_vgg if name.startswith("vgg") else _plain, name)
+    return partial(_noisy if has_sites(name) else _plain, name)
 
 
-def _plain(name: str, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float]) -> Classifier:
-    return _build(name, shape, classes, mean, std, 0.0)
-
-
-def _vgg(
-    name: str, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], *, noise: float = 0.0
+def _plain(
+    name: str,
+    shape: Shape,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    weights: str = "",
+    input_size: int = 0,
 ) -> Classifier:
-    """The one family whose noise sites are plain: after every ReLU of its convolutions, and before the head."""
-    return _build(name, shape, classes, mean, std, noise)
+    return _build(name, shape, classes, mean, std, 0.0, weights, input_size)
+
+
+def _noisy(
+    name: str,
+    shape: Shape,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    noise: float = 0.0,
+    weights: str = "",
+    input_size: int = 0,
+) -> Classifier:
+    """The families whose places for noise are known (`noise_sites.py`)."""
+    return _build(name, shape, classes, mean, std, noise, weights, input_size)
 
 
 def _build(
-    name: str, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], noise: float
+    name: str,
+    shape: Shape,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    noise: float,
+    weights: str,
+    input_size: int,
 ) -> Classifier:
     from torchvision import models
 
     label = f"{PREFIX}{name}"
-    body = models.get_model(name, weights=None, num_classes=classes, **SETTINGS.get(name, {}))
+    require(
+        (not (weights and name in SETTINGS), f"{label} reads images in another way with torchvision's weights"),
+        (input_size >= 0, f"input_size of {label} must not be negative, got {input_size}"),
+    )
+    pretrained = load_pretrained(name, weights) if weights else None
+    size = _side(name, label, input_size, pretrained)
+    sized = {"image_size": size} if name.startswith(TRANSFORMERS) else {}
+    try:
+        body = models.get_model(name, weights=None, num_classes=classes, **SETTINGS.get(name, {}), **sized)
+    except (ValueError, AssertionError) as error:
+        raise InputError(f"{label} cannot take images of {size}x{size}: {error}") from error
     last, layer = list(body.named_modules())[-1]
     require(
         (shape[0] in (1, 3), f"{label} takes images of 1 or 3 channels, got {shape[0]}"),
         (isinstance(layer, nn.Linear), f"{label} ends in {type(layer).__name__}, not in a linear layer"),
     )
+    if pretrained is not None:
+        fill(body, pretrained, last, label)
+        mean, std = pretrained.mean, pretrained.std
     if noise:
-        convolutions = body.get_submodule("features")
-        for position, part in list(convolutions.named_children()):
-            if isinstance(part, nn.ReLU):
-                convolutions.set_submodule(position, activation(noise))
-    model = TorchvisionClassifier(mean, std, body, last, noise)
+        add_sites(name, body, noise)
+    model = TorchvisionClassifier(mean, std, body, last, noise, size)
     check_forward(label, model, shape, classes)
     return model
+
+
+def _side(name: str, label: str, input_size: int, pretrained: Pretrained | None) -> int:
+    """The side in pixels that images are resized to inside the network; 0: they stay as they are.
+
+    Raises:
+        InputError: a transformer has weights for another size.
+    """
+    fixed = name.startswith(TRANSFORMERS)
+    if pretrained is None:
+        return input_size or (SIZE if fixed else 0)
+    if fixed and input_size not in (0, pretrained.size):
+        raise InputError(f"the weights of {label} are for images of {pretrained.size} pixels: leave --input-size out")
+    return input_size or pretrained.size

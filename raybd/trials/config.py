@@ -27,6 +27,7 @@ Contents = tuple[tuple[str, str], ...]  # setting that names a file, hash of wha
 MODEL_SOURCE, MODEL_BUILT = "model.name", "model.built"
 SCRIPT = "script."  # contents: of the files that a user's commands name,
 SCRIPT_FUNCTION = "script.function"  # and of a function that trains, which its caller tells
+MODEL_WEIGHTS = "model.weights"  # contents: of the file of pretrained weights
 KEY_FORMAT = 1  # of `TrialConfig.key`; raised when equal settings shall get other keys than before
 
 
@@ -114,6 +115,8 @@ class TrialConfig:
         if source := found.get(MODEL_SOURCE):
             model["name"] = f"{source}:{self.model.name.partition(':')[2]}"
             model["built"] = found.get(MODEL_BUILT, "")
+        if weights := found.get(MODEL_WEIGHTS):
+            model["weights"] = weights
         attack, defence = _part(self.contents, "attack."), _part(self.contents, "defence.")
         return {
             "attack": spec(ATTACKS, self.attack.by_content(attack)),

@@ -7,7 +7,15 @@ from raybd.attacks import Attack
 from raybd.defences import Defence
 from raybd.errors import InputError
 from raybd.models import built_content, is_user_function
-from raybd.trials.config import MODEL_BUILT, MODEL_SOURCE, SCRIPT, SCRIPT_FUNCTION, Contents, TrialConfig
+from raybd.trials.config import (
+    MODEL_BUILT,
+    MODEL_SOURCE,
+    MODEL_WEIGHTS,
+    SCRIPT,
+    SCRIPT_FUNCTION,
+    Contents,
+    TrialConfig,
+)
 from raybd.types import Data
 from raybd.utils.cache import content_hash
 from raybd.utils.files import read_content
@@ -79,9 +87,11 @@ def _files(config: TrialConfig) -> dict[str, str]:
 
 
 def _paths(config: TrialConfig) -> dict[str, str]:
-    """The files that attack and defence read, by the settings that name them."""
+    """The files that attack, defence and network read, by the settings that name them."""
     parts: tuple[tuple[str, Attack | Defence], ...] = (("attack", config.attack), ("defence", config.defence))
-    return {f"{part}.{name}": path for part, method in parts for name, path in method.files().items()}
+    found = {f"{part}.{name}": path for part, method in parts for name, path in method.files().items()}
+    weights = config.model.weights_file()
+    return found | ({} if weights is None else {MODEL_WEIGHTS: str(weights)})
 
 
 def _differences(config: TrialConfig, now: dict[str, str]) -> list[str]:

@@ -1,14 +1,21 @@
 """ModelConfig: which network or convex learner; and what a config may set for each of these two kinds of model."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge
 
 from raybd.convex import LEARNERS, Learner
 from raybd.errors import InputError
+from raybd.models.pretrained import weights_file
+from raybd.models.torchvision_model import PREFIX
 from raybd.training import TrainConfig
 from raybd.types import coerce_floats
 from raybd.utils.constraints import NonNegative, Positive, violations
+
+NETWORKS = ("width", "depth", "noise", "weights", "input_size")  # settings that convex learners have not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +28,10 @@ class ModelConfig:
     noise: NonNegative = 0.0  # standard deviation of the Gaussian noise after its activations, in training and after
     C: Positive | None = None  # of a convex learner: weight of its summed losses against |w|^2 / 2
     gamma: Positive | None = None  # of svm_rbf: exp(-gamma |x - z|^2)
+    # of torchvision's networks: a file, or torchvision's name, of pretrained weights; the head is new
+    weights: str = field(default="", metadata={"since": "0.2"})
+    # of the same: side in pixels to which they resize images; 0: that of the weights, or none
+    input_size: Annotated[int, Ge(0)] = field(default=0, metadata={"since": "0.2"})
 
     def __post_init__(self) -> None:
         coerce_floats(self)
@@ -33,7 +44,17 @@ class ModelConfig:
     @property
     def network_settings(self) -> dict[str, Any]:
         """The settings of a network, as `raybd.models` takes them."""
-        return {"width": self.width, "depth": self.depth, "noise": self.noise}
+        usual = {"width": self.width, "depth": self.depth, "noise": self.noise}
+        pretrained = {"weights": self.weights, "input_size": self.input_size}
+        return usual | {name: value for name, value in pretrained.items() if value}
+
+    def weights_file(self) -> Path | None:
+        """The file of the pretrained weights; None without.
+
+        Raises:
+            InputError: there is none, and none can be downloaded.
+        """
+        return weights_file(self.name.removeprefix(PREFIX), self.weights) if self.weights else None
 
     def learner(self) -> Learner:
         """The convex learner.
@@ -78,6 +99,8 @@ class NetworkKind(ModelKind):
     def describe(self, model: ModelConfig, train: TrainConfig, data: str) -> str:
         """Width, weight decay, learning rate, epochs; beta where poison is weighted; workers above one."""
         said = f"width={model.width:g} wd={train.weight_decay:g} lr={train.learning_rate:g} epochs={train.epochs}"
+        said += f" weights={Path(model.weights).name}" if model.weights else ""
+        said += f" input_size={model.input_size}" if model.input_size else ""
         said += f" beta={train.beta:g}" if train.weighted else ""
         return said + (f" workers={train.workers}" if train.workers > 1 else "")
 
@@ -90,7 +113,7 @@ class ConvexKind(ModelKind):
     def problems(self, model: ModelConfig) -> list[str]:
         """Settings of networks; a C or gamma that is missing, or of another learner."""
         usual = ModelConfig()
-        wrong = [name for name in ("width", "depth", "noise") if getattr(model, name) != getattr(usual, name)]
+        wrong = [name for name in NETWORKS if getattr(model, name) != getattr(usual, name)]
         found = [f"model {model.name} has no setting {name} (networks have)" for name in wrong]
         return found + [
             f"model {model.name} {'needs' if wanted else 'has no'} setting {name}"
