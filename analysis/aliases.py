@@ -20,6 +20,7 @@ class Aliases:
 
     def __init__(self, trials: Trials) -> None:
         self.known: dict[str, list[Settings]] = {}
+        self._defences = trials.values.get(DEFENCE, [])  # of which one's own are named module:Class
         names = [name for name in trials.values if name.startswith("defence.")]
         for row, texts in enumerate(trials.rows["alias"].tolist()):
             for alias in texts.split() if isinstance(texts, str) else ():
@@ -34,7 +35,7 @@ class Aliases:
             InputError: there is no such name, or settings of several sweeps have it.
         """
         named = setting.get(DEFENCE)
-        if not isinstance(named, str) or ":" not in named:
+        if not isinstance(named, str) or ":" not in named or named in self._defences:
             return dict(setting)
         if bad := unknown("named setting", [named], self.known):
             raise InputError(bad)

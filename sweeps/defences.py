@@ -12,6 +12,7 @@ from raybd.command_line import grid
 from raybd.command_line.command import main
 from raybd.command_line.options import SweepOptions
 from raybd.defences import DEFENCES
+from raybd.plugins import find
 from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
 from raybd.utils.summary_folder import SummaryFolder
@@ -38,11 +39,12 @@ def expand(options: SweepOptions) -> list[TrialConfig]:
 def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str, list[Path]]:
     """A line a defence, the picture of attack x defence, and all trials as CSV."""
     runs = load_runs(name, tracking_uri)
-    met = [text for text in DEFENCES if (runs["params.defence.name"] == text).any()]
+    seen = set(runs["params.defence.name"].dropna())
+    met = [*(text for text in DEFENCES if text in seen), *sorted(seen - set(DEFENCES))]
     table = compare_defences(runs, {text: {"name": text} for text in met})
     table.to_csv(folder / "defences.csv", index=False)
     pictures = folder.save(defence_figure(table), "defences")
-    text = defence_ranking(table, {text: DEFENCES[text].access for text in met})
+    text = defence_ranking(table, {text: find("defence", DEFENCES, text).access for text in met})
     (folder / "defences.txt").write_text(text + "\n")
     return text, [folder / "defences.csv", *pictures, folder / "defences.txt"]
 

@@ -12,10 +12,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), o
 import pytest
 import torch
 
+from raybd.contracts.promises import made_images as made_images  # for tests
 from raybd.errors import InputError
 from raybd.models import sketch_model
 from raybd.models.base import Shape
-from raybd.types import Data, Images
+from raybd.types import Data
 
 
 def pytest_configure() -> None:
@@ -66,13 +67,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def made_images(n: int = 40, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 4, seed: int = 0) -> Images:
-    """Random images of which each class has its equal share."""
-    rng = torch.Generator().manual_seed(seed)
-    x = torch.randint(0, 256, (n, *shape), generator=rng, dtype=torch.uint8)
-    return Images(x, torch.arange(n) % classes)
 
 
 def free_port() -> int:

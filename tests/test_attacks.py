@@ -21,9 +21,9 @@ from raybd.attacks.sig import Sig
 from raybd.attacks.tact import TaCT
 from raybd.attacks.universal import Universal
 from raybd.attacks.wanet import WaNet
+from raybd.contracts.attacks import SHAPES, check_attack
 from raybd.errors import InputError
 from tests.conftest import made_images
-from tests.contract import SHAPES, check_contract
 
 POISONING = sorted(name for name, attack in ATTACKS.items() if attack is not NoAttack)
 
@@ -41,7 +41,7 @@ def test_contract(text: str, shape: Shape, monkeypatch: pytest.MonkeyPatch) -> N
     if isinstance(attack, LabelConsistent):  # how well its surrogate learnt is no part of the contract
         monkeypatch.setattr("raybd.attacks.surrogate.EPOCHS", (1, 1))
         attack = replace(attack, steps=2)
-    check_contract(attack, (shape,))
+    check_attack(attack, (shape,))
 
 
 def test_the_table_holds_what_the_issue_lists() -> None:

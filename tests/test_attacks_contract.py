@@ -8,10 +8,10 @@ from torch import Tensor
 
 from raybd.attacks import Attack, CoveredAttack, Trigger
 from raybd.attacks.base import Shape
+from raybd.contracts import attacks as contract
+from raybd.contracts.attacks import check_attack
 from raybd.errors import InputError
 from raybd.types import Images
-from tests import contract
-from tests.contract import check_contract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class RefusesAllToAll(Good):
 
 
 def test_an_attack_of_one_s_own_passes() -> None:
-    check_contract(Good())
+    check_attack(Good())
 
 
 @pytest.mark.parametrize(
@@ -105,13 +105,13 @@ def test_an_attack_of_one_s_own_passes() -> None:
         (CoversNothing(), "check_covers"),
         (ForgetsASetting(), "check_settings"),
         (OneLayoutOnly(), "check_test_images"),
-        (ColourOnly(), "check_contract"),
+        (ColourOnly(), "check_usable"),
         (RefusesAllToAll(), "check_labels"),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_an_attack_that_breaks_a_promise_fails_where_it_does(attack: Attack, check: str) -> None:
     with pytest.raises((AssertionError, InputError, RuntimeError, TypeError)) as caught:
-        check_contract(attack)
+        check_attack(attack)
     names = [entry.name for entry in caught.traceback if entry.name.startswith("check_")]
     assert check == [name for name in names if name in vars(contract)][-1]

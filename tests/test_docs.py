@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from raybd.attacks import ATTACKS, Attack
 from raybd.cli import main as raybd_main
 from raybd.command_line import dry_run
 from raybd.command_line.grid import expand
+from raybd.contracts.attacks import check_attack
 from raybd.defences import DEFENCES
 from raybd.defences.none import NoDefence
 from raybd.metrics import METRICS
@@ -25,7 +27,6 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.run import run_trial
 from raybd.types import Data, Report
 from sweeps.ib import PRESETS, summarise
-from tests.contract import check_contract
 from tests.image_folders import write_planted
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +46,7 @@ def test_the_attack_of_the_page_keeps_the_contract(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(ATTACKS, "stripe", Stripe)
     options = PRESETS["quick"].replace(attacks=("stripe",), poison_rates=(0.05,), seeds=1)
     assert {config.params["attack.name"] for config in expand(options)} == {"stripe"}
-    check_contract(Stripe())
+    check_attack(Stripe())
 
 
 def test_the_defence_and_the_metric_of_the_page_make_a_trial(
@@ -236,3 +237,23 @@ def test_the_suspected_data_of_the_page_are_audited(
     count = int(verdict.split()[0])  # of the 30; another processor may count one more or less
     assert 20 <= count <= 32
     assert verdict.removeprefix(str(count)) in code  # the page prints what it answers
+
+
+def test_the_methods_of_one_s_own_of_the_page_pass_their_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = (
+        (ROOT / "docs" / "own.md").read_text().split("\n## Attacks, defences, measures and data sets of your own\n")[1]
+    )
+    (code,) = re.findall(r"^```python\n(.*?)^```", section.split("\n## ")[0], re.DOTALL | re.MULTILINE)
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(dry_run, "_time", lambda *_: "")  # which measures
+    lines = commands("docs/own.md", title)
+    for line in lines:
+        assert raybd_main(shlex.split(line)[1:]) == 0, capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.count("checks passed") == len(lines) - 1
+    assert all(f"own {kind} mine:" in said for kind in ("attack", "defence", "metric", "data set", "model"))
+    sys.modules.pop("mine")

@@ -1,4 +1,4 @@
-"""Attacks by name. A new one is a file here and a line in ATTACKS; docs/adding.md shows it."""
+"""Attacks by name. A new one is a file here and a line in the table; docs/adding.md shows it."""
 
 from dataclasses import fields
 from typing import Any
@@ -28,7 +28,7 @@ from raybd.attacks.universal import Universal
 from raybd.attacks.view_invariant import ViewInvariant
 from raybd.attacks.wanet import WaNet
 
-ATTACKS: dict[str, type[Attack]] = {
+_ATTACKS: dict[str, type[Attack]] = {
     "adaptive_blend": AdaptiveBlend,
     "adaptive_k_way": AdaptiveKWay,
     "adaptive_patch": AdaptivePatch,
@@ -52,6 +52,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "view_invariant": ViewInvariant,
     "wanet": WaNet,
 }
+ATTACKS = plugins.Table("attack", Attack, _ATTACKS)  # type: ignore[type-abstract]
 
 __all__ = [
     "ATTACKS",
@@ -69,7 +70,8 @@ __all__ = [
 
 
 def parse(text: str, **common: Any) -> Attack:
-    """The attack written as NAME, NAME:PRESET or NAME:SETTING=VALUE,...; `common` where the text says nothing else.
+    """The attack written as NAME, NAME:PRESET or NAME:SETTING=VALUE,..., NAME also being MODULE:CLASS; `common` where
+    the text says nothing else.
 
     Raises:
         InputError: the name, the preset or a setting is unknown, or a value is of no use.

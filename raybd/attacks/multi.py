@@ -7,7 +7,7 @@ from typing import Self
 from raybd.attacks.base import Member, Shape
 from raybd.attacks.composed import ComposedAttack, text_with_numbers
 from raybd.field_types import ClassLabel
-from raybd.plugins import describe
+from raybd.plugins import describe, split
 from raybd.utils.constraints import Positive
 
 
@@ -21,10 +21,12 @@ class Multi(ComposedAttack):
 
     def members(self) -> tuple[Member, ...]:
         """Each attack with its share and its target."""
+        from raybd.attacks import ATTACKS  # the table imports this file
+
         shares = self.shares or (1.0,) * len(self.attacks)
         others = (c for c in range(len(self.attacks)) if c != self.target)
         targets = self.targets or (self.target, *others)[: len(self.attacks)]
-        names = [text.partition(":")[0] for text in self.attacks]
+        names = [split("attack", ATTACKS, text)[0] for text in self.attacks]
         numbered = [f"{n}_{names[:k].count(n) + 1}" if names[:k].count(n) else n for k, n in enumerate(names)]
         made = [self.parsed(text) for text in self.attacks]
         return tuple(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -22,6 +22,8 @@ from raybd.errors import InputError, dependency_warning
 from raybd.plugins import unknown
 from raybd.trials.records import SweepFolder
 from raybd.utils.signals import leave_closed_pipe
+
+Kind = Literal["attack", "defence", "metric", "data", "model", "proposer"]
 
 
 def run_sweep(name: Name, options: Annotated[tuple[str, ...], tyro.conf.Positional] = ()) -> int:
@@ -118,6 +120,31 @@ def rerun_trial(
     return 1 if found.different else 0
 
 
+def check_method(method: Name, kind: Kind | None = None) -> int:
+    """Try a method, of your own or of raybd, as the tests of raybd try theirs; exit status 1 if a check fails.
+
+    Args:
+        method: module:Class (module:function for a network), or a name of raybd or of an installed package, with
+            settings as on the command line of a sweep: my.attacks:Stripe:width=3.
+        kind: What it is, where its name is that of several.
+    """
+    from raybd.command_line.check import Line, check, kind_of
+
+    found = kind and {"data": "data set"}.get(kind, kind)
+    try:
+        found = found or kind_of(method)
+        lines = check(found, method)
+    except InputError as error:
+        lines = iter([Line("loads", False, "; ".join(error.problems))])
+    print(f"{found or 'method'} {method}")
+    failed = count = 0
+    for line in lines:
+        print(line, flush=True)
+        failed, count = failed + (not line.passed), count + 1
+    print(f"{failed} of {count} checks failed" if failed else f"all {count} checks passed")
+    return int(failed > 0)
+
+
 def _with_store(command: Callable[..., int]) -> Callable[..., int]:
     """`command` under the settings with which raybd reaches a tracking store."""
 
@@ -143,6 +170,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "model": _with_store(model_command.write_model),
     "inspect": inspect_command.inspect_network,
     "audit": audit_data,
+    "check": check_method,
     "ui": show_ui,
     "list": _with_store(store_commands.list_sweeps),
     "rm": _with_store(store_commands.remove_sweep),

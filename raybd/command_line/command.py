@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from raybd.command_line import grid
 from raybd.command_line.dry_run import Upcoming, print_trials
 from raybd.command_line.options import SweepOptions, parse_options
+from raybd.command_line.own_methods import warn_of_refused
 from raybd.errors import InputError, LostRayError, dependency_warning
 from raybd.trials.config import TrialConfig
 from raybd.utils.signals import SignalError, first_signal, leave_closed_pipe, raise_signal
@@ -64,6 +65,7 @@ def _main(
     try:
         options = parse_options(presets, args)
         configs = expand(options)
+        warn_of_refused()
         if options.execution.dry_run:
             return _dry_run(options, configs, preview(options))
         from raybd.command_line.runner import sweep  # imported here: MLflow takes a second, and a dry run needs none

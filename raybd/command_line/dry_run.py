@@ -13,6 +13,7 @@ from raybd.command_line.estimate import LONGEST, estimate
 from raybd.command_line.kept_networks import sizes_text
 from raybd.command_line.limits import memory_limit, names_cluster
 from raybd.command_line.options import SweepOptions
+from raybd.command_line.own_methods import describe_own
 from raybd.data.class_names import named
 from raybd.data.residency import describe_place, is_large
 from raybd.errors import NoDataError
@@ -55,7 +56,8 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig], upcoming
         print(f"keys and times are not known without the data: {error}")
         return 0
     lines = [f"{config.key}  {config.label}" for config in known]
-    _print_list(options, lines, known, describe_sets(data), upcoming, data)
+    about = [*describe_sets(data), *describe_own(known, options.execution.proposer)]
+    _print_list(options, lines, known, about, upcoming, data)
     for one in filter(is_large, data.values()):
         print(describe_place(one, options.image_bytes))
     if said := sizes_text(options.execution.keep_models, known, data):

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -12,18 +12,38 @@ from joblib import cpu_count
 from raybd.attacks import ATTACKS
 from raybd.data import check_name
 from raybd.defences import DEFENCES
+from raybd.errors import InputError
+from raybd.execution.proposers import PROPOSERS
 from raybd.execution.ray_choice import address_problems
 from raybd.execution.resources import KeepModels, Resources
 from raybd.metrics import METRICS
-from raybd.plugins import unknown
+from raybd.plugins import find, split, unknown
+from raybd.plugins.own import entry_points, target_of
 from raybd.utils.constraints import Count, NonNegative, Positive, Share, empty, flag, violations
 
 MOST_TRIALS = 10**6  # of a sweep
 
 
-def unknown_methods(kind: str, texts: tuple[str, ...], allowed: Iterable[str]) -> list[str]:
-    """The problem with the methods NAME, NAME:PRESET or NAME:SETTING=VALUE,... whose names are not `allowed`."""
-    return unknown(kind, [text.partition(":")[0] for text in texts], allowed)
+def unknown_methods(kind: str, texts: tuple[str, ...], table: Mapping[str, type], *others: str) -> list[str]:
+    """The problems with the methods NAME, NAME:PRESET or NAME:SETTING=VALUE,... whose names are neither of `table` nor
+    `others`, nor those of classes of one's own; such a class is imported."""
+    names = [split(kind, table, text)[0] for text in texts]
+    own = [name for name in dict.fromkeys(names) if name not in (*table, *others) and target_of(kind, name)]
+    strange = [name for name in names if name not in own]
+    allowed = (
+        [*table, *others, *entry_points(kind)]
+        if any(n not in (*table, *others) for n in strange)
+        else [*table, *others]
+    )
+    return unknown(kind, strange, allowed) + [problem for name in own for problem in _own_problems(kind, table, name)]
+
+
+def _own_problems(kind: str, table: Mapping[str, type], name: str) -> list[str]:
+    try:
+        find(kind, table, name)
+    except InputError as error:
+        return error.problems
+    return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +60,7 @@ class DataOptions(OptionGroup):
     """The images."""
 
     data: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, cifar100, gtsrb, svhn, npz:PATH or folder:PATH."""
+    """digits, mnist, fashion_mnist, cifar10, cifar100, gtsrb, svhn, npz:PATH, folder:PATH or module:Class."""
     data_root: str | None = field(default_factory=lambda: os.environ.get("RAYBD_DATA"))
     """Folder with the data sets (also RAYBD_DATA)."""
     validation: Annotated[float, Interval(ge=0, lt=1)] = 0.0
@@ -60,7 +80,7 @@ class AttackOptions(OptionGroup):
     """The poison."""
 
     attacks: Annotated[tuple[str, ...], MinLen(1)] = ("badnets", "blended")
-    """NAME, NAME:PRESET, NAME:SETTING=VALUE,... or all, which lowers rates that an attack cannot have."""
+    """NAME or module:Class, also with :PRESET or :SETTING=VALUE,...; or all, which lowers rates beyond an attack's."""
     poison_rates: Annotated[tuple[Share, ...], MinLen(1)] = (0.0, 0.005, 0.01, 0.05, 0.1)
     """Poisoned images / training set; 0 is the clean twin."""
     target: int | str = 0
@@ -72,7 +92,7 @@ class AttackOptions(OptionGroup):
 
     def problems(self) -> list[str]:
         """Those of every group, and attacks that are not known."""
-        return super().problems() + unknown_methods("attack", self.attacks, [*ATTACKS, "all"])
+        return super().problems() + unknown_methods("attack", self.attacks, ATTACKS, "all")
 
     @property
     def every(self) -> bool:
@@ -188,6 +208,8 @@ class ExecutionOptions(OptionGroup):
     """Formats in which the figures of trials are saved beside PNG."""
     keep_models: KeepModels = "none"
     """Trained networks to keep of each trial, in MLflow: the last, or all at its probes; --dry-run says how large."""
+    proposer: str = "list"
+    """What chooses the trials to run: list (all of them), or module:Class of your own."""
     dry_run: bool = False
     """Print what would run and an estimate of the time; run nothing."""
     all: bool = False
@@ -197,6 +219,7 @@ class ExecutionOptions(OptionGroup):
         """Those of every group, an address that is none, and a number of GPUs or workers that no trial can have."""
         address = [] if self.inline else address_problems(self.address)
         found = super().problems()  # a number that is none has no sum
+        found += unknown_methods("proposer", (self.proposer,), PROPOSERS)
         return (found or self._worker_problems() + self.resources.problems()) + address
 
     @property

@@ -21,10 +21,11 @@ from raybd.execution import memory as process_memory
 from raybd.execution.executor import Executor
 from raybd.execution.outcome import Outcome
 from raybd.execution.plan import SweepPlan, resume
-from raybd.execution.proposers import Proposer
+from raybd.execution.proposers import PROPOSERS, Proposer
 from raybd.execution.ray_choice import RayChoice, choose
 from raybd.execution.result import SweepResult
 from raybd.execution.sweep import local_executor, lost_store_text, ray_executor, run_sweep
+from raybd.plugins import parse
 from raybd.tracking.client import client_settings
 from raybd.tracking.store import HEARTBEAT_SECONDS
 from raybd.trials.config import TrialConfig
@@ -162,7 +163,12 @@ def _run_and_sum_up(
 def _run(options: SweepOptions, plan: SweepPlan, where: RayChoice | None) -> SweepResult:
     if not plan.todo:
         return SweepResult(plan.name, plan.finished_before, [], 0, 0.0, 1, [])
-    return run_sweep(plan, executor_for(options, plan, where))
+    executor, proposer = executor_for(options, plan, where), options.execution.proposer
+    if proposer == "list":
+        return run_sweep(plan, executor)
+    chooses = parse("proposer", PROPOSERS, proposer)
+    chooses.begin(plan.trials)
+    return run_sweep(replace(plan, keys=[config.key for config in plan.todo]), executor, chooses)
 
 
 def executor_for(options: SweepOptions, plan: SweepPlan, where: RayChoice | None) -> Executor:

@@ -12,7 +12,7 @@ from raybd.command_line.search_goals import OBJECTIVES
 from raybd.defences import DEFENCES
 from raybd.defences.vibe import Vibe
 from raybd.execution.search import DATABASE, PRUNERS, SAMPLERS
-from raybd.plugins import parse, unknown
+from raybd.plugins import parse, split, unknown
 from raybd.trials.records import SweepFolder
 from raybd.utils.constraints import Count, Share
 
@@ -49,7 +49,7 @@ class SearchSettings(OptionGroup):
         """Those of every group, and names that are not known."""
         found = super().problems() + unknown_methods("held-out attack", self.held_out, ATTACKS)
         found += unknown_methods("defence", (self.base,), DEFENCES)
-        if self.base.partition(":")[0] in set(DEFENCES) - {"vibe"}:
+        if split("defence", DEFENCES, self.base)[0] in set(DEFENCES) - {"vibe"}:
             found.append(f"--base must be vibe, with settings or without: its settings are searched, not {self.base}'s")
         found += unknown("sampler", [self.sampler], SAMPLERS) + unknown("pruner", [self.pruner], PRUNERS)
         return found + unknown("objective", [self.objective], OBJECTIVES)

@@ -9,15 +9,28 @@ from raybd.data.digits import Digits
 from raybd.data.folder import Folder
 from raybd.data.npz import Npz
 from raybd.data.reader import Reader
+from raybd.data.source import DataSource
 from raybd.data.split import split_validation
 from raybd.data.subset import parse, restrict
 from raybd.data.torchvision_sets import CIFAR10, CIFAR100, FASHION_MNIST, GTSRB, MNIST, SVHN
 from raybd.errors import InputError
-from raybd.plugins import unknown
+from raybd.plugins import Table, split, unknown
+from raybd.plugins import parse as parse_plugin
+from raybd.plugins.own import entry_points, is_named
 from raybd.types import Data, Origin
 from raybd.utils.files import expanded
 
-__all__ = ["AUGMENTATION", "DATASETS", "augmentation", "check_name", "data_root", "load", "split_validation"]
+__all__ = [
+    "AUGMENTATION",
+    "DATASETS",
+    "DataSource",
+    "augmentation",
+    "check_name",
+    "data_root",
+    "is_own",
+    "load",
+    "split_validation",
+]
 
 DATASETS: dict[str, Reader] = {
     "digits": Digits(),
@@ -30,6 +43,7 @@ DATASETS: dict[str, Reader] = {
     "npz": Npz(),
     "folder": Folder(),
 }
+OWN = Table("data set", DataSource, {})  # type: ignore[type-abstract]  # MODULE:CLASS and those of entry points
 FROM_PATH = ("npz", "folder")
 
 AUGMENTATION: dict[str, tuple[int, bool]] = {  # padding before a random crop (pixels), horizontal flips
@@ -44,7 +58,8 @@ AUGMENTATION: dict[str, tuple[int, bool]] = {  # padding before a random crop (p
 
 
 def load(name: str, root: str | Path | None = None, resize: int = 0) -> Data:
-    """The data set `name`: one of `DATASETS`, or `npz:PATH` or `folder:PATH`; or a subset of it, as `mnist[7,1]`.
+    """The data set `name`: one of `DATASETS`, `npz:PATH` or `folder:PATH`, or a `DataSource` as MODULE:CLASS:SETTINGS
+    or by the name of an entry point; or a subset of it, as `mnist[7,1]`.
 
     A relative PATH starts at the working directory. Sets are converted once and then mapped into memory from a
     cache file (see `raybd.data.cache`). With `resize` the images are made squares of so many pixels first: the shorter
@@ -57,10 +72,10 @@ def load(name: str, root: str | Path | None = None, resize: int = 0) -> Data:
     if problems := check_name(name):
         raise InputError(problems)
     whole, subset = parse(name)
-    kind, _, path = whole.partition(":")
-    home = data_root(root)
-    where = expanded(path) if path else home
-    data = cached(whole, DATASETS[kind], where, home, resize)
+    kind, path = split("data set", DATASETS, whole)
+    home, own = data_root(root), is_own(whole)
+    reader: Reader = parse_plugin("data set", OWN, whole) if own else DATASETS[kind]
+    data = cached(whole, reader, expanded(path) if path and not own else home, home, resize)
     return replace(restrict(data, subset) if subset else data, origin=Origin(name, str(home), resize))
 
 
@@ -71,12 +86,28 @@ def check_name(name: str) -> list[str]:
     except InputError as error:
         return error.problems
     kind, colon, path = name.partition(":")
-    if problems := unknown("data set", [kind], DATASETS):
+    if is_own(name):
+        return _own_problems(name)
+    if problems := unknown("data set", [kind], [*DATASETS, *entry_points("data set")]):
         return problems
     if kind in FROM_PATH and not path:
         return [f"data set {kind} needs a path: {kind}:PATH, not {name!r}"]
     if kind not in FROM_PATH and colon:
         return [f"data set {kind} takes no path: {kind}, not {name!r}; it is read from the data root"]
+    return []
+
+
+def is_own(name: str) -> bool:
+    """Whether the whole data set `name` is none of raybd's own: MODULE:CLASS, or of an entry point."""
+    kind = split("data set", DATASETS, name)[0]
+    return kind not in DATASETS and (":" in kind or is_named("data set", kind))
+
+
+def _own_problems(name: str) -> list[str]:
+    try:
+        parse_plugin("data set", OWN, name)
+    except InputError as error:
+        return error.problems
     return []
 
 

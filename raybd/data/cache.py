@@ -52,10 +52,16 @@ def cached(name: str, reader: Reader, where: Path, root: Path, resize: int = 0) 
 
 def cache_files(name: str, where: Path, root: Path, resize: int = 0) -> list[Path]:
     """Where the cache of `name` may lie: under the root, or under the user's own if that is read-only."""
-    kind, size = name.partition(":")[0], f"-{resize}px" if resize else ""
+    kind, size = _file_kind(name, where == root), f"-{resize}px" if resize else ""
     keyed = f"{kind}-{hashlib.sha256(str(where.resolve()).encode()).hexdigest()[:12]}{size}.pt"
     own = root / FOLDER / (f"{kind}{size}.pt" if where == root else keyed)
     return [own, DEFAULT_ROOT.expanduser() / FOLDER / keyed]
+
+
+def _file_kind(name: str, under_root: bool) -> str:
+    """What the name of the file begins with: the kind of a data set; of one's own with settings, also a hash of it."""
+    kind, colon, _ = name.partition(":")
+    return f"{kind}-{hashlib.sha256(name.encode()).hexdigest()[:12]}" if colon and under_root else kind
 
 
 def _read(name: str, reader: Reader, where: Path, target: Target) -> Data:

@@ -1,6 +1,7 @@
 """Arrays in a .npz file."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,21 +33,32 @@ class Npz:
 
     def read(self, where: Path, target: Target = MEMORY) -> RawData:
         """The arrays of the file `where`."""
-        source = f"npz:{where}"
         stored, problems = _stored(where, target)
-        given = {key: _names(stored.pop(key)) for key in NAMES if key in stored}
-        classes, arrays = next(iter(given.values()), None), {}
-        if any(names != classes for names in given.values()):
-            problems.append(f"{' and '.join(given)} name the classes differently: keep one of them")
-        for key, value in stored.items():
-            if problem := _dtype_problem(key, value) or _shape_problem(key, value):
-                problems.append(problem)
-            else:
-                arrays[key] = _nchw(value, target) if key.startswith("x") else value
-        if problems:
-            problems += array_problems(arrays, classes)
-            raise InputError(f"{source}: {problem}" for problem in problems)
-        return validated(source, arrays, classes)
+        return raw_data(f"npz:{where}", stored, target, problems)
+
+
+def raw_data(source: str, stored: Mapping[str, Array], target: Target, found: Sequence[str] = ()) -> RawData:
+    """The data set of arrays by the names of `KEYS`, with the names of its classes if they are there.
+
+    Raises:
+        InputError: with the problems that were `found` before and all others, each opened by `source`.
+    """
+    problems, arrays = list(found), dict[str, Array]()
+    given = {name: _names(np.asarray(stored[name])) for name in NAMES if name in stored}
+    classes = next(iter(given.values()), None)
+    if any(names != classes for names in given.values()):
+        problems.append(f"{' and '.join(given)} name the classes differently: keep one of them")
+    if not found and (missing := [key for key in KEYS if key not in stored]):
+        problems.append(f"no {', '.join(missing)} (there is {shorten(sorted(stored)) or 'nothing'})")
+    for key, value in ((key, np.asarray(stored[key])) for key in KEYS if key in stored):
+        if problem := _dtype_problem(key, value) or _shape_problem(key, value):
+            problems.append(problem)
+        else:
+            arrays[key] = _nchw(value, target) if key.startswith("x") else value
+    if problems:
+        problems += array_problems(arrays, classes)
+        raise InputError(f"{source}: {problem}" for problem in problems)
+    return validated(source, arrays, classes)
 
 
 def _stored(path: Path, target: Target) -> tuple[dict[str, Array], list[str]]:

@@ -21,7 +21,7 @@ from raybd.utils.files import expanded
 
 CLASS = re.compile(r' *"(?:\\.|[^"\\])*" *|[^,"]+')  # number or name, in quotes where it looks like a number
 CLASSES = re.compile(rf"(?:{CLASS.pattern})(?:,(?:{CLASS.pattern}))*")
-FORM = re.compile(r"(?P<whole>.*)\[(?P<classes>[^\[\];]*)(?:;(?P<limit>[^\[\];]*))?\]")
+FORM = re.compile(r"(?P<whole>.*)(?<!=)\[(?P<classes>[^\[\];]*)(?:;(?P<limit>[^\[\];]*))?\]")
 SMALL = 2**26  # bytes; a larger subset is not copied into memory
 
 

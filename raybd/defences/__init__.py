@@ -1,4 +1,4 @@
-"""Defences by name. A new one is a file here and a line in DEFENCES; docs/adding.md shows it."""
+"""Defences by name. A new one is a file here and a line in the table; docs/adding.md shows it."""
 
 from raybd.defences.abl import Abl
 from raybd.defences.activation_clustering import ActivationClustering
@@ -20,8 +20,9 @@ from raybd.defences.regularised import Regularised
 from raybd.defences.scan import Scan
 from raybd.defences.spectral import Spectral
 from raybd.defences.vibe import Vibe
+from raybd.plugins import Table
 
-DEFENCES: dict[str, type[Defence]] = {
+_DEFENCES: dict[str, type[Defence]] = {
     "anp": Anp,
     "clp": Clp,
     "fine_pruning": FinePruning,
@@ -42,5 +43,6 @@ DEFENCES: dict[str, type[Defence]] = {
     "spectral": Spectral,
     "vibe": Vibe,
 }
+DEFENCES = Table("defence", Defence, _DEFENCES)  # type: ignore[type-abstract]
 
 __all__ = ["DEFENCES", "Defence", "NoDefence", "Oracle", "TrainingContext"]

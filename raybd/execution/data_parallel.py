@@ -32,6 +32,7 @@ from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
 from raybd.execution.stop_file import supervised
 from raybd.execution.watchdog import watchdog
+from raybd.plugins.own import use_names
 from raybd.training import Ranks
 from raybd.training.data_parallel import lost_ranks
 from raybd.trials.config import TrialConfig
@@ -124,6 +125,7 @@ def run_on_ranks(
 def _run_rank(loop_config: dict[Any, Any]) -> Outcome | None:
     """Ray Train's training function: runs one rank; returns the trial's outcome on rank 0."""
     work: _Work = loop_config["work"]
+    use_names(dict(work.setup.own_names))
     if work.setup.device == "cpu":
         stay_on_cpu()
     try:

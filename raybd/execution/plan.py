@@ -34,6 +34,7 @@ class SweepPlan:
     varying: tuple[str, ...] = ()  # names of the parameters in which its trials differ
     figure_formats: tuple[str, ...] = ()  # in which they are saved beside PNG
     keep_models: KeepModels = "none"  # see `TrialSetup`
+    trials: tuple[TrialConfig, ...] = ()  # all of them, finished or not
 
     @property
     def finished_before(self) -> int:
@@ -106,7 +107,7 @@ def resume(
     for config in todo:
         folder.trial(config.key).clear_record()  # of an earlier failure
     keys = [config.key for config in known]
-    return SweepPlan(name, todo, keys, data, folder, store, finished, varying=varying(known))
+    return SweepPlan(name, todo, keys, data, folder, store, finished, varying=varying(known), trials=tuple(known))
 
 
 def varying(configs: Sequence[TrialConfig]) -> tuple[str, ...]:

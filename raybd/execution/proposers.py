@@ -3,10 +3,12 @@
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
 from raybd.execution.outcome import Outcome
+from raybd.plugins import Table
 from raybd.trials.config import TrialConfig
 
 
@@ -66,3 +68,44 @@ class ListProposer(Proposer):
     def listed(self) -> Sequence[TrialConfig]:
         """The trials not proposed yet."""
         return tuple(self.configs)
+
+
+@dataclass(kw_only=True)
+class GridProposer(Proposer):
+    """A proposer of one's own (`--proposer module:Class`): it chooses among the trials of a sweep, one after another.
+
+    The fields of a subclass are its settings; what it remembers is set in `begin`.
+    """
+
+    @abstractmethod
+    def begin(self, trials: Sequence[TrialConfig]) -> None:
+        """Receive every trial of the sweep, before anything else; those that have finished end at once if proposed."""
+
+    def tell(self, outcome: Outcome) -> None:
+        """Receive the outcome of a trial, with its metrics if `needs_metrics`; nothing by default."""
+
+    @property
+    def remaining(self) -> int:
+        """0: it is not known how many trials are to be proposed."""
+        return 0
+
+
+@dataclass(kw_only=True)
+class InOrder(GridProposer):
+    """Every trial, in the order of the sweep."""
+
+    def begin(self, trials: Sequence[TrialConfig]) -> None:
+        """Keep the trials."""
+        self._all = ListProposer(trials)
+
+    def next(self) -> Proposal:
+        """The first trial that has not been proposed."""
+        return self._all.next()
+
+    @property
+    def remaining(self) -> int:
+        """The trials not proposed yet."""
+        return self._all.remaining
+
+
+PROPOSERS = Table("proposer", GridProposer, {"list": InOrder})  # type: ignore[type-abstract]

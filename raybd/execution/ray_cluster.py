@@ -15,6 +15,7 @@ from joblib import cpu_count
 import raybd
 from raybd.errors import InputError
 from raybd.execution import private_ray
+from raybd.execution.own_modules import own_environment, own_variables
 from raybd.execution.private_signals import children_block_signals, shut_down_ray
 from raybd.execution.ray_choice import RayChoice, choose
 from raybd.execution.resources import Resources
@@ -63,7 +64,9 @@ def _join(choice: RayChoice) -> None:
     # every node runs this very code, and knows its commit
     variables = worker_variables() | {COMMIT: environment()["commit"]}
     package = {"py_modules": [str(Path(raybd.__file__).parent)], "env_vars": variables}
-    ray.init(address=choice.address, runtime_env=package, **QUIET)
+    with own_environment() as own:
+        package["py_modules"] += own.pop("py_modules", [])
+        ray.init(address=choice.address, runtime_env=package | own, **QUIET)
 
 
 def _start(data_bytes: int) -> None:
@@ -77,7 +80,7 @@ def _start(data_bytes: int) -> None:
             num_cpus=cpu_count(),  # fewer than the machine has where a container or a scheduler says so
             include_dashboard=False,
             object_store_memory=max(STORE_BYTES, 2 * data_bytes),
-            runtime_env={"env_vars": worker_variables()},
+            runtime_env={"env_vars": worker_variables() | own_variables()},
             _temp_dir=str(folder),
             **QUIET,
         )

@@ -24,6 +24,7 @@ from raybd.execution.result import SweepResult
 from raybd.execution.setup import TrialSetup
 from raybd.execution.twin_line import twins_first
 from raybd.execution.worker_environment import driver_environment
+from raybd.plugins.own import names_in_use
 from raybd.tracking.client import client_settings
 from raybd.tracking.sqlite import path_of
 from raybd.tracking.uploads import upload_pending
@@ -140,11 +141,12 @@ def ray_executor(
         InputError: the Ray does not answer, no node has what a trial holds, a trial cannot use it, or workers elsewhere
             cannot reach the store.
     """
-    from raybd.execution import ray_cluster  # imported here: runs in this process need no Ray
+    from raybd.execution import own_modules, ray_cluster  # imported here: runs in this process need no Ray
 
     if found := resources.problems():
         raise InputError(found)
     cores = ray_cluster.connect(address, sum(shared_bytes(data) for data in plan.data.values()))
+    own_modules.check_nodes()
     from raybd.execution import on_ray  # imports Ray, which `connect` has prepared
 
     resources = replace(resources, workers=max([resources.workers, *(c.train.workers for c in plan.todo)]))
@@ -165,6 +167,7 @@ def ray_executor(
         figures=plan.figures,
         figure_formats=plan.figure_formats,
         keep_models=plan.keep_models,
+        own_names=tuple(names_in_use().items()),
     )
     warn_of_slow_bf16((config.train for config in plan.todo), setup.device)
     fitting = max(1, int(cores / resources.cpus))

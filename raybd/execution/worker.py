@@ -10,6 +10,7 @@ import ray
 import torch
 from ray import tune
 
+from raybd.errors import InputError
 from raybd.execution import memory
 from raybd.execution.data_parallel import run_on_ranks
 from raybd.execution.executor import RunTrial
@@ -18,7 +19,9 @@ from raybd.execution.outcome import Outcome
 from raybd.execution.resources import Resources
 from raybd.execution.setup import TrialSetup
 from raybd.execution.stop_file import supervised
+from raybd.plugins.own import use_names
 from raybd.trials.config import TrialConfig
+from raybd.trials.records import FAILED
 
 SCORE = "score"  # Tune requires a metric in every report; it decides nothing
 
@@ -34,7 +37,12 @@ def run_in_worker(
     """Run one attempt and report its outcome; a retryable failure is raised afterwards, so that Tune retries."""
     key = point["key"]
     text = point.get("config")
-    config = TrialConfig.from_dict(json.loads(text)) if text else unpack_config(configs, key)
+    use_names(dict(setup.own_names))
+    try:
+        config = TrialConfig.from_dict(json.loads(text)) if text else unpack_config(configs, key)
+    except InputError as error:  # this worker lacks a method of one's own
+        tune.report({SCORE: 0.0, "outcome": _refused(key, error).to_json()})
+        return
     if setup.device == "cpu":
         memory.stay_on_cpu()
     if point.get("alone"):
@@ -50,6 +58,12 @@ def run_in_worker(
     tune.report({SCORE: 0.0, "outcome": outcome.to_json()})
     if outcome.retryable:
         raise TrialFailedError(outcome.error)
+
+
+def _refused(key: str, error: InputError) -> Outcome:
+    """The outcome of a trial that this worker cannot even name: another attempt would end the same way."""
+    text = f"a worker cannot make the trial: {error}"
+    return Outcome(key, key, FAILED, error=text, permanent=True, uploaded=False, died=True)
 
 
 class TrialFailedError(RuntimeError):

@@ -9,8 +9,9 @@ from raybd.metrics.mutual_information import MutualInformation
 from raybd.metrics.smoothness import Smoothness
 from raybd.metrics.stealth import Stealth, StealthFull
 from raybd.metrics.stealthiness import Stealthiness
+from raybd.plugins import Table
 
-METRICS: dict[str, type[Metric]] = {
+_METRICS: dict[str, type[Metric]] = {
     "accuracy": Accuracy,
     "beatrix": Beatrix,
     "defender": Defender,
@@ -26,5 +27,6 @@ METRICS: dict[str, type[Metric]] = {
     "stealthiness": Stealthiness,
     "strip": Strip,
 }
+METRICS = Table("metric", Metric, _METRICS)  # type: ignore[type-abstract]
 
 __all__ = ["METRICS", "Accuracy", "Metric"]

@@ -18,6 +18,7 @@ from raybd.models.small_cnn import small_cnn
 from raybd.models.torchvision_model import PREFIX, torchvision_builder
 from raybd.models.user_function import user_builder
 from raybd.plugins import unknown
+from raybd.plugins.own import entry_points, target_of
 from raybd.utils.cache import content_hash
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "feature_problem",
     "is_user_function",
     "sketch_model",
+    "user_module",
 ]
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of an object, in how it is printed
@@ -127,8 +129,16 @@ def _same(one: Tensor, other: Tensor | None) -> bool:
 
 
 def is_user_function(name: str) -> bool:
-    """Whether `name` is the user's own module:function."""
-    return ":" in name and not name.startswith(PREFIX)
+    """Whether `name` is the user's own module:function, or that of an installed package's entry point."""
+    return user_module(name) is not None
+
+
+def user_module(name: str) -> str | None:
+    """The module of the function that a name which is not of raybd stands for; None where there is none."""
+    if name in MODELS or name.startswith(PREFIX):
+        return None
+    target = target_of("model", name)
+    return target and target.partition(":")[0]
 
 
 def _find(name: str) -> Builder:
@@ -136,7 +146,8 @@ def _find(name: str) -> Builder:
         return torchvision_builder(name.removeprefix(PREFIX))
     if is_user_function(name):
         return user_builder(name)
-    if problems := unknown("model", [name], [*MODELS, f"{PREFIX}NAME", "module:function"]):
+    listed = [*MODELS, *entry_points("model"), f"{PREFIX}NAME", "module:function"] if name not in MODELS else MODELS
+    if problems := unknown("model", [name], listed):
         raise InputError(problems)
     return MODELS[name]
 

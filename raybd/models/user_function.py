@@ -1,19 +1,20 @@
-"""Models built by the user's own function, named "module:function"."""
+"""Models built by the user's own function, named "module:function" or by an entry point."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from importlib import import_module
 from typing import Any
 
 from torch import nn
 
 from raybd.errors import InputError
 from raybd.models.base import Builder, Shape, check_forward, require
+from raybd.plugins.own import import_object, note_name, target_of
 from raybd.utils.source_files import source_hash
 
 
 def user_builder(name: str) -> Builder:
-    """The builder that calls the user's `function(shape, classes, **settings)`, `name` being "module:function".
+    """The builder that calls the user's `function(shape, classes, **settings)`, `name` being "module:function" or that
+    of an entry point.
 
     This runs the user's code. The function returns any nn.Module that takes images (N, C, H, W) in
     [0, 1] to logits (N, classes); `width` and `depth` are passed only if it has parameters so called.
@@ -37,22 +38,15 @@ def user_builder(name: str) -> Builder:
     return build
 
 
-def _said(error: BaseException) -> str:
-    return str(error) if isinstance(error, Exception) else f"it ends the program ({type(error).__name__}: {error})"
-
-
 def import_function(name: str, kind: str) -> Callable[..., Any]:
-    """The function that `name`, "module:function", names; `kind` is what it is for, in messages.
+    """The function that `name`, "module:function" or an entry point's, names; `kind` is what it is for, in messages.
 
     Raises:
         InputError: it cannot be imported, or is no function.
     """
-    module, _, attribute = name.partition(":")
-    try:
-        function = getattr(import_module(module), attribute)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{kind} {name} cannot be imported: {_said(error)}") from error
-    require((callable(function), f"{kind} {name} is no function but {type(function).__name__}"))
-    source_hash(module)  # which remembers what was imported
-    loaded: Callable[..., Any] = function
+    target = target_of(kind, name) or name
+    loaded: Callable[..., Any] = import_object(target, f"{kind} {name}")
+    require((callable(loaded), f"{kind} {name} is no function but {type(loaded).__name__}"))
+    source_hash(target.partition(":")[0])  # which remembers what was imported
+    note_name(kind, name)
     return loaded

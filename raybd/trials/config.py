@@ -10,10 +10,13 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Interval
 
 from raybd.attacks import ATTACKS, Attack, BadNets, describe
+from raybd.data import is_own
+from raybd.data.subset import parse as parse_data
 from raybd.defences import DEFENCES, Defence, NoDefence
 from raybd.metrics import METRICS, Metric
-from raybd.plugins import build, settings_of, spec
+from raybd.plugins import build, name_of, settings_of, spec
 from raybd.plugins import describe as describe_plugin
+from raybd.plugins.own import target_of
 from raybd.scripts import ScriptConfig
 from raybd.training import TrainConfig
 from raybd.trials.model import ModelConfig
@@ -28,6 +31,7 @@ MODEL_SOURCE, MODEL_BUILT = "model.name", "model.built"
 SCRIPT = "script."  # contents: of the files that a user's commands name,
 SCRIPT_FUNCTION = "script.function"  # and of a function that trains, which its caller tells
 MODEL_WEIGHTS = "model.weights"  # contents: of the file of pretrained weights
+SOURCE = ".source"  # ends the name of a part that is a class of one's own: its code
 KEY_FORMAT = 1  # of `TrialConfig.key`; raised when equal settings shall get other keys than before
 
 
@@ -102,7 +106,7 @@ class TrialConfig:
         if self.script:
             plain["script"] = self.script.identity() | {"files": _part(self.contents, SCRIPT)}
         if self.fingerprint:
-            plain["data"] = self.data.split(":")[0]
+            plain["data"] = "own" if is_own(parse_data(self.data)[0]) else self.data.split(":")[0]
         version = "" if KEY_FORMAT == 1 else f"{KEY_FORMAT} "
         text = version + json.dumps(plain, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -113,16 +117,21 @@ class TrialConfig:
             return {}
         found, model = dict(self.contents), settings_of(self.model)
         if source := found.get(MODEL_SOURCE):
-            model["name"] = f"{source}:{self.model.name.partition(':')[2]}"
+            function = target_of("model", self.model.name) or self.model.name
+            model["name"] = f"{source}:{function.partition(':')[2]}"
             model["built"] = found.get(MODEL_BUILT, "")
         if weights := found.get(MODEL_WEIGHTS):
             model["weights"] = weights
+        sources = {name.removesuffix(SOURCE): one for name, one in found.items() if name.endswith(SOURCE)}
         attack, defence = _part(self.contents, "attack."), _part(self.contents, "defence.")
         return {
-            "attack": spec(ATTACKS, self.attack.by_content(attack)),
-            "defence": spec(DEFENCES, self.defence.by_content(defence)),
+            "attack": spec(ATTACKS, self.attack.by_content(attack)) | _named(sources, "attack"),
+            "defence": spec(DEFENCES, self.defence.by_content(defence)) | _named(sources, "defence"),
+            "metrics": [
+                spec(METRICS, one) | _named(sources, f"metrics.{name_of(METRICS, one)}") for one in self.metrics
+            ],
             "model": model,
-        }
+        } | ({"members": members} if (members := _members(sources)) else {})
 
     @property
     def image_set(self) -> str:
@@ -151,6 +160,16 @@ class TrialConfig:
 def _part(contents: Contents, start: str) -> dict[str, str]:
     """The contents whose names begin with `start`, by the rest of their names."""
     return {name.removeprefix(start): content for name, content in contents if name.startswith(start)}
+
+
+def _named(sources: Mapping[str, str], part: str) -> dict[str, str]:
+    """The code of a part in place of its name, where it is one of one's own."""
+    return {"name": sources[part]} if part in sources else {}
+
+
+def _members(sources: Mapping[str, str]) -> dict[str, str]:
+    """The code of attacks within another, by their places."""
+    return {name: one for name, one in sorted(sources.items()) if name.startswith("attack.")}
 
 
 def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,19 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from raybd.attacks import Attack
-from raybd.defences import Defence
+from raybd.attacks import ATTACKS, Attack
+from raybd.defences import DEFENCES, Defence
 from raybd.errors import InputError
-from raybd.models import built_content, is_user_function
+from raybd.metrics import METRICS
+from raybd.models import built_content, user_module
+from raybd.plugins import name_of
 from raybd.trials.config import (
     MODEL_BUILT,
     MODEL_SOURCE,
     MODEL_WEIGHTS,
     SCRIPT,
     SCRIPT_FUNCTION,
+    SOURCE,
     Contents,
     TrialConfig,
 )
+from raybd.trials.model import NETWORK
 from raybd.types import Data
 from raybd.utils.cache import content_hash
 from raybd.utils.files import read_content
@@ -31,7 +35,7 @@ def with_contents(configs: Sequence[TrialConfig], data: dict[str, Data]) -> list
     known: dict[object, Contents] = {}
     filled, changed = [], []
     for config in configs:
-        parts = (config.attack, config.defence, config.model, config.script, config.image_set)
+        parts = (config.attack, config.defence, config.model, config.script, config.image_set, config.metrics)
         if parts not in known:
             known[parts] = contents_of(config, data[config.image_set])
         changed += _differences(config, dict(known[parts]))
@@ -81,9 +85,29 @@ def _files(config: TrialConfig) -> dict[str, str]:
         scripts = {name: script_hash(path) for name, path in config.script.files().items()}
         found |= {f"{SCRIPT}{name}": content for name, content in scripts.items()}
         found |= {name: content for name, content in config.contents if name == SCRIPT_FUNCTION}
-    if is_user_function(config.model.name) and (source := source_hash(config.model.name.partition(":")[0])):
+    module = user_module(config.model.name) if config.model.kind is NETWORK else None
+    if module and (source := source_hash(module)):
         found[MODEL_SOURCE] = source
-    return found
+    return found | own_sources(config)
+
+
+def own_sources(config: TrialConfig) -> dict[str, str]:
+    """The code of every attack, defence and metric of the trial that is not raybd's, by its part of the config."""
+    parts: dict[str, object] = {"attack": config.attack, "defence": config.defence}
+    parts |= {
+        f"attack.{place}": one.attack
+        for place, one in enumerate(config.attack.members())
+        if one.attack is not config.attack
+    }
+    parts |= {f"metrics.{name_of(METRICS, metric)}": metric for metric in config.metrics}
+    tables = (ATTACKS, DEFENCES, METRICS)
+    own = {part: type(one) for part, one in parts.items() if not any(type(one) in table.values() for table in tables)}
+    return {f"{part}{SOURCE}": _code(cls) for part, cls in own.items()}
+
+
+def _code(cls: type) -> str:
+    """16 hex digits of the module that holds `cls`, and its name there."""
+    return content_hash(source_hash(cls.__module__), cls.__qualname__)
 
 
 def _paths(config: TrialConfig) -> dict[str, str]:
@@ -98,6 +122,7 @@ def _differences(config: TrialConfig, now: dict[str, str]) -> list[str]:
     if not config.contents:
         return []
     named = _paths(config) | {MODEL_SOURCE: f"the source of {config.model.name}"}
+    named |= {name: f"the code of the {name.removesuffix(SOURCE)}" for name in now if name.endswith(SOURCE)}
     named |= {MODEL_BUILT: f"what {config.model.name} reads when it is built"}
     changed = [name for name, content in config.contents if now.get(name) != content]
     return [f"{named.get(name, name)} has changed since the trial was planned ({name})" for name in changed]

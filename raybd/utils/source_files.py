@@ -95,6 +95,13 @@ def source_files(name: str) -> list[Path]:
     return list(found.values())
 
 
+def source_folder(name: str) -> list[Path]:
+    """The top-level packages and single files that hold the `source_files` of module `name`, each once."""
+    base = _base(name)
+    files = source_files(name)
+    return list(dict.fromkeys(base / file.relative_to(base).parts[0] for file in files)) if base else []
+
+
 def _base(name: str) -> Path | None:
     """The folder that holds the top-level module or package of `name`; None if it has no file."""
     top = sys.modules[name.partition(".")[0]]

@@ -1,41 +1,36 @@
-"""Name + settings <-> object, for every table of methods (attacks, defences, metrics)."""
+"""Name + settings <-> object, for every table of methods: raybd's own by their names, others by module:Class or by the
+name that an installed package gives them (`raybd/plugins/own.py`)."""
 
 import dataclasses
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from typing import Any, TypeVar
 
 from raybd.errors import InputError
 from raybd.field_types import allowed_values, fits, hints_of, is_finite
+from raybd.plugins.names import unknown
+from raybd.plugins.own import Table, find, name_of, split
 
+__all__ = [
+    "Table",
+    "assignments",
+    "build",
+    "describe",
+    "find",
+    "name_of",
+    "parse",
+    "settings_of",
+    "spec",
+    "split",
+    "unknown",
+]
 T = TypeVar("T")
 _ALWAYS = object()  # equal to no value
 # What stands between two commas: words, quoted text, lists of both
 PIECE = re.compile(r"""(?:[^,"[]|"(?:\\.|[^"\\])*"|\[(?:[^]"]|"(?:\\.|[^"\\])*")*\]|["[])+""")
-
-
-def unknown(kind: str, names: Iterable[str], allowed: Iterable[str], most: int | None = None) -> list[str]:
-    """One line that names every one of `names` that is not `allowed`, with the allowed; none if all are known.
-
-    Of more than `most` that are allowed, those that are spelt most like the unknown ones are listed.
-    """
-    allowed = list(allowed)
-    bad = [name for name in dict.fromkeys(names) if name not in allowed]
-    if not bad:
-        return []
-    parts = [part for name in bad for part in name.split(",")]
-    if set(parts) <= set(allowed):
-        return [f"unknown {kind}: {', '.join(bad)} (several are written with spaces between them: {' '.join(parts)})"]
-    near = dict.fromkeys(m for name in bad for m in get_close_matches(name, allowed, n=1))
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    if most is None or len(allowed) <= most:
-        return [f"unknown {kind}: {', '.join(bad)} (known: {', '.join(sorted(allowed)) or 'none'}{hint})"]
-    nearest = sorted(allowed, key=lambda name: -max(SequenceMatcher(None, one, name).ratio() for one in bad))[:most]
-    return [f"unknown {kind}: {', '.join(bad)} (nearest of {len(allowed)} known: {', '.join(nearest)}{hint})"]
 
 
 def build(kind: str, table: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T:
@@ -45,9 +40,7 @@ def build(kind: str, table: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T
         InputError: the name or a setting is unknown, or the method refuses a setting's value.
     """
     settings = {key: _hashable(value) for key, value in spec.items() if key != "name"}
-    if bad := unknown(kind, [spec["name"]], table):
-        raise InputError(bad)
-    cls: Any = table[spec["name"]]
+    cls: Any = find(kind, table, spec["name"])
     if bad := unknown(f"setting of {kind} {spec['name']}", settings, _fields(cls)):
         raise InputError(bad)
     hints = hints_of(cls)
@@ -61,15 +54,14 @@ def build(kind: str, table: Mapping[str, type[T]], spec: Mapping[str, Any]) -> T
 def parse(kind: str, table: Mapping[str, type[T]], text: str, **common: Any) -> T:
     """The method that a person writes as NAME, NAME:PRESET, NAME:SETTING=VALUE or NAME:PRESET,SETTING=VALUE.
 
+    NAME is one of `table`, or of an installed package, or MODULE:CLASS (`split`).
     Values are JSON, or words as they stand; `common` settings hold where the text says nothing else.
 
     Raises:
         InputError: the name, the preset or a setting is unknown, or a value is of no use.
     """
-    name, _, rest = text.partition(":")
-    if found := unknown(kind, [name], table):
-        raise InputError(found)
-    presets: Mapping[str, Mapping[str, Any]] = getattr(table[name], "presets", {})
+    name, rest = split(kind, table, text)
+    presets: Mapping[str, Mapping[str, Any]] = getattr(find(kind, table, name), "presets", {})
     pieces = PIECE.findall(rest)
     chosen = [piece for piece in pieces if "=" not in piece]
     if found := unknown(f"preset of {name}", chosen, presets):
@@ -100,7 +92,7 @@ def assignments(what: str, texts: Iterable[str], form: str = "NAME=VALUE") -> di
 def describe(table: Mapping[str, type[T]], plugin: T, common: Iterable[str] = ()) -> str:
     """`plugin` as `parse` reads it: its name, and its settings that are not the defaults, but for those of `common`."""
     plain = spec(table, plugin)
-    usual = spec(table, table[plain["name"]]())
+    usual = spec(table, type(plugin)())
     changed = {k: v for k, v in plain.items() if v != usual.get(k, _ALWAYS) and k not in common}
     said = [f"{k}={json.dumps(v, separators=(',', ':'))}" for k, v in changed.items()]
     return str(plain["name"]) + (":" + ",".join(said) if said else "")
@@ -117,11 +109,6 @@ def settings_of(config: Any) -> dict[str, Any]:
     cls: Any = type(config)
     found = {key: getattr(config, key) for key in _fields(cls)}
     return {key: value for key, value in found.items() if value != _added(cls).get(key, _ALWAYS)}
-
-
-def name_of(table: Mapping[str, type[T]], plugin: T) -> str:
-    """The name of `plugin`'s class in `table`."""
-    return next(name for name, cls in table.items() if cls is type(plugin))
 
 
 @cache  # a sweep asks ten thousands of times
