@@ -242,10 +242,9 @@ def test_the_suspected_data_of_the_page_are_audited(
 def test_the_methods_of_one_s_own_of_the_page_pass_their_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    section = (
-        (ROOT / "docs" / "own.md").read_text().split("\n## Attacks, defences, measures and data sets of your own\n")[1]
-    )
-    (code,) = re.findall(r"^```python\n(.*?)^```", section.split("\n## ")[0], re.DOTALL | re.MULTILINE)
+    title = "Attacks, defences, measures and data sets of your own"
+    section = (ROOT / "docs" / "own.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+    (code,) = re.findall(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
     (tmp_path / "mine.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
