@@ -111,6 +111,8 @@ def test_one_class_under_three_spellings(package: Path) -> None:
         ("own_methods.attacks:Stripe:width=3", "unknown setting of attack own_methods.attacks:Stripe: width"),
         ("own_methods.attacks:Stripe:by=thick", "by cannot be 'thick'"),
         ("badnets:Stripe", "unknown preset of badnets: Stripe"),
+        ("badnets:name=own_methods.exits:Attack", "the name stands before the settings"),
+        ("stripe:name=[]", "the name stands before the settings"),
     ],
 )
 def test_what_is_no_attack_is_refused_with_the_reason(package: Path, text: str, said: str) -> None:

@@ -70,6 +70,8 @@ def parse(kind: str, table: Mapping[str, type[T]], text: str, **common: Any) -> 
         raise InputError(f"{kind} {text}: one preset at most, before all settings")
     preset = dict(presets[chosen[0]]) if chosen else {}
     given = assignments(f"{kind} {text}", (piece for piece in pieces if "=" in piece))
+    if "name" in given:
+        raise InputError(f"{kind} {text}: the name stands before the settings")
     return build(kind, table, {"name": name} | common | preset | {key: _value(value) for key, value in given.items()})
 
 

@@ -55,6 +55,8 @@ def find(kind: str, table: Mapping[str, type[T]], name: str) -> type[T]:
     Raises:
         InputError: there is no such class, it cannot be imported, or it is no method of this kind.
     """
+    if not isinstance(name, str):  # in a record that somebody wrote
+        raise InputError(unknown(kind, [str(name)], table))
     if name in table:
         return table[name]
     made = import_object(_target(kind, table, name), f"{kind} {name}", table)
