@@ -245,13 +245,19 @@ def _change_table(rows: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _called(edge: Mapping[str, Any]) -> str:
+    """Whether a verdict says surely that the backdoor takes hold at some rate."""
+    sure = edge["kind"] == "always" or (edge["kind"] == "edge" and math.isfinite(edge["high"]))
+    return f"from {edge['high']:.2%} on" if sure else "at no rate"
+
+
 def _totals(rows: Mapping[str, Any], clean: Mapping[str, Any]) -> str:
     right = sum(all(one["agrees"] for one in row["edges"].values()) for row in rows.values())
     changes = [row["change"] for row in rows.values() if row["change"]["exists"]]
     held = sum(one["holds"] for one in changes)
-    kinds = ", ".join(f"{attack} {one['kind']}" for attack, one in clean["edges"].items())
+    kinds = ", ".join(f"{attack} {_called(one)}" for attack, one in clean["edges"].items())
     return (
         f"Edges of both attacks within a factor 1.5 of the grid's bracket: {right} of {len(rows)} recipes. Proposed "
-        f"changes that hold on 10 fresh seeds: {held} of {len(changes)} where one exists. Clean two-class training: "
-        f"{kinds}."
+        f"changes that hold on 10 fresh seeds: {held} of {len(changes)} where one exists. The clean two-class training "
+        f"is called backdoored: {kinds}."
     )
