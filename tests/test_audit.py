@@ -178,3 +178,19 @@ def test_names_are_those_of_the_images(planted: tuple[Path, list[str]], tmp_path
     part = named_images("digits[7,2;50]", tmp_path)
     whole = named_images("digits", tmp_path)
     assert torch.equal(whole.images.x[[int(name) for name in part.names]], part.images.x)
+
+
+def test_what_cannot_be_written_is_told_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("raybd.auditing.run.learn_features", None)
+    (tmp_path / "file").write_text("")
+    asked = ["audit", "digits", "--data-root", str(tmp_path), "--out", str(tmp_path / "file" / "out")]
+    assert main(asked) == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf_8_are_written_as_escapes(found: Audit, tmp_path: Path) -> None:
+    names = ("digit_0/\udcff.png", *found.named.names[1:])
+    save(replace(found, named=replace(found.named, names=names)), tmp_path)
+    assert "digit_0/\\udcff.png" in (tmp_path / "ranking.csv").read_text()

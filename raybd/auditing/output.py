@@ -1,12 +1,13 @@
 """What an audit leaves in a folder: the ranking, the contact sheet, the clean subset and the verdict."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from raybd.auditing.suspects import Audit
+from raybd.auditing.suspects import Audit, printable
 from raybd.data.image_names import NamedImages
 from raybd.errors import InputError
 from raybd.utils.contact_sheet import draw_sheet
@@ -26,8 +27,7 @@ def save(result: Audit, folder: Path, export: Export = "none") -> list[Path]:
     Raises:
         InputError: links or copies are asked for of images that are no files, or the folder holds a subset already.
     """
-    check_export(result.named, folder, export)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_output(result.named, folder, export)
     write_text(folder / RANKING, result.to_frame().to_csv(index=False))
     write_text(folder / SUBSET, "".join(f"{name}\n" for name in result.kept_names))
     write_text(folder / VERDICT, f"{result}\n")
@@ -41,8 +41,14 @@ def save(result: Audit, folder: Path, export: Export = "none") -> list[Path]:
     return [folder / name for name in (RANKING, SHEET, SUBSET, VERDICT)]
 
 
-def check_export(named: NamedImages, folder: Path, export: Export) -> None:
-    """Raise InputError where the clean subset cannot be made as asked."""
+def check_output(named: NamedImages, folder: Path, export: Export) -> None:
+    """Make `folder`. Raise InputError where it cannot be written to, or the clean subset cannot be made as asked."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder} cannot be written to")
     if export not in ("links", "copies"):
         return
     if named.base is None:
@@ -53,7 +59,7 @@ def check_export(named: NamedImages, folder: Path, export: Export) -> None:
 
 def _captions(result: Audit, i: int) -> tuple[str, str, str]:
     named = result.named
-    return named.names[i], named.classes[int(named.images.y[i])], f"{result.suspicion[i]:.1f}"
+    return printable(named.names[i]), named.classes[int(named.images.y[i])], f"{result.suspicion[i]:.1f}"
 
 
 def _save_arrays(result: Audit, path: Path) -> None:

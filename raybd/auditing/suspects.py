@@ -69,7 +69,7 @@ class Audit:
         y = self.named.images.y.numpy()
         columns = {
             "rank": np.arange(1, len(order) + 1),
-            "image": np.array(self.named.names)[order],
+            "image": np.array([printable(name) for name in self.named.names])[order],
             "label": y[order],
             "class": classes[y[order]],
             "looks_like": classes[self.expected[order].argmax(1)],
@@ -88,7 +88,7 @@ class Audit:
     @property
     def kept_names(self) -> list[str]:
         """The names of the proposed clean subset, in the order of the source."""
-        return [name for name, out in zip(self.named.names, self.left_out, strict=True) if not out]
+        return [printable(name) for name, out in zip(self.named.names, self.left_out, strict=True) if not out]
 
     def facts(self) -> dict[str, object]:
         """What is said of the whole set."""
@@ -110,3 +110,8 @@ class Audit:
         shown = self.to_frame().head(LISTED)[["rank", "image", "class", "looks_like", "suspicion", "reasons"]]
         rows: list[dict[str, object]] = [{str(k): v for k, v in row.items()} for row in shown.to_dict("records")]
         return facts(self.facts().items()) + table(rows)
+
+
+def printable(name: str) -> str:
+    """The `name` of a file with the bytes that are not UTF-8 as escapes."""
+    return name.encode(errors="backslashreplace").decode()

@@ -49,7 +49,7 @@ def audit_data(
         tracking_uri: MLflow tracking URI to log one run to; none: nothing is logged.
     """
     from raybd.auditing import AuditSettings, audit
-    from raybd.auditing.output import check_export, save
+    from raybd.auditing.output import check_output, save
     from raybd.data.image_names import named_images
     from raybd.utils.files import expanded
 
@@ -57,7 +57,8 @@ def audit_data(
         model=model, width=width, epochs=epochs, pretrain_epochs=pretrain_epochs, seed=seed, false_alarm=false_alarm
     )
     named = named_images(data, data_root, resize)
-    check_export(named, expanded(out), export)
+    check_output(named, expanded(out), export)
+    print(f"auditing {len(named.names)} images of {len(named.classes)} classes", flush=True)
     found = audit(named, clean=clean, truth=truth, data_root=data_root, resize=resize, **asdict(chosen))
     files = save(found, expanded(out), export)
     print(found)
