@@ -5,6 +5,7 @@ unpickles nothing; one that PyTorch cannot export is pickled whole.
 """
 
 import copy
+import inspect
 import logging
 import shutil
 import tempfile
@@ -59,18 +60,29 @@ def save_network(network: nn.Module, shape: tuple[int, int, int], classes: int, 
 def _save(network: nn.Module, shape: tuple[int, int, int], classes: int, folder: Path) -> None:
     import mlflow.pytorch
 
-    common: dict[str, Any] = {"signature": _signature(shape, classes), "input_example": torch.zeros(2, *shape)}
+    common: dict[str, Any] = {"signature": _signature(shape, classes)}
     needs = [f"torch=={torch.__version__.partition('+')[0]}"]
     try:
-        mlflow.pytorch.save_model(network, str(folder), serialization_format="pt2", pip_requirements=needs, **common)
+        mlflow.pytorch.save_model(network, str(folder), pip_requirements=needs, **_format("pt2", shape), **common)
     except Exception as error:  # noqa: BLE001 - a network of others raises what it likes
         log.warning("the network cannot be exported (%s): it is pickled, and needs its code to be loaded", _said(error))
         shutil.rmtree(folder, ignore_errors=True)
         needs.append(f"raybd=={raybd.__version__}")
         with log_levels({"mlflow": logging.ERROR}):  # its warning of pickles is the one above
             mlflow.pytorch.save_model(
-                network, str(folder), serialization_format="pickle", pip_requirements=needs, **common
+                network, str(folder), pip_requirements=needs, **_format("pickle", shape), **common
             )
+
+
+def _format(name: str, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """How MLflow's save_model is told the format, "pt2" or "pickle", with an example of two images for the first."""
+    import mlflow.pytorch
+
+    example = torch.zeros(2, *shape)
+    if "serialization_format" in inspect.signature(mlflow.pytorch.save_model).parameters:
+        return {"serialization_format": name, "input_example": example}
+    exported = name == "pt2"  # of an MLflow before that setting
+    return {"export_model": True, "input_example": example.numpy()} if exported else {}
 
 
 def _said(error: Exception) -> str:
