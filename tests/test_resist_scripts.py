@@ -1,6 +1,7 @@
 """Commands, layouts, knobs and the keys of a user's training."""
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,8 +21,9 @@ from raybd.scripts.functions import function_hash
 from raybd.scripts.knobs import parse_knobs, settings
 from raybd.scripts.layouts import LAYOUTS, data_path, layout_of
 from raybd.trials.config import ModelConfig, TrialConfig
+from raybd.trials.run import run_trial
 from raybd.trials.validate import prepare
-from raybd.types import Images
+from raybd.types import Data, Images
 from tests.conftest import made_images
 
 CLASSES = ("a", "b", "c", "d")
@@ -148,6 +150,23 @@ def test_a_set_whose_files_torchvision_checks_is_refused_with_the_reason() -> No
         layout_of("cifar10")
     assert layout_of("digits") == "npz"
     assert layout_of("mnist[7,1]") == "mnist"
+
+
+@pytest.mark.parametrize("layout", ["folder", "npz", "csv"])
+def test_predictions_come_back_to_the_images_that_they_are_of(layout: str, digits: Data) -> None:
+    """Each command tells the class that its copy says, in the order of its copy: all are right, and none is fooled."""
+    list_classes = {
+        "folder": "find {data}/test -name '*.png' | LC_ALL=C sort | awk -F/ '{{print $(NF-1)}}' > {predictions} #{out}",
+        "npz": f"{sys.executable} -c 'import numpy as n,sys;n.save(sys.argv[2],n.load(sys.argv[1])[\"y_test\"])'"
+        " {data} {predictions} # {out}",
+        "csv": "cut -d, -f1 {data}/test.csv > {predictions} # {out}",
+    }
+    script = ScriptConfig(train="true # {data} {out}", predict=list_classes[layout], layout=layout)
+    config = TrialConfig(model=ModelConfig(name="script"), script=script, poison_rate=0.05)
+    result = run_trial(config, digits)
+    assert result.metrics["accuracy/clean"] == 1
+    assert result.metrics["attack_success"] == 0
+    assert result.metrics["accuracy/robust"] == 1
 
 
 # --- knobs ---------------------------------------------------------------------------
