@@ -143,7 +143,12 @@ class DefendedRegionMap:
         return self.table.answer(self.table.names.full_setting(setting), interpolate)
 
     def slice(self, x: str, y: str, **fixed: Value) -> MapSlice:
-        """The grid of verdicts over the measured values of two axes, the others at `fixed` or left out."""
+        """The grid of verdicts over the measured values of two axes, the others at `fixed` or left out.
+
+        Raises:
+            InputError: there is no such axis, `x` and `y` are not two, or nothing was measured at `fixed`.
+        """
+        self.table.require(self.table.names.full_setting(fixed))
         return slices.map_slice(self.table, x, y, fixed)
 
     def boundary(self, along: str = "poison_rate", interpolate: bool = False, **fixed: Value) -> pd.DataFrame:

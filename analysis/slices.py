@@ -92,12 +92,11 @@ def map_slice(table: CellTable, x: str, y: str, fixed: Mapping[str, Value]) -> M
     """The slice over the measured values of `x` and `y`, by short or full names, the other axes at `fixed` or pooled.
 
     Raises:
-        InputError: there is no such axis, `x` and `y` are not two, or nothing was measured at `fixed`.
+        InputError: there is no such axis, or `x` and `y` are not two.
     """
     (x_full, y_full), held = table.names.full_names([x, y]), table.names.full_setting(fixed)
     if x_full == y_full or {x_full, y_full} & set(held):
         raise InputError(f"x={x} and y={y} must be two axes, and not fixed")
-    table.require(held)
     xs, ys = table.measured(x_full), table.measured(y_full)
     return MapSlice(
         x_name=table.names.short[x_full],

@@ -201,3 +201,17 @@ def test_the_frame_has_one_row_a_cell(plane):
         "failures",
     ]
     assert frame["status"].tolist() == ["defended", "defended", "uncertain", "backdoored", "defended"]
+
+
+def test_settings_of_one_attack_beside_another_attack_are_drawn():
+    """A panel of a setting that the other attack does not have is of unmeasured cells, and no reason to fail."""
+    trials = [
+        *rows(0.0, poison_rate=0.0),
+        *rows(0.1, poison_rate=0.1, attack__size=2, attack__position="top_left"),
+        *rows(0.1, poison_rate=0.1, attack__size=3, attack__position="bottom_right"),
+        *rows(0.1, poison_rate=0.1, **{"attack.name": "blended"}),
+    ]
+    found = DefendedRegionMap.from_frame(pd.DataFrame(trials))
+    plot_map(found).canvas.draw()
+    with pytest.raises(InputError, match="nothing was measured there: at size=2, attack=blended was not"):
+        found.slice("position", "poison_rate", attack="blended", size=2)
