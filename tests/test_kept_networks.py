@@ -91,7 +91,6 @@ def test_the_kept_network_has_the_bits_of_the_trained_one(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # it holds no pickle
     x = images(digits)
-    mlflow.set_tracking_uri(uri)
     for name in ("all", "last"):
         loaded = mlflow.pytorch.load_model(f"runs:/{run_of(name, uri)}/model")
         assert torch.equal(logits(loaded, x), logits(trained, x))

@@ -50,9 +50,7 @@ def test_networks_to_take_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     preview, *_ = run_commands(commands, change)
     assert "--keep-models last: 2 networks of 2 trials, about " in preview
     assert {path.suffix for path in tmp_path.glob("x.*")} == {".pt", ".pt2"}
-    import mlflow
-
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")  # as a new process would find it
     (code,) = blocks("Networks to take away", "python")
     with contextlib.redirect_stdout(io.StringIO()) as said:
         exec(compile(change(code), "docs/own.md", "exec"), {})
