@@ -119,11 +119,11 @@ def test_parse_refuses(text: str, says: str) -> None:
 
 def test_parse_names_all_settings_of_the_wrong_type_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        parse("blended:alpha=abc,grey=maybe,target=none")
+        parse("blended:alpha=abc,grey=maybe,target=1.5")
     assert caught.value.problems == [
         "attack blended: alpha cannot be 'abc' (allowed: a number)",
         "attack blended: grey cannot be 'maybe' (allowed: true or false)",
-        "attack blended: target cannot be 'none' (allowed: a whole number)",
+        "attack blended: target cannot be 1.5 (allowed: a whole number or a word)",
     ]
 
 

@@ -88,7 +88,7 @@ PLAIN, SOFT = ("--model", "impossible:net"), ("--model", "impossible:soft")
         (("--crop", "1000000"), "a crop by 1000000 pixels leaves nothing of images of 8x8: at most 8"),
         (("--resize", "1000000"), "images of 1x1000000x1000000 take "),
         (("--seeds", "1000000000"), "--seeds must be in [1, 1e+06], got 1000000000"),
-        (("--seeds", "1000000"), "30,000,000 trials are asked for, and a sweep has 1,000,000 at most"),
+        (("--seeds", "1000000"), "20,000,000 trials are asked for, and a sweep has 1,000,000 at most"),
         (("--gpus-per-trial", "nan"), "--gpus-per-trial must be at least 0 and finite, got nan"),
         (("--gpus-per-trial", "inf"), "--gpus-per-trial must be at least 0 and finite, got inf"),
         (("--stall-seconds", "nan"), "--stall-seconds must be at least 1, got nan"),

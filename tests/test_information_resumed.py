@@ -33,6 +33,9 @@ CACHES = {
     ("models/adapted.py", "_reasons"),
     ("utils/source_files.py", "_first_seen"),
     ("execution/watchdog.py", "_kept"),
+    ("plugins/own.py", "_modules"),
+    ("plugins/own.py", "_names"),
+    ("plugins/own.py", "_told"),
 }
 
 MAKERS = {"dict", "list", "set", "defaultdict", "deque", "OrderedDict", "WeakKeyDictionary", "WeakValueDictionary"}

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis import DefendedRegionMap
+from analysis.signal.observations import last_epochs
 from raybd import tracking
 from raybd.cli import main
 from raybd.errors import InputError
@@ -20,6 +21,7 @@ UNREACHABLE = "sqlite:////nowhere/at/all.db"
 @pytest.fixture
 def store(monkeypatch):
     monkeypatch.setattr("raybd.tracking.load_runs", lambda *_, **__: runs(error="boom"))
+    monkeypatch.setattr("raybd.tracking.load_histories", lambda *_: last_epochs(runs(error="boom")))
 
 
 def said(capsys, *args, status=0):

@@ -84,9 +84,14 @@ def gram_matrices(maps: Tensor, orders: tuple[int, ...]) -> Tensor:
 
 def gram_limits(grams: Tensor, spread: float) -> Limits:
     """Median -+ `spread` times the median absolute deviation, over images, of matrices (N, P, C, C)."""
-    median = grams.median(0).values
-    deviation = (grams - median).abs().median(0).values
+    median = _median(grams)
+    deviation = _median((grams - median).abs())
     return median - spread * deviation, median + spread * deviation
+
+
+def _median(x: Tensor) -> Tensor:
+    """The lower median over the first axis, by sorting, which is repeatable on a GPU."""
+    return x.sort(dim=0).values[(len(x) - 1) // 2]
 
 
 def deviations(grams: Tensor, limits: Limits) -> Tensor:
