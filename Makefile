@@ -6,7 +6,7 @@ WHEELS := .venv/wheels/.complete
 DOCS := .venv/.docs-installed
 TESTS := --numprocesses $(shell echo $$(($$(nproc) + 1))) --maxprocesses 8 --dist loadfile --no-loadscope-reorder # some wait
 
-.PHONY: sweep help test test-all store-test vulnerabilities chaos lint types docs ui bench cluster-test clean
+.PHONY: sweep help test test-long test-all store-test vulnerabilities chaos lint types docs ui bench cluster-test clean
 
 sweep: $(INSTALLED)  ## sweep digits, log to MLflow, draw the map (OPTIONS="--seeds 5")
 	$(BIN)/python sweeps/ib.py $(OPTIONS)
@@ -18,7 +18,10 @@ ui: $(INSTALLED)  ## the MLflow UI on http://localhost:5000, or PORT=6000; OPTIO
 	$(BIN)/raybd ui $(if $(PORT),--port $(PORT)) $(OPTIONS)
 
 test: $(INSTALLED)  ## the tests that every change must pass
-	$(BIN)/pytest $(TESTS) -m "not calibration and not server"
+	$(BIN)/pytest $(TESTS) -m "not calibration and not server and not long"
+
+test-long: $(INSTALLED)  ## those of them that take half a minute or more each, most of them on Ray
+	$(BIN)/pytest $(TESTS) -m "long and not calibration and not server"
 
 test-all: $(INSTALLED)  ## the tests, and long checks of power and coverage
 	$(BIN)/pytest $(TESTS)

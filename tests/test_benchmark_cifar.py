@@ -101,6 +101,7 @@ def _rows(said: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if line[:2] == "| "]
 
 
+@pytest.mark.long
 def test_it_runs_whole_on_a_bare_machine_and_prints_a_table(whole: tuple[str, int, Path]) -> None:
     said, _, _ = whole
     head, _, *rows = _rows(said)

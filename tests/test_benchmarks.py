@@ -35,6 +35,7 @@ def test_the_gpu_script_runs_whole_and_prints_a_table(capsys: pytest.CaptureFixt
         assert float(row.split("|")[2].strip().replace(",", "")) > 0
 
 
+@pytest.mark.long
 def test_what_is_tried_first_needs_neither_ray_nor_mlflow(tmp_path: Path) -> None:
     """In processes, the script's own too, in which the two cannot be imported."""
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules.update(ray=None, mlflow=None)\n")

@@ -51,6 +51,7 @@ def test_help_lists_typed_options_with_defaults(tmp_path: Path) -> None:
     assert "0.0015 0.003 0.01 0.03" in said.stdout
 
 
+@pytest.mark.long
 def test_a_copy_of_the_script_runs_alone(tmp_path: Path) -> None:
     """As `ray submit` does it: this one file in the home folder, no sibling beside it."""
     copy = tmp_path / "ib.py"
@@ -260,6 +261,7 @@ def test_a_dry_run_without_the_data_prints_the_setting_all_the_same(tmp_path: Pa
         assert run("--data", nothing, "--dry-run", cwd=tmp_path).returncode == 2
 
 
+@pytest.mark.long
 def test_a_sweep_by_its_name_is_its_script(tmp_path: Path) -> None:
     args = [*SMALL, "--dry-run"]
     command = [sys.executable, "-m", "raybd.cli", "sweep", "ib", *args]

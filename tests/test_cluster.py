@@ -40,6 +40,7 @@ def made(folder: Path, count: int) -> SweepPlan:
     return plan_sweep("c", configs, folder / "results", f"sqlite:///{folder}/mlflow.db")
 
 
+@pytest.mark.long
 def test_a_node_dies_and_every_trial_is_there_once(tmp_path: Path, cluster: Any) -> None:
     a = made(tmp_path, 8)
 

@@ -239,6 +239,7 @@ def made(name: str) -> Defence:
     return parse("defence", DEFENCES, name)
 
 
+@pytest.mark.long
 def test_what_calls_itself_parallel_trains_in_step(digits: Data, tmp_path: Path) -> None:
     """A rank that leaves the others alone with a message would hang: every such defence ends on both."""
     names = [name for name in DEFENCES if made(name).parallel]

@@ -53,6 +53,7 @@ def record_of(plan: SweepPlan, config: TrialConfig) -> Record:
     return record
 
 
+@pytest.mark.long
 def test_trials_run_one_after_another_and_a_killed_rank_costs_what_came_after_the_checkpoint(flags: Path) -> None:
     """Two trials of two ranks on two CPUs: neither waits for half of the other's. Then nothing is left to run."""
     plan = planned(flags, [own("rank_dies_once"), own("healthy")])
@@ -148,6 +149,7 @@ def test_workers_that_do_not_fit_are_refused(flags: Path) -> None:
         ray_executor(planned(flags, [synchronised]), Resources(gpus=0), "local")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags", [(8, 1)], indirect=True)
 def test_four_trials_and_no_fifth_share_a_gpu(flags: Path) -> None:
     """Five trials: none of the first four goes on before all four have begun, and the fifth waits for a place."""

@@ -66,6 +66,7 @@ class Server:
         self.process.wait()
 
 
+@pytest.mark.long
 def test_a_server_that_is_away_at_the_start_in_the_middle_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,6 +278,7 @@ def forgotten(path: Path) -> None:
     MlflowClient(f"sqlite:///{path}").delete_experiment("1")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("act", "said"),
     [

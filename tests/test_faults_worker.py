@@ -52,6 +52,7 @@ def keys(a: SweepPlan, *functions: str) -> list[str]:
     return sorted(config.key for config in a.todo if config.model.name.rpartition(":")[2] in functions)
 
 
+@pytest.mark.long
 def test_killed_failing_and_hung_trials_in_one_sweep(tmp_path: Path) -> None:
     """It ends complete, every trial is accounted for once, and the summary says what became of each."""
     import ray
@@ -133,6 +134,7 @@ def test_a_loss_that_is_no_number_is_not_tried_again(tmp_path: Path) -> None:
     assert list(load_runs("s", a.store.address.uri)["status"]) == ["FAILED"]
 
 
+@pytest.mark.long
 def test_a_trial_that_exceeds_the_memory_fails_alone(tmp_path: Path) -> None:
     """Ray's memory monitor ends all of fit(), and innocent trials with it: those run again, without the greedy one."""
     import ray

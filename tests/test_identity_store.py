@@ -155,6 +155,7 @@ def test_the_file_alone_is_the_whole_store_after_a_sweep(project: Path, tmp_path
     assert len(load_runs("ib", f"sqlite:///{tmp_path}/alone.db")) == 3
 
 
+@pytest.mark.long
 def test_sweeps_that_start_at_the_same_moment_make_one_store(tmp_path: Path) -> None:
     code = "import sys; from raybd.tracking.store import Store; Store.open(*sys.argv[1:])"
     commands = [[sys.executable, "-c", code, name, uri(tmp_path)] for name in ("one", "two", "three")]

@@ -74,6 +74,7 @@ def said_by(code: str, read: Any = None) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.long
 def test_importing_every_module_leaves_the_process_as_its_libraries_do() -> None:
     own, libraries = said_by(EVERY_MODULE)
     theirs, loaded = said_by(ONLY_LIBRARIES, libraries)
@@ -81,6 +82,7 @@ def test_importing_every_module_leaves_the_process_as_its_libraries_do() -> None
     assert own == theirs
 
 
+@pytest.mark.long
 def test_a_sweep_in_this_process_puts_back_what_it_changed(tmp_path: Path) -> None:
     own, libraries = said_by(SWEEP.format(tmp_path))
     theirs, _ = said_by(ONLY_LIBRARIES, libraries)

@@ -134,6 +134,7 @@ def test_a_sweep_without_trials(capsys, monkeypatch):
     assert "no trial is logged in 'ib'" in said(capsys, "runs", "ib", status=2)
 
 
+@pytest.mark.long
 def test_a_trial_comes_out_the_same_again(capsys, tmp_path: Path, monkeypatch):
     from raybd.command_line.command import main as sweep
     from sweeps.ib import PRESETS, summarise

@@ -56,6 +56,7 @@ class Unlisted(ListProposer):
     listed = ()
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.usefixtures("_ray")
 def test_every_config_travels_whole_over_several_tune_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,6 +236,7 @@ def test_a_sweep_of_methods_of_one_s_own(package: Path, tmp_path: Path, capsys: 
     assert rerun(record).different == []
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_workers_of_a_ray_have_it_or_say_that_they_lack_it(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

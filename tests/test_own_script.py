@@ -12,6 +12,7 @@ from raybd.tracking import load_runs
 PAGE = Path(__file__).parent.parent / "docs" / "own.md"
 
 
+@pytest.mark.long
 def test_the_script_and_the_function_of_the_page_are_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

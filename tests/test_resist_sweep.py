@@ -206,6 +206,7 @@ def test_a_function_that_raises_is_one_failed_trial(home: Path) -> None:
     assert [re.sub(r".* raised", "raised", text) for text in found.failures.values()] == ["raised ValueError: no luck"]
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_commands_and_functions_run_on_ray(home: Path) -> None:
     common: dict[str, Any] = {"data": "npz:data.npz", "attacks": ["badnets"], "poison_rates": (0.01, 0.4)}

@@ -121,6 +121,7 @@ def test_a_search_that_dies_half_way_loses_no_finished_trial(
     assert study.trials[0].params == {"kappa": 10.0}
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_search_on_ray_finds_what_one_in_this_process_finds(tmp_path: Path, wanted: Search) -> None:
     plan, search = place(tmp_path, replace(wanted, trials=1))

@@ -287,6 +287,7 @@ print(most, *(repr(result.metrics[name]) for name in names), *result.model.head.
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells anonymous memory")
 def test_40000_images_of_64_pixels_take_little_memory_and_give_the_same_bits(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

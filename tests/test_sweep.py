@@ -62,6 +62,7 @@ def children(a: SweepPlan) -> list[dict[str, str]]:
     return [{"key": r["tags.raybd.key"], "status": r["status"]} for _, r in runs.iterrows()]
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_inline_and_ray_give_the_same_numbers(tmp_path: Path, local_ray: None) -> None:
     configs = [replace(CONFIG, attack=attack, seed=seed) for attack in (BadNets(), Blended()) for seed in (0, 1)]
@@ -292,6 +293,7 @@ def test_a_run_that_was_deleted_does_not_block_the_sweep(tmp_path: Path) -> None
     assert list(load_runs("s", a.store.address.uri)["status"]) == ["FINISHED"]
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_resources_that_no_node_has_are_refused(tmp_path: Path, local_ray: None) -> None:
     with pytest.raises(InputError, match="a trial with 999 CPUs and 0 GPUs fits no node"):

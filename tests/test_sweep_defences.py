@@ -54,6 +54,7 @@ def test_a_dry_run_counts_what_the_search_adds(capsys: pytest.CaptureFixture[str
     assert f"{3 * 4 + 2 + 10 + 8} trials" in said
 
 
+@pytest.mark.long
 def test_the_search_and_its_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = [*TINY, *places(tmp_path), "--candidates", "3", "--encoders", "1", "--attacks", "badnets"]
     args += ["--held-out", "ftrojan", "--base", "vibe:pretrain_epochs=1,iterations=20,e_steps=1"]
