@@ -159,6 +159,11 @@ class MetricContext:
         None
     )  # to be called now and then in a long measurement: who does not is hung
 
+    @property
+    def clean_images(self) -> Images:
+        """Images that no attack has touched: those set aside, or the training set before it was poisoned."""
+        return self.data.train if self.data.validation is None else self.data.validation
+
 
 @dataclass(frozen=True)
 class Report:

@@ -31,35 +31,27 @@ METRICS = (
 )
 RATES = (0.0, 0.003, 0.01, 0.03, 0.08)  # more is the whole target class of clean-label attacks
 PROBES = (1, 2, 3, 4, 8, 20)
+QUICK = SweepOptions.of(
+    name="early_warning",
+    attacks=ATTACKS,
+    poison_rates=RATES,
+    weight_decays=(5e-4, 0.03),
+    widths=(1.0,),
+    epochs=(20,),
+    seeds=3,
+    noise=0.1,
+    probes=PROBES,
+    metrics=METRICS,
+    figures="none",
+)
 PRESETS = {
-    "quick": SweepOptions.of(
-        name="early_warning",
-        attacks=ATTACKS,
-        poison_rates=RATES,
-        weight_decays=(5e-4, 0.03),
-        widths=(1.0,),
-        epochs=(20,),
-        seeds=3,
-        noise=0.1,
-        probes=PROBES,
-        metrics=METRICS,
-        figures="none",
-    ),
-    "fashion": SweepOptions.of(
+    "quick": QUICK,
+    "fashion": QUICK.replace(
         preset="fashion",
         name="early_warning-fashion",
         data="fashion_mnist[0,1,2,3,4,5,6,7,8,9;2000]",
         resize=14,
-        attacks=ATTACKS,
-        poison_rates=RATES,
-        weight_decays=(5e-4, 0.03),
         widths=(0.5,),
-        epochs=(20,),
-        seeds=3,
-        noise=0.1,
-        probes=PROBES,
-        metrics=METRICS,
-        figures="none",
     ),
 }
 

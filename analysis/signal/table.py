@@ -42,9 +42,10 @@ class Cells:
         return cls(first["takes_hold"].to_numpy(float), first["poison_rate"].to_numpy(float), attacks)
 
     def resampled(self) -> Floats:
-        """(DRAWS, n): how often each cell is in a sample of as many with replacement."""
+        """(1 + DRAWS, n): how often each cell is there, once, then in samples of as many with replacement."""
         number = len(self.rates)
-        return np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), DRAWS).astype(float)
+        drawn = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), DRAWS)
+        return np.concatenate([np.ones((1, number)), drawn])
 
 
 @dataclass(frozen=True)
@@ -102,25 +103,27 @@ def _counts(frame: pd.DataFrame) -> list[int]:
 
 
 def _areas(test: Test, cells: Cells, drawn: Floats) -> list[float]:
-    strata = pooled_pairs(test.frame, test.name), pairs_by(test.frame, test.name, SETTING), test.strata
+    strata = pooled_pairs(test.frame, test.name), pairs_by(test.frame, test.name, SETTING)
     told = [float(areas(one, cells.takes_hold)[0]) for one in strata]
-    return [*told, *interval(areas(test.strata, cells.takes_hold, drawn))]
+    return [*told, *estimate(areas(test.strata, cells.takes_hold, drawn))]
 
 
 def _correlations(test: Test, drawn: Floats) -> list[float]:
-    once = np.ones((1, drawn.shape[1]))
-    plain, given = (part[0] for part in rank_correlations(test.frame, test.name, "success", once))
-    return [float(plain), float(given), *interval(rank_correlations(test.frame, test.name, "success", drawn)[1])]
+    plain, given = rank_correlations(test.frame, test.name, "success", drawn)
+    return [float(plain[0]), *estimate(given)]
 
 
 def _unseen(test: Test, cells: Cells, drawn: Floats) -> list[float]:
-    once = np.ones((1, drawn.shape[1]))
-    own = unseen_areas(test.strata, cells.takes_hold, cells.attacks, once)[0]
-    if np.isnan(own).all():
-        return [np.nan, np.nan, np.nan, 0]
     told = unseen_areas(test.strata, cells.takes_hold, cells.attacks, drawn)
-    told = told[~np.isnan(told).all(1)]
-    return [float(np.nanmean(own)), *interval(np.nanmean(told, 1)), int((~np.isnan(own)).sum())]
+    if np.isnan(told[0]).all():
+        return [np.nan, np.nan, np.nan, 0]
+    means = np.nanmean(told[~np.isnan(told).all(1)], 1)
+    return [*estimate(means), int((~np.isnan(told[0])).sum())]
+
+
+def estimate(told: Floats) -> tuple[float, float, float]:
+    """The first of `told` (1 + d,), which is of all cells once, and the interval of the others."""
+    return float(told[0]), *interval(told[1:])
 
 
 def interval(draws: Floats) -> tuple[float, float]:

@@ -1,12 +1,11 @@
 """Trade-offs: measures beside each other at the end of training, a line a pair."""
 
-import numpy as np
 import pandas as pd
 
 from analysis.signal.correlation import rank_correlations
 from analysis.signal.measures import measured
 from analysis.signal.observations import with_poison
-from analysis.signal.table import FEWEST, Cells, interval
+from analysis.signal.table import FEWEST, Cells, estimate
 from raybd.utils.metric_names import ATTACK_SUCCESS, DECODABILITY, S1, SIGNATURE
 
 COLUMNS = ("question", "first", "second", "trials", "cells", "correlation", "given the rate", "low", "high")
@@ -36,10 +35,9 @@ def trade_off_table(observations: pd.DataFrame) -> pd.DataFrame:
         for one, other in [(a, b) for a in _named(last, first) for b in _named(last, second)]:
             known = last.dropna(subset=[one, other])
             if known["cell"].nunique() >= FEWEST:
-                plain, given = (r[0] for r in rank_correlations(known, one, other, np.ones((1, drawn.shape[1]))))
+                plain, given = rank_correlations(known, one, other, drawn)
                 counts = [len(known), known["cell"].nunique()]
-                low_high = interval(rank_correlations(known, one, other, drawn)[1])
-                rows.append([question, one, other, *counts, float(plain), float(given), *low_high])
+                rows.append([question, one, other, *counts, float(plain[0]), *estimate(given)])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -58,7 +58,7 @@ class Beatrix(InputDetector):
 
     def _class_limits(self, model: nn.Module, context: MetricContext) -> list[Limits]:
         """The limits of each class; of one with fewer than two clean images, those of all."""
-        pool = context.data.train if context.data.validation is None else context.data.validation
+        pool = context.clean_images
         images = random_images(pool, len(pool), context.seed, "beatrix", "clean")
         by_class = [images.x[images.y == label][: self.clean] for label in range(len(context.data.classes))]
         everything = torch.cat(by_class)

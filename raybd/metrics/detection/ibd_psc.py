@@ -47,8 +47,7 @@ class IbdPsc(InputDetector):
         Raises:
             InputError: the network has no batch norm.
         """
-        pool = context.data.train if context.data.validation is None else context.data.validation
-        clean = random_images(pool, self.clean, context.seed, "ibd_psc", "clean")
+        clean = random_images(context.clean_images, self.clean, context.seed, "ibd_psc", "clean")
         first = self.first_number(model, clean)
         amplified = [amplify(model, number + 1, self.scale) for number in range(first, first + self.networks)]
         return mean_confidence(model, amplified, x) if len(x) else np.zeros(0)

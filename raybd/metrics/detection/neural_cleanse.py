@@ -70,7 +70,7 @@ class NeuralCleanse(Metric):
 
     def invert(self, model: nn.Module, context: MetricContext, run: int) -> TriggerInversion:
         """The triggers of all classes as one run finds them."""
-        pool = context.data.train if context.data.validation is None else context.data.validation
+        pool = context.clean_images
         rng = stream(context.seed, "neural_cleanse", run)
         return invert_triggers(model, pool, len(context.data.classes), self.inversion, rng, heartbeat=context.heartbeat)
 

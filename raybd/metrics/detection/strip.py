@@ -33,7 +33,6 @@ class Strip(InputDetector):
         """Minus the entropy (nats) of each image."""
         if not len(x):
             return np.zeros(0)
-        pool = context.data.train if context.data.validation is None else context.data.validation
-        others = random_images(pool, self.blends, context.seed, "strip", "blends").x.float() / 255
+        others = random_images(context.clean_images, self.blends, context.seed, "strip", "blends").x.float() / 255
         scores: Values = -strip_entropy(model, x, others).double().cpu().numpy()
         return scores
