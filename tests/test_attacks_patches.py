@@ -129,7 +129,6 @@ def mixed(images: Images, noise: Pixels, alpha: float) -> NDArray[np.float64]:
     ("text", "alpha"),
     [
         ("blended", 0.2),
-        ("blended:backdoorbench", 0.2),
         ("blended:vibe", 0.1),
         ("blended:information_bottleneck", 0.3),
         ("blended:alpha=1", 1.0),
@@ -177,7 +176,7 @@ def test_invisible_grid_brightens_every_other_pixel_of_every_other_row(text: str
     assert np.array_equal(triggered(parse(text), images), expected)
 
 
-@pytest.mark.parametrize(("text", "delta"), [("sig", 40), ("sig:backdoorbench", 40), ("sig:toolbox", 30)])
+@pytest.mark.parametrize(("text", "delta"), [("sig", 40), ("sig:toolbox", 30)])
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8)], ids=str)
 def test_sig_adds_six_waves_along_the_columns(text: str, delta: int, shape: Shape) -> None:
     images = harsh_images(shape)

@@ -131,9 +131,7 @@ def sampled(x: Floats, rows: Floats, columns: Floats) -> Floats:
     return np.stack([map_coordinates(channel, places, order=1, mode="nearest") for channel in x])
 
 
-@pytest.mark.parametrize(
-    ("text", "s"), [("wanet", 0.5), ("wanet:backdoorbench", 0.5), ("wanet:vibe", 1.0), ("wanet:s=3", 3.0)]
-)
+@pytest.mark.parametrize(("text", "s"), [("wanet", 0.5), ("wanet:vibe", 1.0), ("wanet:s=3", 3.0)])
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (1, 8, 12)], ids=str)
 def test_wanet_warps_by_the_paper_s_field(text: str, s: float, shape: Shape) -> None:
     images = made_images(2, shape)
@@ -249,7 +247,7 @@ def floyd_steinberg(x: Floats, m: int) -> Floats:
 @pytest.mark.parametrize(("text", "m"), [("", 8), (",levels=2", 2), (",levels=3", 3)])
 def test_bpp_keeps_so_many_levels(text: str, m: int) -> None:
     x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    made = triggered(parse(f"bpp:backdoorbench{text}"), Images(x, torch.zeros(1).long()))
+    made = triggered(parse(f"bpp:dithering=false{text}"), Images(x, torch.zeros(1).long()))
     expected = np.array([level(value, m) for value in range(256)]).reshape(1, 1, 16, 16)
     assert np.abs(made - expected).max() <= ROUNDED
     assert len(np.unique(made)) == m
@@ -257,8 +255,8 @@ def test_bpp_keeps_so_many_levels(text: str, m: int) -> None:
 
 @pytest.mark.parametrize("levels", [2, 5, 8, 60, 255])
 def test_bpp_without_dithering_is_idempotent(levels: int) -> None:
-    once = PoisonSpec(parse(f"bpp:backdoorbench,levels={levels}"), 0.0, 0).triggered(harsh_images((3, 32, 32)), 10)
-    twice = PoisonSpec(parse(f"bpp:backdoorbench,levels={levels}"), 0.0, 0).triggered(once, 10)
+    once = PoisonSpec(parse(f"bpp:dithering=false,levels={levels}"), 0.0, 0).triggered(harsh_images((3, 32, 32)), 10)
+    twice = PoisonSpec(parse(f"bpp:dithering=false,levels={levels}"), 0.0, 0).triggered(once, 10)
     assert torch.equal(once.x, twice.x)
 
 

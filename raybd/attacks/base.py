@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self, final
 
 import torch
@@ -60,11 +60,15 @@ class Attack(ABC):
 
     @abstractmethod
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
-        """`x` (n, C, H, W) float in [0, 255] with the trigger; clipping and rounding are not its business.
+        """`x` (n, C, H, W) float in [0, 255] with the trigger; `to_levels` clips and rounds.
 
         `x` is a copy: write into it at will, as others will into what is returned. Test images take this way, and
         training images too unless `stamp_training` says otherwise.
         """
+
+    def to_levels(self, x: Tensor) -> Tensor:
+        """Stamped values `x`, overwritten with the grey levels that a file holds: clipped, then the nearest."""
+        return x.clamp_(0, 255).round_()
 
     def draw_per_image(self, images: Images, train: Images, classes: int, rng: torch.Generator) -> Tensor:
         """The random part (n, ...) of the trigger of each of the training `images`; none by default.
@@ -183,3 +187,19 @@ class CoveredAttack(Attack):
     def cover_count(self, poison: int) -> int:
         """`covers * poison` to the nearest image, halves up."""
         return int(self.covers * poison + 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundedAttack(Attack):
+    """An attack whose values between two grey levels may be cut instead of rounded."""
+
+    # of values between two grey levels: down is what a cast to bytes does, in BackdoorBench
+    rounding: Literal["nearest", "down"] = field(default="nearest", metadata={"since": "0.3"})
+
+    def to_levels(self, x: Tensor) -> Tensor:
+        """`x` clipped, then rounded or cut."""
+        return x.clamp_(0, 255).floor_() if self.rounding == "down" else super().to_levels(x)
+
+    def wide(self, x: Tensor) -> Tensor:
+        """`x`, in float64 where values are cut: an error of float32 just below a level would cost a whole one."""
+        return x.double() if self.rounding == "down" else x

@@ -6,15 +6,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from raybd.attacks.base import Attack, Presets, Shape, Trigger
-from raybd.attacks.patterns import fit_image, resize
-from raybd.attacks.pictures import read_picture
+from raybd.attacks.base import Presets, RoundedAttack, Shape, Trigger
+from raybd.attacks.patterns import fit_image
+from raybd.attacks.pictures import read_picture, resized_picture
 from raybd.errors import InputError
 from raybd.utils.constraints import PositiveShare
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blended(Attack):
+class Blended(RoundedAttack):
     """(1 - alpha) x + alpha T with T uniform noise in 0-255, drawn once from the trial's trigger stream."""
 
     alpha: PositiveShare = 0.2  # weight of T; 0.2 is BackdoorBench's
@@ -22,7 +22,7 @@ class Blended(Attack):
     image: str = field(default="", metadata={"file": True})  # picture to take for T, resized to the images; "": noise
 
     presets: ClassVar[Presets] = {
-        "backdoorbench": {},
+        "backdoorbench": {"rounding": "down"},
         "vibe": {"alpha": 0.1},
         "information_bottleneck": {"alpha": 0.3, "grey": True},
     }
@@ -31,13 +31,13 @@ class Blended(Attack):
         """T: (C, H, W) from 0 to 255."""
         channels, height, width = shape
         if self.image:
-            return fit_image(resize(read_picture(self.image), height, width), channels)
+            return fit_image(resized_picture(self.image, height, width), channels)
         drawn = 1 if self.grey else channels
         return torch.randint(0, 256, (drawn, height, width), generator=rng).float().expand(shape)
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         """The blend of `x` and T."""
-        return x.mul_(1 - self.alpha).add_(self.alpha * trigger.pattern)
+        return self.wide(x).mul_(1 - self.alpha).add_(self.alpha * trigger.pattern)
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """A picture that cannot be used."""

@@ -7,14 +7,14 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from raybd.attacks.base import CoveredAttack, Presets, Trigger
+from raybd.attacks.base import CoveredAttack, Presets, RoundedAttack, Trigger
 from raybd.types import Images
 
 SPREAD = ((1, -1, 3 / 16), (0, 1, 7 / 16), (1, 0, 5 / 16), (1, 1, 1 / 16))  # (down, right, share): Floyd, Steinberg
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bpp(CoveredAttack):
+class Bpp(CoveredAttack, RoundedAttack):
     """round(x / 255 (m - 1)) / (m - 1) 255, with or without Floyd-Steinberg dithering.
 
     Covers carry the change that the trigger makes to another training image, and keep their label.
@@ -23,7 +23,7 @@ class Bpp(CoveredAttack):
     levels: Annotated[int, Interval(ge=2, le=255)] = 8  # m, in each channel
     dithering: bool = True  # as in the paper
 
-    presets: ClassVar[Presets] = {"toolbox": {}, "backdoorbench": {"dithering": False}}
+    presets: ClassVar[Presets] = {"toolbox": {}, "backdoorbench": {"dithering": False, "rounding": "down"}}
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` in `levels` grey levels."""

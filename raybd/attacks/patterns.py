@@ -90,8 +90,3 @@ def warp(x: Tensor, grid: Tensor, align_corners: bool) -> Tensor:
     for some in flat.split(max(16, 2**15 // (height * width)), 1):
         some.copy_(F.grid_sample(some, grid[None], align_corners=align_corners))
     return flat.view_as(x)
-
-
-def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """`image` (C, h, w) as (C, height, width), bilinear with antialiasing as PIL does it."""
-    return F.interpolate(image[None], size=(height, width), mode="bilinear", align_corners=False, antialias=True)[0]

@@ -7,18 +7,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from raybd.attacks.base import Attack, Presets, Shape, Trigger
+from raybd.attacks.base import Presets, RoundedAttack, Shape, Trigger
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sig(Attack):
+class Sig(RoundedAttack):
     """x(i, j) + delta sin(2 pi j f / W), the same in all rows i and channels; labels stay as they are."""
 
     delta: float = 40.0  # grey levels
     frequency: int = 6  # waves across the image
 
     clean_label: ClassVar[bool] = True
-    presets: ClassVar[Presets] = {"backdoorbench": {}, "toolbox": {"delta": 30}}
+    presets: ClassVar[Presets] = {"backdoorbench": {"rounding": "down"}, "toolbox": {"delta": 30}}
 
     def draw(self, shape: Shape, classes: int, rng: torch.Generator) -> Tensor:
         """The wave: (W,)."""
@@ -27,7 +27,7 @@ class Sig(Attack):
 
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
         """`x` with the wave."""
-        return x.add_(trigger.pattern)
+        return self.wide(x).add_(trigger.pattern)
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """A wave that is zero at every pixel."""

@@ -24,7 +24,7 @@ def in_bytes(attack: Attack, stamp: Stamp, x: Tensor, trigger: Trigger, out: Ten
     if attack.on_bytes:
         out.copy_(stamp(out.copy_(x), trigger))
     else:  # by way of int16: a CPU turns floats into single bytes one by one
-        out.copy_(stamp(x.float(), trigger).clamp_(0, 255).round_().to(torch.int16))
+        out.copy_(attack.to_levels(stamp(x.float(), trigger)).to(torch.int16))
 
 
 def blocks(attack: Attack, shape: Shape, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor
 
-from raybd.attacks.base import CoveredAttack, Presets, Shape, Trigger
+from raybd.attacks.base import CoveredAttack, Presets, RoundedAttack, Shape, Trigger
 from raybd.attacks.patterns import warp
 from raybd.types import Images
 from raybd.utils.constraints import NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
-class WaNet(CoveredAttack):
+class WaNet(CoveredAttack, RoundedAttack):
     """x sampled (bilinear) at clip(id + s P / H, -1, 1), coordinates in [-1, 1], corners aligned.
 
     P is a k x k field A / mean|A| with A uniform in [-1, 1], enlarged to the image (bicubic). Covers (the paper's
@@ -28,7 +28,7 @@ class WaNet(CoveredAttack):
     each_epoch: bool = False  # other images are warped in every epoch: the attacker trains the network
 
     presets: ClassVar[Presets] = {
-        "backdoorbench": {"each_epoch": True},
+        "backdoorbench": {"each_epoch": True, "rounding": "down"},
         "static": {},
         "vibe": {"s": 1.0, "covers": 0.0},
         "no_noise": {"covers": 0.0},
