@@ -16,6 +16,7 @@ from raybd.plugins import find
 from raybd.tracking import load_runs
 from raybd.trials.config import TrialConfig
 from raybd.utils.summary_folder import SummaryFolder
+from sweeps import _sok
 
 PRESETS = {
     "quick": SweepOptions.of(
@@ -28,6 +29,7 @@ PRESETS = {
         weight_decays=(5e-4,),
         widths=(0.5,),
     ),
+    "sok": _sok.preset(name="defences", defences=tuple(DEFENCES), validation=0.06),  # arXiv 2511.13143
 }
 
 
@@ -50,4 +52,4 @@ def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str,
 
 
 if __name__ == "__main__":
-    sys.exit(main(PRESETS, summarise, expand=expand))
+    sys.exit(main(PRESETS, summarise, expand=expand, notes=_sok.notes))

@@ -13,6 +13,7 @@ from raybd.command_line.grid import expand
 from raybd.command_line.options import SweepOptions
 from raybd.trials.config import TrialConfig
 from raybd.utils.summary_folder import SummaryFolder
+from sweeps import _sok
 
 METRICS = ("mutual_information", "stealthiness", "smoothness", "stealth")
 QUICK = (  # on digits each probe of information costs as much as the training
@@ -77,6 +78,7 @@ PRESETS = {
         learning_rates=(0.01,),
         schedule="cosine",
     ),
+    "sok": _sok.preset(),  # arXiv 2511.13143
 }
 
 
@@ -138,4 +140,4 @@ def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str,
 
 
 if __name__ == "__main__":
-    sys.exit(main(PRESETS, summarise, expand=expand_default))
+    sys.exit(main(PRESETS, summarise, expand=expand_default, notes=_sok.notes))

@@ -24,17 +24,20 @@ def main(
     search: "Search | None" = None,
     expand: Callable[[Any], list[TrialConfig]] = grid.expand,
     preview: Callable[[Any], Sequence[Upcoming]] = lambda options: (),
+    notes: Callable[[Any], Sequence[str]] = lambda options: (),
 ) -> int:
     """Run the sweep with the options `args` (default: the command line); the exit status.
 
     `expand` turns the options into trials. `search`, if given, runs first and adds trials to the sweep;
-    `preview` tells a dry run which.
+    `preview` tells a dry run which, and `notes` what else it shall say.
     0: every trial has finished; 1: some have not; 2: the options cannot be run; 130: interrupted; 143 or 129: ended by
     SIGTERM or SIGHUP.
     """
     try:
         with first_signal(raise_signal):
-            return _main(presets, summarise, list(sys.argv[1:] if args is None else args), search, expand, preview)
+            return _main(
+                presets, summarise, list(sys.argv[1:] if args is None else args), search, expand, preview, notes
+            )
     except KeyboardInterrupt as error:  # a second one, or outside trials: no summary
         print("\ninterrupted: trials that have ended are kept; run the same command again to resume", file=sys.stderr)
         return 128 + (error.number if isinstance(error, SignalError) else signal.SIGINT)
@@ -45,9 +48,11 @@ def main(
         return 1
 
 
-def _dry_run(options: SweepOptions, configs: list[TrialConfig], upcoming: Sequence[Upcoming]) -> int:
+def _dry_run(
+    options: SweepOptions, configs: list[TrialConfig], upcoming: Sequence[Upcoming], notes: Sequence[str]
+) -> int:
     try:
-        status = print_trials(options, configs, upcoming)
+        status = print_trials(options, configs, upcoming, notes)
         sys.stdout.flush()
     except BrokenPipeError:
         return leave_closed_pipe()
@@ -61,13 +66,14 @@ def _main(
     search: "Search | None",
     expand: Callable[[Any], list[TrialConfig]],
     preview: Callable[[Any], Sequence[Upcoming]],
+    notes: Callable[[Any], Sequence[str]],
 ) -> int:
     try:
         options = parse_options(presets, args)
         configs = expand(options)
         warn_of_refused()
         if options.execution.dry_run:
-            return _dry_run(options, configs, preview(options))
+            return _dry_run(options, configs, preview(options), notes(options))
         from raybd.command_line.runner import sweep  # imported here: MLflow takes a second, and a dry run needs none
 
         return sweep(options, configs, summarise, search)

@@ -37,8 +37,13 @@ class Upcoming:
     times: int = 1
 
 
-def print_trials(options: SweepOptions, configs: Sequence[TrialConfig], upcoming: Sequence[Upcoming] = ()) -> int:
-    """Print how many trials there are, what they share, the axes, the data, trials and the time; the exit status.
+def print_trials(
+    options: SweepOptions,
+    configs: Sequence[TrialConfig],
+    upcoming: Sequence[Upcoming] = (),
+    notes: Sequence[str] = (),
+) -> int:
+    """Print how many trials there are, what they share, the axes, the data, trials, notes, the time; the exit status.
 
     Raises:
         InputError: a trial could not run.
@@ -47,13 +52,13 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig], upcoming
         known, data = prepare(
             configs,
             options.dataset.data_root,
-            lower=options.attack.every,
+            lower=options.attack.lowers,
             image_bytes=options.image_bytes,
             memory=memory_limit(cluster=names_cluster(options.execution.address)),
         )
     except NoDataError as error:
         _print_list(options, [f"{'-' * 16}  {config.label}" for config in configs], configs, [], upcoming)
-        print(f"keys and times are not known without the data: {error}")
+        print("\n".join([*notes, f"keys and times are not known without the data: {error}"]))
         return 0
     lines = [f"{config.key}  {config.label}" for config in known]
     about = [*describe_sets(data), *describe_own(known, options.execution.proposer)]
@@ -62,7 +67,7 @@ def print_trials(options: SweepOptions, configs: Sequence[TrialConfig], upcoming
         print(describe_place(one, options.image_bytes))
     if said := sizes_text(options.execution.keep_models, known, data):
         print(said)
-    print(_time(options, known, data, upcoming))
+    print("\n".join([*notes, _time(options, known, data, upcoming)]))
     return 0
 
 

@@ -89,6 +89,8 @@ class AttackOptions(OptionGroup):
     """all_to_one, or all_to_all (class y becomes y + 1)."""
     victims: str = "non_target"
     """Classes that dirty-label attacks draw their victims from: non_target or all."""
+    lower_rates: bool = False
+    """Poison rates that an attack cannot have on the data become the largest that it can, which is printed."""
 
     def problems(self) -> list[str]:
         """Those of every group, and attacks that are not known."""
@@ -96,8 +98,13 @@ class AttackOptions(OptionGroup):
 
     @property
     def every(self) -> bool:
-        """Whether all attacks are asked for, each at the largest of its rates that it can have."""
+        """Whether all attacks are asked for."""
         return "all" in self.attacks
+
+    @property
+    def lowers(self) -> bool:
+        """Whether an attack takes the largest rate that it can have in the place of one that it cannot."""
+        return self.lower_rates or self.every
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,7 @@ def sweep(
     where = _ray_of(options)
     room, memory = options.image_bytes, memory_limit(cluster=where is not None and not where.private)
     known, data = prepare(
-        configs, options.dataset.data_root, lower=options.attack.every, image_bytes=room, memory=memory
+        configs, options.dataset.data_root, lower=options.attack.lowers, image_bytes=room, memory=memory
     )
     for one in filter(is_large, data.values()):
         print(describe_place(one, room), flush=True)
