@@ -3,7 +3,7 @@
 from raybd.metrics.accuracy import Accuracy
 from raybd.metrics.base import Metric
 from raybd.metrics.defender import Defender
-from raybd.metrics.detection import Beatrix, IbdPsc, NeuralCleanse, NoiseVotes, ScaleUp, Strip
+from raybd.metrics.detection import Beatrix, IbdPsc, NeuralCleanse, NoiseVotes, ScaleUp, Strip, Ted
 from raybd.metrics.learning_curves import LearningCurves
 from raybd.metrics.mutual_information import MutualInformation
 from raybd.metrics.smoothness import Smoothness
@@ -26,6 +26,7 @@ _METRICS: dict[str, type[Metric]] = {
     "stealth_full": StealthFull,
     "stealthiness": Stealthiness,
     "strip": Strip,
+    "ted": Ted,
 }
 METRICS = Table("metric", Metric, _METRICS)  # type: ignore[type-abstract]
 

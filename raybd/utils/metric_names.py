@@ -32,7 +32,18 @@ MOST_PER_PATTERN = 4  # names that one pattern of HEADLINE stands for
 MOST_OF_OTHERS = 12  # names of metrics that are not raybd's own
 FAMILIES = (  # the first parts of raybd's own names
     *("accuracy", "attack_success", "beatrix", "count", "curve", "defence", "defender", "ibd_psc", "loss", "mi"),
-    *("neural_cleanse", "noise_votes", "scale_up", "seconds", "smoothness", "stealth", "strip", UNDERTRAINED, "vibe"),
+    *(
+        "neural_cleanse",
+        "noise_votes",
+        "scale_up",
+        "seconds",
+        "smoothness",
+        "stealth",
+        "strip",
+        "ted",
+        UNDERTRAINED,
+        "vibe",
+    ),
 )
 HEADLINE: Mapping[str, tuple[str, ...]] = {  # by what measures them
     "accuracy": (

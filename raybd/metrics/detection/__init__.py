@@ -6,5 +6,6 @@ from raybd.metrics.detection.neural_cleanse import NeuralCleanse
 from raybd.metrics.detection.noise_votes import NoiseVotes
 from raybd.metrics.detection.scale_up import ScaleUp
 from raybd.metrics.detection.strip import Strip
+from raybd.metrics.detection.ted import Ted
 
-__all__ = ["Beatrix", "IbdPsc", "NeuralCleanse", "NoiseVotes", "ScaleUp", "Strip"]
+__all__ = ["Beatrix", "IbdPsc", "NeuralCleanse", "NoiseVotes", "ScaleUp", "Strip", "Ted"]
