@@ -74,14 +74,17 @@ SHORT: dict[str, dict[str, object]] = {
     "fine_tuning": {"steps": 3},
     "ft_sam": {"steps": 3},
     "ibau": {"rounds": 2, "ascents": 2, "fixed_points": 2},
+    "nab": {"pretrain_epochs": 1},
     "nad": {"steps": 3, "teacher_steps": 3},
     "neural_cleanse": {"steps": 3, "inversion_steps": 3},
+    "npd": {"steps": 3, "warm_steps": 1},
+    "sau": {"steps": 3, "ascents": 2},
     "vibe": {"pretrain_epochs": 1, "iterations": 8, "e_steps": 2},
 }
 
 
 # The defences whose suspicion lies on the CPU.
-RANKING = {"abl", "activation_clustering", "asd", "dbd", "scan", "spectral", "vibe"}
+RANKING = {"abl", "activation_clustering", "asd", "cbd", "dbd", "nab", "scan", "spectral", "vibe"}
 
 
 def both_comparisons(refused: list[bool], poisoned: Poisoned, suspicion: Tensor | None) -> Suspects | None:

@@ -48,8 +48,8 @@ def inspect_network(
         epochs: Of their training.
         weight_decay: Of their training.
         learning_rate: Of their training.
-        repair: Repairs to try: anp, clp, fine_pruning, fine_tuning, ft_sam, ibau, nad or neural_cleanse, or
-            NAME:SETTING=VALUE,...
+        repair: Repairs to try: anp, clp, fine_pruning, fine_tuning, ft_sam, ibau, nad, neural_cleanse, npd or
+            sau, or NAME:SETTING=VALUE,...
         out: File of the repaired network: x.pt (its state_dict), x.pt2 or x.onnx; of several, x-NAME.pt.
         data_root: Folder with the data sets.
         json: Print JSON.

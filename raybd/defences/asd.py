@@ -12,10 +12,6 @@ seeds, always, and
 T1 and T2 are the paper's 60 and 90 of 120 epochs, the few epochs its 5 of 120, as shares of the trial's. In the
 authors' code seeds are believed by force before T1 alone, and the virtual model takes Adam (0.015) on its last two
 stages and head; here it is SGD on all weights, which needs no idea of stages.
-
-Of the two-network defences without a shared encoder this one is here, and causality-inspired training (CBD,
-arXiv:2303.06818) is not: each of its steps follows from the paper, while CBD's bound on mutual information rests on a
-discriminator whose form and training decide what comes out.
 """
 
 import copy

@@ -31,6 +31,7 @@ from raybd.training import Epoch, in_batches
 from raybd.utils.constraints import InnerShare, NonNegative, Positive
 
 A = -4.0  # ln 0
+HEAD_EPOCHS, HEAD_RATE = 10, 0.1
 ENOUGH = 2000  # steps of the head without which it is not learnt, however small the set
 
 
@@ -43,8 +44,8 @@ class Dbd(Defence):
     """
 
     pretrain_epochs: Annotated[int, Ge(1)] = 80
-    head_epochs: Annotated[int, Ge(1)] = 10  # of the head; more where that is less than 2000 steps
-    head_rate: Positive = 0.1  # learning rate of the head, constant
+    head_epochs: Annotated[int, Ge(1)] = HEAD_EPOCHS  # of the head; more where that is less than 2000 steps
+    head_rate: Positive = HEAD_RATE  # learning rate of the head, constant
     credible: InnerShare = 0.5
     temperature: Positive = MixMatch.temperature
     alpha: Positive = MixMatch.alpha
@@ -78,7 +79,7 @@ class Dbd(Defence):
         spent = pretrain_once(network, images.x, config, context.seed, context.cache_folder, context.heartbeat)
         with without_noise():
             features = embed(network, images.x, context.heartbeat)
-        head_fit(network.head, features, images.y, self.head_epochs, self.head_rate, context)
+        head_fit(network.head, features, images.y, context, self.head_epochs, self.head_rate)
         trainer.cost.passes += 2 * len(spent.losses) + 1 / 3  # two views an image; the features
         trainer.cost.shared_seconds += spent.seconds if spent.reused else 0.0
         return symmetric(logits_of(network, images.x, context), images.y).cpu()
@@ -90,7 +91,14 @@ def symmetric(logits: Tensor, y: Tensor, a: float = 0.1, b: float = 1.0) -> Tens
     return a * F.cross_entropy(logits, y, reduction="none") - b * A * (1 - right)
 
 
-def head_fit(head: nn.Linear, features: Tensor, y: Tensor, epochs: int, rate: float, context: TrainingContext) -> None:
+def head_fit(
+    head: nn.Linear,
+    features: Tensor,
+    y: Tensor,
+    context: TrainingContext,
+    epochs: int = HEAD_EPOCHS,
+    rate: float = HEAD_RATE,
+) -> None:
     """Train `head` in place on `features` (N, D) by the SCE of `y` (N,): SGD with the trial's momentum and decay."""
     train_config = context.train_config
     optimizer = torch.optim.SGD(
