@@ -158,7 +158,7 @@ def test_shared_noise() -> None:
 @pytest.mark.parametrize(
     ("name", "noise", "text"),
     [
-        ("torchvision:densenet121", 0.4, "torchvision:densenet121 has no setting noise (it has: none): say --noise 0"),
+        ("torchvision:mnasnet0_5", 0.4, "torchvision:mnasnet0_5 has no setting noise (it has: none): say --noise 0"),
         ("small_cnn", -0.1, "noise of small_cnn must not be negative, and finite, got -0.1"),
         ("resnet18", float("nan"), "noise of resnet18 must not be negative, and finite, got nan"),
         ("tests.test_models:ends_in_softmax", 0.4, "has no setting noise"),

@@ -148,9 +148,8 @@ def networks(options: NetworkOptions) -> list[ModelConfig]:
     """Widths x depths."""
     widths = options.widths or ((0.5, 1.0) if options.model in MODELS else (1.0,))
     pairs = product(widths, options.depths or (None,))
-    common = ModelConfig(
-        name=options.model, noise=options.noise, weights=options.weights, input_size=options.input_size
-    )
+    same = ("noise", "weights", "input_size", "patch_size")
+    common = ModelConfig(name=options.model, **{name: getattr(options, name) for name in same})
     return [replace(common, width=width, depth=depth) for width, depth in pairs]
 
 

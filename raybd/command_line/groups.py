@@ -117,6 +117,8 @@ class NetworkOptions(OptionGroup):
     """Of torchvision:NAME, to fine-tune it: FILE of pretrained weights (a state_dict), or torchvision's own by name."""
     input_size: Annotated[int, Ge(0)] = 0
     """Pixels to which torchvision:NAME resizes images inside; 0: what its weights expect, or as they are."""
+    patch_size: Annotated[int, Ge(0)] = 0
+    """Pixels that become one position of the first map of torchvision's ViT, ConvNeXt, DenseNet; 0: as published."""
     widths: tuple[Positive, ...] = ()
     """Complexity axis: multiplies the channels; none: 0.5 1, or 1 for a network that is not raybd's own."""
     depths: tuple[int, ...] = ()

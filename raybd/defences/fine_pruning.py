@@ -25,7 +25,8 @@ class FinePruning(CleanRepair):
     """Prunes the features that the head reads, the least active first, while clean accuracy holds; then fine-tunes.
 
     With pooled features these are the channels of the last block, the paper's last convolution: a feature that no
-    head reads is a channel that is not there.
+    head reads is a channel that is not there. Activation is mean |t|: t itself after a ReLU, and a measure of silence
+    where features have signs, as behind the layer norms of transformers and ConvNeXt.
     """
 
     tolerance: Share = 0.04  # of clean accuracy that pruning may cost
@@ -49,10 +50,10 @@ class FinePruning(CleanRepair):
 
 @torch.no_grad()
 def mean_features(model: Classifier, clean: Images, context: TrainingContext) -> Tensor:
-    """(D,) mean activation on `clean` of every feature that the head reads."""
+    """(D,) mean |activation| on `clean` of every feature that the head reads."""
     read: list[Tensor] = []
     size = batch_size(model, clean.x, 512)
-    hook = model.head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].double().sum(0)))
+    hook = model.head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].double().abs().sum(0)))
     model.eval()
     try:
         for x in clean.x.split(size):

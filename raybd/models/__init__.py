@@ -35,7 +35,7 @@ __all__ = [
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of an object, in how it is printed
 SETTINGS = ("width", "depth", "noise")
-PRETRAINED = ("weights", "input_size")  # settings of torchvision's networks
+PRETRAINED = ("weights", "input_size", "patch_size")  # settings of torchvision's networks
 MODELS: dict[str, Builder] = {
     "small_cnn": small_cnn,
     "resnet18": resnet18,
@@ -55,6 +55,7 @@ def build_model(
     noise: float = 0.0,
     weights: str = "",
     input_size: int = 0,
+    patch_size: int = 0,
 ) -> nn.Module:
     """The untrained model `name` for images of `shape` (C, H, W) in [0, 1]; seed torch's generator before.
 
@@ -63,13 +64,13 @@ def build_model(
     `width` multiplies the channels; `depth` None is the architecture's own; `noise` is the standard deviation of
     the Gaussian noise at the sites of raybd/models/noise.py, 0 being the ordinary network. A network of torchvision
     takes pretrained `weights` (a file, or torchvision's name of them), under a new head, and resizes images to
-    `input_size` pixels.
+    `input_size` pixels; `patch_size` pixels become one position of its first map.
 
     Raises:
         InputError: the name is unknown, or the model has not this setting or cannot take these images.
     """
     builder = _find(name)
-    settings = _settings(name, builder, width, depth, noise) | _pretrained(name, weights, input_size)
+    settings = _settings(name, builder, width, depth, noise) | _pretrained(name, weights, input_size, patch_size)
     model = keep_float32_input(builder(shape, classes, mean, std, **settings))
     return _finished(name, builder, model, shape, noise)
 
@@ -84,6 +85,7 @@ def sketch_model(
     noise: float = 0.0,
     weights: str = "",
     input_size: int = 0,
+    patch_size: int = 0,
 ) -> nn.Module | None:
     """The model of `build_model` on the device "meta", whose weights take no memory; the user's own with weights. None
     of one that reads weights while it is built, as torchvision's regnets do.
@@ -93,7 +95,7 @@ def sketch_model(
     """
     ones = [1.0] * shape[0]
     builder = _find(name)
-    settings = _settings(name, builder, width, depth, noise) | _pretrained(name, weights, input_size)
+    settings = _settings(name, builder, width, depth, noise) | _pretrained(name, weights, input_size, patch_size)
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu" if is_user_function(name) else "meta"):
             return _finished(name, builder, builder(shape, classes, ones, ones, **settings), shape, noise)
@@ -178,13 +180,13 @@ def _finished(name: str, builder: Builder, model: nn.Module, shape: Shape, noise
     return known
 
 
-def _pretrained(name: str, weights: str, input_size: int) -> dict[str, Any]:
-    """Those of `weights` and `input_size` that are given.
+def _pretrained(name: str, *values: str | int) -> dict[str, Any]:
+    """Those of `PRETRAINED`, of these values, that are given.
 
     Raises:
         InputError: the network is not torchvision's.
     """
-    given = {setting: value for setting, value in zip(PRETRAINED, (weights, input_size), strict=True) if value}
+    given = {setting: value for setting, value in zip(PRETRAINED, values, strict=True) if value}
     said = (
         f"model {name} has no setting {', '.join(given)} (torchvision:NAME has; a function of your own reads its own)"
     )

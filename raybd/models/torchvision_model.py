@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 from raybd.errors import InputError
 from raybd.models.base import Builder, Classifier, Shape, check_forward, require
 from raybd.models.noise_sites import add_sites, has_sites
+from raybd.models.patches import TRANSFORMERS, has_patches, image_size, set_patches
 from raybd.models.pretrained import SIZE, Pretrained, fill, load_pretrained
 
 PREFIX = "torchvision:"
-TRANSFORMERS = "vit_"  # take images of one size, for which they have positions
 NO_AUXILIARY = {"aux_logits": False, "init_weights": True}  # one answer an image, drawn without a warning
 SETTINGS = {"googlenet": NO_AUXILIARY, "inception_v3": NO_AUXILIARY}
 
@@ -76,8 +77,9 @@ def _plain(
     *,
     weights: str = "",
     input_size: int = 0,
+    patch_size: int = 0,
 ) -> Classifier:
-    return _build(name, shape, classes, mean, std, 0.0, weights, input_size)
+    return _build(name, shape, classes, mean, std, 0.0, _Given(weights, input_size, patch_size))
 
 
 def _noisy(
@@ -90,35 +92,52 @@ def _noisy(
     noise: float = 0.0,
     weights: str = "",
     input_size: int = 0,
+    patch_size: int = 0,
 ) -> Classifier:
     """The families whose places for noise are known (`noise_sites.py`)."""
-    return _build(name, shape, classes, mean, std, noise, weights, input_size)
+    return _build(name, shape, classes, mean, std, noise, _Given(weights, input_size, patch_size))
+
+
+class _Given(NamedTuple):
+    """The settings that torchvision's networks alone have; as little as can be: none."""
+
+    weights: str
+    input_size: int
+    patch_size: int
+
+    def check(self, name: str) -> None:
+        """Raise InputError with everything that torchvision's network `name` cannot have."""
+        label, patch = f"{PREFIX}{name}", self.patch_size
+        require(
+            (
+                not (self.weights and name in SETTINGS),
+                f"{label} reads images in another way with torchvision's weights",
+            ),
+            (self.input_size >= 0, f"input_size of {label} must not be negative, got {self.input_size}"),
+            (patch >= 0, f"patch_size of {label} must not be negative, got {patch}"),
+            (not patch or has_patches(name), f"{label} has no setting patch_size (vit_, convnext and densenet have)"),
+            (not (patch and self.weights), f"the weights of {label} are of its own patches: leave --patch-size out"),
+        )
 
 
 def _build(
-    name: str,
-    shape: Shape,
-    classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    noise: float,
-    weights: str,
-    input_size: int,
+    name: str, shape: Shape, classes: int, mean: Sequence[float], std: Sequence[float], noise: float, given: _Given
 ) -> Classifier:
     from torchvision import models
 
     label = f"{PREFIX}{name}"
-    require(
-        (not (weights and name in SETTINGS), f"{label} reads images in another way with torchvision's weights"),
-        (input_size >= 0, f"input_size of {label} must not be negative, got {input_size}"),
-    )
-    pretrained = load_pretrained(name, weights) if weights else None
-    size = _side(name, label, input_size, pretrained)
-    sized = {"image_size": size} if name.startswith(TRANSFORMERS) else {}
+    given.check(name)
+    pretrained = load_pretrained(name, given.weights) if given.weights else None
+    size, patch = _side(name, label, given, pretrained, shape), given.patch_size
+    sized = {}
+    if name.startswith(TRANSFORMERS):
+        sized = {"image_size": image_size(name, size, patch) if patch else size}
     try:
         body = models.get_model(name, weights=None, num_classes=classes, **SETTINGS.get(name, {}), **sized)
     except (ValueError, AssertionError) as error:
         raise InputError(f"{label} cannot take images of {size}x{size}: {error}") from error
+    if patch:
+        set_patches(name, body, patch, size)
     last, layer = list(body.named_modules())[-1]
     require(
         (shape[0] in (1, 3), f"{label} takes images of 1 or 3 channels, got {shape[0]}"),
@@ -134,13 +153,16 @@ def _build(
     return model
 
 
-def _side(name: str, label: str, input_size: int, pretrained: Pretrained | None) -> int:
+def _side(name: str, label: str, given: _Given, pretrained: Pretrained | None, shape: Shape) -> int:
     """The side in pixels that images are resized to inside the network; 0: they stay as they are.
 
     Raises:
-        InputError: a transformer has weights for another size.
+        InputError: a transformer has weights for another size, or images that are no squares.
     """
-    fixed = name.startswith(TRANSFORMERS)
+    fixed, input_size = name.startswith(TRANSFORMERS), given.input_size
+    if pretrained is None and fixed and given.patch_size and not input_size:
+        require((shape[1] == shape[2], f"{label} takes squares, got {shape[1]}x{shape[2]}: say --input-size"))
+        return shape[1]
     if pretrained is None:
         return input_size or (SIZE if fixed else 0)
     if fixed and input_size not in (0, pretrained.size):

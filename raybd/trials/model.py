@@ -15,7 +15,7 @@ from raybd.training import TrainConfig
 from raybd.types import coerce_floats
 from raybd.utils.constraints import NonNegative, Positive, violations
 
-NETWORKS = ("width", "depth", "noise", "weights", "input_size")  # settings that convex learners have not
+NETWORKS = ("width", "depth", "noise", "weights", "input_size", "patch_size")  # settings that convex learners have not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class ModelConfig:
     weights: str = field(default="", metadata={"since": "0.2"})
     # of the same: side in pixels to which they resize images; 0: that of the weights, or none
     input_size: Annotated[int, Ge(0)] = field(default=0, metadata={"since": "0.2"})
+    # of torchvision's ViT, ConvNeXt, DenseNet: side in pixels of a position of the first map; 0: as published
+    patch_size: Annotated[int, Ge(0)] = field(default=0, metadata={"since": "0.3"})
 
     def __post_init__(self) -> None:
         coerce_floats(self)
@@ -45,7 +47,7 @@ class ModelConfig:
     def network_settings(self) -> dict[str, Any]:
         """The settings of a network, as `raybd.models` takes them."""
         usual = {"width": self.width, "depth": self.depth, "noise": self.noise}
-        pretrained = {"weights": self.weights, "input_size": self.input_size}
+        pretrained = {"weights": self.weights, "input_size": self.input_size, "patch_size": self.patch_size}
         return usual | {name: value for name, value in pretrained.items() if value}
 
     def weights_file(self) -> Path | None:
@@ -101,6 +103,7 @@ class NetworkKind(ModelKind):
         said = f"width={model.width:g} wd={train.weight_decay:g} lr={train.learning_rate:g} epochs={train.epochs}"
         said += f" weights={Path(model.weights).name}" if model.weights else ""
         said += f" input_size={model.input_size}" if model.input_size else ""
+        said += f" patch_size={model.patch_size}" if model.patch_size else ""
         said += f" beta={train.beta:g}" if train.weighted else ""
         return said + (f" workers={train.workers}" if train.workers > 1 else "")
 
