@@ -1,7 +1,6 @@
 """The cache: one process computes, the others wait, and what is broken or cannot be written is no obstacle."""
 
 import logging
-import multiprocessing
 import os
 import signal
 import time
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from raybd.utils.cache import compute_once, content_hash, load_tensors
 from raybd.utils.locks import lock
+from tests.processes import spawned
 
-FORK = multiprocessing.get_context("fork")
 VALUE = {"weights": torch.arange(100.0), "loss": 0.5}
 
 
@@ -50,9 +49,7 @@ def _process(path: Path, log: Path, seconds: float) -> None:
 
 def test_two_processes_compute_once(tmp_path: Path) -> None:
     path, log = tmp_path / "key.pt", tmp_path / "log"
-    workers = [FORK.Process(target=_process, args=(path, log, 0.5)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
+    workers = [spawned(_process, path, log, 0.5) for _ in range(2)]
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
@@ -64,8 +61,7 @@ def test_whoever_waits_calls_its_heartbeat_and_takes_over_from_a_killed_process(
 ) -> None:
     monkeypatch.setattr("raybd.utils.locks.POLL", 0.05)
     path, log = tmp_path / "key.pt", tmp_path / "log"
-    holder = FORK.Process(target=_process, args=(path, log, 60.0))
-    holder.start()
+    holder = spawned(_process, path, log, 60.0)
     while not log.exists():
         time.sleep(0.01)
     alive: list[bool] = []

@@ -1,6 +1,5 @@
 """What can befall a trial in its worker, on a real Ray: the sweep goes on, and says what happened."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -20,7 +19,9 @@ from raybd.tracking import load_runs
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.records import FINISHED
+from raybd.types import Data
 from raybd.utils.locks import heartbeat_thread
+from tests.processes import exit_status, spawned
 from tests.sweeping import run_inline, run_on_ray
 
 pytestmark = pytest.mark.ray
@@ -82,25 +83,27 @@ def test_killed_failing_and_hung_trials_in_one_sweep(tmp_path: Path) -> None:
     assert "first error: its worker died" in twice
 
 
+def attempt_watched(config: TrialConfig, data: Data, setup: TrialSetup, hanging: Path) -> None:
+    """An attempt under a watchdog of three seconds that is told all is well until there is a file `hanging`."""
+    with (
+        watchdog(3, setup.folder.trial(config.key).crash_report) as heartbeat,
+        heartbeat_thread(lambda: None if hanging.exists() else heartbeat(), every=0.1),
+    ):
+        run_attempt(config, data, setup, heartbeat)
+
+
 @pytest.mark.parametrize("place", ["hangs_before_training", "hangs", "hangs_at_a_measure"])
 def test_a_hang_is_ended_wherever_it_is(place: str, tmp_path: Path) -> None:
-    """In a child of this process, which the watchdog may end; until the hang, a slow machine is no reason to."""
+    """In a process of its own, which the watchdog may end; until the hang, a slow machine is no reason to."""
     a = plan_sweep("s", [own(place)], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
     [config], folder = a.todo, a.folder.trial(a.todo[0].key)
     (tmp_path / "begun").touch()
-    if not (child := os.fork()):
-        hanging = tmp_path / "hanging"
-        with (
-            watchdog(3, folder.crash_report) as heartbeat,
-            heartbeat_thread(lambda: None if hanging.exists() else heartbeat(), every=0.1),
-        ):
-            run_attempt(config, a.data["digits"], TrialSetup("s", a.folder, a.store.address), heartbeat)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    setup = TrialSetup("s", a.folder, a.store.address)
+    assert exit_status(attempt_watched, config, a.data["digits"], setup, tmp_path / "hanging") == -signal.SIGKILL
     said = folder.crash_report.read_text()
     assert said.startswith("hung: no heartbeat for 3 s\n")
     assert "tests/misbehaving.py" in said
-    record_death(config, TrialSetup("s", a.folder, a.store.address), said.splitlines()[0])
+    record_death(config, setup, said.splitlines()[0])
     runs = load_runs("s", a.store.address.uri)
     assert list(runs["status"]) == ["FAILED"]
     kept = Path(a.store.client.download_artifacts(runs["run_id"][0], "traceback.txt")).read_text()
@@ -113,14 +116,12 @@ def test_an_attempt_that_is_still_at_work_is_waited_for_and_its_trial_not_run_ag
     a = plan_sweep("s", [own("slow")], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
     [config], setup = a.todo, TrialSetup("s", a.folder, a.store.address)
     folder, beats = a.folder.trial(config.key), list[int]()
-    if not (child := os.fork()):
-        run_attempt(config, a.data["digits"], setup)
-        os._exit(0)
+    first = spawned(run_attempt, config, a.data["digits"], setup)
     while not (folder.path / "history.jsonl").exists():
         time.sleep(0.01)
     monkeypatch.setattr("raybd.execution.attempt.run_checked", lambda *_: pytest.fail("it ran a second time"))
     outcome = run_attempt(config, a.data["digits"], setup, lambda: beats.append(1))
-    os.waitpid(child, 0)
+    first.join()
     assert (outcome.status, outcome.uploaded) == (FINISHED, True)
     assert beats  # who waits is not hung
     assert list(load_runs("s", a.store.address.uri)["status"]) == ["FINISHED"]

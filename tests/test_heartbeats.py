@@ -1,6 +1,5 @@
 """Long measurements call their heartbeat, so that the watchdog tells them from hung ones."""
 
-import os
 import signal
 import threading
 import time
@@ -23,6 +22,7 @@ from raybd.trials.run import run_trial
 from raybd.types import Data
 from raybd.utils import locks
 from raybd.utils.locks import heartbeat_thread
+from tests.processes import exit_status
 
 
 class Slow(nn.Module):
@@ -33,27 +33,24 @@ class Slow(nn.Module):
         return x.flatten(1)[:, :2]
 
 
-def ended(heartbeats: bool) -> int:
-    """The exit status of a process that counts votes for four seconds under a watchdog of two."""
-    if not (child := os.fork()):
-        with watchdog(2) as heartbeat:
-            images = torch.zeros(1, 16, 1, 8, 8)
-            count_votes(
-                Slow().eval(),
-                images,
-                range(16),
-                (0.1,),
-                (64,),
-                0,
-                batch=64,
-                heartbeat=heartbeat if heartbeats else lambda: None,
-            )
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def count_for_four_seconds(heartbeats: bool) -> None:
+    """Count votes under a watchdog of two seconds."""
+    with watchdog(2) as heartbeat:
+        images = torch.zeros(1, 16, 1, 8, 8)
+        count_votes(
+            Slow().eval(),
+            images,
+            range(16),
+            (0.1,),
+            (64,),
+            0,
+            batch=64,
+            heartbeat=heartbeat if heartbeats else lambda: None,
+        )
 
 
 def test_a_long_measurement_with_heartbeats_is_not_ended() -> None:
-    assert (ended(heartbeats=True), ended(heartbeats=False)) == (0, -signal.SIGKILL)
+    assert [exit_status(count_for_four_seconds, heartbeats) for heartbeats in (True, False)] == [0, -signal.SIGKILL]
 
 
 @pytest.mark.parametrize(

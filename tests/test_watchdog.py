@@ -14,6 +14,7 @@ import pytest
 
 from raybd.execution import watchdog as module
 from raybd.execution.watchdog import watchdog
+from tests.processes import exit_status
 
 
 def hold_python_s_lock() -> None:
@@ -32,12 +33,9 @@ def ignore_what_may_be_ignored() -> None:
     threading.Event().wait(60)
 
 
-def child(work: Callable[[], None]) -> int:
-    """The exit status of a process that does `work`."""
-    if not (number := os.fork()):
-        work()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+def watched(seconds: float, report: Path, act: Callable[[], None]) -> None:
+    with watchdog(seconds, report):
+        act()
 
 
 @pytest.mark.parametrize("act", [hold_python_s_lock, stop, ignore_what_may_be_ignored])
@@ -46,12 +44,8 @@ def test_a_process_that_answers_nothing_is_ended_and_its_stacks_are_kept(
 ) -> None:
     report = tmp_path / "of a\ntrial" / "crash_report.txt"
 
-    def work() -> None:
-        with watchdog(1, report):
-            act()
-
     begun = time.monotonic()
-    assert child(work) == -signal.SIGKILL
+    assert exit_status(watched, 1, report, act) == -signal.SIGKILL
     assert time.monotonic() - begun < 50
     text = report.read_text()
     assert text.startswith("hung: no heartbeat for 1 s\n")
@@ -61,30 +55,30 @@ def test_a_process_that_answers_nothing_is_ended_and_its_stacks_are_kept(
 def test_a_stack_that_cannot_be_written_ends_the_process_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    def work() -> None:
-        with watchdog(0.5, tmp_path / "file" / "report"):
-            time.sleep(60)
-
-    assert child(work) == -signal.SIGKILL
+    act = ignore_what_may_be_ignored
+    assert exit_status(watched, 0.5, tmp_path / "file" / "report", act) == -signal.SIGKILL
 
 
-def test_it_watches_inside_alone_and_from_trial_to_trial_by_one_process() -> None:
-    def work() -> None:
-        numbers = set()
-        for _ in range(3):
-            with watchdog(1) as heartbeat:
-                for _ in range(4):
-                    time.sleep(0.4)
-                    heartbeat()
-            numbers.add(module._watcher().process.pid)
-        time.sleep(1.6)  # between trials it may take as long as it likes
-        assert len(numbers) == 1
-        module._watcher().process.kill()
-        module._watcher().process.wait()
-        with watchdog(1) as heartbeat:  # its process is started anew
-            time.sleep(60)
+def work_for_three_trials() -> None:
+    numbers = set()
+    for _ in range(3):
+        with watchdog(1) as heartbeat:
+            for _ in range(4):
+                time.sleep(0.4)
+                heartbeat()
+        numbers.add(module._watcher().process.pid)
+    time.sleep(1.6)  # between trials it may take as long as it likes
+    assert len(numbers) == 1
+    module._watcher().process.kill()
+    module._watcher().process.wait()
+    with watchdog(1):  # its process is started anew
+        print("hangs", flush=True)
+        time.sleep(60)
 
-    assert child(work) == -signal.SIGKILL
+
+def test_it_watches_inside_alone_and_from_trial_to_trial_by_one_process(capfd: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(work_for_three_trials) == -signal.SIGKILL
+    assert capfd.readouterr().out == "hangs\n"
 
 
 def test_it_outlives_signals_to_the_group_and_ends_with_its_process() -> None:
