@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kurtosis, skew
+from sklearn.neighbors import NearestNeighbors
 
 from raybd.metrics import METRICS
-from raybd.metrics.defender import Defender, class_spectra, loss_spread, patch_flips
+from raybd.metrics.defender import Defender
+from raybd.metrics.defender.losses import loss_spread
+from raybd.metrics.defender.neighbours import neighbour_disagreement
+from raybd.metrics.defender.patches import canary_success, patch_flips
+from raybd.metrics.defender.spectra import class_spectra
 from raybd.metrics.subset import random_subset
+from raybd.models import Classifier
 from raybd.types import Data, MetricContext
 from raybd.utils.metric_names import MOST_PER_PATTERN, headline
 from tests.smoothing_cases import trained
@@ -56,6 +62,44 @@ def test_losses_by_hand() -> None:
     losses = np.array([math.log(2), math.log(4 / 3), math.log(2), math.log(2)])
     assert found["loss/deviation"] == pytest.approx(losses.std(), abs=1e-7)
     assert found["loss/least_class"] == pytest.approx(math.log(4 / 3) - (math.log(2) + math.log(4 / 3)) / 2, abs=1e-7)
+
+
+def test_the_smallest_and_largest_losses_of_one_class() -> None:
+    """Of 40 images the 5 % are two: those of class 1 first, those of class 0 last."""
+    margins = torch.linspace(-1, 0, 40)
+    labels = torch.zeros(40, dtype=torch.int64)
+    labels[:10] = 1
+    logits = torch.stack([margins, torch.zeros(40)], 1)
+    logits[:10] = torch.tensor([0.0, 9.0])
+    found = loss_spread(logits, labels)
+    assert found["loss/lowest_class"] == pytest.approx(1 - 10 / 40)
+    assert found["loss/highest_class"] == pytest.approx(1 - 30 / 40)
+
+
+def test_neighbours_agree_with_scikit_learn_and_do_not_change_with_a_rotation() -> None:
+    torch.manual_seed(2)
+    labels = torch.arange(90) % 3
+    points = torch.randn(90, 4).double() + 3 * torch.eye(4).double()[labels]
+    points[:9] = torch.randn(9, 4) + torch.tensor([0.0, 3.0, 0.0, 0.0])  # a third of class 0 and 2 among class 1
+    nearest = NearestNeighbors(n_neighbors=10).fit(points.numpy()).kneighbors(return_distance=False)
+    other = (labels.numpy()[nearest] != labels.numpy()[:, None]).mean(1)
+    means = [other[labels.numpy() == label].mean() for label in range(3)]
+    turn = torch.linalg.qr(torch.randn(4, 4).double()).Q
+    for one in (points, 5 * points @ turn - 1):
+        assert neighbour_disagreement(one, labels) == pytest.approx(max(means) - np.median(means), abs=1e-12)
+    assert math.isnan(neighbour_disagreement(points[:10], labels[:10]))
+
+
+def test_a_canary_is_learnt_by_a_copy(context: MetricContext) -> None:
+    """By a patch as large as the image all images look alike: the copy gives all of them the canary's class."""
+    model, images = context.model, context.poisoned.images
+    assert isinstance(model, Classifier)
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    found = [canary_success(model, images, context.data.test.x, 0, share) for share in (1.0, 1.0, 0.3)]
+    assert found[0] == found[1]
+    assert found[0] in (0.0, 1.0)  # one picture: either it went over or it was there
+    assert -1 <= found[2] <= 1
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 
 
 def test_flips_by_hand() -> None:
