@@ -15,6 +15,7 @@ from raybd.attacks.bpp import Bpp
 from raybd.attacks.invisible_grid import InvisibleGrid
 from raybd.attacks.label_consistent import LabelConsistent
 from raybd.attacks.low_frequency import LowFrequency
+from raybd.attacks.narcissus import Narcissus
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.attacks.primitive import Primitive
 from raybd.attacks.sig import Sig
@@ -41,12 +42,16 @@ def test_contract(text: str, shape: Shape, monkeypatch: pytest.MonkeyPatch) -> N
     if isinstance(attack, LabelConsistent):  # how well its surrogate learnt is no part of the contract
         monkeypatch.setattr("raybd.attacks.surrogate.EPOCHS", (1, 1))
         attack = replace(attack, steps=2)
+    if isinstance(attack, Narcissus):  # nor how good its picture is
+        monkeypatch.setattr("raybd.attacks.surrogate.EPOCHS", (1, 1))
+        attack = replace(attack, steps=12, step=50.0)
     check_attack(attack, (shape,))
 
 
 def test_the_table_holds_what_the_issue_lists() -> None:
     wanted = """adaptive_blend adaptive_k_way adaptive_patch badnets batt blended bpp ctrl ftrojan invisible_grid
-        label_consistent low_frequency many_triggers multi placed primitive sig tact universal view_invariant wanet"""
+        label_consistent low_frequency many_triggers multi narcissus placed primitive sig tact universal
+        view_invariant wanet"""
     assert set(wanted.split()) <= set(POISONING)
 
 
@@ -200,6 +205,9 @@ def _refusals() -> list[tuple[Attack, str]]:
         (LabelConsistent(steps=0), "steps must be at least 1, got 0"),
         (LabelConsistent(step=-1), "step must be above 0 and finite, got -1"),
         (LabelConsistent(amplitude=0), "amplitude must be above 0 and finite, got 0"),
+        (Narcissus(epsilon=0.5), "epsilon must be at least 1 grey level, got 0.5"),
+        (Narcissus(magnify=0), "magnify must be above 0 and finite, got 0"),
+        (Narcissus(steps=0), "steps must be at least 1, got 0"),
         (LabelConsistent(norm="l1"), "norm must be one of linf, l2, got 'l1'"),  # type: ignore[arg-type]
     ]
     several = [

@@ -19,6 +19,7 @@ from raybd.attacks.label_consistent import LabelConsistent
 from raybd.attacks.low_frequency import LowFrequency
 from raybd.attacks.many_triggers import ManyTriggers
 from raybd.attacks.multi import Multi
+from raybd.attacks.narcissus import Narcissus
 from raybd.attacks.none import NoAttack
 from raybd.attacks.placed import Placed
 from raybd.attacks.primitive import Primitive
@@ -43,6 +44,7 @@ _ATTACKS: dict[str, type[Attack]] = {
     "low_frequency": LowFrequency,
     "many_triggers": ManyTriggers,
     "multi": Multi,
+    "narcissus": Narcissus,
     "none": NoAttack,
     "placed": Placed,
     "primitive": Primitive,

@@ -64,8 +64,8 @@ def _rows(attack: Attack, data: Data, count: int, seed: int) -> list[Row]:
     if problems := attack.check(data.train.shape, len(data.classes)):
         raise InputError(problems)
     classes, rows = len(data.classes), []
+    recipe = PoisonSpec(attack, RATE, seed).on(data.train, classes)
     for k, member in enumerate(attack.members()):
-        recipe = PoisonSpec(attack, RATE, seed)
         some = data.test.take(member.attack.measured(data.test.y).nonzero().squeeze(1)[:count])
         name = ": ".join(filter(None, (describe(attack), member.name)))
         rows.append((name, some, recipe.triggered_by(k, some, classes)))
@@ -76,7 +76,8 @@ def _rows(attack: Attack, data: Data, count: int, seed: int) -> list[Row]:
 
 def _training_rows(attack: Attack, data: Data, count: int, seed: int) -> list[Row]:
     train = data.train.take(torch.randperm(len(data.train), generator=stream(seed, "sheet"))[:TRAIN])
-    poisoned, rows = PoisonSpec(attack, RATE, seed).poison(train, len(data.classes)), []
+    classes, rows = len(data.classes), list[Row]()
+    poisoned = PoisonSpec(attack, RATE, seed).on(data.train, classes).poison(train, classes)
     hidden = type(attack.members()[0].attack).stamp_training is not Attack.stamp_training
     chosen = type(attack).victims_in_order is not Attack.victims_in_order
     for role, name in ((POISON, "  in training"), (COVER, "  a cover")):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raybd.data.class_names import names_left, with_numbers
 from raybd.field_types import ClassLabel
+from raybd.training import TrainingAttacker
 from raybd.types import Images, coerce_floats
 from raybd.utils.constraints import NonNegative, mistyped, violations
 
@@ -57,6 +58,10 @@ class Attack(ABC):
     def draw(self, shape: Shape, classes: int, rng: torch.Generator) -> Tensor:
         """The random part of the trigger, drawn once a trial: the same in training and at test; none by default."""
         return torch.empty(0)
+
+    def draw_from(self, train: Images, classes: int, rng: torch.Generator) -> Tensor:
+        """`draw` for an attacker who makes the trigger from the clean training images `train`."""
+        return self.draw(train.shape, classes, rng)
 
     @abstractmethod
     def stamp(self, x: Tensor, trigger: Trigger) -> Tensor:
@@ -111,6 +116,22 @@ class Attack(ABC):
     def repoisons_each_epoch(self) -> bool:
         """Whether every epoch poisons other images, which takes an attacker who sits in the training loop."""
         return False
+
+    def controls_training(self) -> bool:
+        """Whether the attacker trains the network, and the trigger with it: then `train_along` says how."""
+        return False
+
+    def train_along(self, clean: Images, roles: Tensor, pattern: Tensor, seed: int) -> TrainingAttacker:
+        """The attacker's part of a training on the images `clean`, of which `roles` (N,) are poison and covers.
+
+        `pattern` is what `draw_from` returned; the trigger is measured with the attacker's own at each probe.
+        """
+        return TrainingAttacker()
+
+    @final
+    def needs_the_loop(self) -> bool:
+        """Whether the attacker sits in the training loop: no training set that is made once will do."""
+        return self.controls_training() or self.repoisons_each_epoch()
 
     def problems(self, shape: Shape, classes: int) -> list[str]:
         """Why these settings cannot be used on images of `shape` with `classes` classes; empty if they can."""

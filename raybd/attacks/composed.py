@@ -75,6 +75,6 @@ def member_problems(member: Member, shape: Shape, classes: int) -> list[str]:
     """Why an attack cannot be a member of another."""
     if isinstance(member.attack, ComposedAttack | NoAttack):
         return [f"{member.name} cannot be one of several attacks"]
-    if member.attack.repoisons_each_epoch():
-        return [f"{member.name} poisons other images in every epoch, which its neighbours do not"]
+    if member.attack.needs_the_loop():
+        return [f"{member.name} poisons anew in every epoch, which its neighbours do not"]
     return member.attack.check(shape, classes)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 
 import torch
@@ -52,6 +52,18 @@ class PoisonSpec:
     rate: float  # poisoned images / whole training set
     seed: int
     epoch: int = 1  # of an attack that poisons every epoch anew
+    # what each member draws once: None where it needs no training images, and follows from the above alone
+    patterns: tuple[Tensor, ...] | None = field(default=None, compare=False, repr=False)
+
+    def on(self, train: Images, classes: int) -> "PoisonSpec":
+        """This spec with the triggers that its attack makes from the clean training images `train`."""
+        if self.patterns is not None or not self._needs_training_images():
+            return self
+        draws = (
+            member.attack.draw_from(train, classes, self._trigger_stream(k))
+            for k, member in enumerate(self.attack.members())
+        )
+        return replace(self, patterns=tuple(draws))
 
     def count(self, n: int) -> int:
         """How many of `n` training images are poisoned: `rate * n` to the nearest image, halves up."""
@@ -93,11 +105,21 @@ class PoisonSpec:
         return [PoisonIndices(some, self._covers(k, y, order, some)) for k, some in enumerate(victims)]
 
     def trigger(self, shape: Shape, classes: int, member: int = 0) -> Tensor:
-        """The random part of a member's trigger, the same for training and test."""
-        return self._attack(member).draw(shape, classes, stream(self.seed, "trigger", *_numbered(member)))
+        """The random part of a member's trigger, the same for training and test.
+
+        Raises:
+            ValueError: it is made from training images, and `on` was not told which.
+        """
+        if self.patterns is not None:
+            return self.patterns[member]
+        if self._needs_training_images():
+            raise ValueError("this trigger is made from the training images: PoisonSpec(...).on(train, classes)")
+        return self._attack(member).draw(shape, classes, self._trigger_stream(member))
 
     def poison(self, images: Images, classes: int) -> Poisoned:
         """The training set that the victim gets: triggers stamped and labels changed, all else untouched."""
+        if self.patterns is None and self._needs_training_images():
+            return self.on(images, classes).poison(images, classes)
         roles, member = torch.zeros_like(images.y, dtype=torch.uint8), torch.zeros_like(images.y, dtype=torch.uint8)
         y, touched = images.y.clone(), list[Touched]()
         for k, one in enumerate(self.indices(images)):
@@ -136,6 +158,12 @@ class PoisonSpec:
 
     def _attack(self, member: int) -> Attack:
         return self.attack.members()[member].attack
+
+    def _needs_training_images(self) -> bool:
+        return any(type(member.attack).draw_from is not Attack.draw_from for member in self.attack.members())
+
+    def _trigger_stream(self, member: int) -> torch.Generator:
+        return stream(self.seed, "trigger", *_numbered(member))
 
     def _stream(self, *names: str | int) -> torch.Generator:
         return stream(self.seed, *names, *(("epoch", self.epoch) if self.epoch > 1 else ()))

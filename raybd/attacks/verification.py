@@ -25,6 +25,7 @@ def verify_poisoning(recipe: PoisonSpec, clean: Images, poisoned: Poisoned, clas
     Raises:
         PoisoningError: naming each number that is not what was asked.
     """
+    recipe = recipe.on(clean, classes)
     at = {role: (poisoned.roles == role).nonzero().squeeze(1) for role in (CLEAN, POISON, COVER)}
     problems = recipe.attack.check(clean.shape, classes)
     problems += _untouched(clean, poisoned, at[CLEAN], at[COVER])

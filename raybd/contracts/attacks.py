@@ -32,10 +32,10 @@ class Case:
     images: Images
     seed: int = 3
 
-    @property
+    @cached_property
     def recipe(self) -> PoisonSpec:
         """At the larger rate."""
-        return PoisonSpec(self.attack, MORE, self.seed)
+        return PoisonSpec(self.attack, MORE, self.seed).on(self.images, CLASSES)
 
     @cached_property
     def more(self) -> Poisoned:

@@ -45,6 +45,7 @@ class Defence(ABC):
 
     access: ClassVar[Access] = "training set"  # what it must be given beside the network
     parallel: ClassVar[bool] = False  # whether it trains through `fit`, which several ranks can share
+    after_training: ClassVar[bool] = False  # whether it leaves the training to others, who may be the attacker
     streams: ClassVar[bool] = True  # whether it reads the images by index or in parts alone, as those of a streamed set
 
     def __post_init__(self) -> None:

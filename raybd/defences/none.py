@@ -13,6 +13,7 @@ class NoDefence(Defence):
     """Trains on everything as it comes."""
 
     parallel: ClassVar[bool] = True
+    after_training: ClassVar[bool] = True
 
     def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """The plain training loop."""

@@ -36,6 +36,7 @@ class PostTraining(Defence):
     """
 
     parallel: ClassVar[bool] = True  # but for the repair
+    after_training: ClassVar[bool] = True
 
     def train(self, context: TrainingContext) -> Iterator[Epoch]:
         """Training as no defence does it, the last epoch with the repair."""

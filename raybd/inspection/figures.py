@@ -85,7 +85,7 @@ def figures(
 
 def _context(network: nn.Module, data: Data, attack: Attack, seed: int) -> MetricContext:
     """What metrics look at, of a network whose training is not known."""
-    spec, how = PoisonSpec(attack, 0.0, seed), TrainConfig()
+    spec, how = PoisonSpec(attack, 0.0, seed).on(data.train, len(data.classes)), TrainConfig()
     triggered = data.test if isinstance(attack, NoAttack) else spec.triggered(data.test, len(data.classes))
     with forked_rng(seed, "prediction", device=data.test.x.device):
         clean, stamped = (predict(network, images.x, how) for images in (data.test, triggered))

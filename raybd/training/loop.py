@@ -1,5 +1,7 @@
 """The training loop: the whole set on the device as bytes, whole batches, no host sync in a step. Knows no attack.
 
+An attacker who trains the network comes with the images (`AttackedImages`), and is asked at each step.
+
 Of a set that is streamed (`raybd.pixels`) the next batches are read while one is trained on, with the same bits.
 
 Every random number of an epoch comes from streams named by (seed, purpose, epoch), so a training that is resumed
@@ -15,6 +17,7 @@ from torch import nn
 from raybd.errors import DivergedError
 from raybd.pixels import batches_of
 from raybd.seeds import derive, stream
+from raybd.training.attacker import TrainingAttacker, attacker_of
 from raybd.training.batches import augment, autocast, in_batches, memory_format, prepare
 from raybd.training.checkpoint import Checkpoint
 from raybd.training.config import Epoch, TrainConfig
@@ -42,7 +45,8 @@ def fit(
     ranks = Ranks.of(train_config.workers, train_config.sync_batch_norm)
     model.to(memory_format=memory_format(train_config))
     optimizer = optimizer_of(model, train_config)
-    first, best = _restore(model, optimizer, checkpoint)
+    attacker = attacker_of(images)
+    first, best = _restore(model, optimizer, attacker, checkpoint)
     wrapped = ranks.wrap(model)
     for number in range(first, train_config.epochs + 1):
         loss = _one_epoch(wrapped, optimizer, images, train_config, seed, number, ranks)
@@ -55,17 +59,18 @@ def fit(
             return
         if checkpoint is not None:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoint.save(state | {"epoch": number, "best": list(best)})
+            checkpoint.save(state | {"epoch": number, "best": list(best), "attacker": attacker.state()})
 
 
 def _restore(
-    model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint | None
+    model: nn.Module, optimizer: torch.optim.Optimizer, attacker: TrainingAttacker, checkpoint: Checkpoint | None
 ) -> tuple[int, tuple[float, int]]:
     state = checkpoint.load() if checkpoint is not None else None
     if state is None:
         return 1, (math.inf, 0)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    attacker.restore(state.get("attacker", {}))
     return state["epoch"] + 1, (state["best"][0], state["best"][1])
 
 
@@ -78,7 +83,7 @@ def _one_epoch(
     number: int,
     ranks: Ranks,
 ) -> float:
-    images, device = images.at(number), images.x.device
+    attacker, images, device = attacker_of(images), images.at(number), images.x.device
     order = torch.randperm(len(images), generator=stream(seed, "batches", number)).to(device)
     rng = stream(seed, "augmentation", number, device=device)
     # Dropout and the like draw from the global generator: on each rank for its own share.
@@ -88,20 +93,23 @@ def _one_epoch(
     loss_of = plain(images, train_config.label_smoothing)
     if isinstance(images, Flagged):
         steps, loss_of = _weighted(images, train_config, steps)
-    total = torch.zeros((), device=device)
+    total, total_steps = torch.zeros((), device=device), train_config.epochs * len(batches)
     model.train()
+    attacker.begin(number)
     pictures = batches_of(images.x, [step.index for step in steps])
     for step, batch in zip(steps, pictures, strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(train_config, step.number, train_config.epochs * len(batches))
+            group["lr"] = learning_rate(train_config, step.number, total_steps)
         part, weight = ranks.share(len(step.index))
-        x = augment(batch, train_config.crop, train_config.flip, rng)[part]
+        x = prepare(augment(batch, train_config.crop, train_config.flip, rng)[part], train_config)
+        x = attacker.batch(x, step.index[part])
         with autocast(train_config, device):
-            loss = loss_of(model(prepare(x, train_config)), step.index[part], step)
+            loss = loss_of(model(x), step.index[part], step)
         loss = loss if weight == 1 else loss * weight
         optimizer.zero_grad(set_to_none=True)
-        ranks.backward(loss)
+        ranks.backward(attacker.objective(loss))
         optimizer.step()
+        attacker.step(step.number / total_steps)
         total += loss.detach() * step.size
     return float(ranks.sum(total)) / sum(step.size for step in steps)
 

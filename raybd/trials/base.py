@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from raybd.attacks import NoAttack
-from raybd.attacks.poisoning import PoisonSpec
+from raybd.attacks.poisoning import PoisonSpec, RepoisonedImages
 from raybd.attacks.verification import verify_poisoning
 from raybd.defences.comparison import Suspects
 from raybd.errors import InputError
@@ -114,23 +114,38 @@ class TrialKind(ABC):
         """Pictures of how training went, by their names as files."""
 
 
-def poisoned_sets(config: TrialConfig, data: Data) -> tuple[Poisoned, Images]:
+def spec_of(config: TrialConfig, data: Data) -> PoisonSpec:
+    """What the attacker of `config` does to `data`, with the trigger that is made from its training images."""
+    return PoisonSpec(config.attack, config.poison_rate, config.seed).on(data.train, len(data.classes))
+
+
+def poisoned_sets(config: TrialConfig, data: Data, spec: PoisonSpec | None = None) -> tuple[Poisoned, Images]:
     """The training set as the attacker leaves it, with its manifest, and the triggered test images.
+
+    `spec` is that of `spec_of`, or with a trigger that was learnt since. What is poisoned anew for an epoch is verified
+    then.
 
     Raises:
         PoisoningError: the poisoned set is not what was asked for.
     """
-    spec, classes = PoisonSpec(config.attack, config.poison_rate, config.seed), len(data.classes)
-    poisoned = spec.poison(data.train, classes)
-    manifest = verify_poisoning(spec, data.train, poisoned, classes)
-    return replace(poisoned, manifest=manifest), spec.triggered(data.test, classes)
+    spec, classes = spec or spec_of(config, data), len(data.classes)
+    poisoned = _verified(spec, data.train, classes)
+    if isinstance(images := poisoned.images, RepoisonedImages):
+        anew = replace(images, renew=lambda epoch: _verified(replace(spec, epoch=epoch), data.train, classes).images)
+        poisoned = replace(poisoned, images=anew)
+    return poisoned, spec.triggered(data.test, classes)
 
 
-def triggered_validation(config: TrialConfig, data: Data) -> Images | None:
+def _verified(spec: PoisonSpec, clean: Images, classes: int) -> Poisoned:
+    poisoned = spec.poison(clean, classes)
+    return replace(poisoned, manifest=verify_poisoning(spec, clean, poisoned, classes))
+
+
+def triggered_validation(config: TrialConfig, data: Data, spec: PoisonSpec | None = None) -> Images | None:
     """The images of `data` that are set aside, with the trigger, labelled with what the attacker wants of them."""
     if data.validation is None or isinstance(config.attack, NoAttack):
         return None
-    return PoisonSpec(config.attack, config.poison_rate, config.seed).triggered(data.validation, len(data.classes))
+    return (spec or spec_of(config, data)).triggered(data.validation, len(data.classes))
 
 
 def measure(config: TrialConfig, context: MetricContext) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raybd.attacks import BadNets
+from raybd.attacks import ATTACKS, BadNets
 from raybd.attacks.poisoning import PoisonSpec, digest
 from raybd.convex.class_pairs import ClassPair, backdoor_task, mnist_pair, pair_problems, poison_indices
 from raybd.convex.legacy import LegacyAccuracies, fit_published, legacy_accuracies
@@ -106,6 +106,8 @@ def _network_settings(config: TrialConfig) -> list[str]:
     found += [f"model {name} has no epochs to probe"] * bool(config.probes)
     if not isinstance(config.defence, NoDefence):
         found.append(f"model {name} has no training that a defence could take over")
+    if config.attack.controls_training():
+        found.append(f"model {name} has no training that attack {name_of(ATTACKS, config.attack)} could control")
     metrics = [name_of(METRICS, metric) for metric in config.metrics]
     looking = [metric for metric in metrics if metric not in ("accuracy", "learning_curves")]
     return found + [f"metric {metric} measures networks, and {name} is none" for metric in looking]

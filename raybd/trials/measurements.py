@@ -13,8 +13,16 @@ from raybd.defences.comparison import compare_with_truth, most_suspected
 from raybd.defences.vibe.truth import probe_accuracy, relabelling
 from raybd.errors import DivergedError
 from raybd.seeds import forked_rng
-from raybd.training import Epoch, predict
-from raybd.trials.base import TrialResult, TrialSession, measure, poisoned_sets, result_of, triggered_validation
+from raybd.training import AttackedImages, Epoch, predict
+from raybd.trials.base import (
+    TrialResult,
+    TrialSession,
+    measure,
+    poisoned_sets,
+    result_of,
+    spec_of,
+    triggered_validation,
+)
 from raybd.trials.config import TrialConfig
 from raybd.trials.twins import Twin
 from raybd.trials.untrained import deployed_network
@@ -34,10 +42,11 @@ class Measurements:
         poisoned: Poisoned,
         triggered: Images,
         twin: Twin | None,
+        spec: PoisonSpec,
     ) -> None:
         self.config, self.data, self.session, self.start = config, data, session, start
         self.training, self.poisoned, self.triggered, self.twin = training, poisoned, triggered, twin
-        self.held_out = triggered_validation(config, data)
+        self.spec, self.held_out = spec, triggered_validation(config, data, spec)
         self.history = list(session.earlier)
         self.metrics: dict[str, float] = {}
         self.arrays: dict[str, Tensor] = {}
@@ -66,8 +75,10 @@ class Measurements:
 
     def _measure(self, epoch: Epoch) -> dict[str, Tensor]:
         """Measure after `epoch`; the new arrays."""
+        self._renew()
         model, twin = self.training.model, self.twin
-        context = _metric_context(self.config, model, self.data, self.poisoned, self.triggered, epoch, twin)
+        sets = self.spec, self.poisoned, self.triggered
+        context = _metric_context(self.config, model, self.data, sets, epoch, twin)
         context = _with_triggered(self.config, context, self.held_out)
         self.context = replace(context, heartbeat=self.session.heartbeat)
         if not bool(context.clean_logits.isfinite().all()):  # the last step's loss is no number, and nobody looked
@@ -78,21 +89,28 @@ class Measurements:
         self.history.append({"epoch": epoch.number, "metrics": self.metrics})
         return new
 
+    def _renew(self) -> None:
+        """Where the attacker trains along: its trigger as it is now, verified."""
+        if isinstance(images := self.training.images, AttackedImages):
+            config, data = self.config, self.data
+            self.spec = replace(self.spec, patterns=(images.attacker.pattern(),))
+            self.poisoned, self.triggered = poisoned_sets(config, data, self.spec)
+            self.held_out = triggered_validation(config, data, self.spec)
+
 
 def _metric_context(
     config: TrialConfig,
     model: nn.Module,
     data: Data,
-    poisoned: Poisoned,
-    triggered: Images,
+    sets: tuple[PoisonSpec, Poisoned, Images],
     epoch: Epoch,
     twin: Twin | None,
 ) -> MetricContext:
-    validation = data.validation
+    """What metrics look at after `epoch`; `sets` are the spec, and what `poisoned_sets` made with it."""
+    validation, (spec, poisoned, triggered) = data.validation, sets
     with forked_rng(config.seed, "prediction", epoch.number, device=data.test.x.device):
         clean, stamped = (predict(model, images.x, config.train) for images in (data.test, triggered))
         held_out = None if validation is None else predict(model, validation.x, config.train)
-    spec = PoisonSpec(config.attack, config.poison_rate, config.seed)
     return MetricContext(
         model=model.eval(),
         data=data,
@@ -114,8 +132,8 @@ def _metric_context(
 def untrained_context(config: TrialConfig, data: Data) -> MetricContext:
     """What metrics look at after the last epoch, of a network that was not trained and is its own clean twin."""
     model = deployed_network(config, data)
-    epoch = Epoch(config.train.epochs, 0.0, last=True)
-    context = _metric_context(config, model, data, *poisoned_sets(config, data), epoch, None)
+    epoch, spec = Epoch(config.train.epochs, 0.0, last=True), spec_of(config, data)
+    context = _metric_context(config, model, data, (spec, *poisoned_sets(config, data, spec)), epoch, None)
     return replace(context, twin=model)
 
 

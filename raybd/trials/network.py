@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +21,14 @@ from raybd.metrics import METRICS
 from raybd.metrics.base import History
 from raybd.pixels import is_streamed
 from raybd.plugins import name_of
-from raybd.training import Checkpoint, Epoch, Ranks, probe_schedule
+from raybd.training import AttackedImages, Checkpoint, Epoch, Ranks, probe_schedule
 from raybd.training.weighting import Flagged
 from raybd.trials.base import (
     TrialKind,
     TrialResult,
     TrialSession,
     poisoned_sets,
+    spec_of,
 )
 from raybd.trials.config import TrialConfig
 from raybd.trials.measurements import Measurements
@@ -65,16 +67,18 @@ class NetworkTraining(TrialKind):
 
     def run(self, config: TrialConfig, data: Data, session: TrialSession, start: float) -> TrialResult:
         """One report an epoch, the metrics at every probe."""
-        poisoned, triggered = poisoned_sets(config, data)
+        spec = spec_of(config, data)
+        poisoned, triggered = poisoned_sets(config, data, spec)
         model = deployed_network(config, data)
         probes = set(config.probes or probe_schedule(config.train.epochs))
         with tempfile.TemporaryDirectory() as folder:
             context_of = partial(_training_context, config, data, session)
             twin = _twin(config, data, context_of, probes, session, Path(folder))
             ranks = Ranks.of(config.train.workers)
-            context = context_of(model, poisoned, ranks.checkpoint(session.checkpoint))
+            trained_on = _attacked(config, data, spec, poisoned)
+            context = context_of(model, trained_on, ranks.checkpoint(session.checkpoint))
             replayed = twin.replay(model, probes, context.findings) if twin and not config.poison_rate else None
-            measurements = Measurements(config, data, session, start, context, poisoned, triggered, twin)
+            measurements = Measurements(config, data, session, start, context, poisoned, triggered, twin, spec)
             for epoch in replayed or config.defence.train(context):
                 measurements.add(epoch, epoch.last or epoch.number in probes)
         return measurements.result()
@@ -83,7 +87,7 @@ class NetworkTraining(TrialKind):
         """The clean twin where rank 0 trains it, then the training; no metric."""
         ranks, classes = Ranks.of(config.train.workers), len(data.classes)
         context_of = partial(_training_context, config, data, session, checkpoint=ranks.checkpoint(None))
-        poisoned = PoisonSpec(config.attack, config.poison_rate, config.seed).poison(data.train, classes)
+        poisoned = spec_of(config, data).poison(data.train, classes)
         if _has_twin(config, session):
             while ranks.decide():  # each time that rank 0 trains the twin: see `_twin`
                 _exhaust(config.defence.train(context_of()))
@@ -151,6 +155,15 @@ def _training_context(
         cache_folder=session.shared and session.shared / "encoders",
         heartbeat=session.heartbeat,
     )
+
+
+def _attacked(config: TrialConfig, data: Data, spec: PoisonSpec, poisoned: Poisoned) -> Poisoned:
+    """`poisoned`, with an attacker who stamps it while the network is trained, where there is one."""
+    if not (config.poison_rate and config.attack.controls_training()):
+        return poisoned
+    pattern = spec.trigger(data.train.shape, len(data.classes))
+    attacker = config.attack.train_along(data.train, poisoned.roles, pattern, config.seed)
+    return replace(poisoned, images=AttackedImages(data.train.x, poisoned.images.y, attacker))
 
 
 def _twin(

@@ -5,6 +5,7 @@ from functools import cache
 import torch
 from torch import nn
 
+from raybd.attacks import ATTACKS
 from raybd.convex import LEARNERS
 from raybd.defences import DEFENCES, Defence, NoDefence
 from raybd.errors import InputError
@@ -20,7 +21,7 @@ from raybd.trials.model import ModelConfig
 def setting_problems(config: TrialConfig) -> list[str]:
     """Settings of convex fits; probes, a beta, workers or a twin that the training does not go with."""
     found = [f"recipe published is for convex learners ({', '.join(LEARNERS)})"] * (config.recipe == "published")
-    found += _twin_problems(config) + _probe_problems(config) + _beta_problems(config)
+    found += _twin_problems(config) + _probe_problems(config) + _beta_problems(config) + _attacker_problems(config)
     return found + _data_parallel_problems(config)
 
 
@@ -115,6 +116,24 @@ def _beta_problems(config: TrialConfig) -> list[str]:
         found.append(f"at poison rate {config.poison_rate:g} beta weighs nothing: it must be 1, in mode sample")
     if not isinstance(config.defence, NoDefence):
         found.append("a training that weighs poison by beta cannot have a defence")
-    if any(member.attack.repoisons_each_epoch() for member in config.attack.members()):
-        found.append("an attack that poisons other images in every epoch cannot be weighted by beta")
+    if any(member.attack.needs_the_loop() for member in config.attack.members()):
+        found.append("an attack that poisons anew in every epoch cannot be weighted by beta")
+    return found
+
+
+def _attacker_problems(config: TrialConfig) -> list[str]:
+    """A defence or workers in the place of an attacker who trains the network."""
+    if not (config.poison_rate and config.attack.controls_training()):
+        return []
+    found, attack, defence = [], name_of(ATTACKS, config.attack), name_of(DEFENCES, config.defence)
+    if not config.defence.after_training:
+        allowed = ", ".join(name for name, one in DEFENCES.items() if one.after_training)
+        found.append(
+            f"attack {attack} trains the network itself, and so would defence {defence}: after such an attacker come "
+            f"{allowed} (or choose {attack}:static, whose trigger is learnt beforehand)"
+        )
+    if config.train.workers > 1:
+        found.append(
+            f"attack {attack} trains the network itself, in one process: not by {config.train.workers} workers"
+        )
     return found

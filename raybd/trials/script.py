@@ -55,7 +55,7 @@ class ScriptTraining(TrialKind):
         found += ["a user's script is measured by its predictions alone: no metrics"] * bool(config.metrics)
         found += ["a user's script has no epochs to probe"] * bool(config.probes)
         found += ["a user's script is one process of raybd's: no workers"] * (config.train.workers > 1)
-        if config.attack.repoisons_each_epoch():
+        if config.attack.needs_the_loop():
             found.append("this attack poisons each epoch anew, and a user's script is given its data once")
         return found
 
