@@ -185,7 +185,7 @@ def _comparison(options: SearchOptions, named: Mapping[str, Defence], folder: Pa
     of_base = [trial for trial in compared if trial.defence == named["default"]]
     trials = [replace(trial, defence=one) for one in dict.fromkeys(named.values()) for trial in of_base]
     asked, _ = prepare([*compared, *trials], options.dataset.data_root, options.attack.every, options.image_bytes)
-    defences = {text: parse("defence", DEFENCES, text) for text in options.training.defences} | dict(named)
+    defences = {text: parse("defence", DEFENCES, text) for text in options.training.defence_names} | dict(named)
     keys = {name: [trial.key for trial in asked if trial.defence == one] for name, one in defences.items()}
     settings = {name: spec(DEFENCES, one) for name, one in defences.items()}
     held_out = [text.partition(":")[0] for text in options.search.held_out]

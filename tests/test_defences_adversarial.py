@@ -91,13 +91,14 @@ def test_the_shared_examples_of_sau_stay_in_the_box_and_follow_the_sign() -> Non
 
 
 def test_what_sau_unlearns_by_its_definition() -> None:
+    """Four images, as h_0 sees them: fooled; right before and after; not moved; wrong before, and right after."""
     model, frozen = Linear([[2.0, -1.0], [0.5, 1.0]]), Linear([[1.0, 0.0], [0.0, 1.0]])
-    x = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1]]).view(3, 1, 1, 2)
-    moved = torch.tensor([[0.1, 0.9], [0.3, 0.7], [0.8, 0.2]]).view(3, 1, 1, 2)
-    y = torch.tensor([0, 1, 0])
+    x = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.2, 0.8]]).view(4, 1, 1, 2)
+    moved = torch.tensor([[0.1, 0.9], [0.3, 0.7], [0.8, 0.2], [0.7, 0.3]]).view(4, 1, 1, 2)
+    y = torch.tensor([0, 1, 0, 0])
     loss = Sau(unlearning=0.7).unlearnt(model, frozen, x, moved, y)
-    p = model(moved).softmax(1)[0, 1]  # h_0 is fooled by the first alone, into class 1
-    wanted = F.cross_entropy(model(x), y) - 0.7 * torch.log(1 - p) / 3
+    p = model(moved).softmax(1)[0, 1]  # the first alone, into class 1
+    wanted = F.cross_entropy(model(x), y) - 0.7 * torch.log(1 - p) / 4
     torch.testing.assert_close(loss, wanted)
 
 

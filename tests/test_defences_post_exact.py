@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybd.defences import TrainingContext, anp, clp, fine_pruning, ft_sam, ibau, nad, neural_cleanse, post
+from raybd.defences import DEFENCES, TrainingContext, anp, clp, fine_pruning, ft_sam, ibau, nad, neural_cleanse, post
 from raybd.errors import InputError
 from raybd.models import Classifier, build_model
 from raybd.models.lipschitz import channel_lipschitz, norm_after
+from raybd.plugins import parse
 from raybd.seeds import stream
 from raybd.training import TrainConfig, fit
 from raybd.types import Data
@@ -208,6 +209,19 @@ def test_the_sam_step_against_its_two_lines() -> None:
     np.testing.assert_allclose(torch.cat([p.grad for p in parts]).numpy(), a @ (w + e), rtol=1e-12)
     np.testing.assert_array_equal(torch.cat(parts).detach().numpy(), w)
     assert np.linalg.norm(e / np.abs(w)) == pytest.approx(0.7)
+
+
+def test_ft_sam_s_loss_is_smoothed_where_that_is_asked_for(digits: Data) -> None:
+    at = context(digits, train_config=TrainConfig(weight_decay=0.0))
+    ends = []
+    for defence in (ft_sam.FtSam(steps=2, label_smoothing=0.3), ft_sam.FtSam(steps=2)):
+        model = network(digits)
+        defence.repair(model, digits.test.take(torch.arange(60)), at)
+        ends.append(model.head.bias.detach())
+    assert not torch.equal(*ends)
+    published = parse("defence", DEFENCES, "ft_sam:backdoorbench")
+    assert isinstance(published, ft_sam.FtSam)
+    assert (published.rho, published.learning_rate, published.label_smoothing) == (2.0, 0.01, 0.1)
 
 
 def test_statistics_are_kept_while_the_weights_are_elsewhere(digits: Data) -> None:

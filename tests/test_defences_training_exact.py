@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raybd.defences import TrainingContext
 from raybd.defences.abl import local_ascent, unlearning_weights
-from raybd.defences.asd import Asd, drawn_seeds
+from raybd.defences.asd import Asd, drawn_seeds, later_weights
 from raybd.defences.augmented import beta, cut_out, mix
 from raybd.defences.dbd import symmetric
 from raybd.defences.mixmatch import MixMatch, sharpen, terms
@@ -153,6 +153,19 @@ def test_seeds_are_so_many_of_each_class(digits: Data) -> None:
     seeds = drawn_seeds(at, 10)
     assert torch.bincount(seeds.y).tolist() == [10] * 10
     assert not torch.equal(drawn_seeds(replace(at, seed=1), 10).x, seeds.x)
+
+
+@pytest.mark.parametrize(("name", "first"), [("small_cnn", "blocks.2.0.weight"), ("resnet18", "blocks.4.conv1.weight")])
+def test_the_virtual_model_is_trained_from_the_middle_of_its_blocks_on(digits: Data, name: str, first: str) -> None:
+    """Of four stages of two blocks, the last two: what the authors' code trains."""
+    model = build_model(name, digits.train.shape, 10, digits.mean, digits.std, width=0.1)
+    trained = {id(weight) for weight in later_weights(model)}
+    names = [key for key, weight in model.named_parameters() if id(weight) in trained]
+    assert names[0] == first
+    assert names == [key for key, _ in model.named_parameters()][-len(names) :]
+    assert names[-1] == "head.bias"
+    bare = torch.nn.Linear(2, 2)
+    assert [id(weight) for weight in later_weights(bare)] == [id(weight) for weight in bare.parameters()]
 
 
 def test_the_virtual_model_leaves_the_network_alone(digits: Data) -> None:

@@ -12,7 +12,9 @@ from analysis import DefendedRegionMap
 from analysis.search_summary import summarise_search
 from raybd.cli.analysis_commands import write_table
 from raybd.command_line.command import main
+from raybd.command_line.options import SweepOptions
 from raybd.command_line.search_grid import expand_comparison, preview_search
+from raybd.defences import DEFENCES
 from raybd.tracking import load_runs
 from sweeps import defences, vibe
 
@@ -99,6 +101,17 @@ def test_defences_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
     runs = load_runs("defences", f"sqlite:///{tmp_path}/m.db")
     assert len(runs) == 2 * (1 + 2)  # a clean twin and two attacks for each
     assert "recall" in (tmp_path / "r" / "defences" / "defences.csv").read_text().splitlines()[0]
+
+
+def test_all_defences_are_those_of_the_table_once_each(capsys: pytest.CaptureFixture[str]) -> None:
+    options = SweepOptions.of(defences=("vibe", "all", "none:"), attacks=("badnets",))
+    assert options.training.defence_names == ["vibe", *(name for name in DEFENCES if name != "vibe"), "none:"]
+    args = [*TINY, "--attacks", "badnets", "--defences", "all", "--dry-run"]
+    assert main(defences.PRESETS, defences.summarise, args, expand=defences.expand) == 0
+    said = capsys.readouterr().out
+    assert f"{2 * len(DEFENCES)} trials" in said  # each with a clean twin
+    trials = defences.expand(SweepOptions.of(defences=("all",), attacks=("badnets",), seeds=1, validation=0.06))
+    assert {trial.params["defence.name"] for trial in trials} == set(DEFENCES)
 
 
 def test_options_that_cannot_be_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

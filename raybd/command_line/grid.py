@@ -82,7 +82,7 @@ def network_trials(
     axes = (
         sorted(options.attack.poison_rates),
         attacks_of(options.attack) if attacks is None else attacks,
-        [parse_plugin("defence", DEFENCES, text) for text in distinct(training.defences)],
+        [parse_plugin("defence", DEFENCES, text) for text in training.defence_names],
         range(training.seeds) if seeds is None else seeds,
         networks(options.network),
         trainings(options),

@@ -132,7 +132,7 @@ class TrainingOptions(OptionGroup):
     """How it is trained, and how often."""
 
     defences: Annotated[tuple[str, ...], MinLen(1)] = ("none",)
-    """NAME, NAME:PRESET or NAME:SETTING=VALUE,...: how to train; none and oracle are the ends of a comparison."""
+    """all, NAME, NAME:PRESET or NAME:SETTING=VALUE,...: how to train; none and oracle are the ends of a comparison."""
     defence_rates: tuple[Share, ...] = ()
     """Of --poison-rates, those that defences other than none meet, besides 0: they are dear; none: all."""
     defence_weight_decays: tuple[NonNegative, ...] = ()
@@ -168,7 +168,13 @@ class TrainingOptions(OptionGroup):
 
     def problems(self) -> list[str]:
         """Those of every group, and defences that are not known."""
-        return super().problems() + unknown_methods("defence", self.defences, DEFENCES)
+        return super().problems() + unknown_methods("defence", self.defences, DEFENCES, "all")
+
+    @property
+    def defence_names(self) -> list[str]:
+        """The defences one by one, each once: "all" are those of raybd."""
+        names = (name for text in self.defences for name in (DEFENCES if text == "all" else [text]))
+        return list(dict.fromkeys(names))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,19 +10,21 @@ seeds, always, and
                everything for one pass (the virtual model): poison is learnt at once, hard clean images are not.
 
 T1 and T2 are the paper's 60 and 90 of 120 epochs, the few epochs its 5 of 120, as shares of the trial's. In the
-authors' code seeds are believed by force before T1 alone, and the virtual model takes Adam (0.015) on its last two
-stages and head; here it is SGD on all weights, which needs no idea of stages.
+authors' code the virtual model is trained by Adam on its last two stages of four and head (`virtual_optimizer="adam"`,
+the later half of the blocks here); on digits that lets Blended in (docs/defences.md), so here it is SGD on all weights.
+There seeds are believed by force before T1 alone, for they are images of the training set; here they are clean images
+beside it.
 """
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge
-from torch import Tensor
+from torch import Tensor, nn
 
 from raybd.defences.base import FLAGGED, SUSPICION, Access, Defence, TrainingContext
 from raybd.defences.dbd import symmetric
@@ -45,6 +47,8 @@ class Asd(Defence):
     added: Annotated[int, Ge(1)] = 10  # images of each class
     believed: InnerShare = 0.5  # share after T1
     virtual_rate: Positive = 0.015  # learning rate of the virtual model
+    # its optimizer: sgd on all weights, or adam on the later half of the blocks and the head
+    virtual_optimizer: Literal["sgd", "adam"] = field(default="sgd", metadata={"since": "0.3"})
     temperature: Positive = MixMatch.temperature
     alpha: Positive = MixMatch.alpha
     unlabelled: NonNegative = MixMatch.unlabelled
@@ -86,10 +90,14 @@ class Asd(Defence):
         return fall, lowest(fall, half)
 
     def _virtual(self, trainer: Trainer, number: int, images: Images) -> Tensor:
-        """The symmetric cross-entropy (N,) after one pass of plain SGD on all of `images`, labels as given."""
+        """The symmetric cross-entropy (N,) after one pass over all of `images`, labels as given."""
         context, train_config = trainer.context, trainer.context.train_config
         copied = copy.deepcopy(trainer.model).train()
-        optimizer = torch.optim.SGD(copied.parameters(), lr=self.virtual_rate)
+        sgd = self.virtual_optimizer == "sgd"
+        kind, weights = (
+            (torch.optim.SGD, list(copied.parameters())) if sgd else (torch.optim.Adam, later_weights(copied))
+        )
+        optimizer = kind(weights, lr=self.virtual_rate)
         rng = stream(context.seed, "virtual", "augmentation", number, device=images.x.device)
         order = torch.randperm(len(images), generator=stream(context.seed, "virtual", number)).to(images.x.device)
         for index in in_batches(order, train_config.batch_size):
@@ -101,6 +109,18 @@ class Asd(Defence):
             optimizer.step()
         trainer.cost.passes += 1 + 1 / 3
         return symmetric(logits_of(copied, images.x, context), images.y).cpu()
+
+
+def later_weights(model: nn.Module) -> list[nn.Parameter]:
+    """The weights of the later half of `model.blocks`, rounded up, and of what comes after them; or all weights."""
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(blocks, nn.Sequential):
+        return list(model.parameters())
+    early = [weight for block in blocks[: len(blocks) // 2] for weight in block.parameters()]
+    before = {id(weight) for weight in early}
+    if isinstance(stem := getattr(model, "stem", None), nn.Module):
+        before |= {id(weight) for weight in stem.parameters()}
+    return [weight for weight in model.parameters() if id(weight) not in before]
 
 
 def drawn_seeds(context: TrainingContext, count: int) -> Images:

@@ -5,10 +5,10 @@ ICLR 2021 (arXiv:2101.05930).
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,11 @@ class Nad(CleanRepair):
         1000.0,
         1000.0,
     )  # of each stage, the last of all after it too; BackdoorBench's
+
+    # of its authors' released configuration
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "authors": {"betas": (0.0, 0.0, 5000.0), "learning_rate": 0.1}
+    }
 
     def network(self, model: nn.Module) -> nn.Module:
         """`model` as it is. Raises InputError where it is not a sequence of blocks."""
