@@ -1,7 +1,8 @@
-"""The report of a sweep: one HTML file that needs nothing else, no picture, no script, no network."""
+"""The report of a sweep: one HTML file that needs nothing else, no picture beside it, no script, no network."""
 
 import time
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -49,6 +50,8 @@ SIGNAL_NOTE = (
     "within rates: of settings at the same poison rate; low and high: 90 % by resampling cells; p: corrected for all "
     "rows; given the rate: rank correlation with attack success; unseen: AUC in the direction of the other attacks."
 )
+PICTURES = ("tsne", "grad_cam", "spectrum", "channels")  # of the metric `pictures`
+Figures = Mapping[str, Mapping[str, bytes]]  # PNG by run and name
 VERSIONS = {"raybd": "tags.raybd.version", "commit": "tags.raybd.commit", "device": "tags.raybd.device"}
 
 
@@ -65,16 +68,33 @@ def write_report(experiment: str | Sequence[str], path: str | Path, tracking_uri
         raise InputError(f"no trial is logged in {experiment!r}")
     histories = tracking.load_histories(experiment, tracking_uri)
     name = experiment if isinstance(experiment, str) else ", ".join(experiment)
-    return save_report(runs, name, path, histories)
+    return save_report(runs, name, path, histories, pictures_of(runs, tracking_uri))
 
 
-def save_report(runs: pd.DataFrame, name: str, path: str | Path, histories: pd.DataFrame | None = None) -> Path:
+def pictures_of(runs: pd.DataFrame, tracking_uri: str | None) -> Figures:
+    """What the metric `pictures` has drawn of the runs to look at; nothing where no trial was asked for it."""
+    if not any(str(column).startswith("params.metrics.pictures.") for column in runs):
+        return {}
+    from raybd.tracking import load_figures  # here, because it takes MLflow's seconds
+
+    region_map = DefendedRegionMap.from_frame(records.canonical_frame(runs))
+    wanted = list(dict.fromkeys(run_id for run_id, _ in notable(region_map)))
+    return load_figures(wanted, PICTURES, tracking_uri)
+
+
+def save_report(
+    runs: pd.DataFrame,
+    name: str,
+    path: str | Path,
+    histories: pd.DataFrame | None = None,
+    pictures: Figures | None = None,
+) -> Path:
     """Write the report of `runs`, with all their metrics, to `path`; where it is.
 
     Raises:
         InputError: the file cannot be written.
     """
-    text, path = report(runs, name, histories=histories), expanded(path)
+    text, path = report(runs, name, histories=histories, pictures=pictures), expanded(path)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -88,17 +108,19 @@ def report(
     sentences: Sequence[str] | None = None,
     region_map: DefendedRegionMap | None = None,
     histories: pd.DataFrame | None = None,
+    pictures: Figures | None = None,
 ) -> str:
     """The page, of runs as `raybd.tracking.load_runs` gives them.
 
     `sentences`: what it begins with, the first as its headline; None: those of `analysis.findings`, which say nothing
     of smoothing. `region_map`: that of the runs, where it is at hand. `histories`: their metrics at every epoch, of
-    `raybd.tracking.load_histories`; None: measures are looked at after the last epoch alone.
+    `raybd.tracking.load_histories`; None: measures are looked at after the last epoch alone. `pictures`: those of
+    `pictures_of`, which stand with the settings of their runs.
     """
     region_map = region_map or DefendedRegionMap.from_frame(records.canonical_frame(runs))
     table, said = region_map.table, findings(region_map, runs) if sentences is None else sentences
     parts = [_head(table, runs, name, said), _maps(table), _boundaries(table)]
-    parts += [_signatures(region_map, runs, histories), _runs(region_map, runs)]
+    parts += [_signatures(region_map, runs, histories), _runs(region_map, runs, pictures or {})]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head += f"<title>{escape(name)}: where does the backdoor not take hold?</title>"
     body = f"{svg.patterns()}{''.join(parts)}"
@@ -172,13 +194,13 @@ def _signatures(region_map: DefendedRegionMap, runs: pd.DataFrame, histories: pd
     return f"{heading}<p>{escape(MEANINGS)}</p><ul>{said}</ul>{''.join(tables)}{numbers}"
 
 
-def _runs(region_map: DefendedRegionMap, runs: pd.DataFrame) -> str:
+def _runs(region_map: DefendedRegionMap, runs: pd.DataFrame, pictures: Figures) -> str:
     by_id = {str(row["run_id"]): {str(name): value for name, value in row.items()} for row in runs.to_dict("records")}
     labels = _labels(region_map, runs)
     rows = [_notable_row(run_id, labels[run_id], why, by_id[run_id]) for run_id, why in notable(region_map)]
     head = "<tr><th>run</th><th>why</th><th>ASR</th><th>ACC</th></tr>"
     kept = dict.fromkeys(run_id for run_id, _ in notable(region_map))
-    details = "".join(_settings(run_id, labels[run_id], by_id[run_id]) for run_id in kept)
+    details = "".join(_settings(run_id, labels[run_id], by_id[run_id], pictures.get(run_id, {})) for run_id in kept)
     listed = f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>' if rows else "<p>None.</p>"
     return f"<h2>Runs to look at</h2>{listed}<h3>Their settings</h3>{details}"
 
@@ -201,12 +223,19 @@ def _notable_row(run_id: str, label: str, why: str, row: dict[str, object]) -> s
     return f'<tr><td><a href="#{_anchor(run_id)}">{escape(label)}</a></td><td>{escape(why)}</td>{shown}</tr>'
 
 
-def _settings(run_id: str, label: str, row: dict[str, object]) -> str:
+def _settings(run_id: str, label: str, row: dict[str, object], pictures: Mapping[str, bytes]) -> str:
     kept = [(n.removeprefix("params."), v) for n, v in row.items() if n.startswith("params.")]
     kept += [(label, row.get(column)) for label, column in VERSIONS.items()]
     lines = "\n".join(f"{name} = {value}" for name, value in sorted(kept) if to_python(value) is not None)
     head = f"<summary>{escape(label)} (<code>{escape(run_id)}</code>)</summary>"
-    return f'<details>{head}<pre id="{_anchor(run_id)}">{escape(lines)}</pre></details>'
+    drawn = "".join(_picture(name, content) for name, content in pictures.items())
+    return f'<details>{head}<pre id="{_anchor(run_id)}">{escape(lines)}</pre>{drawn}</details>'
+
+
+def _picture(name: str, content: bytes) -> str:
+    """A PNG inside the page."""
+    source = f"data:image/png;base64,{b64encode(content).decode()}"
+    return f'<figure><img src="{source}" alt="{escape(name)}" style="max-width: 100%"></figure>'
 
 
 def _anchor(run_id: str) -> str:

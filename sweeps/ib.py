@@ -104,7 +104,7 @@ def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str,
     from analysis.findings import findings
     from analysis.plots import plot_map
     from analysis.records import canonical_frame
-    from analysis.report import report
+    from analysis.report import pictures_of, report
     from analysis.runs import run_verdicts
     from analysis.signatures import signature_lines, smoothing_gaps, smoothing_lines, smoothing_sigmas
     from analysis.sweep_summary import SummaryTable, grid_table, summary_text
@@ -134,7 +134,8 @@ def summarise(name: str, tracking_uri: str, folder: SummaryFolder) -> tuple[str,
         gaps = draw_gaps(smoothing_gaps(runs, sigma), f"{name}: smoothing at sigma {sigma}")
         pictures += folder.save(gaps, "smoothing")
     page = folder / "report.html"
-    page.write_text(report(runs, name, sentences, region, load_histories(name, tracking_uri)), encoding="utf-8")
+    seen = report(runs, name, sentences, region, load_histories(name, tracking_uri), pictures_of(runs, tracking_uri))
+    page.write_text(seen, encoding="utf-8")
     places = f"Every cell:  {cells}\nThe map:     {pictures[0]}\nThe report:  {page}"
     return f"{text}\n\n{places}", [*pictures, page, cells, *files]
 

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from base64 import b64encode
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import pytest
 from PIL import Image
 
 from analysis.region_map import DefendedRegionMap
-from analysis.report import report, write_report
+from analysis.report import pictures_of, report, write_report
 from analysis.runs import notable, run_table
 from analysis.signal.observations import last_epochs
 from analysis.svg import intervals
 from raybd.errors import InputError
 
-VOID = {"meta", "path", "rect", "circle", "line"}
+VOID = {"meta", "path", "rect", "circle", "line", "img"}
 RATES = [0.0, 0.01, 0.02, 0.05, 0.1]
 HOSTILE = "<script>alert('1')</script>\"&"
 
@@ -109,6 +110,16 @@ def test_it_needs_nothing_from_outside():
         "#uncertain",
         "#unmeasured",
     }
+
+
+def test_pictures_of_the_runs_to_look_at_are_in_the_page():
+    """Those of other runs are not, and nothing is fetched."""
+    drawn = {"1-0.1-2": {"tsne": b"one", "grad_cam": b"two"}, "0.5-0-0": {"tsne": b"three"}}
+    page = Page(report(runs(), "ib", pictures=drawn))
+    sources = [value for name, value in page.attributes if name == "src"]
+    assert sources == [f"data:image/png;base64,{b64encode(content).decode()}" for content in (b"one", b"two")]
+    assert page.open == []
+    assert pictures_of(runs(), "sqlite:////nowhere/at/all.db") == {}  # nobody asked for pictures: no store is read
 
 
 def test_hostile_names_stay_text():

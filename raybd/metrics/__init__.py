@@ -6,6 +6,7 @@ from raybd.metrics.defender import Defender
 from raybd.metrics.detection import Beatrix, IbdPsc, NeuralCleanse, NoiseVotes, ScaleUp, Strip, Ted
 from raybd.metrics.learning_curves import LearningCurves
 from raybd.metrics.mutual_information import MutualInformation
+from raybd.metrics.pictures import Pictures
 from raybd.metrics.smoothness import Smoothness
 from raybd.metrics.stealth import Stealth, StealthFull
 from raybd.metrics.stealthiness import Stealthiness
@@ -20,6 +21,7 @@ _METRICS: dict[str, type[Metric]] = {
     "mutual_information": MutualInformation,
     "neural_cleanse": NeuralCleanse,
     "noise_votes": NoiseVotes,
+    "pictures": Pictures,
     "scale_up": ScaleUp,
     "smoothness": Smoothness,
     "stealth": Stealth,

@@ -13,17 +13,34 @@ def read_artifact(tracking_uri: str, run: Any, name: str) -> str:
     """The text of the artifact `name` of a run.
 
     Raises:
+        Exception: as `read_bytes`.
+    """
+    return read_bytes(tracking_uri, run, name).decode()
+
+
+def read_bytes(tracking_uri: str, run: Any, name: str) -> bytes:
+    """The content of the artifact `name` of a run.
+
+    Raises:
         Exception: whatever the store raises; OSError where a local one does not have it.
     """
     folder = local_folder(tracking_uri, run.info.artifact_uri)
     if folder is not None:
-        return (folder / name).read_text()
+        return (folder / name).read_bytes()
     import mlflow  # takes over a second to import, and artifacts on a disk need none
 
     with tempfile.TemporaryDirectory() as fetched:
         uri = f"{run.info.artifact_uri}/{name}"
         path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=fetched, tracking_uri=tracking_uri)
-        return Path(path).read_text()
+        return Path(path).read_bytes()
+
+
+def artifact_names(tracking_uri: str, run: Any, folder: str, client: Any) -> set[str]:
+    """The artifacts of a run in `folder`, as `read_artifact` takes them; `client` knows those on no disk."""
+    here = local_folder(tracking_uri, run.info.artifact_uri)
+    if here is not None:
+        return {f"{folder}/{path.name}" for path in (here / folder).glob("*")}
+    return {file.path for file in client.list_artifacts(run.info.run_id, folder)}
 
 
 def local_folder(tracking_uri: str, artifact_uri: str) -> Path | None:

@@ -7,11 +7,13 @@ from typing import Any
 import pandas as pd
 
 from raybd.errors import InputError
-from raybd.tracking.artifact_files import read_artifact
-from raybd.tracking.client import absolute_uri, client_settings, connect_to_read, existing_store, one_line
+from raybd.tracking.artifact_files import artifact_names, read_artifact, read_bytes
+from raybd.tracking.client import absolute_uri, client_settings, connect_to_read, existing_store, one_line, reading
 from raybd.tracking.metric_table import read_histories, read_tables
 from raybd.tracking.reader import find_sweeps
 from raybd.trials.records import Record
+
+Figures = dict[str, bytes]  # PNG by name
 
 
 @client_settings()
@@ -64,6 +66,24 @@ def load_record(run_id: str, tracking_uri: str | None = None) -> Record:
         return Record(**json.loads(read_artifact(uri, client.get_run(run_id), "trial.json")))
     except Exception as error:
         raise InputError(f"no trial can be read from run {run_id} in {uri}: {one_line(error)}") from error
+
+
+@client_settings()
+def load_figures(run_ids: Sequence[str], names: Sequence[str], tracking_uri: str | None = None) -> dict[str, Figures]:
+    """Of each of these runs the figures of these `names` that it has: name to PNG, by run id.
+
+    Raises:
+        InputError: the store cannot be reached or has no such run.
+    """
+    uri, found = existing_store(tracking_uri), dict[str, Figures]()
+    with reading(uri):
+        client = connect_to_read(uri)
+        for run_id in run_ids:
+            run = client.get_run(run_id)
+            listed = artifact_names(uri, run, "figures", client)
+            paths = {name: f"figures/{name}.png" for name in names}
+            found[run_id] = {name: read_bytes(uri, run, path) for name, path in paths.items() if path in listed}
+    return found
 
 
 def _table(runs: Sequence[Any], metrics: Sequence[dict[str, float]]) -> pd.DataFrame:

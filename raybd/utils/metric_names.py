@@ -35,6 +35,7 @@ FAMILIES = (  # the first parts of raybd's own names
     *(
         "neural_cleanse",
         "noise_votes",
+        "pictures",
         "scale_up",
         "seconds",
         "smoothness",

@@ -13,9 +13,6 @@ from typing import Annotated, ClassVar
 import numpy as np
 import torch
 from annotated_types import Ge
-from scipy.spatial.distance import cdist
-from sklearn.decomposition import PCA
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from raybd.metrics.detection.inputs import InputDetector
@@ -90,6 +87,10 @@ def pca_scores(clean: Values, new: Values) -> Values:
     z is `new` with the mean and deviation of `clean` taken out, v_j the principal directions of `clean` so scaled, of
     length 1, and w_j their shares of its variance. Where pyod would divide by 0, w_j is 1e-12.
     """
+    from scipy.spatial.distance import cdist  # here: they take a second, which other metrics need not wait
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(clean)
     with np.errstate(invalid="ignore"):  # no variance at all
         pca = PCA(svd_solver="full").fit(scaler.transform(clean))
