@@ -76,7 +76,7 @@ def notes(options: SweepOptions) -> list[str]:
     others = " and ".join(f"--{flag} {' '.join(axis.here())}" for flag, axis in (("data", DATA), ("model", MODELS)))
     return [
         f"of the grid of arXiv 2511.13143 this is {options.dataset.data} with {options.network.model}; a sweep each: "
-        f"{others}",
+        f"{others} (with --patch-size 4 or --patch-size 1 for images of 32 pixels, where the last two are)",
         f"missing here: {'; '.join(lacks)}" if lacks else "nothing of it is missing here",
         f"its {DEFENCES_OF_THE_PAPER} defences are not named in its abstract; sweeps/defences.py has "
         f"{len(DEFENCES)} ways to train and to repair; epochs, learning rate and seeds are raybd's own",
