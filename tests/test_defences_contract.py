@@ -5,9 +5,12 @@ from collections.abc import Iterator
 import pytest
 
 from raybd.contracts.defences import CHECKS, Case
+from raybd.contracts.promises import made_images
 from raybd.defences import DEFENCES, Defence, dbd
 from raybd.plugins import parse
+from raybd.training import TrainConfig
 
+SHORT = TrainConfig(epochs=3, batch_size=32, learning_rate=0.02)
 CHEAP = {
     "anp": "anp:steps=2",
     "asd": "asd:seeds=2,added=3",
@@ -35,4 +38,4 @@ def defence(request: pytest.FixtureRequest) -> Iterator[Defence]:
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_every_defence_keeps_its_promises(defence: Defence, check: str) -> None:
-    CHECKS[check](Case(defence))
+    CHECKS[check](Case(defence, images=made_images(96), trusted=made_images(40, seed=1), train_config=SHORT))

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 
 from raybd.defences import TrainingContext
 from raybd.defences.nab import Nab, nearest_centre, relabelled, stamped_loss
+from raybd.defences.npd import Npd, Polarizer
 from raybd.defences.pdb import Pdb, unnamed
 from raybd.defences.stamped import Stamped
 from raybd.defences.trainer import Trainer
 from raybd.errors import InputError
 from raybd.models import Classifier, build_model
+from raybd.models.network_files import export_network
 from raybd.pretraining.ops import affine
 from raybd.seeds import stream
 from raybd.training import TrainConfig
@@ -64,6 +66,22 @@ def test_only_the_deployed_network_stamps_and_measures_of_features_see_it(digits
     assert not torch.equal(model(x), inner(x))
     assert torch.equal(model.classify(model.features(model.normalise(x))), model(x))
     assert torch.equal(copy.deepcopy(model)(x), model(x))
+
+
+@pytest.mark.parametrize("defence", [Nab(), Npd()])
+def test_what_is_added_is_exported_and_loaded_with_the_network(digits: Data, defence: Nab | Npd) -> None:
+    """NAB's stamp, NPD's layer."""
+    ours, theirs = (defence.network(network(digits)).eval() for _ in range(2))
+    for module in ours.modules():
+        if isinstance(module, Polarizer):
+            module.activate()
+            module.convolution.weight.data.mul_(1.3)
+    x = torch.rand(7, *digits.train.shape)
+    wanted = ours(x).detach()
+    assert not torch.equal(wanted, network(digits).eval()(x))
+    torch.testing.assert_close(export_network(ours, digits.train.shape).module()(x).detach(), wanted)
+    theirs.load_state_dict(ours.state_dict())
+    assert torch.equal(theirs(x), wanted)
 
 
 def test_the_nearest_centre_by_hand_leaves_out_what_does_not_count() -> None:

@@ -70,7 +70,7 @@ def test_every_attack_stamps_the_same_bytes_when_images_are_read(data: Data, nam
     assert torch.equal(test.y, here.y)
 
 
-QUICK = ("none", "oracle", "abl", "augmented", "spectral", "vibe")  # each reads in its own way
+QUICK = ("none", "oracle", "abl", "augmented", "nab", "spectral", "vibe")  # each reads in its own way
 DEFENDED = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.calibration)
     for name, defence in DEFENCES.items()
@@ -80,7 +80,13 @@ DEFENDED = [
 
 def built(name: str) -> Defence:
     """The defence, as short as it can be."""
-    quick = {"vibe": {"pretrain_epochs": 1, "iterations": 4}, "dbd": {"pretrain_epochs": 1, "head_epochs": 1}}
+    quick = {
+        "dbd": {"pretrain_epochs": 1, "head_epochs": 1},
+        "nab": {"pretrain_epochs": 1},
+        "npd": {"steps": 2, "warm_steps": 1},
+        "sau": {"steps": 2},
+        "vibe": {"pretrain_epochs": 1, "iterations": 4},
+    }
     return DEFENCES[name](**quick.get(name, {}))
 
 
