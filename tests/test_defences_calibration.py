@@ -1,6 +1,6 @@
 """What NAB, CBD, PDB, SAU and NPD do on digits: docs/defences.md's rows, at seed 0, and their known failures.
 
-The bounds hold the three seeds that were measured (NPD and SAU: two), with some room.
+The bounds hold what was measured in three seeds (NAB by losses and SAU: one), with some room.
 """
 
 import functools
