@@ -59,7 +59,8 @@ def data(host: Data, waits: Waits) -> Data:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attacks(name: str, data: Data) -> None:
-    attack: Attack = ATTACKS[name](**({"steps": 2} if name == "label_consistent" else {}))
+    quick = {"label_consistent": {"steps": 2}, "narcissus": {"steps": 12, "step": 50.0}}
+    attack: Attack = ATTACKS[name](**quick.get(name, {}))
     rate = 0.0 if name == "none" else 0.1
     result = run_trial(replace(QUICK, attack=attack, poison_rate=rate), data)
     assert result.roles.device == CUDA
