@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from raybd.attacks.adaptive_patch import AdaptivePatch
 from raybd.attacks.base import Shape
 from raybd.attacks.batt import Batt
 from raybd.attacks.bpp import Bpp
+from raybd.attacks.input_aware import InputAware
 from raybd.attacks.invisible_grid import InvisibleGrid
 from raybd.attacks.label_consistent import LabelConsistent
 from raybd.attacks.low_frequency import LowFrequency
@@ -26,6 +28,7 @@ from raybd.contracts.attacks import SHAPES, check_attack
 from raybd.errors import InputError
 from tests.conftest import made_images
 
+NETWORKS = (InputAware,)  # whose trigger is one
 POISONING = sorted(name for name, attack in ATTACKS.items() if attack is not NoAttack)
 
 
@@ -35,8 +38,19 @@ def written() -> list[str]:
     return list({parse(text): text for text in reversed(texts)}.values())[::-1]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("text", written())
+def cases() -> list[Any]:
+    """Every attack on every shape; networks of triggers take their time on the larger ones."""
+    slow = [text for text in written() if isinstance(parse(text), NETWORKS)]
+    return [
+        pytest.param(
+            text, shape, marks=[pytest.mark.calibration] * (text in slow and shape[0] == 3), id=f"{text}-{shape}"
+        )
+        for text in written()
+        for shape in SHAPES
+    ]
+
+
+@pytest.mark.parametrize(("text", "shape"), cases())
 def test_contract(text: str, shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
     attack = parse(text)
     if isinstance(attack, LabelConsistent):  # how well its surrogate learnt is no part of the contract
@@ -45,12 +59,15 @@ def test_contract(text: str, shape: Shape, monkeypatch: pytest.MonkeyPatch) -> N
     if isinstance(attack, Narcissus):  # nor how good its picture is
         monkeypatch.setattr("raybd.attacks.surrogate.EPOCHS", (1, 1))
         attack = replace(attack, steps=12, step=50.0)
+    if isinstance(attack, NETWORKS):
+        monkeypatch.setattr("raybd.attacks.surrogate.EPOCHS", (1, 1))
+        monkeypatch.setattr("raybd.attacks.generator.MASK_EPOCHS", 1)
     check_attack(attack, (shape,))
 
 
 def test_the_table_holds_what_the_issue_lists() -> None:
-    wanted = """adaptive_blend adaptive_k_way adaptive_patch badnets batt blended bpp ctrl ftrojan invisible_grid
-        label_consistent low_frequency many_triggers multi narcissus placed primitive sig tact universal
+    wanted = """adaptive_blend adaptive_k_way adaptive_patch badnets batt blended bpp ctrl ftrojan input_aware
+        invisible_grid label_consistent low_frequency many_triggers multi narcissus placed primitive sig tact universal
         view_invariant wanet"""
     assert set(wanted.split()) <= set(POISONING)
 
@@ -205,6 +222,9 @@ def _refusals() -> list[tuple[Attack, str]]:
         (LabelConsistent(steps=0), "steps must be at least 1, got 0"),
         (LabelConsistent(step=-1), "step must be above 0 and finite, got -1"),
         (LabelConsistent(amplitude=0), "amplitude must be above 0 and finite, got 0"),
+        (InputAware(training="later"), "training must be one of joint, beforehand, got 'later'"),  # type: ignore[arg-type]
+        (InputAware(density=2), "density must be in [0, 1], got 2"),
+        (InputAware(rate=0), "rate must be above 0 and finite, got 0"),
         (Narcissus(epsilon=0.5), "epsilon must be at least 1 grey level, got 0.5"),
         (Narcissus(magnify=0), "magnify must be above 0 and finite, got 0"),
         (Narcissus(steps=0), "steps must be at least 1, got 0"),
@@ -237,6 +257,7 @@ def test_settings_that_make_no_sense(attack: Attack, says: str) -> None:
     [
         (AdaptiveKWay(), (1, 7, 8), "images of 7x8 are too small (allowed: 8x8 and more)"),
         (AdaptiveKWay(), (2, 8, 8), "1 or 3 channels, not 2"),
+        (InputAware(), (1, 7, 8), "images of 7x8 are too small (allowed: 8x8 and more)"),
         (LabelConsistent(), (1, 8, 3), "no room for four corners on 8x3"),
         (BadNets(colour=(1, 2, 3)), (2, 8, 8), "colour (1, 2, 3) must be 1 or 2 values"),
         (Universal(), (1, 5, 8), "30 bits do not fit images of 5x8"),

@@ -53,7 +53,10 @@ def config(**changes: object) -> TrialConfig:
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in ("none", "label_consistent")])
-def test_every_attack_stamps_the_same_bytes_when_images_are_read(data: Data, name: str) -> None:
+def test_every_attack_stamps_the_same_bytes_when_images_are_read(
+    data: Data, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raybd.attacks.generator.MASK_EPOCHS", 1)
     attack = ATTACKS[name](**{"wanet": {"each_epoch": True}, "narcissus": {"steps": 12, "step": 50.0}}.get(name, {}))
     spec = PoisonSpec(attack, 0.1, 3).on(data.train, CLASSES)
     kept, read = spec.poison(data.train, CLASSES), spec.poison(streamed(data).train, CLASSES)

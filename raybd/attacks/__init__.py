@@ -14,6 +14,7 @@ from raybd.attacks.blended import Blended
 from raybd.attacks.bpp import Bpp
 from raybd.attacks.ctrl import Ctrl
 from raybd.attacks.ftrojan import FTrojan
+from raybd.attacks.input_aware import InputAware
 from raybd.attacks.invisible_grid import InvisibleGrid
 from raybd.attacks.label_consistent import LabelConsistent
 from raybd.attacks.low_frequency import LowFrequency
@@ -39,6 +40,7 @@ _ATTACKS: dict[str, type[Attack]] = {
     "bpp": Bpp,
     "ctrl": Ctrl,
     "ftrojan": FTrojan,
+    "input_aware": InputAware,
     "invisible_grid": InvisibleGrid,
     "label_consistent": LabelConsistent,
     "low_frequency": LowFrequency,

@@ -103,6 +103,7 @@ def network_trials(
         )
         for rate, attack, defence, seed, model, train in all_combinations(*axes)
         if not (isinstance(attack, NoAttack) and rate > 0) and _wanted(options, defence, rate, train)
+        if not (options.attack.every and rate and attack.controls_training() and not defence.after_training)
     ]
 
 

@@ -80,7 +80,8 @@ class AttackOptions(OptionGroup):
     """The poison."""
 
     attacks: Annotated[tuple[str, ...], MinLen(1)] = ("badnets", "blended")
-    """NAME or module:Class, also with :PRESET or :SETTING=VALUE,...; or all, which lowers rates beyond an attack's."""
+    """NAME or module:Class, also with :PRESET or :SETTING=VALUE,...; or all, which lowers rates beyond an attack's, and
+    leaves out defences that train where the attacker does."""
     poison_rates: Annotated[tuple[Share, ...], MinLen(1)] = (0.0, 0.005, 0.01, 0.05, 0.1)
     """Poisoned images / training set; 0 is the clean twin."""
     target: int | str = 0
