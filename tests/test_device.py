@@ -58,7 +58,8 @@ def data(host: Data, waits: Waits) -> Data:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_attacks(name: str, data: Data) -> None:
+def test_attacks(name: str, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raybd.attacks.generator.MASK_EPOCHS", 1)
     quick = {"label_consistent": {"steps": 2}, "narcissus": {"steps": 12, "step": 50.0}}
     attack: Attack = ATTACKS[name](**quick.get(name, {}))
     rate = 0.0 if name == "none" else 0.1

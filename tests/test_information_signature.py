@@ -387,8 +387,9 @@ def test_clean_groups_have_curves_too(trial: Trial, digits: Data) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS.keys() - {"none"}))
-def test_every_attack_has_fresh_images(trial: Trial, name: str) -> None:
+def test_every_attack_has_fresh_images(trial: Trial, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the trigger of test time, whatever it does to training images."""
+    monkeypatch.setattr("raybd.attacks.generator.MASK_EPOCHS", 1)
     settings = {"steps": 12, "step": 50.0} if name == "narcissus" else {}  # which is quick
     images, attack = made_images(160, (3, 32, 32), classes=5), ATTACKS[name](**settings)
     assert attack.check(images.shape, 5) == []
