@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raybd.attacks import ATTACKS, Multi, parse
-from raybd.attacks.generator import Generator, distance, diversity_loss, threshold, train_mask
+from raybd.attacks.generator import Generator, distance, diversity_loss, enlarged, threshold, train_mask
 from raybd.attacks.input_aware import GeneratorTraining, InputAware, blend
 from raybd.attacks.networks import from_vector, passed, size_of, sketch, to_vector
 from raybd.attacks.poisoning import PoisonSpec
@@ -87,6 +87,12 @@ def test_generators_keep_the_image_s_size(shape: tuple[int, int, int], weights: 
     made = network(torch.rand(2, *shape))
     assert made.shape == (2, 1, *shape[1:])
     assert 0 < made.min() < made.max() < 1
+
+
+@pytest.mark.parametrize(("old", "new"), [((2, 2), (4, 4)), ((3, 5), (7, 11)), ((1, 2), (3, 4))], ids=str)
+def test_enlarging_is_pytorch_s(old: tuple[int, int], new: tuple[int, int]) -> None:
+    x = torch.rand(2, 3, *old)
+    assert torch.allclose(enlarged(x, new), F.interpolate(x, new, mode="bilinear", align_corners=True), atol=1e-6)
 
 
 def test_networks_go_into_a_vector_and_come_back() -> None:

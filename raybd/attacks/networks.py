@@ -9,8 +9,8 @@ BATCH = 16  # images that pass at once; always so many, so that a larger rate ch
 
 
 def sketch(make: Callable[[], nn.Module]) -> nn.Module:
-    """The network of `make` without weights: nothing is drawn."""
-    with torch.device("meta"):
+    """The network of `make`, whose weights are of no use; the generator of random numbers stays where it is."""
+    with torch.random.fork_rng(devices=[]):
         return make()
 
 
@@ -23,11 +23,11 @@ def from_vector(network: nn.Module, vector: Tensor) -> nn.Module:
     """The sketched `network` with the weights `vector` (D,), on its device and in evaluation mode."""
     if len(vector) != size_of(network):
         raise ValueError(f"{len(vector)} weights for a network of {size_of(network)}")
-    network, start = network.to_empty(device=vector.device), 0
+    start, values = 0, vector.cpu()
     for part in _parts(network):
-        part.copy_(vector[start : start + part.numel()].view(part.shape))
+        part.copy_(values[start : start + part.numel()].view(part.shape))
         start += part.numel()
-    return network.eval().requires_grad_(False)
+    return network.to(vector.device).eval().requires_grad_(False)
 
 
 def size_of(network: nn.Module) -> int:
