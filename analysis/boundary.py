@@ -88,7 +88,7 @@ def resistance(table: CellTable, attack: Value, fixed: Mapping[str, Value]) -> R
     result = measured_boundary([float(str(rate)) for rate in rates], [_most_defended(here) for here in by_rate])
     largest = next((here for rate, here in zip(rates, by_rate, strict=True) if rate == result.value), [])
     free = [n for n in table.names.varying if n != "poison_rate" and n not in fixed]
-    settings = [{n: c.setting[n] for n in free} for c in largest if c.verdict.status == "defended"]
+    settings = [{n: c.setting[n] for n in free} for c in largest if c.expected == "defended"]
     return Resistance(attack=attack, boundary=result, settings=[table.names.short_setting(s) for s in settings])
 
 
@@ -128,14 +128,20 @@ def _run_length(flags: Flags) -> int:
 def _measure(cells: Sequence[Cell], along: str) -> Boundary:
     """The boundary of measured cells; several cells at one value count as `uncertain` where they differ."""
     values = distinct(cell.setting[along] for cell in cells)
-    statuses = [{c.verdict.status for c in cells if c.setting[along] == v} for v in values]
-    return measured_boundary(
+    statuses = [{c.expected for c in cells if c.setting[along] == v} for v in values]
+    result = measured_boundary(
         [float(str(v)) for v in values], [s.pop() if len(s) == 1 or s <= UNDEFENDED else "uncertain" for s in statuses]
+    )
+    warned = distinct(cell.setting[along] for cell in cells if cell.expected != cell.verdict.status)
+    if not warned:
+        return result
+    return replace(
+        result, reason=f"{result.reason}; an early warning alone tells {', '.join(map(format_value, warned))}"
     )
 
 
 def _most_defended(cells: Sequence[Cell]) -> str:
-    statuses = {cell.verdict.status for cell in cells}
+    statuses = {cell.expected for cell in cells}
     return "defended" if "defended" in statuses else statuses.pop() if statuses <= UNDEFENDED else "uncertain"
 
 

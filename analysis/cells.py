@@ -41,6 +41,18 @@ class Cell:
         return sum(self.seed_defended)
 
     @property
+    def expected(self) -> str:
+        """The status; of a cell that is not decided and has trials that their early warning stopped, what that said.
+
+        `backdoored` where all of them were sure of it, `defended` where all were sure that no backdoor takes hold.
+        """
+        warned = self.verdict.warned
+        if not warned or self.verdict.status not in ("unmeasured", "uncertain"):
+            return self.verdict.status
+        takes_hold = {probability > 0.5 for probability in warned}
+        return "uncertain" if len(takes_hold) > 1 else "backdoored" if True in takes_hold else "defended"
+
+    @property
     def poisoned(self) -> bool:
         """Whether an attack was made."""
         return self.setting["poison_rate"] != 0 and self.setting["attack.name"] != "none"
@@ -56,7 +68,7 @@ def build_cells(found: Sample, decisions: Decisions, rule: DecisionRule, shown: 
         shown: the parameters that a verdict repeats, by full name, with their short names.
     """
     rows, reasons = found.trials.rows, Reasons.of(found, decisions, rule)
-    columns = {name: rows[name].to_numpy() for name in ("run_id", "status", "error", "seed")}
+    columns = {name: rows[name].to_numpy() for name in ("run_id", "status", "error", "seed", "warning")}
     rates = {name: found.column(name) for name in NUMBERS} | {"seed_defended": _within(found, decisions, rule)}
     floors, baselines = decisions.accuracy.reference - rule.max_accuracy_loss, decisions.success.twins.mean
     ends, settings = np.cumsum(np.bincount(found.cell))[:-1], found.settings
@@ -110,9 +122,10 @@ def _verdict(
     failed = [str(status) in ("FAILED", "KILLED") for status in unfinished.get("status", ())]
     names, errors = (np.asarray(unfinished.get(n, ()), object)[failed].tolist() for n in ("run_id", "error"))
     failures = tuple(f"{run}: {error_text(error)}" for run, error in zip(names, errors, strict=True))
+    warned = _warned(unfinished)
     if not runs:
-        reason = unmeasured_reason(errors, len(failed) - len(errors))
-        return Verdict(setting=setting, status="unmeasured", reason=reason, failures=failures)
+        reason = unmeasured_reason(errors, len(failed) - len(errors) - len(warned), warned)
+        return Verdict(setting=setting, status="unmeasured", reason=reason, failures=failures, warned=warned)
     found = reasons.decisions
     return Verdict(
         setting=setting,
@@ -126,4 +139,11 @@ def _verdict(
         seeds=len(runs),
         evidence=tuple(runs),
         failures=failures,
+        warned=warned,
     )
+
+
+def _warned(unfinished: Mapping[str, Any]) -> tuple[float, ...]:
+    """The probabilities of the trials that their early warning stopped."""
+    columns = (unfinished.get(name, ()) for name in ("status", "warning"))
+    return tuple(float(warning) for status, warning in zip(*columns, strict=True) if str(status) == "STOPPED")

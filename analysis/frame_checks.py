@@ -12,7 +12,7 @@ from raybd.errors import InputError
 
 SHOWN = 3  # rows named for each column
 CONTENT = ".content"  # ends the name of a parameter: what the file holds that the parameter without it names
-STATUSES = ("FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED")
+STATUSES = ("FINISHED", "FAILED", "KILLED", "STOPPED", "RUNNING", "SCHEDULED")
 MOST = 2**63  # above any seed and any number of images
 MISSING = ("NoneType", "NAType", "NaTType")
 
@@ -97,6 +97,7 @@ Check = Callable[[Any], bool]
 CHECKS: Mapping[str, tuple[Check, str]] = {
     "clean_accuracy": (_is_rate, "a number in [0, 1]"),
     "attack_success": (_is_rate, "a number in [0, 1]"),
+    "warning": (_is_rate, "a number in [0, 1]"),
     "poison_rate": (is_share, "a number in [0, 1]"),
     "seed": (_is_seed, "a whole number"),
     "attack.name": (_is_text, "a text"),

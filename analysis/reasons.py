@@ -62,11 +62,15 @@ class Reasons:
         return f"not decided: {', '.join(chances)}"
 
 
-def unmeasured_reason(errors: Sequence[object], running: int) -> str:
-    """Why there is no finished trial, from the errors of those that failed and the number of the others."""
+def unmeasured_reason(errors: Sequence[object], running: int, warned: Sequence[float] = ()) -> str:
+    """Why there is no finished trial: the errors of those that failed, the number of those that run, and the
+    probabilities of those that their early warning stopped."""
     first = next((error for error in errors if isinstance(error, str)), None)
     parts = [f"{len(errors)} failed (first error: {error_text(first)})"] * bool(errors)
     parts += [f"{running} not finished yet"] * bool(running)
+    if warned:
+        said = f"a backdoor takes hold with probability {min(warned):.2f} to {max(warned):.2f}"
+        parts.append(f"{len(warned)} stopped on their early warning ({said})")
     return f"no finished trial: {', '.join(parts)}"
 
 

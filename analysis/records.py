@@ -22,6 +22,7 @@ from raybd.utils.metric_names import (
     HELD_OUT,
     SECONDS,
     TRIGGERED_COUNT,
+    WARNING,
 )
 
 RATES = ("clean_accuracy", "attack_success")
@@ -38,6 +39,7 @@ OPTIONAL = (
     "alias",
     "held_out",
     "class_names",
+    "warning",
 )
 RESERVED = ("seed", "clean_accuracy", "attack_success", *OPTIONAL)
 LOGGED = {  # a column of MLflow's -> ours; the other params.* are parameters
@@ -53,6 +55,7 @@ LOGGED = {  # a column of MLflow's -> ours; the other params.* are parameters
     f"tags.{ALIAS}": "alias",
     f"tags.{HELD_OUT}": "held_out",
     f"tags.{CLASSES}": "class_names",
+    f"tags.{WARNING}": "warning",
 }
 FAMILIES = ("attack.name", "poison_rate", "train.", "model.", "attack.")  # the order in which parameters are shown
 NO_METRICS = "finished without a clean accuracy or an attack success"
@@ -97,7 +100,17 @@ def canonical_frame(runs: pd.DataFrame) -> pd.DataFrame:
     if taken := [runs[f"metrics.{name}"] for name in (SECONDS, DEFENCE_SECONDS) if f"metrics.{name}" in runs]:
         columns["seconds"] = pd.concat(taken, axis=1).max(axis=1)  # with what others spent on a shared encoder
     metrics = dict.fromkeys(RATES, float("nan"))  # absent if no trial got so far
-    return _without_impossible(pd.DataFrame(metrics | columns, index=runs.index))
+    return _without_impossible(_with_stopped(pd.DataFrame(metrics | columns, index=runs.index)))
+
+
+def _with_stopped(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame`, in which trials that their early warning stopped have a status of their own, and no rates."""
+    if "warning" not in frame or "status" not in frame:
+        return frame
+    stopped = frame["warning"].notna() & (frame["status"] == "KILLED")
+    rates = frame[list(RATES)].astype(float).where(~stopped)
+    told = pd.to_numeric(frame["warning"], errors="coerce")  # a tag is a text
+    return frame.assign(status=frame["status"].where(~stopped, "STOPPED"), warning=told, **rates)
 
 
 def _without_impossible(frame: pd.DataFrame) -> pd.DataFrame:
@@ -180,7 +193,7 @@ def _parameters(frame: pd.DataFrame) -> list[str]:
 def _rows(frame: pd.DataFrame) -> pd.DataFrame:
     """The reserved columns with their defaults; a trial that finished without its rates counts as failed."""
     rows = pd.DataFrame({name: frame.get(name) for name in RESERVED}, index=frame.index)
-    for name in (*RATES, "clean_count", "triggered_count", "seconds"):
+    for name in (*RATES, "clean_count", "triggered_count", "seconds", "warning"):
         rows[name] = [math.nan if is_missing(value) else float(value) for value in rows[name].tolist()]
     rows["seed"] = [int(seed) for seed in rows["seed"].tolist()]
     if any(isinstance(time, str) for time in rows["start_time"].tolist()):

@@ -66,6 +66,7 @@ class Verdict:
     seeds: int = 0  # finished; of several cells, in the one that has fewest
     evidence: tuple[str, ...] = ()  # run ids, nearest first
     failures: tuple[str, ...] = ()  # "run id: error" of the trials that failed there
+    warned: tuple[float, ...] = ()  # of the trials that their early warning stopped: that a backdoor takes hold
     interpolated: bool = False  # read off a surface through measured cells, not measured
 
     @property
@@ -110,7 +111,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but the setting, for JSON."""
-        more = {name: getattr(self, name) for name in ("reason", "evidence", "failures", "interpolated")}
+        more = {name: getattr(self, name) for name in ("reason", "evidence", "failures", "warned", "interpolated")}
         return self.row() | more
 
 
@@ -139,6 +140,7 @@ def pooled(verdicts: Sequence[Verdict], setting: Mapping[str, Value], free: Mapp
         seeds=min((v.seeds for v in measured), default=0),
         evidence=tuple(run for verdict in measured for run in verdict.evidence),
         failures=tuple(failure for verdict in verdicts for failure in verdict.failures),
+        warned=tuple(probability for verdict in verdicts for probability in verdict.warned),
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from raybd.training import TrainConfig
     from raybd.trials.config import ModelConfig, TrialConfig
     from raybd.trials.run import run_trial
+    from raybd.watching import watch
     from sweeps.resist import resist
 
 ensure_home()
@@ -43,6 +44,7 @@ __all__ = [
     "resist",
     "run_trial",
     "sweep",
+    "watch",
 ]
 _HOMES = {  # name -> module that defines it, or module:attribute
     "ATTACKS": "raybd.attacks",
@@ -62,6 +64,7 @@ _HOMES = {  # name -> module that defines it, or module:attribute
     "resist": "sweeps.resist",
     "run_trial": "raybd.trials.run",
     "sweep": "raybd.execution.sweep",
+    "watch": "raybd.watching",
 }
 
 

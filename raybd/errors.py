@@ -61,5 +61,14 @@ class LostRayError(RuntimeError):
     """The Ray that a sweep ran on has gone away; what has finished is kept."""
 
 
+class WarnedError(Exception):
+    """A trial ends early because its early warning is sure of its verdict: no failure."""
+
+    def __init__(self, probability: float, epoch: int, epochs: int) -> None:
+        self.probability = probability  # that a backdoor takes hold
+        said = f"a backdoor takes hold with probability {probability:.2f}"
+        super().__init__(f"stopped after epoch {epoch} of {epochs} on its early warning: {said}")
+
+
 class EndRequestedError(BaseException):
     """A trial ends early because it was asked to: no failure, hence no Exception."""

@@ -10,13 +10,14 @@ from analysis.signal.observations import observe, read_observations, write_obser
 from analysis.signal.sentences import signal_sentences
 from analysis.signal.table import signal_table
 from analysis.signal.trade_offs import trade_off_table
-from analysis.signal.warning import EarlyWarning, early_warning
+from analysis.signal.warning import EarlyWarning, early_warning, fit_warning
 
 __all__ = [
     "MEASURES",
     "EarlyWarning",
     "Measure",
     "early_warning",
+    "fit_warning",
     "observe",
     "read_observations",
     "signal_sentences",

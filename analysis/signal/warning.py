@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.stats import rankdata
 from analysis.signal.measures import RANDOM, Needs, measured
 from analysis.signal.null import permuted_labels
 from analysis.signal.table import interval
+from raybd.early_warning import WarningModel
 from raybd.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ Floats = NDArray[np.float64]
 DRAWS = 300  # of cells, for the intervals
 BINS = 10  # of equal numbers, for the calibration error
 PERMUTATIONS = 20  # of verdicts, for the null
+STOP_SURE = 0.9  # as SURE, of a warning that stops trials
 SURE = 0.8  # a probability from which the warning says yes, and under one less which it says no
 
 
@@ -69,11 +72,7 @@ def early_warning(
     Raises:
         InputError: there are fewer than two attacks, all verdicts are equal, or no measure was taken so early.
     """
-    if not 0 < share <= 1:
-        raise InputError(f"share must be above 0 and at most 1, got {share}")
-    names = [n for n, what in measured(map(str, observations.columns)).items() if what in needs and n != RANDOM]
-    trials = _early_values(observations, names, share)
-    names = [name for name in names if trials[name].notna().any()]
+    trials, names = _early_trials(observations, share, _names(observations, needs))
     folds = _folds(trials)
     _check(trials, names, folds)
     x, y = trials[names].to_numpy(float), trials["takes_hold"].to_numpy(float)
@@ -81,6 +80,57 @@ def early_warning(
     keys = ["trial", "cell", "attack", "poison_rate", "takes_hold"]
     predictions = trials[keys].assign(probability=found)
     return _judged(predictions, tuple(names), share, folds, _null(trials, x, folds))
+
+
+def fit_warning(
+    observations: pd.DataFrame, share: float = 0.2, pattern: str = "defender/*", sure: float = STOP_SURE
+) -> WarningModel:
+    """The early warning of `early_warning`, fitted to all trials, for `--stop-on-warning` and `raybd.watch`.
+
+    Args:
+        observations: as for `early_warning`.
+        share: of the epochs that have passed.
+        pattern: of the names of the measures that enter.
+        sure: the probability from which it is sure that the backdoor takes hold, and under one less that it does not.
+
+    Raises:
+        InputError: as `early_warning`, or `sure` is not in (0.5, 1].
+    """
+    if not 0.5 < sure <= 1:
+        raise InputError(f"sure must be above 0.5 and at most 1, got {sure}")
+    trials, names = _early_trials(observations, share, [n for n in _names(observations) if fnmatchcase(n, pattern)])
+    _check(trials, names, _folds(trials))
+    fitted = _model().fit(trials[names].to_numpy(float), trials["takes_hold"].to_numpy(float))
+    imputer, scaler, regression = (fitted[name] for name in ("simpleimputer", "standardscaler", "logisticregression"))
+    attacks = sorted(trials.loc[trials["poison_rate"] > 0, "attack"].unique())
+    return WarningModel(
+        measures=names,
+        share=share,
+        sure=sure,
+        median=imputer.statistics_.tolist(),
+        mean=scaler.mean_.tolist(),
+        scale=scaler.scale_.tolist(),
+        coefficients=regression.coef_[0].tolist(),
+        intercept=float(regression.intercept_[0]),
+        fitted_to={"trials": len(trials), "cells": int(trials["cell"].nunique()), "attacks": attacks},
+    )
+
+
+def _names(observations: pd.DataFrame, needs: Sequence[Needs] = ("nothing",)) -> list[str]:
+    """The measures of the observations that somebody who has `needs` can take."""
+    return [n for n, what in measured(map(str, observations.columns)).items() if what in needs and n != RANDOM]
+
+
+def _early_trials(observations: pd.DataFrame, share: float, names: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The trials with their early values, and those of `names` that were taken so early.
+
+    Raises:
+        InputError: `share` is not in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"share must be above 0 and at most 1, got {share}")
+    trials = _early_values(observations, names, share)
+    return trials, [name for name in names if trials[name].notna().any()]
 
 
 def _early_values(observations: pd.DataFrame, names: Sequence[str], share: float) -> pd.DataFrame:

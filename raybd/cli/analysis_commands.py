@@ -125,6 +125,7 @@ def write_sweep_report(name: Name, out: str = "", tracking_uri: str | None = Non
 def show_signal(
     name: Name,
     out: str = "",
+    fit: str = "",
     tracking_uri: str | None = None,
     json: bool = False,
     csv: bool = False,
@@ -135,6 +136,7 @@ def show_signal(
     Args:
         name: Name of the sweep, or a file of observations that --out wrote.
         out: File to write the observations to, .csv or .csv.gz, from which this is said again without the store.
+        fit: File to write an early warning to, fitted to all trials, for --stop-on-warning and `raybd.watch`.
         tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
         json: Print JSON.
         csv: Print CSV.
@@ -147,6 +149,8 @@ def show_signal(
     observations = _observations(name, tracking_uri)
     if out:
         signal.write_observations(observations, out)
+    if fit:
+        signal.fit_warning(observations).write(fit)
     table = signal.signal_table(observations)
     print(form.of(table, lambda: signal_text(observations, table)))
     return 0

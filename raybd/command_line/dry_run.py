@@ -9,6 +9,7 @@ import torch
 from joblib import cpu_count
 
 from raybd.command_line.data_summary import describe_sets
+from raybd.command_line.early_warning import warning_of
 from raybd.command_line.estimate import LONGEST, estimate
 from raybd.command_line.kept_networks import sizes_text
 from raybd.command_line.limits import memory_limit, names_cluster
@@ -60,6 +61,7 @@ def print_trials(
         _print_list(options, [f"{'-' * 16}  {config.label}" for config in configs], configs, [], upcoming)
         print("\n".join([*notes, f"keys and times are not known without the data: {error}"]))
         return 0
+    warning_of(options, known)
     lines = [f"{config.key}  {config.label}" for config in known]
     about = [*describe_sets(data), *describe_own(known, options.execution.proposer)]
     _print_list(options, lines, known, about, upcoming, data)

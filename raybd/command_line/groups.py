@@ -224,6 +224,10 @@ class ExecutionOptions(OptionGroup):
     """Formats in which the figures of trials are saved beside PNG."""
     keep_models: KeepModels = "none"
     """Trained networks to keep of each trial, in MLflow: the last, or all at its probes; --dry-run says how large."""
+    stop_on_warning: bool = False
+    """End trials early whose verdict an early warning is sure of, both ways; they are no measured results."""
+    warning: str | None = None
+    """File of the early warning (raybd signal NAME --fit FILE); none: raybd's own."""
     proposer: str = "list"
     """What chooses the trials to run: list (all of them), or module:Class of your own."""
     dry_run: bool = False

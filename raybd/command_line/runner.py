@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from raybd.command_line.early_warning import warning_of
 from raybd.command_line.kept_networks import told_of_networks
 from raybd.command_line.limits import memory_limit
 from raybd.command_line.option_file import FILE, FLAG, write_options
@@ -56,6 +57,7 @@ def sweep(
     known, data = prepare(
         configs, options.dataset.data_root, lower=options.attack.lowers, image_bytes=room, memory=memory
     )
+    warning = warning_of(options, known)
     for one in filter(is_large, data.values()):
         print(describe_place(one, room), flush=True)
     folder = SweepFolder.of(options.execution.results, options.name)
@@ -68,6 +70,7 @@ def sweep(
             more = prepare(added, options.dataset.data_root, image_bytes=room)[0] if added else []
             known = list({config.key: config for config in [*known, *more]}.values())
         plan = resume(folder, known, data, options.execution.tracking_uri, {outcome.key for outcome in failed})
+        plan = replace(plan, warning=warning)
         return _run_and_sum_up(options, plan, summarise, where, failed)
 
 

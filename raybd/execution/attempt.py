@@ -8,11 +8,12 @@ from dataclasses import replace
 import torch
 
 from raybd.data.residency import fits, streamed
-from raybd.errors import DivergedError, EndRequestedError, InputError, PoisoningError, ScriptError
+from raybd.early_warning import WarningModel, last_values
+from raybd.errors import DivergedError, EndRequestedError, InputError, PoisoningError, ScriptError, WarnedError
 from raybd.execution import memory
 from raybd.execution.kept_networks import KeptNetworks
 from raybd.execution.outcome import Outcome
-from raybd.execution.record import Start, failed_record, finished_record, tags_of
+from raybd.execution.record import Start, failed_record, finished_record, stopped_record, tags_of
 from raybd.execution.setup import TrialSetup
 from raybd.models.batch_size import set_memory_share
 from raybd.pixels import is_streamed
@@ -24,7 +25,7 @@ from raybd.trials.artifacts import save_artifacts, save_probe_arrays
 from raybd.trials.base import TrialSession
 from raybd.trials.config import TrialConfig
 from raybd.trials.model import NETWORK, SCRIPT
-from raybd.trials.records import FAILED, Record, TrialFolder
+from raybd.trials.records import FAILED, STOPPED, Record, TrialFolder
 from raybd.trials.run import run_checked
 from raybd.types import Data, Report
 from raybd.utils.ending import ending_heartbeat
@@ -68,9 +69,9 @@ def stopped(config: TrialConfig, why: str) -> Outcome:
 
 
 def finished_on_disk(folder: TrialFolder, setup: TrialSetup) -> Outcome | None:
-    """The outcome of a trial that has finished on this disk; None if it has not."""
+    """The outcome of a trial that has finished on this disk, or that its early warning stopped; None if neither."""
     record = folder.read()
-    if record is None or not record.finished:
+    if record is None or not (record.finished or (setup.warning and record.status == STOPPED)):
         return None
     return _outcome(record, setup, uploaded=bool(folder.upload_state(setup.address.identity)["done"]))
 
@@ -78,8 +79,8 @@ def finished_on_disk(folder: TrialFolder, setup: TrialSetup) -> Outcome | None:
 def _finished_before(folder: TrialFolder, setup: TrialSetup) -> Outcome | None:
     """The outcome of a trial that finished earlier, uploaded if need be; None if it must run (again)."""
     outcome = finished_on_disk(folder, setup)
-    if outcome is None:
-        return None
+    if outcome is None or outcome.warned:
+        return outcome
     try:
         return replace(outcome, uploaded=True) if ensure_uploaded(setup.address, folder) else None
     except Exception as error:  # noqa: BLE001 - a store may raise anything; the trial has finished
@@ -101,6 +102,8 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
         save_probe_arrays(folder, epoch)
         folder.append(epoch.epoch, epoch.metrics)
         run.log()
+        if setup.warning and config.poison_rate:
+            _stop_if_sure(setup.warning, config, folder, epoch.epoch)
 
     shared, failure = setup.folder.path / "shared", None
     try:
@@ -111,6 +114,8 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
         save_artifacts(folder, config, result, setup.formats(config))
         networks.end(result.model, data)
         record = finished_record(config, run.tags | networks.tags, start, result)
+    except WarnedError as warned:
+        record = stopped_record(config, run.tags, start, warned)
     except Exception as error:
         if lost_ranks(error):  # the failure is another rank's, and the checkpoint is needed
             raise
@@ -121,6 +126,14 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
     permanent, out_of_memory = isinstance(failure, NOT_RETRYABLE), memory.is_out_of_memory(failure)
     note = "; ".join(said for said in (note, _undertrained(record), networks.note) if said)
     return replace(outcome, note=note, memory=memory.peak(), permanent=permanent, out_of_memory=out_of_memory)
+
+
+def _stop_if_sure(warning: WarningModel, config: TrialConfig, folder: TrialFolder, epoch: int) -> None:
+    """End the trial where its early warning is due after `epoch`, and sure."""
+    if warning.due(epoch, config.train.epochs):
+        probability = warning.probability(last_values(folder.history()))
+        if warning.is_sure(probability):
+            raise WarnedError(probability, epoch, config.train.epochs)
 
 
 def _placed(config: TrialConfig, setup: TrialSetup, data: Data) -> Data:

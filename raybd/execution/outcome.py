@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 
-from raybd.trials.records import FINISHED
+from raybd.trials.records import FINISHED, STOPPED
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Outcome:
 
     key: str
     label: str
-    status: str  # FINISHED or FAILED
+    status: str  # FINISHED, FAILED or STOPPED
     seconds: float = 0.0
     error: str = ""
     permanent: bool = False  # failed, and would fail again: not retryable
@@ -31,9 +31,14 @@ class Outcome:
         return self.status == FINISHED
 
     @property
+    def warned(self) -> bool:
+        """Whether its early warning stopped it: neither finished nor failed."""
+        return self.status == STOPPED
+
+    @property
     def retryable(self) -> bool:
         """Whether another attempt may succeed."""
-        return not (self.finished or self.permanent or self.out_of_memory or self.stopped)
+        return not (self.finished or self.permanent or self.out_of_memory or self.stopped or self.warned)
 
     def to_json(self) -> str:
         """As JSON, since Tune flattens nested results."""

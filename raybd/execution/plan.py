@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybd.data.residency import room_for_images
+from raybd.early_warning import WarningModel
 from raybd.errors import InputError
 from raybd.execution.outcome import Outcome
 from raybd.execution.queue import FinishedTrials
@@ -14,7 +15,7 @@ from raybd.tracking.reading import load_record
 from raybd.tracking.store import Store
 from raybd.tracking.uploads import ensure_uploaded, upload_pending
 from raybd.trials.config import TrialConfig
-from raybd.trials.records import FINISHED, Record, SweepFolder
+from raybd.trials.records import FINISHED, STOPPED, Record, SweepFolder
 from raybd.trials.validate import prepare
 from raybd.types import Data
 
@@ -34,6 +35,7 @@ class SweepPlan:
     varying: tuple[str, ...] = ()  # names of the parameters in which its trials differ
     figure_formats: tuple[str, ...] = ()  # in which they are saved beside PNG
     keep_models: KeepModels = "none"  # see `TrialSetup`
+    warning: WarningModel | None = None  # see `TrialSetup`
     trials: tuple[TrialConfig, ...] = ()  # all of them, finished or not
 
     @property
@@ -104,8 +106,9 @@ def resume(
         todo = [config for config in known if config.key not in failed and finished.outcome(config) is None]
     except Exception as error:
         raise InputError(f"the tracking store can no longer be reached: {type(error).__name__}: {error}") from error
-    for config in todo:
-        folder.trial(config.key).clear_record()  # of an earlier failure
+    for trial in (folder.trial(config.key) for config in todo):
+        if not ((record := trial.read()) and record.status == STOPPED):
+            trial.clear_record()  # of an earlier failure
     keys = [config.key for config in known]
     return SweepPlan(name, todo, keys, data, folder, store, finished, varying=varying(known), trials=tuple(known))
 

@@ -23,7 +23,7 @@ RECENT = 20  # trials by which the time left is told
 class Counts:
     """How many trials of a sweep are where."""
 
-    done: int  # finished
+    done: int  # finished, or stopped by their early warning
     failed: int
     running: int
     waiting: int
@@ -80,7 +80,7 @@ class Progress:
         """The counts now; what has been handed out but not started is waiting."""
         with suppress(RuntimeError):  # trials came or went while they were counted: the counts before will do
             outcomes = list(self.queue.outcomes.values())
-            done, running = sum(outcome.finished for outcome in outcomes), len(self._started)
+            done, running = sum(outcome.finished or outcome.warned for outcome in outcomes), len(self._started)
             self._counts = Counts(done, len(outcomes) - done, running, max(0, self.queue.left - running))
         return self._counts
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import raybd
 from raybd.data.class_names import have_names, named
+from raybd.errors import WarnedError
 from raybd.execution import memory
 from raybd.execution.setup import TrialSetup
 from raybd.tracking.uploads import TrialRun
 from raybd.trials.base import TrialResult
 from raybd.trials.config import KEY_FORMAT, TrialConfig
-from raybd.trials.records import FAILED, FINISHED, Record
+from raybd.trials.records import FAILED, FINISHED, STOPPED, Record
 from raybd.utils.environment import environment
-from raybd.utils.metric_names import CLASSES, TARGET
+from raybd.utils.metric_names import CLASSES, TARGET, WARNING
 
 log = logging.getLogger(__name__)
 TAG_LENGTH = 500  # characters of an error in a tag
@@ -69,6 +70,12 @@ def finished_record(config: TrialConfig, tags: dict[str, str], start: Start, res
     """The record of a trial that ended with `result`."""
     ending = {"metrics": result.metrics, "manifest": result.manifest, "classes": list(result.classes)}
     return _record(config, tags, start, status=FINISHED, **ending)
+
+
+def stopped_record(config: TrialConfig, tags: dict[str, str], start: Start, warned: WarnedError) -> Record:
+    """The record of a trial that its early warning stopped."""
+    tags = tags | {WARNING: f"{warned.probability:.4f}"}
+    return _record(config, tags, start, status=STOPPED, error=str(warned))
 
 
 def failed_record(config: TrialConfig, tags: dict[str, str], start: Start, error: Exception) -> Record:

@@ -30,7 +30,12 @@ class SweepResult:
     @property
     def failures(self) -> list[Outcome]:
         """The trials that failed at their last attempt."""
-        return [outcome for outcome in self.outcomes if not outcome.finished]
+        return [outcome for outcome in self.outcomes if not (outcome.finished or outcome.warned)]
+
+    @property
+    def warned(self) -> list[Outcome]:
+        """The trials that their early warning stopped."""
+        return [outcome for outcome in self.outcomes if outcome.warned]
 
     @property
     def recovered(self) -> list[Outcome]:
@@ -62,7 +67,7 @@ class SweepResult:
         return self.cpus * sum(outcome.seconds for outcome in self.outcomes)
 
     def _repr_html_(self) -> str:
-        finished = len(self.outcomes) - len(self.failures)
+        finished = sum(outcome.finished for outcome in self.outcomes)
         counts = f"{finished} finished, {len(self.failures)} failed, {self.finished_before} before, {self.left} left"
         rows = [{"trial": o.label, "key": o.key, "error": o.error} for o in self.failures[:SHOWN]]
         failures = f"<p>Failed, of {len(self.failures)}:</p>{table(rows)}" if rows else ""
@@ -72,9 +77,13 @@ class SweepResult:
     @property
     def text(self) -> str:
         """The summary of the sweep in a few lines."""
-        lines = [
-            f"{len(self.outcomes) - len(self.failures)} trials finished, {self.finished_before} had finished before"
-        ]
+        finished = sum(outcome.finished for outcome in self.outcomes)
+        lines = [f"{finished} trials finished, {self.finished_before} had finished before"]
+        if self.warned:
+            lines.append(
+                f"{len(self.warned)} stopped on their early warning, which is no measured result: "
+                "without --stop-on-warning they run whole"
+            )
         if self.outcomes and self.seconds:
             share = f"{self.busy:.0%} of core seconds inside trials"
             ratio = f"{self.core_seconds:.1f} s / ({self.cores} x {self.seconds:.1f} s)"

@@ -120,6 +120,7 @@ def local_executor(
         figures=plan.figures,
         figure_formats=plan.figure_formats,
         keep_models=plan.keep_models,
+        warning=plan.warning,
     )
     return LocalExecutor(setup, plan.data)
 
@@ -167,6 +168,7 @@ def ray_executor(
         figures=plan.figures,
         figure_formats=plan.figure_formats,
         keep_models=plan.keep_models,
+        warning=plan.warning,
         own_names=tuple(names_in_use().items()),
     )
     warn_of_slow_bf16((config.train for config in plan.todo), setup.device)

@@ -11,6 +11,7 @@ from raybd.tracking.artifact_files import read_artifact
 from raybd.tracking.client import absolute_uri, one_line
 from raybd.tracking.reader import Reader, find_sweeps
 from raybd.tracking.runs import ALIVE, DRIVER, PLAN, PLANNED
+from raybd.utils.metric_names import WARNING
 from raybd.utils.process_name import ProcessName
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class SweepStatus:
     finished: int
     failed: int  # and finished at no other attempt
     running: list[RunningTrial]
+    stopped: int  # by their early warning
     driver: str  # alive, dead, silent, ended, or none
     driver_seen: float | None  # seconds since its last heartbeat
 
@@ -43,14 +45,15 @@ class SweepStatus:
         """The number of trials that have not started or were interrupted."""
         if self.planned is None:
             return None
-        return max(0, self.planned - self.finished - self.failed - len(self.running))
+        return max(0, self.planned - self.finished - self.failed - self.stopped - len(self.running))
 
     def __str__(self) -> str:
         planned = "an unknown number of" if self.planned is None else f"{self.planned}"
         left = "" if self.left is None else f", {self.left} left"
+        stopped = f", {self.stopped} stopped on their early warning" if self.stopped else ""
         lines = [
             f"{self.name}: {self.finished} of {planned} trials finished, {self.failed} failed, "
-            f"{len(self.running)} running{left}",
+            f"{len(self.running)} running{stopped}{left}",
             f"driver: {self.driver}"
             + ("" if self.driver_seen is None else f", last seen {self.driver_seen:.0f} s ago"),
         ]
@@ -84,6 +87,7 @@ def status(name: str, tracking_uri: str | None = None) -> SweepStatus:
         finished=sum(run.info.status == "FINISHED" for run in best),
         failed=sum(run.info.status == "FAILED" for run in best),
         running=[_running(reader, run) for run in best if run.info.status == "RUNNING"],
+        stopped=sum(run.info.status == "KILLED" and WARNING in run.data.tags for run in best),
         driver=_driver(parent.info.status if parent is not None else "", seen, ProcessName.parse(tags.get(DRIVER, ""))),
         driver_seen=seen,
     )

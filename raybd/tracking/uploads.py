@@ -16,7 +16,7 @@ from raybd.tracking.data_inputs import log_data
 from raybd.tracking.metric_table import format_table
 from raybd.tracking.networks import artifact
 from raybd.tracking.store import NOTE, Address, close, lost, metric_entities
-from raybd.trials.records import FINISHED, Record, SweepFolder, TrialFolder
+from raybd.trials.records import FINISHED, STOPPED, Record, SweepFolder, TrialFolder
 from raybd.utils.metric_names import TABLE, headline
 
 FLUSH_SECONDS = 10.0  # between two uploads of a running trial
@@ -109,7 +109,8 @@ def upload(address: Address, folder: TrialFolder, record: Record) -> None:
         client.log_text(run_id, format_table(history), TABLE)
     if record.traceback:
         client.log_text(run_id, record.traceback, "traceback.txt")
-    client.set_terminated(run_id, record.status, record.started + round(1000 * record.seconds))
+    status = "KILLED" if record.status == STOPPED else record.status  # MLflow's nearest word; a tag says the rest
+    client.set_terminated(run_id, status, record.started + round(1000 * record.seconds))
     folder.write_upload_state(address.identity, folder.upload_state(address.identity) | {"done": True})
 
 

@@ -28,6 +28,7 @@ from raybd.utils.locks import lock
 from raybd.utils.metric_names import TARGET
 
 FINISHED, FAILED = "FINISHED", "FAILED"
+STOPPED = "STOPPED"  # by its early warning, whose verdict was sure: no measured result, and no failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Record:
     label: str
     config: dict[str, Any]
     params: dict[str, Any]  # the flattened config
-    status: str  # FINISHED or FAILED
+    status: str  # FINISHED, FAILED or STOPPED
     key_format: int = 1  # version of the rule that made `key`
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -58,6 +59,8 @@ class Record:
     @property
     def text(self) -> str:
         """The description of its run in the MLflow UI, in Markdown."""
+        if self.status == STOPPED:
+            return f"**{self.label}** was {self.error}"
         if self.status != FINISHED:
             return f"**{self.label}** failed: {self.error}"
         metrics, target = self.metrics, self.tags.get(TARGET)

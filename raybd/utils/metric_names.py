@@ -17,6 +17,7 @@ TRAIN_SECONDS, PREDICT_SECONDS = "seconds/train", "seconds/predict"  # of a user
 DEFENCE_SECONDS = "defence/seconds"  # of a training, with what others spent on an encoder that it shares
 ALIAS = "raybd.alias"  # tag of a trial: names of its defence's settings, for instance "vibe:winner", a space between
 TARGET = "raybd.target"  # tag of a trial with poison: its target class for people, "2 (bird)"
+WARNING = "raybd.warning"  # tag of a trial that its early warning stopped: the probability that it takes hold
 CLASSES = "raybd.classes"  # tag of a trial: the names of its classes by number, a JSON list, where they fit
 HELD_OUT = "raybd.held_out"  # tag of a trial: "true" where its attack had no say in what a search chose
 

@@ -1,0 +1,109 @@
+"""The early warning: the probability, early in a training, that a backdoor takes hold in the end; from a file.
+
+`analysis.signal.fit_warning` fits one to the trials of a sweep; `fitted.json` is that of docs/signal.md.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raybd.errors import InputError
+from raybd.utils.files import expanded, write_text
+
+FITTED = Path(__file__).with_name("fitted.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarningModel:
+    """A logistic regression on the last values of measures in the first `share` of a training.
+
+    p = 1 / (1 + exp(-(intercept + sum_i coefficients_i (x_i - mean_i) / scale_i))), where a missing x_i is median_i.
+    """
+
+    measures: Sequence[str]  # names of metrics, as trials log them
+    share: float  # of the epochs, in (0, 1]
+    sure: float  # a probability from which the warning is sure that it takes hold, and under 1 - sure that it does not
+    median: Sequence[float]
+    mean: Sequence[float]
+    scale: Sequence[float]
+    coefficients: Sequence[float]
+    intercept: float
+    fitted_to: Mapping[str, Any] = field(default_factory=dict)  # trials, attacks and data sets, for whoever reads it
+
+    def probability(self, values: Mapping[str, float]) -> float:
+        """The probability in [0, 1] that a backdoor takes hold; NaN where none of the measures is among `values`."""
+        known = [values.get(name, math.nan) for name in self.measures]
+        if all(map(math.isnan, known)):
+            return math.nan
+        filled = [median if math.isnan(x) else x for x, median in zip(known, self.median, strict=True)]
+        parts = zip(self.coefficients, filled, self.mean, self.scale, strict=True)
+        score = self.intercept + sum(c * (x - mean) / scale for c, x, mean, scale in parts)
+        return 1 / (1 + math.exp(-score)) if score > -700 else 0.0  # exp(709) is the largest there is
+
+    def is_sure(self, probability: float) -> bool:
+        """Whether the warning says yes or no, and does not abstain."""
+        return max(probability, 1 - probability) >= self.sure
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Whether it speaks after this epoch of so many: at the last one of the first `share`, at least the first."""
+        return epoch == max(1, math.floor(self.share * epochs + 1e-9))
+
+    def write(self, path: str | Path) -> Path:
+        """Write it as JSON; where it is.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        place = expanded(path)
+        try:
+            write_text(place, json.dumps(asdict(self), indent=1) + "\n")
+        except OSError as error:
+            raise InputError(f"{place} cannot be written: {error.strerror}") from error
+        return place
+
+    @classmethod
+    def read(cls, path: str | Path = FITTED) -> "WarningModel":
+        """The early warning in a file, by default that which raybd comes with.
+
+        Raises:
+            InputError: there is none.
+        """
+        try:
+            found = cls(**json.loads(expanded(path).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            said = f"{path} holds no early warning: {error} (raybd signal NAME --fit FILE writes one)"
+            raise InputError(said) from error
+        if problems := found._problems():
+            raise InputError([f"{path} holds no early warning: {problem}" for problem in problems])
+        return found
+
+    def _problems(self) -> list[str]:
+        numbers = ("median", "mean", "scale", "coefficients")
+        wrong = [name for name in numbers if not _finite(getattr(self, name), len(self.measures))]
+        problems = [f"{name} must be {len(self.measures)} numbers, one a measure" for name in wrong]
+        if not 0 < self.share <= 1:
+            problems.append(f"share must be above 0 and at most 1, got {self.share!r}")
+        if not 0.5 < self.sure <= 1:
+            problems.append(f"sure must be above 0.5 and at most 1, got {self.sure!r}")
+        if "scale" not in wrong and not all(scale > 0 for scale in self.scale):
+            problems.append("scale must be above 0")
+        return problems
+
+
+def _finite(values: Any, number: int) -> bool:
+    return isinstance(values, list | tuple) and len(values) == number and all(map(_is_number, values))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def last_values(history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The last value of each metric in the epochs of a history, as `TrialFolder.history` gives them."""
+    found: dict[str, float] = {}
+    for line in history:
+        found |= line["metrics"]
+    return found

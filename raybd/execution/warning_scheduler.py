@@ -1,0 +1,37 @@
+"""WarningScheduler: a scheduler of Ray Tune that ends trials of one's own on their early warning.
+
+raybd's own trials end themselves (`--stop-on-warning`): they have a record to close, and one that Tune ends cannot.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from raybd.early_warning import FITTED, WarningModel
+
+
+class WarningScheduler(FIFOScheduler):
+    """Trials in order; each is stopped once its early warning is due and sure, of a backdoor or of none.
+
+    The measures are keys of what a trial reports, with `time_attr` for the epoch; `probabilities` has what the warning
+    said, by trial. A warning is made from the last report at which it is due, and nothing else.
+    """
+
+    def __init__(self, epochs: int, warning: str | Path = FITTED, time_attr: str = "training_iteration") -> None:
+        """`epochs`: how many a whole trial has; `warning`: a file of `raybd signal NAME --fit FILE`.
+
+        Raises:
+            InputError: the file holds no early warning.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.epochs, self.warning, self.time_attr = epochs, WarningModel.read(warning), time_attr
+        self.probabilities: dict[str, float] = {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """STOP where the warning is due and sure, else CONTINUE."""
+        if not self.warning.due(int(result[self.time_attr]), self.epochs):
+            return TrialScheduler.CONTINUE
+        probability = self.warning.probability(result)
+        self.probabilities[trial.trial_id] = probability
+        return TrialScheduler.STOP if self.warning.is_sure(probability) else TrialScheduler.CONTINUE
