@@ -68,7 +68,12 @@ def _labels(region_map: DefendedRegionMap) -> pd.DataFrame:
 
 
 def _decided(cell: Cell) -> bool:
-    return not cell.poisoned or cell.verdict.status in ("backdoored", "defended", "kept_out")
+    return not cell.poisoned or decided(cell.verdict.status)
+
+
+def decided(status: object) -> bool:
+    """Whether a verdict tells if the backdoor takes hold."""
+    return status in ("backdoored", "defended", "kept_out")
 
 
 def _slope(rows: pd.DataFrame, name: str) -> "pd.Series[float]":

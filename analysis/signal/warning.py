@@ -100,7 +100,7 @@ def fit_warning(
         raise InputError(f"sure must be above 0.5 and at most 1, got {sure}")
     trials, names = _early_trials(observations, share, [n for n in _names(observations) if fnmatchcase(n, pattern)])
     _check(trials, names, _folds(trials))
-    fitted = _model().fit(trials[names].to_numpy(float), trials["takes_hold"].to_numpy(float))
+    fitted = warning_pipeline().fit(trials[names].to_numpy(float), trials["takes_hold"].to_numpy(float))
     imputer, scaler, regression = (fitted[name] for name in ("simpleimputer", "standardscaler", "logisticregression"))
     attacks = sorted(trials.loc[trials["poison_rate"] > 0, "attack"].unique())
     return WarningModel(
@@ -161,7 +161,8 @@ def _check(trials: pd.DataFrame, names: Sequence[str], folds: NDArray[np.int64])
         raise InputError(problems)
 
 
-def _model() -> "Pipeline":
+def warning_pipeline() -> "Pipeline":
+    """An unfitted early warning: missing values by the median, standardised, logistic regression."""
     from sklearn.impute import SimpleImputer  # here, because a second of imports is for those who need it
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -180,7 +181,7 @@ def _out_of_fold(x: Floats, y: Floats, folds: NDArray[np.int64]) -> Floats:
         if len(np.unique(y[others])) < 2:
             found[own] = y[others].mean()
         else:
-            found[own] = _model().fit(x[others], y[others]).predict_proba(x[own])[:, 1]
+            found[own] = warning_pipeline().fit(x[others], y[others]).predict_proba(x[own])[:, 1]
     return found
 
 
