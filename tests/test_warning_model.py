@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from analysis.signal import fit_warning
 from raybd.cli import main as raybd
-from raybd.early_warning import FITTED, WarningModel, last_values
+from raybd.early_warning import DEFENDER, WITH_TRIGGER, WarningModel, last_values
 from raybd.errors import InputError
 from tests.test_signal import observations
 
@@ -94,10 +94,11 @@ def test_a_file_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
             WarningModel.read(path)
 
 
-def test_the_one_that_comes_with_raybd_is_of_a_defenders_measures() -> None:
-    warning = WarningModel.read(FITTED)
-    assert all(name.startswith("defender/") for name in warning.measures)
-    assert len(warning.fitted_to["attacks"]) >= 8
+def test_those_that_come_with_raybd() -> None:
+    defender, with_trigger = map(WarningModel.read, (DEFENDER, WITH_TRIGGER))
+    assert all(name.startswith("defender/") for name in defender.measures)
+    assert "attack_success" in with_trigger.measures
+    assert all(len(warning.fitted_to["attacks"]) >= 8 for warning in (defender, with_trigger))
 
 
 def test_the_command_writes_one(tmp_path: Path) -> None:

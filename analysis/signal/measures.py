@@ -22,7 +22,8 @@ from raybd.utils.metric_names import (
 
 Needs = Literal["nothing", "twin", "trigger"]
 RANDOM = "random (control)"
-SUCCESS_SLOPE, LOSS_SLOPE = "attack_success/slope", "loss/train/slope"  # an epoch, made here from the history
+SUCCESS_SLOPE, LOSS_SLOPE = "attack_success/slope", "loss/train/slope"  # an epoch
+SLOPES = {SUCCESS_SLOPE: ATTACK_SUCCESS, LOSS_SLOPE: "loss/train"}  # made by `observe` from the history
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ import pandas as pd
 from analysis import arguments
 from analysis.cells import Cell
 from analysis.region_map import DefendedRegionMap
-from analysis.signal.measures import LOSS_SLOPE, RANDOM, SUCCESS_SLOPE, measured
+from analysis.signal.measures import RANDOM, SLOPES, measured
 from raybd.errors import InputError
 from raybd.utils.files import expanded
 from raybd.utils.metric_names import ATTACK_SUCCESS
 
 KEYS = ("trial", "epoch", "cell", "attack", "poison_rate", "setting", "takes_hold", "success")
 NO_ATTACK = "none"
-SLOPES = {SUCCESS_SLOPE: ATTACK_SUCCESS, LOSS_SLOPE: "loss/train"}
 
 
 def observe(histories: pd.DataFrame, region_map: DefendedRegionMap) -> pd.DataFrame:

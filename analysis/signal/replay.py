@@ -3,6 +3,7 @@
 A trial that is stopped is the same as a whole one until then, so a sweep need not run a second time.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 from analysis import arguments
 from analysis.region_map import DefendedRegionMap
 from analysis.signal.observations import decided
-from analysis.signal.warning import STOP_SURE, warning_pipeline
+from analysis.signal.warning import DEFENDER, STOP_SURE, warning_pipeline
 from raybd.errors import InputError
 from raybd.utils.files import expanded
 
 Floats = NDArray[np.float64]
 EPOCHS, SHARE = "epochs", "share of epochs"  # columns: of a whole trial; that has passed when the warning is due
+EARLY = "early "  # before the name of a measure that trials have at their end too
 RATES = ["clean_accuracy", "attack_success"]
 
 
@@ -46,39 +48,41 @@ class Replay:
 
 
 def early_trials(
-    frame: pd.DataFrame, histories: pd.DataFrame, share: float = 0.2, pattern: str = "defender/*"
+    frame: pd.DataFrame, histories: pd.DataFrame, share: float = 0.2, patterns: Sequence[str] = (DEFENDER,)
 ) -> pd.DataFrame:
-    """The trials of a canonical frame, with the measures that match `pattern` as they are when a warning is due.
+    """The trials of a canonical frame, with the measures that match `patterns` as they are when a warning is due.
 
     Args:
         frame: as `DefendedRegionMap.from_frame` takes it.
         histories: of the same trials, as `raybd.tracking.load_histories` gives them.
         share: of the epochs that have passed.
-        pattern: of the names of measures.
+        patterns: of the names of measures.
     """
-    names = [str(name) for name in histories if fnmatchcase(str(name), pattern)]
+    names = _matching(histories, patterns)
     epochs = histories.groupby("run_id")["epoch"].max().rename(EPOCHS)
     due = (share * histories["run_id"].map(epochs) + 1e-9).clip(lower=1).astype(int)
     early = histories[histories["epoch"] <= due].sort_values("epoch").groupby("run_id")[names].last()
+    early = early.rename(columns={name: f"{EARLY}{name}" for name in names if "/" not in name})
     found = frame.merge(early.join(epochs), left_on="run_id", right_index=True)
     return found.assign(**{SHARE: (share * found[EPOCHS] + 1e-9).clip(lower=1).astype(int) / found[EPOCHS]})
 
 
-def replay(trials: pd.DataFrame, sure: float = STOP_SURE, pattern: str = "defender/*") -> Replay:
+def replay(trials: pd.DataFrame, sure: float = STOP_SURE, patterns: Sequence[str] = (DEFENDER,)) -> Replay:
     """What --stop-on-warning would have done to a sweep.
 
     Args:
         trials: as `early_trials` makes them.
         sure: the probability from which the warning is sure, and under one less.
-        pattern: of the names of the measures from which the warning is made.
+        patterns: of the names of the measures from which the warning is made.
 
     Raises:
         InputError: there are no such measures, or all verdicts but of one attack are equal.
     """
-    names = [str(name) for name in trials if fnmatchcase(str(name), pattern)]
+    names = _matching(trials, [pattern if "/" in pattern else f"{EARLY}{pattern}" for pattern in patterns])
     if not names:
-        raise InputError(f"no measure matches {pattern!r}")
-    frame = trials.drop(columns=[*names, EPOCHS, SHARE])
+        raise InputError(f"no measure matches {' or '.join(patterns)}")
+    others = [name for name in map(str, trials) if "/" in name or name.startswith(EARLY)]
+    frame = trials.drop(columns=[*others, EPOCHS, SHARE])
     whole = DefendedRegionMap.from_frame(frame)
     verdicts = trials["run_id"].map({run: cell.verdict.status for cell in whole.cells for run in cell.verdict.evidence})
     label = verdicts.map(lambda status: float(status == "backdoored") if decided(status) else np.nan)
@@ -97,6 +101,10 @@ def replay(trials: pd.DataFrame, sure: float = STOP_SURE, pattern: str = "defend
         farthest=float(lines["moved"].max()),
         lines=lines,
     )
+
+
+def _matching(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
+    return [name for name in map(str, table) if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _unseen(x: Floats, label: Floats, attack: "pd.Series[Any]", poisoned: NDArray[np.bool_]) -> Floats:

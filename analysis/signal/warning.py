@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from analysis.signal.measures import RANDOM, Needs, measured
+from analysis.signal.measures import RANDOM, SLOPES, Needs, measured
 from analysis.signal.null import permuted_labels
 from analysis.signal.table import interval
 from raybd.early_warning import WarningModel
@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 DRAWS = 300  # of cells, for the intervals
 BINS = 10  # of equal numbers, for the calibration error
 PERMUTATIONS = 20  # of verdicts, for the null
+DEFENDER = "defender/*"  # what `raybd.watch` can measure
 STOP_SURE = 0.9  # as SURE, of a warning that stops trials
 SURE = 0.8  # a probability from which the warning says yes, and under one less which it says no
 
@@ -83,14 +84,14 @@ def early_warning(
 
 
 def fit_warning(
-    observations: pd.DataFrame, share: float = 0.2, pattern: str = "defender/*", sure: float = STOP_SURE
+    observations: pd.DataFrame, share: float = 0.2, patterns: Sequence[str] = (DEFENDER,), sure: float = STOP_SURE
 ) -> WarningModel:
     """The early warning of `early_warning`, fitted to all trials, for `--stop-on-warning` and `raybd.watch`.
 
     Args:
         observations: as for `early_warning`.
         share: of the epochs that have passed.
-        pattern: of the names of the measures that enter.
+        patterns: of the names of the measures that enter, of those that trials log themselves (slopes are not).
         sure: the probability from which it is sure that the backdoor takes hold, and under one less that it does not.
 
     Raises:
@@ -98,7 +99,7 @@ def fit_warning(
     """
     if not 0.5 < sure <= 1:
         raise InputError(f"sure must be above 0.5 and at most 1, got {sure}")
-    trials, names = _early_trials(observations, share, [n for n in _names(observations) if fnmatchcase(n, pattern)])
+    trials, names = _early_trials(observations, share, _logged(observations, patterns))
     _check(trials, names, _folds(trials))
     fitted = warning_pipeline().fit(trials[names].to_numpy(float), trials["takes_hold"].to_numpy(float))
     imputer, scaler, regression = (fitted[name] for name in ("simpleimputer", "standardscaler", "logisticregression"))
@@ -119,6 +120,12 @@ def fit_warning(
 def _names(observations: pd.DataFrame, needs: Sequence[Needs] = ("nothing",)) -> list[str]:
     """The measures of the observations that somebody who has `needs` can take."""
     return [n for n, what in measured(map(str, observations.columns)).items() if what in needs and n != RANDOM]
+
+
+def _logged(observations: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
+    """The measures that match one of `patterns`, but those that `observe` makes."""
+    known = [name for name in measured(map(str, observations.columns)) if name not in (RANDOM, *SLOPES)]
+    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _early_trials(observations: pd.DataFrame, share: float, names: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:

@@ -126,6 +126,8 @@ def show_signal(
     name: Name,
     out: str = "",
     fit: str = "",
+    fit_measures: Sequence[str] = ("defender/*",),
+    fit_share: float = 0.2,
     tracking_uri: str | None = None,
     json: bool = False,
     csv: bool = False,
@@ -137,6 +139,8 @@ def show_signal(
         name: Name of the sweep, or a file of observations that --out wrote.
         out: File to write the observations to, .csv or .csv.gz, from which this is said again without the store.
         fit: File to write an early warning to, fitted to all trials, for --stop-on-warning and `raybd.watch`.
+        fit_measures: Patterns of the measures that enter it; `raybd.watch` takes defender/* alone.
+        fit_share: Share of the epochs after which it speaks.
         tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
         json: Print JSON.
         csv: Print CSV.
@@ -150,7 +154,7 @@ def show_signal(
     if out:
         signal.write_observations(observations, out)
     if fit:
-        signal.fit_warning(observations).write(fit)
+        signal.fit_warning(observations, fit_share, fit_measures).write(fit)
     table = signal.signal_table(observations)
     print(form.of(table, lambda: signal_text(observations, table)))
     return 0

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from raybd.command_line.options import SweepOptions
-from raybd.early_warning import FITTED, WarningModel
+from raybd.early_warning import WITH_TRIGGER, WarningModel
 from raybd.errors import InputError
 from raybd.metrics import METRICS
 from raybd.plugins.own import name_of
@@ -19,7 +19,7 @@ def warning_of(options: SweepOptions, configs: Sequence[TrialConfig]) -> Warning
     """
     if not options.execution.stop_on_warning:
         return None
-    warning = WarningModel.read(options.execution.warning or FITTED)
+    warning = WarningModel.read(options.execution.warning or WITH_TRIGGER)
     needed = sorted({measure.partition("/")[0] for measure in warning.measures} & METRICS.keys())
     problems = []
     if not any(set(needed) <= {name_of(METRICS, metric) for metric in config.metrics} for config in configs):

@@ -1,6 +1,7 @@
 """The early warning: the probability, early in a training, that a backdoor takes hold in the end; from a file.
 
-`analysis.signal.fit_warning` fits one to the trials of a sweep; `fitted.json` is that of docs/signal.md.
+`analysis.signal.fit_warning` fits one to the trials of a sweep. raybd comes with two of the study in docs/signal.md: that
+of a defender, and that of somebody who knows the trigger.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 from raybd.errors import InputError
 from raybd.utils.files import expanded, write_text
 
-FITTED = Path(__file__).with_name("fitted.json")
+DEFENDER, WITH_TRIGGER = (Path(__file__).with_name(f"{name}.json") for name in ("defender", "with_trigger"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,8 @@ class WarningModel:
         return place
 
     @classmethod
-    def read(cls, path: str | Path = FITTED) -> "WarningModel":
-        """The early warning in a file, by default that which raybd comes with.
+    def read(cls, path: str | Path) -> "WarningModel":
+        """The early warning in a file.
 
         Raises:
             InputError: there is none.

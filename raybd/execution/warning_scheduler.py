@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raybd.early_warning import FITTED, WarningModel
+from raybd.early_warning import WITH_TRIGGER, WarningModel
 
 
 class WarningScheduler(FIFOScheduler):
@@ -18,7 +18,7 @@ class WarningScheduler(FIFOScheduler):
     said, by trial. A warning is made from the last report at which it is due, and nothing else.
     """
 
-    def __init__(self, epochs: int, warning: str | Path = FITTED, time_attr: str = "training_iteration") -> None:
+    def __init__(self, epochs: int, warning: str | Path = WITH_TRIGGER, time_attr: str = "training_iteration") -> None:
         """`epochs`: how many a whole trial has; `warning`: a file of `raybd signal NAME --fit FILE`.
 
         Raises:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from raybd.early_warning import FITTED, WarningModel
+from raybd.early_warning import DEFENDER, WarningModel
 from raybd.errors import InputError
 from raybd.metrics.defender import Defender
 from raybd.models import Classifier
@@ -57,7 +57,7 @@ def watch(
     data: Given,
     *,
     epochs: int,
-    warning: str | Path = FITTED,
+    warning: str | Path = DEFENDER,
     samples: int = 1000,
 ) -> Watcher:
     """Watch the training of `model`: after its first part a line tells how probable it is that a backdoor takes hold.
