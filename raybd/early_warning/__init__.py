@@ -1,7 +1,7 @@
 """The early warning: the probability, early in a training, that a backdoor takes hold in the end; from a file.
 
-`analysis.signal.fit_warning` fits one to the trials of a sweep. raybd comes with two of the study in docs/signal.md: that
-of a defender, and that of somebody who knows the trigger.
+`analysis.signal.fit_warning` fits one to the trials of a sweep. raybd comes with two, of the study in docs/signal.md: a
+defender's, and one of somebody who knows the trigger.
 """
 
 import json
