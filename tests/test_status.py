@@ -127,6 +127,7 @@ def test_the_command_after_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture
         "planned": 2,
         "finished": 2,
         "failed": 0,
+        "stopped": 0,
         "running": [],
         "left": 0,
         "driver": "ended",
