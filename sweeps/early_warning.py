@@ -1,7 +1,7 @@
 """Do measures taken early foretell whether a backdoor takes hold? Attacks x rates x complexity, measured densely.
 
 python sweeps/early_warning.py                    digits, eleven attacks, three seeds
-python sweeps/early_warning.py --preset fashion   eight of them on 2,000 images of Fashion-MNIST at 14 x 14
+python sweeps/early_warning.py --preset fashion   eight of them on 1,000 images of Fashion-MNIST at 14 x 14
 """
 
 import sys
@@ -50,7 +50,7 @@ PRESETS = {
         preset="fashion",
         name="early_warning-fashion",
         attacks=ATTACKS[:8],
-        data="fashion_mnist[0,1,2,3,4,5,6,7,8,9;2000]",
+        data="fashion_mnist[0,1,2,3,4,5,6,7,8,9;1000]",
         resize=14,
         widths=(0.5,),
     ),

@@ -8,16 +8,21 @@ import numpy as np
 import pandas as pd
 
 from analysis import DefendedRegionMap, signal
+from analysis.records import canonical_frame
 from analysis.signal.measures import RANDOM
+from analysis.signal.replay import frame_of
 from analysis.signal.warning import area_of
 from raybd import early_warning
 from raybd.early_warning import WarningModel
+from raybd.tracking import load_histories, load_runs
 
 DOCS = Path(__file__).parents[1] / "docs"
 STUDIES = {"digits": "Digits", "fashion": "Fashion-MNIST"}
 EARLY, END = 4, 20  # epochs
-DEFENDER, WITH_TRIGGER = ("defender/*",), ("attack_success", "loss/triggered")
-REPLAYS = ((DEFENDER, 0.2, 0.9), (WITH_TRIGGER, 0.2, 0.9), (WITH_TRIGGER, 0.4, 0.9), (WITH_TRIGGER, 0.4, 0.95))
+DEFENDER = ("defender/*",)
+WITH_TRIGGER = ("attack_success", "loss/triggered", "loss/train", "defender/noise/entropy")
+REPLAYS = ((DEFENDER, 0.2, 0.9), (WITH_TRIGGER, 0.2, 0.85), (WITH_TRIGGER, 0.4, 0.85), (WITH_TRIGGER, 0.4, 0.95))
+SHARES = (0.2, 0.4)
 HEAD = ("measure", "needs", "AUC at epoch 4", "p", "equal settings", "unseen attacks", "AUC at epoch 20")
 Row = Sequence[object]
 
@@ -40,9 +45,21 @@ def pooled(studies: Sequence[str] = tuple(STUDIES)) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def fitted(patterns: Sequence[str], share: float, studies: Sequence[str] = tuple(STUDIES)) -> WarningModel:
+def fitted(
+    patterns: Sequence[str], share: float, studies: Sequence[str] = tuple(STUDIES), sure: float = 0.9
+) -> WarningModel:
     """The early warning fitted to all trials of some data sets."""
-    return signal.fit_warning(pooled(studies), share, patterns)
+    return signal.fit_warning(pooled(studies), share, patterns, sure)
+
+
+def export(study: str, sweep: str, tracking_uri: str | None = None) -> None:
+    """Write the files of one data set from the sweep's trials in a tracking store."""
+    frame, histories = canonical_frame(load_runs(sweep, tracking_uri)), load_histories(sweep, tracking_uri)
+    seen = signal.observe(histories, DefendedRegionMap.from_frame(frame))
+    signal.write_observations(seen, DOCS / f"signal_{study}.csv.gz")
+    for share in SHARES:
+        early = signal.early_trials(frame, histories, share, [*DEFENDER, *WITH_TRIGGER])
+        signal.write_trials(early, DOCS / f"signal_{study}_trials_{round(100 * share)}.csv.gz")
 
 
 def across() -> str:
@@ -70,9 +87,7 @@ def text(study: str) -> str:
 
 def _counted(study: str) -> str:
     whole = trials(study, 0.2)
-    cells = DefendedRegionMap.from_frame(
-        whole[[n for n in whole if "/" not in n and n not in ("epochs", "share of epochs")]]
-    ).cells
+    cells = DefendedRegionMap.from_frame(frame_of(whole)).cells
     counts = Counter(cell.verdict.status for cell in cells if cell.poisoned)
     told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
     return f"{STUDIES[study]}: {len(whole)} trials, {sum(counts.values())} settings with poison: {told}."
@@ -167,5 +182,5 @@ if __name__ == "__main__":
     for one in STUDIES:
         print(text(one), end="\n\n")
     print(across())
-    fitted(DEFENDER, 0.2).write(early_warning.DEFENDER)
-    fitted(WITH_TRIGGER, 0.4).write(early_warning.WITH_TRIGGER)
+    fitted(DEFENDER, 0.2, sure=0.9).write(early_warning.DEFENDER)
+    fitted(WITH_TRIGGER, 0.4, sure=0.85).write(early_warning.WITH_TRIGGER)

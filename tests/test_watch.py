@@ -12,44 +12,25 @@ from torch.utils.data import TensorDataset
 import raybd
 from raybd.errors import InputError
 from raybd.watching import Watcher
+from tests.test_docs import blocks
 from tests.test_warning_model import made
 
-SCRIPT = """
-import sys
-
-import torch
-from sklearn.datasets import load_digits
-from torch import nn
-from torch.nn.functional import cross_entropy
-
-import raybd
-
-images, labels = load_digits(return_X_y=True)
-x, y = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1, torch.tensor(labels)
-torch.manual_seed(0)
-net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(288, 10))
-optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-watched = raybd.watch(net, (x, y), epochs=10) if "watch" in sys.argv else None
-for epoch in range(10):
-    for batch in torch.randperm(len(x)).split(64):
-        optimizer.zero_grad()
-        cross_entropy(net(x[batch]), y[batch]).backward()
-        optimizer.step()
-    if watched:
-        watched.step()
-print("weights", float(sum(weight.double().sum() for weight in net.parameters())), net.training)
-"""
+END = 'print("weights", float(sum(weight.double().sum() for weight in net.parameters())), net.training)\n'
 
 
 def test_a_script_that_knows_nothing_else_of_raybd_prints_the_warning_and_trains_as_without(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(SCRIPT)
+    (script,) = blocks("docs/signal.md", "python")
 
-    def run(*args: str) -> list[str]:
-        command = [sys.executable, str(tmp_path / "train.py"), *args]
+    def run(name: str, code: str) -> list[str]:
+        (tmp_path / name).write_text(code + END)
+        command = [sys.executable, str(tmp_path / name)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         return done.stdout.splitlines()
 
-    plain, (line, *rest) = run(), run("watch")
+    without = "".join(
+        line for line in script.splitlines(keepends=True) if "raybd" not in line and "watcher" not in line
+    )
+    plain, (line, *rest) = run("plain.py", without), run("watched.py", script)
     assert line.startswith("raybd: after epoch 2 of 10: a backdoor takes hold with probability 0.")
     assert rest == plain
 

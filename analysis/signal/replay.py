@@ -81,8 +81,7 @@ def replay(trials: pd.DataFrame, sure: float = STOP_SURE, patterns: Sequence[str
     names = _matching(trials, [pattern if "/" in pattern else f"{EARLY}{pattern}" for pattern in patterns])
     if not names:
         raise InputError(f"no measure matches {' or '.join(patterns)}")
-    others = [name for name in map(str, trials) if "/" in name or name.startswith(EARLY)]
-    frame = trials.drop(columns=[*others, EPOCHS, SHARE])
+    frame = frame_of(trials)
     whole = DefendedRegionMap.from_frame(frame)
     verdicts = trials["run_id"].map({run: cell.verdict.status for cell in whole.cells for run in cell.verdict.evidence})
     label = verdicts.map(lambda status: float(status == "backdoored") if decided(status) else np.nan)
@@ -101,6 +100,12 @@ def replay(trials: pd.DataFrame, sure: float = STOP_SURE, patterns: Sequence[str
         farthest=float(lines["moved"].max()),
         lines=lines,
     )
+
+
+def frame_of(trials: pd.DataFrame) -> pd.DataFrame:
+    """The canonical frame of which `early_trials` made `trials`."""
+    measures = [name for name in map(str, trials) if "/" in name or name.startswith(EARLY)]
+    return trials.drop(columns=[*measures, EPOCHS, SHARE])
 
 
 def _matching(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
