@@ -69,8 +69,9 @@ def work_for_three_trials() -> None:
         numbers.add(module._watcher().process.pid)
     time.sleep(1.6)  # between trials it may take as long as it likes
     assert len(numbers) == 1
-    module._watcher().process.kill()
-    module._watcher().process.wait()
+    first = module._watcher().process
+    first.kill()
+    first.wait()
     with watchdog(1):  # its process is started anew
         print("hangs", flush=True)
         time.sleep(60)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from raybd.defences.base import TrainingContext
 from raybd.defences.post import CleanRepair, Numbers, batches, require_layers
 from raybd.defences.sau import log_denied
+from raybd.seeds import forked_rng
 from raybd.types import Images
 from raybd.utils.constraints import Count, NonNegative, Positive, Share
 
@@ -126,7 +127,8 @@ class Polarizer(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.convolution = nn.utils.skip_init(nn.Conv2d, channels, channels, 1, bias=False)  # which draws nothing
+        with forked_rng(0, "polarizer", device=torch.device("cpu")):  # what is drawn is overwritten
+            self.convolution = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
         nn.init.dirac_(self.convolution.weight)
         self.register_buffer("active", torch.tensor(False))
