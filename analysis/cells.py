@@ -12,7 +12,7 @@ from analysis.decision import DecisionRule, Decisions
 from analysis.reasons import Reasons, error_text, unmeasured_reason
 from analysis.samples import Flags, Sample
 from analysis.values import Value
-from analysis.verdict import Verdict
+from analysis.verdict import DECIDED, Verdict
 
 __all__ = ["Cell", "DecisionRule", "build_cells", "group_cells", "mean_seconds"]
 NUMBERS = ("clean_accuracy", "attack_success", "clean_count", "triggered_count", "seconds")
@@ -47,7 +47,7 @@ class Cell:
         `backdoored` where all of them were sure of it, `defended` where all were sure that no backdoor takes hold.
         """
         warned = self.verdict.warned
-        if not warned or self.verdict.status not in ("unmeasured", "uncertain"):
+        if not warned or self.verdict.status in DECIDED:
             return self.verdict.status
         takes_hold = {probability > 0.5 for probability in warned}
         return "uncertain" if len(takes_hold) > 1 else "backdoored" if True in takes_hold else "defended"

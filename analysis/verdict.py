@@ -17,6 +17,7 @@ from raybd.utils.html import facts
 Status = Literal["defended", "kept_out", "backdoored", "uncertain", "unmeasured"]
 STATUSES: tuple[Status, ...] = ("defended", "kept_out", "backdoored", "uncertain", "unmeasured")
 UNDEFENDED: frozenset[str] = frozenset({"kept_out", "backdoored"})
+DECIDED = UNDEFENDED | {"defended"}  # that tell whether the backdoor takes hold
 
 
 @dataclass(frozen=True)

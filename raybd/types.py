@@ -10,6 +10,7 @@ from typing import Any, Protocol, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from raybd.errors import InputError
 from raybd.pixels import part_of
 
 CLEAN, POISON, COVER = 0, 1, 2  # roles of a training image
@@ -158,6 +159,16 @@ class MetricContext:
     heartbeat: Callable[[], None] = lambda: (
         None
     )  # to be called now and then in a long measurement: who does not is hung
+
+    def clean_twin(self, metric: str) -> nn.Module:
+        """The clean twin's network, for the metric of this name.
+
+        Raises:
+            InputError: the trial has no clean twin.
+        """
+        if self.twin is None:
+            raise InputError(f"{metric} needs the clean twin, and this trial came without it")
+        return self.twin
 
     @property
     def clean_images(self) -> Images:

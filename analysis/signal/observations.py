@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import arguments
 from analysis.cells import Cell
 from analysis.region_map import DefendedRegionMap
+from analysis.signal import csv_files
 from analysis.signal.measures import RANDOM, SLOPES, measured
-from raybd.errors import InputError
-from raybd.utils.files import expanded
+from analysis.verdict import DECIDED
 from raybd.utils.metric_names import ATTACK_SUCCESS
 
 KEYS = ("trial", "epoch", "cell", "attack", "poison_rate", "setting", "takes_hold", "success")
@@ -67,12 +66,7 @@ def _labels(region_map: DefendedRegionMap) -> pd.DataFrame:
 
 
 def _decided(cell: Cell) -> bool:
-    return not cell.poisoned or decided(cell.verdict.status)
-
-
-def decided(status: object) -> bool:
-    """Whether a verdict tells if the backdoor takes hold."""
-    return status in ("backdoored", "defended", "kept_out")
+    return not cell.poisoned or cell.verdict.status in DECIDED
 
 
 def _slope(rows: pd.DataFrame, name: str) -> "pd.Series[float]":
@@ -90,12 +84,7 @@ def write_observations(observations: pd.DataFrame, path: str | Path) -> Path:
     Raises:
         InputError: the file cannot be written.
     """
-    place = expanded(path)
-    try:
-        observations.to_csv(place, index=False, float_format="%.9g")
-    except OSError as error:
-        raise InputError(f"{place} cannot be written: {error.strerror}") from error
-    return place
+    return csv_files.write(observations, path)
 
 
 def read_observations(path: str | Path) -> pd.DataFrame:
@@ -104,11 +93,5 @@ def read_observations(path: str | Path) -> pd.DataFrame:
     Raises:
         InputError: there is no such file, or it holds something else.
     """
-    arguments.check_path("a file of observations", path)
-    try:
-        found = pd.read_csv(expanded(path), keep_default_na=False, na_values=[""])
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} holds no observations that can be read: {error}") from error
-    if missing := [name for name in KEYS if name not in found]:
-        raise InputError(f"{path} holds no observations: it has no column {', '.join(missing)}")
+    found = csv_files.read(path, "observations", KEYS)
     return found.assign(setting=found["setting"].astype("object").fillna(""))

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis import arguments
 from analysis.region_map import DefendedRegionMap
-from analysis.signal.observations import decided
+from analysis.signal import csv_files
 from analysis.signal.warning import DEFENDER, STOP_SURE, warning_pipeline
+from analysis.verdict import DECIDED
+from raybd.early_warning import due_epoch
 from raybd.errors import InputError
-from raybd.utils.files import expanded
 
 Floats = NDArray[np.float64]
 EPOCHS, SHARE = "epochs", "share of epochs"  # columns: of a whole trial; that has passed when the warning is due
@@ -60,11 +60,16 @@ def early_trials(
     """
     names = _matching(histories, patterns)
     epochs = histories.groupby("run_id")["epoch"].max().rename(EPOCHS)
-    due = (share * histories["run_id"].map(epochs) + 1e-9).clip(lower=1).astype(int)
-    early = histories[histories["epoch"] <= due].sort_values("epoch").groupby("run_id")[names].last()
+    due = epochs.map(lambda number: due_epoch(share, number))
+    early = (
+        histories[histories["epoch"] <= histories["run_id"].map(due)]
+        .sort_values("epoch")
+        .groupby("run_id")[names]
+        .last()
+    )
     early = early.rename(columns={name: f"{EARLY}{name}" for name in names if "/" not in name})
     found = frame.merge(early.join(epochs), left_on="run_id", right_index=True)
-    return found.assign(**{SHARE: (share * found[EPOCHS] + 1e-9).clip(lower=1).astype(int) / found[EPOCHS]})
+    return found.assign(**{SHARE: found["run_id"].map(due) / found[EPOCHS]})
 
 
 def replay(trials: pd.DataFrame, sure: float = STOP_SURE, patterns: Sequence[str] = (DEFENDER,)) -> Replay:
@@ -84,7 +89,7 @@ def replay(trials: pd.DataFrame, sure: float = STOP_SURE, patterns: Sequence[str
     frame = frame_of(trials)
     whole = DefendedRegionMap.from_frame(frame)
     verdicts = trials["run_id"].map({run: cell.verdict.status for cell in whole.cells for run in cell.verdict.evidence})
-    label = verdicts.map(lambda status: float(status == "backdoored") if decided(status) else np.nan)
+    label = verdicts.map(lambda status: float(status == "backdoored") if status in DECIDED else np.nan)
     poisoned = (trials["poison_rate"] > 0).to_numpy()
     probability = _unseen(trials[names].to_numpy(float), label.to_numpy(float), trials["attack.name"], poisoned)
     stop = poisoned & (np.maximum(probability, 1 - probability) >= sure)
@@ -144,13 +149,12 @@ def _lines(whole: DefendedRegionMap, stopped: DefendedRegionMap) -> pd.DataFrame
 
 
 def write_trials(trials: pd.DataFrame, path: str | Path) -> Path:
-    """Write trials as CSV, to be read by `read_trials`; columns of one value everywhere but names are kept too."""
-    place = expanded(path)
-    try:
-        trials.to_csv(place, index=False, float_format="%.9g")
-    except OSError as error:
-        raise InputError(f"{place} cannot be written: {error.strerror}") from error
-    return place
+    """Write trials as CSV, to be read by `read_trials`; where they are.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    return csv_files.write(trials, path)
 
 
 def read_trials(path: str | Path) -> pd.DataFrame:
@@ -159,11 +163,4 @@ def read_trials(path: str | Path) -> pd.DataFrame:
     Raises:
         InputError: there is no such file, or it holds something else.
     """
-    arguments.check_path("a file of trials", path)
-    try:
-        found = pd.read_csv(expanded(path), keep_default_na=False, na_values=[""])
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} holds no trials that can be read: {error}") from error
-    if missing := [name for name in ("run_id", "attack.name", "poison_rate", EPOCHS, SHARE) if name not in found]:
-        raise InputError(f"{path} holds no trials with their early measures: it has no column {', '.join(missing)}")
-    return found
+    return csv_files.read(path, "trials", ("run_id", "attack.name", "poison_rate", EPOCHS, SHARE))

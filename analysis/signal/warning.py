@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from analysis.signal.measures import RANDOM, SLOPES, Needs, measured
 from analysis.signal.null import permuted_labels
 from analysis.signal.table import interval
-from raybd.early_warning import WarningModel
+from raybd.early_warning import WarningModel, due_epoch
 from raybd.errors import InputError
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ def _early_trials(observations: pd.DataFrame, share: float, names: Sequence[str]
 
 def _early_values(observations: pd.DataFrame, names: Sequence[str], share: float) -> pd.DataFrame:
     """A row a trial: its keys, and each measure's last value in the first `share` of the epochs."""
-    limit = share * observations.groupby("trial")["epoch"].transform("max")
-    early = observations[observations["epoch"] <= limit.clip(lower=1)].sort_values("epoch")
+    due = observations.groupby("trial")["epoch"].max().map(lambda epochs: due_epoch(share, epochs))
+    early = observations[observations["epoch"] <= observations["trial"].map(due)].sort_values("epoch")
     return early.groupby("trial").last().reset_index().reindex(columns=[*early.columns])
 
 

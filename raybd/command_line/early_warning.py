@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from raybd.command_line.options import SweepOptions
-from raybd.early_warning import WITH_TRIGGER, WarningModel
+from raybd.early_warning import WITH_TRIGGER, WarningModel, due_epoch
 from raybd.errors import InputError
 from raybd.metrics import METRICS
 from raybd.plugins.own import name_of
@@ -36,5 +36,5 @@ def warning_of(options: SweepOptions, configs: Sequence[TrialConfig]) -> Warning
 def _probed(config: TrialConfig, warning: WarningModel) -> bool:
     """Whether the trial is measured before its early warning is due."""
     epochs = config.train.epochs
-    early = max(1.0, warning.share * epochs)
-    return any(epoch <= early for epoch in config.probes or probe_schedule(epochs))
+    due = due_epoch(warning.share, epochs)
+    return any(epoch <= due for epoch in config.probes or probe_schedule(epochs))

@@ -50,7 +50,7 @@ class WarningModel:
 
     def due(self, epoch: int, epochs: int) -> bool:
         """Whether it speaks after this epoch of so many: at the last one of the first `share`, at least the first."""
-        return epoch == max(1, math.floor(self.share * epochs + 1e-9))
+        return epoch == due_epoch(self.share, epochs)
 
     def write(self, path: str | Path) -> Path:
         """Write it as JSON; where it is.
@@ -92,6 +92,11 @@ class WarningModel:
         if "scale" not in wrong and not all(scale > 0 for scale in self.scale):
             problems.append("scale must be above 0")
         return problems
+
+
+def due_epoch(share: float, epochs: int) -> int:
+    """The last epoch of the first `share` of so many, at least the first."""
+    return max(1, math.floor(share * epochs + 1e-9))  # 0.29 * 100 is a little less than 29
 
 
 def _finite(values: Any, number: int) -> bool:

@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from raybd.errors import InputError
 from raybd.metrics.base import Metric
 from raybd.metrics.detection.roc import Values, roc_metrics
 from raybd.metrics.subset import random_subset
@@ -36,14 +35,13 @@ class InputDetector(Metric):
         Raises:
             InputError: the trial has no clean twin.
         """
-        if context.twin is None:
-            raise InputError(f"{self.name} needs the clean twin, and this trial came without it")
+        twin = context.clean_twin(self.name)
         rows = random_subset(context.measured.nonzero().flatten(), self.points, context.seed, self.name, "points")
         same = rows % len(context.data.test)
         clean, triggered = (x[i].float() / 255 for x, i in ((context.data.test.x, same), (context.triggered.x, rows)))
         found: dict[str, float | Tensor] = {}
         with forked_rng(context.seed, self.name, device=clean.device):
-            for prefix, model in (("", context.model), ("null_", context.twin)):
+            for prefix, model in (("", context.model), ("null_", twin)):
                 negative, positive = (self.scores(model, x, rows.tolist(), context) for x in (clean, triggered))
                 found |= {f"{self.name}/{prefix}{name}": v for name, v in roc_metrics(negative, positive).items()}
         return found

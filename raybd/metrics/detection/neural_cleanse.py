@@ -12,7 +12,6 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
-from raybd.errors import InputError
 from raybd.metrics.base import Metric
 from raybd.metrics.detection.roc import Values, roc_metrics
 from raybd.models.trigger_inversion import InversionSettings, TriggerInversion, anomaly_index, invert_triggers
@@ -46,11 +45,10 @@ class NeuralCleanse(Metric):
         Raises:
             InputError: the trial has no clean twin.
         """
-        if context.twin is None:
-            raise InputError("neural_cleanse needs the clean twin, and this trial came without it")
+        twin = context.clean_twin("neural_cleanse")
         targets = context.triggered.y[context.measured].unique().cpu().numpy()
         found: dict[str, float | Tensor] = {}
-        for prefix, model in (("", context.model), ("null_", context.twin)):
+        for prefix, model in (("", context.model), ("null_", twin)):
             with forked_rng(context.seed, "neural_cleanse", device=context.data.test.x.device):
                 sizes = np.stack([self._mask_sizes(model, context, run) for run in range(self.runs)])
             indices = np.stack([anomaly_index(row) for row in sizes])

@@ -7,7 +7,6 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
-from raybd.errors import InputError
 from raybd.metrics.base import Arrays, History, Metric
 from raybd.metrics.pictures.embedding import embedded, images_by_role
 from raybd.metrics.pictures.maps import channel_change, grad_cam
@@ -43,10 +42,9 @@ class Pictures(Metric):
         Raises:
             InputError: the trial has no clean twin.
         """
-        if context.twin is None:
-            raise InputError("pictures needs the clean twin, and this trial came without it")
+        twin = context.clean_twin("pictures")
         with forked_rng(context.seed, "pictures", device=context.data.test.x.device):
-            found = {**self._by_role(context), **self._triggered(context)}
+            found = {**self._by_role(context), **self._triggered(context, twin)}
         return {f"pictures/{name}": value for name, value in found.items()}
 
     def _by_role(self, context: MetricContext) -> dict[str, Tensor]:
@@ -56,7 +54,7 @@ class Pictures(Metric):
         x = context.poisoned.images.take(index).x.float() / 255
         return {"tsne": embedded(context.model, x, context.seed), "roles": roles}
 
-    def _triggered(self, context: MetricContext) -> dict[str, Tensor]:
+    def _triggered(self, context: MetricContext, twin: nn.Module) -> dict[str, Tensor]:
         rows = random_subset(context.measured.nonzero().flatten(), self.images, context.seed, "pictures", "points")
         if not len(rows):
             return {}
@@ -65,8 +63,7 @@ class Pictures(Metric):
             "spectrum": mean_spectra(clean, triggered),
             "images": torch.stack([clean, triggered])[:, : self.examples],
         }
-        assert context.twin is not None
-        networks, pair = (context.model, context.twin), (clean.float() / 255, triggered.float() / 255)
+        networks, pair = (context.model, twin), (clean.float() / 255, triggered.float() / 255)
         maps = [_cams(network, *(x[: self.examples] for x in pair)) for network in networks]
         moved = [channel_change(network, *pair) for network in networks]
         both = {"cams": maps, "channels": moved}
