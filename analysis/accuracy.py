@@ -26,6 +26,7 @@ class Accuracy:
     loss: Estimates  # under the reference
     lost: Floats  # probability that the loss is above what is allowed
     lent: Flags  # whether the spread of other cells tells of that of its seeds
+    stated: Flags  # whether how far its seeds stray is stated, not measured
 
 
 def judge_accuracy(sample: Sample, lending: Lending, policy: Policy, limit: float, stated: float) -> Accuracy:
@@ -47,8 +48,9 @@ def judge_accuracy(sample: Sample, lending: Lending, policy: Policy, limit: floa
         loss, reference = _under_twins(sample, rates, lending, variance)
     else:
         loss, reference = _under_best(sample, policy, raw, Spreads(own, lending, stated))
-    rate, lent = _with_images(sample, own, raw), spread.freedom > own.freedom
-    return Accuracy(rate, reference, loss.interval(-1, 1), loss.above(limit + SLACK), lent)
+    by_hand = spread.freedom == SURE
+    lent, rate = (spread.freedom > own.freedom) & ~by_hand, _with_images(sample, own, raw)
+    return Accuracy(rate, reference, loss.interval(-1, 1), loss.above(limit + SLACK), lent, by_hand)
 
 
 def _under_twins(sample: Sample, rates: Floats, lending: Lending, stated: Floats) -> tuple[Contrast, Floats]:

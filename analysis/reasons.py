@@ -33,7 +33,8 @@ class Reasons:
         if status == "backdoored":
             parts = success
         lent = ["the spread of seeds is lent by other cells"] * bool(self.decisions.accuracy.lent[cell])
-        return "; ".join([*parts, *lent])
+        stated = ["how far seeds stray is stated, not measured"] * bool(self.decisions.accuracy.stated[cell])
+        return "; ".join([*parts, *lent, *stated])
 
     def _success(self, cell: int) -> str:
         found, most = self.decisions.success, f"(at most {100 * self.rule.max_attack_success:g} allowed)"

@@ -211,13 +211,23 @@ def signatures_of(runs: Sequence[Row]) -> list[str]:
 
 
 def test_information_beside_its_null() -> None:
-    """The difference of each seed is -0.35 -+ 0.01: Student's 90 % interval of three is 2.92 * 0.01 / sqrt(3) wide."""
+    """The size of each seed is 0.25 -+ 0.01 above its null: Student's 90 % interval is 2.92 * 0.01 / sqrt(3) wide."""
     runs = [
         logged(0.1, s, **{"mi/signature": -0.30 + z, "mi/signature/null": 0.05}) for s, z in enumerate((-0.01, 0, 0.01))
     ]
     sentence = about(signatures_of([*runs, *(logged(0.0, s) for s in range(3))]), "Information (the signature)")
-    assert "apart from its null at 1 of 1 setting where the backdoor takes hold (about 0.1 by chance)" in sentence
-    assert "-0.30 against 0.05 nats (difference -0.35, -0.37 to -0.33; badnets at 10%)" in sentence
+    assert "apart from its null at 1 of 1 setting where the backdoor takes hold (at most 0.1 by chance)" in sentence
+    assert "-0.30 against a size of 0.05 nats (size above it 0.25, 0.23 to 0.27; badnets at 10%)" in sentence
+
+
+@pytest.mark.parametrize(("mean", "apart"), [(0.0, 0), (-0.04, 0), (0.04, 0), (-0.06, 0), (-0.3, 1), (0.3, 1)])
+def test_a_signature_is_apart_where_it_is_larger_than_its_null_on_either_side(mean: float, apart: int) -> None:
+    """The null is a size: taking it off a signature of nothing would leave minus the null, sure over the seeds."""
+    runs = [
+        logged(0.1, s, **{"mi/signature": mean + z, "mi/signature/null": 0.06}) for s, z in enumerate((-0.01, 0, 0.01))
+    ]
+    sentence = about(signatures_of([*runs, *(logged(0.0, s) for s in range(3))]), "Information (the signature)")
+    assert f"apart from its null at {apart} of 1 setting" in sentence
 
 
 def test_stealthiness_that_is_its_null_is_not_apart() -> None:

@@ -103,6 +103,9 @@ def test_smoothing_is_shown_when_everything_holds() -> None:
         (GAPS, CLEAN_GAPS, {**CONTROLS, "moved_patch": [0.8, 0.9, 0.7, 0.8, 0.9]}, "not shown", "moved_patch"),
         ([-0.2, -0.3, -0.25, -0.2, -0.3], CLEAN_GAPS, CONTROLS, "reversed", "interval"),
         ([-0.2, -0.3, -0.25, -0.2], CLEAN_GAPS[:4], {}, "not shown", "4 seed"),
+        ([-0.2, -0.3, -0.25, -0.2, -0.3], [-0.21, -0.29, -0.25, -0.2, -0.3], CONTROLS, "not shown", "interval"),
+        ([-0.2, -0.3, -0.25, -0.2, -0.3], [-0.1, -0.2, -0.16, -0.1, -0.2], CONTROLS, "reversed", "interval"),
+        ([-0.2, -0.3, -0.25, -0.2, -0.3], [], CONTROLS, "not shown", "clean twins is not measured"),
     ],
 )
 def test_what_stands_in_the_way_is_named(

@@ -234,6 +234,22 @@ def test_of_planted_maps_few_verdicts_are_wrong(shape):
     assert covered(table, "attack_success", "true_success") >= 0.87
 
 
+def test_a_reason_says_whether_the_spread_of_seeds_was_lent_or_stated():
+    rows = [twins(seeds=1), three(0.01, seeds=1), three(0.01, seeds=1, poison_rate=0.2)]
+    stated = region_map(*rows, seed_spread=0.1, accuracy_spread=0.03).query(poison_rate=0.1)
+    assert "stated, not measured" in stated.reason
+    assert "lent" not in stated.reason
+    several = [
+        cell([0.01] * 3, SPREAD, poison_rate=0.0),
+        cell([0.01, 0.02, 0.01], SPREAD),
+        cell([0.01, 0.02, 0.02], [0.9, 0.91, 0.9], poison_rate=0.05),
+        three(seeds=1, poison_rate=0.2),
+    ]
+    lent = region_map(*several).query(poison_rate=0.2)
+    assert "lent by other cells" in lent.reason
+    assert "stated" not in lent.reason
+
+
 # Columns that have one value
 
 

@@ -26,11 +26,12 @@ class Contrasted:
     words: str
     name: str  # of the metric
     null: str  # the end of its null's name
+    signed: bool = False  # it may lie on either side of 0, and its null is a size: it is apart where it is larger
 
 
 INFORMATION = (
-    Contrasted("Information (the signature)", SIGNATURE, "/null"),
-    Contrasted("Information (the isotropic signature)", ISOTROPIC, "/null"),
+    Contrasted("Information (the signature)", SIGNATURE, "/null", signed=True),
+    Contrasted("Information (the isotropic signature)", ISOTROPIC, "/null", signed=True),
     Contrasted("Information on the class, I(S;T)", CLASS_INFORMATION, "/permuted"),
 )
 STEALTHINESS = (
@@ -42,23 +43,23 @@ STEALTHINESS = (
 
 @dataclass(frozen=True)
 class Apart:
-    """A measure less its null at a setting with poison: mean over seeds and 90 % interval, in nats."""
+    """A measure less its null at a setting with poison: mean over seeds and 90 % interval, in nats.
+
+    Of a signed measure it is its part on the side of its mean, less the size that the null has.
+    """
 
     group: RunGroup
+    measure: Contrasted
     value: float
     null: float
+    difference: float
     low: float
     high: float
 
     @property
-    def difference(self) -> float:
-        """The measure less its null."""
-        return self.value - self.null
-
-    @property
     def shown(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves out 0; of a signed measure, whether it lies above."""
+        return self.low > 0 or (self.high < 0 and not self.measure.signed)
 
 
 def signature_sentences(runs: pd.DataFrame, statuses: Statuses, judge: Judge | None) -> list[str]:
@@ -87,8 +88,10 @@ def _apart(measure: Contrasted, group: RunGroup) -> Apart | None:
     known = values.notna() & nulls.notna()
     if not known.any():
         return None
-    pairs = values[known].to_numpy(float), nulls[known].to_numpy(float)
-    return Apart(group, float(pairs[0].mean()), float(pairs[1].mean()), *t_interval(pairs[0] - pairs[1], LEVEL))
+    own, null = values[known].to_numpy(float), nulls[known].to_numpy(float)
+    apart = (own * np.sign(own.mean()) if measure.signed else own) - null
+    value, expected, difference = (float(numbers.mean()) for numbers in (own, null, apart))
+    return Apart(group, measure, value, expected, difference, *t_interval(apart, LEVEL))
 
 
 def _at_ceiling(measure: Contrasted, groups: Sequence[RunGroup]) -> int:
@@ -103,12 +106,13 @@ def _at_ceiling(measure: Contrasted, groups: Sequence[RunGroup]) -> int:
 
 def _contrast(measure: Contrasted, found: Sequence[Apart], ceiling: int, statuses: Statuses) -> str:
     apart = [one for one in found if one.shown]
-    most = max(apart or found, key=lambda one: abs(one.difference))
+    most = max(apart or found, key=lambda one: one.difference if measure.signed else abs(one.difference))
     seeds = "" if any(np.isfinite(one.low) for one in found) else "; one seed tells nothing of how far seeds stray"
     hidden = f"; at its ceiling, and not told, at {counted(ceiling, 'setting')}" if ceiling else ""
     return (
         f"{measure.words} is apart from its null at {_where(found, lambda one: one.shown, statuses)}"
-        f" (about {len(found) * (1 - LEVEL):.1f} by chance); most, {_numbers(most)}{seeds}{hidden}."
+        f" ({'at most' if measure.signed else 'about'} {len(found) * (1 - LEVEL):.1f} by chance); most,"
+        f" {_numbers(most)}{seeds}{hidden}."
     )
 
 
@@ -125,9 +129,8 @@ def _where(found: Sequence[Apart], shown: Callable[[Apart], bool], statuses: Sta
 
 def _numbers(one: Apart) -> str:
     interval = f", {one.low:.2f} to {one.high:.2f}" if np.isfinite(one.low) else ""
-    return (
-        f"{one.value:.2f} against {one.null:.2f} nats (difference {one.difference:.2f}{interval}; {_label(one.group)})"
-    )
+    against, less = ("against a size of", "size above it") if one.measure.signed else ("against", "difference")
+    return f"{one.value:.2f} {against} {one.null:.2f} nats ({less} {one.difference:.2f}{interval}; {_label(one.group)})"
 
 
 def _label(group: RunGroup) -> str:

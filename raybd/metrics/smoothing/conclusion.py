@@ -10,6 +10,7 @@ from raybd.utils.statistics import t_interval
 
 MIN_SEEDS = 5  # gaps of different seeds differ more than the points of one network say
 LEVEL = 0.95
+Conclusion = Literal["smoothing shown", "not shown", "reversed"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class MeanInterval:
 class SmoothingConclusion:
     """The conclusion from all seeds, and every condition that is missing for "smoothing shown"."""
 
-    conclusion: Literal["smoothing shown", "not shown", "reversed"]
+    conclusion: Conclusion
     gap: MeanInterval
     missing: tuple[str, ...]
 
@@ -43,8 +44,9 @@ def judge_smoothing(
 
     Smoothing is shown when the trigger's gap is above 0 by its interval over at least five seeds, above the gap of
     every non-adversarial control (random patch, moved patch, random direction) by the interval of their paired
-    difference, and the same trigger's mean gap on clean networks is not above 0. It is reversed when the interval
-    lies below 0 over at least five seeds. Adversarial patterns are no controls: they find the backdoor again.
+    difference, and the same trigger's mean gap on clean networks is not above 0. It is reversed when over at least
+    five seeds the interval lies below 0, and that of the paired difference from the clean networks' gap does too: a
+    trigger may make any network rougher. Adversarial patterns are no controls: they find the backdoor again.
 
     Args:
         gaps: W(clean) - W(triggered), mean over points.
@@ -59,9 +61,14 @@ def judge_smoothing(
     missing = [*_weaknesses(gaps, gap), *_clean_weaknesses(clean_gaps), *_control_weaknesses(gaps, controls)]
     if not missing:
         return SmoothingConclusion("smoothing shown", gap, ())
-    if gap.high < 0 and len(gaps) >= MIN_SEEDS:
-        return SmoothingConclusion("reversed", gap, tuple(missing))
-    return SmoothingConclusion("not shown", gap, tuple(missing))
+    conclusion: Conclusion = "reversed" if _is_reversed(gaps, gap, clean_gaps) else "not shown"
+    return SmoothingConclusion(conclusion, gap, tuple(missing))
+
+
+def _is_reversed(gaps: Sequence[float], gap: MeanInterval, clean_gaps: Sequence[float]) -> bool:
+    if len(gaps) < MIN_SEEDS or not len(clean_gaps):
+        return False
+    return gap.high < 0 and seed_interval(np.subtract(gaps, clean_gaps).tolist()).high < 0
 
 
 def _validate(gaps: Sequence[float], clean_gaps: Sequence[float], controls: Mapping[str, Sequence[float]]) -> None:
