@@ -38,9 +38,14 @@ class Measure:
     ] = ()  # the ends of their names: /permuted is labels in random order, /null what holds no poison
     read: bool = False  # at a resolution, NAME/s: numbers of different ones are not comparable
 
+    @property
+    def flag(self) -> str:
+        """The metric that is 1 where it is at its ceiling; of a lower bound it stands beside both bounds."""
+        return f"{self.name.removesuffix('/lower')}/saturated"
+
     def logged(self, runs: pd.DataFrame) -> bool:
         """Whether any run has it, or could have if it were not at its ceiling."""
-        return any(f"metrics.{name}" in runs for name in (self.name, f"{self.name}/saturated"))
+        return any(f"metrics.{name}" in runs for name in (self.name, self.flag))
 
     def cell(self, runs: pd.DataFrame) -> str:
         """Mean ± deviation over `runs`, of one seed each, the mean of each null in brackets, and where it was read.
@@ -48,7 +53,7 @@ class Measure:
         ">=" where a value is at its ceiling, and so only a bound; "cannot be told" where there is no value because
         what it is built on was at its ceiling.
         """
-        values, saturated = (np.array(metric_values(runs, name)) for name in (self.name, f"{self.name}/saturated"))
+        values, saturated = (np.array(metric_values(runs, name)) for name in (self.name, self.flag))
         if np.isnan(values).all():
             return "cannot be told" if (saturated > 0).any() else "-"
         bound = ">= " if (saturated[~np.isnan(values)] > 0).any() else ""

@@ -64,6 +64,22 @@ def test_where_each_attack_takes_hold() -> None:
     assert re.search(r"wanet surely nowhere up to 5% \(most: 2\.0 points \(.*\) at 5%", where)
 
 
+def test_data_sets_are_told_apart() -> None:
+    """BadNets takes hold on one and not on the other, and the best clean training of each has its own accuracy."""
+    parts = [
+        [{**row, "data": data, "clean_accuracy": float(str(row["clean_accuracy"])) - off} for row in rows]
+        for data, off, rows in (
+            ("digits", 0.0, grid("badnets", (0.5, 0.9), 5e-4)),
+            ("mnist", 0.3, grid("badnets", (0.0, 0.0), 5e-4)),
+        )
+    ]
+    sentences = told(*parts)
+    assert re.search(r"reaches 97\.0% \([^)]*\) on digits, 67\.0% \([^)]*\) on mnist\.", sentences[0])
+    where = about(sentences, "Where an attack takes hold")
+    assert "badnets on digits first at 1% poison" in where
+    assert "badnets on mnist surely nowhere up to 5%" in where
+
+
 def test_the_setting_that_keeps_an_attack_out_and_its_cost() -> None:
     sentences = told(grid("badnets", (0.5, 0.9), 5e-4), grid("badnets", (0.0, 0.8), 0.04))
     kept = about(sentences, "Without a defence, weight_decay=0.04 is defended at 1 of 2 pairs of attack and rate")

@@ -53,6 +53,13 @@ def test_a_value_at_its_ceiling_is_a_bound() -> None:
     assert row(signature_table(pd.DataFrame([informed(0, 0.0)])))["I(X;T)"] == ">= 4.16"
 
 
+def test_a_lower_bound_at_its_ceiling_is_marked() -> None:
+    """The flag stands beside both bounds, and the upper one is none of it."""
+    bounds = {"mi/ty/fresh_train/lower": 5.48, "mi/ty/fresh_train/upper": 23.0, "mi/ty/fresh_train/saturated": 1.0}
+    found = row(signature_table(pd.DataFrame([informed(0, 0.0, **bounds)])))
+    assert (found["I(T;Y) from"], found["to"]) == (">= 5.48", "23.00")
+
+
 def test_what_rests_on_values_at_their_ceiling_cannot_be_told() -> None:
     assert (
         row(signature_table(pd.DataFrame([informed(0, 0.0, **{"stealth/s1/saturated": 1.0})])))["S1"]
@@ -92,6 +99,7 @@ def varied(**params: object) -> dict[str, object]:
 
 
 VARIATIONS = [
+    ("attack", {}, {"attack__size": 3}),  # runs of before the setting was one, and after
     ("weight_decay", {"train__weight_decay": 0.0005}, {"train__weight_decay": 0.05}),
     ("width", {"model__name": "small_cnn", "model__width": 0.5}, {"model__name": "small_cnn", "model__width": 1.0}),
     ("data", {"data": "digits", "fingerprint": "a"}, {"data": "mnist", "fingerprint": "b"}),

@@ -12,7 +12,7 @@ from analysis.findings.keep_out import keep_out_sentence
 from analysis.findings.missing import missing_sentence
 from analysis.findings.signatures import signature_sentences
 from analysis.findings.where import attack_sentence
-from analysis.findings.wording import counted, joined
+from analysis.findings.wording import counted, data_words, joined, listed
 from analysis.region_map import DefendedRegionMap
 from analysis.runs import run_verdicts
 from analysis.signatures import Judge
@@ -61,17 +61,20 @@ def _verb(number: int) -> str:
 
 
 def _clean(region_map: DefendedRegionMap) -> str:
-    """The accuracy of the best clean training, with its interval, if there is one."""
-    best = _best_clean(region_map)
-    return f"; without poison, clean accuracy reaches {best.verdict.clean_accuracy}" if best else ""
+    reached = _best_clean(region_map)
+    return f"; without poison, clean accuracy reaches {reached}" if reached else ""
 
 
-def _best_clean(region_map: DefendedRegionMap) -> Cell | None:
-    clean = [cell for cell in region_map.cells if not cell.poisoned and cell.seeds]
-    return max(clean, key=lambda cell: float(np.mean(cell.clean_accuracy)), default=None)
+def _best_clean(region_map: DefendedRegionMap) -> str:
+    """The accuracy of the best clean training of each data set, with its interval; "" if there is none."""
+    best: dict[str, Cell] = {}
+    for cell in sorted(region_map.cells, key=lambda cell: float(np.mean(cell.clean_accuracy)) if cell.seeds else 0.0):
+        if not cell.poisoned and cell.seeds:
+            best[data_words(region_map.table, cell)] = cell
+    return listed([f"{cell.verdict.clean_accuracy}{data}" for data, cell in sorted(best.items())])
 
 
 def _without_poison(region_map: DefendedRegionMap) -> str:
     best = _best_clean(region_map)
-    reached = f"clean accuracy reaches {best.verdict.clean_accuracy}" if best else "no trial has finished"
+    reached = f"clean accuracy reaches {best}" if best else "no trial has finished"
     return f"No setting with poison was measured, so nothing is told of a backdoor; {reached}."

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from analysis.cell_table import CellTable
 from analysis.cells import Cell
-from analysis.findings.wording import attack_words, choice_words, counted, defence_words, ordinary, percent
+from analysis.findings.wording import attack_words, choice_words, counted, data_words, defence_words, ordinary, percent
 from analysis.values import distinct
 
 MOST = 3  # attacks in the sentence
@@ -13,12 +13,13 @@ MOST = 3  # attacks in the sentence
 def attack_sentence(table: CellTable) -> str:
     """The lowest poison rate at which each attack takes hold in training without a defence, with its success there.
 
-    Of many attacks the three that take hold at the lowest rates; "" without a measured cell with poison.
+    Each data set is told apart. Of many attacks the three that take hold at the lowest rates; "" without a measured
+    cell with poison.
     """
     measured = [cell for cell in table.find_poisoned({}) if cell.seeds]
     attacks: dict[str, list[Cell]] = {}
     for cell in ordinary(measured) or measured:
-        attacks.setdefault(attack_words(table, cell), []).append(cell)
+        attacks.setdefault(attack_words(table, cell) + data_words(table, cell), []).append(cell)
     if not attacks:
         return ""
     order = sorted(attacks, key=lambda name: _first_rate(attacks[name]))

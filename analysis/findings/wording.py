@@ -59,9 +59,13 @@ def defence_words(table: CellTable, cell: Cell) -> str:
 
 def place_words(table: CellTable, cell: Cell) -> str:
     """The attack at its poison rate, and the data where these vary: "badnets at 0.5%"."""
+    return f"{attack_words(table, cell)} at {percent(cell.setting['poison_rate'])}{data_words(table, cell)}"
+
+
+def data_words(table: CellTable, cell: Cell) -> str:
+    """The data where they vary: " on mnist"; "" where they do not."""
     data = [n for n in table.names.varying if n in ("data", SOURCE)]
-    where = "".join(f" on {cell.setting[n]}" for n in data if cell.setting[n] is not None)
-    return f"{attack_words(table, cell)} at {percent(cell.setting['poison_rate'])}{where}"
+    return "".join(f" on {cell.setting[n]}" for n in data if cell.setting[n] is not None)
 
 
 def listed(parts: Sequence[str], most: int = 4) -> str:
