@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,30 +10,47 @@ import pandas as pd
 
 from analysis import DefendedRegionMap, signal
 from analysis.records import canonical_frame
-from analysis.signal.measures import RANDOM
-from analysis.signal.replay import frame_of
+from analysis.signal import csv_files
+from analysis.signal.measures import RANDOM, measured
 from analysis.signal.warning import area_of
 from raybd import early_warning
-from raybd.early_warning import WarningModel
+from raybd.early_warning import WarningModel, write_warning
 from raybd.tracking import load_histories, load_runs
 
 DOCS = Path(__file__).parents[1] / "docs"
 STUDIES = {"digits": "Digits", "fashion": "Fashion-MNIST"}
 EARLY, END = 4, 20  # epochs
 DEFENDER = ("defender/*",)
-WITH_TRIGGER = ("attack_success", "loss/triggered", "loss/train", "defender/noise/entropy")
-REPLAYS = ((DEFENDER, 0.2, 0.9), (WITH_TRIGGER, 0.2, 0.85), (WITH_TRIGGER, 0.4, 0.85), (WITH_TRIGGER, 0.4, 0.95))
-SHARES = (0.2, 0.4)
+WITH_TRIGGER = ("mi/*", "attack_success", "loss/*", "accuracy/clean")
+ALL = (*WITH_TRIGGER, *DEFENDER)
+STAGES = ((0.1, 0.9), (0.15, 0.9), (0.2, 0.9), (0.4, 0.75))  # share of the epochs, sure from
+CAREFUL = ((0.1, 0.97), (0.15, 0.97), (0.2, 0.95), (0.4, 0.75))
+REPLAYS: tuple[tuple[str, Sequence[str], Sequence[tuple[float, float]]], ...] = (
+    ("a defender's", DEFENDER, ((0.2, 0.9),)),
+    ("with the trigger", WITH_TRIGGER, ((0.2, 0.9),)),
+    ("with the trigger", WITH_TRIGGER, ((0.4, 0.75),)),
+    ("with the trigger", WITH_TRIGGER, STAGES),
+    ("with the trigger", WITH_TRIGGER, CAREFUL),
+    ("with the trigger, and a defender's", ALL, STAGES),
+    ("with the trigger, and a defender's", ALL, CAREFUL),
+)
 HEAD = ("measure", "needs", "AUC at epoch 4", "p", "equal settings", "unseen attacks", "AUC at epoch 20")
 Row = Sequence[object]
 
 
+def trials(study: str) -> pd.DataFrame:
+    """The canonical frame of a data set's trials."""
+    return csv_files.read(DOCS / f"signal_{study}_trials.csv.gz", "trials", ("run_id", "attack.name", "poison_rate"))
+
+
+def histories(study: str) -> pd.DataFrame:
+    """Their measures by epoch."""
+    return csv_files.read(DOCS / f"signal_{study}_histories.csv.gz", "histories", ("run_id", "epoch"))
+
+
+@cache
 def observations(study: str) -> pd.DataFrame:
-    return signal.read_observations(DOCS / f"signal_{study}.csv.gz")
-
-
-def trials(study: str, share: float) -> pd.DataFrame:
-    return signal.read_trials(DOCS / f"signal_{study}_trials_{round(100 * share)}.csv.gz")
+    return signal.observe(histories(study), DefendedRegionMap.from_frame(trials(study)))
 
 
 def pooled(studies: Sequence[str] = tuple(STUDIES)) -> pd.DataFrame:
@@ -46,36 +64,43 @@ def pooled(studies: Sequence[str] = tuple(STUDIES)) -> pd.DataFrame:
 
 
 def fitted(
-    patterns: Sequence[str], share: float, studies: Sequence[str] = tuple(STUDIES), sure: float = 0.9
-) -> WarningModel:
+    patterns: Sequence[str], stages: Sequence[tuple[float, float]], studies: Sequence[str] = tuple(STUDIES)
+) -> list[WarningModel]:
     """The early warning fitted to all trials of some data sets."""
-    return signal.fit_warning(pooled(studies), share, patterns, sure)
+    shares, sure = zip(*stages, strict=True)
+    return signal.fit_stages(pooled(studies), shares, patterns, sure)
 
 
 def export(study: str, sweep: str, tracking_uri: str | None = None) -> None:
     """Write the files of one data set from the sweep's trials in a tracking store."""
     frame, histories = canonical_frame(load_runs(sweep, tracking_uri)), load_histories(sweep, tracking_uri)
-    seen = signal.observe(histories, DefendedRegionMap.from_frame(frame))
-    signal.write_observations(seen, DOCS / f"signal_{study}.csv.gz")
-    for share in SHARES:
-        early = signal.early_trials(frame, histories, share, [*DEFENDER, *WITH_TRIGGER])
-        signal.write_trials(early, DOCS / f"signal_{study}_trials_{round(100 * share)}.csv.gz")
+    kept = ["run_id", "epoch", *measured(map(str, histories))]
+    csv_files.write(frame, DOCS / f"signal_{study}_trials.csv.gz")
+    csv_files.write(histories[kept].sort_values(["run_id", "epoch"]), DOCS / f"signal_{study}_histories.csv.gz")
 
 
 def across() -> str:
     """The table of early warnings that have not seen the data set."""
     rows = []
-    for patterns, share in ((DEFENDER, 0.2), (WITH_TRIGGER, 0.2), (WITH_TRIGGER, 0.4)):
-        areas = []
-        for study in STUDIES:
-            warning = fitted(patterns, share, [other for other in STUDIES if other != study])
-            early = observations(study).query(f"epoch <= {share} * {END} and poison_rate > 0").sort_values("epoch")
-            last = early.groupby("trial")[["takes_hold", *warning.measures]].last()
-            measures = last[list(warning.measures)].to_dict("records")
-            said = np.array([warning.probability(row) for row in measures])
-            areas.append(area_of(last["takes_hold"].to_numpy(float), said))
-        rows.append((", ".join(patterns), f"{share:.0%}", *map(_number, areas)))
-    return _table(("measures", "speaks after", *(f"AUC on {name}" for name in STUDIES.values())), rows)
+    for name, patterns, stages in (
+        ("a defender's", DEFENDER, ((0.2, 0.9),)),
+        ("with the trigger", WITH_TRIGGER, STAGES),
+    ):
+        warnings = {
+            study: fitted(patterns, stages, [other for other in STUDIES if other != study]) for study in STUDIES
+        }
+        for i, (share, _) in enumerate(stages):
+            areas = [_area(warnings[study][i], study) for study in STUDIES]
+            rows.append((name, f"{share:.0%}", *map(_number, areas)))
+    return _table(("warning", "speaks after", *(f"AUC on {name}" for name in STUDIES.values())), rows)
+
+
+def _area(warning: WarningModel, study: str) -> float:
+    """AUC of a warning on the trials with poison of a data set."""
+    early = observations(study).query(f"epoch <= {warning.share} * {END} and poison_rate > 0").sort_values("epoch")
+    last = early.groupby("trial")[["takes_hold", *warning.measures]].last()
+    said = [warning.probability(row) for row in last[list(warning.measures)].to_dict("records")]
+    return area_of(last["takes_hold"].to_numpy(float), np.array(said))
 
 
 def text(study: str) -> str:
@@ -86,8 +111,8 @@ def text(study: str) -> str:
 
 
 def _counted(study: str) -> str:
-    whole = trials(study, 0.2)
-    cells = DefendedRegionMap.from_frame(frame_of(whole)).cells
+    whole = trials(study)
+    cells = DefendedRegionMap.from_frame(whole).cells
     counts = Counter(cell.verdict.status for cell in cells if cell.poisoned)
     told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
     return f"{STUDIES[study]}: {len(whole)} trials, {sum(counts.values())} settings with poison: {told}."
@@ -149,19 +174,13 @@ def _warnings(seen: pd.DataFrame) -> str:
 
 def _replays(study: str) -> str:
     rows = []
-    for patterns, share, sure in REPLAYS:
-        found = signal.replay(trials(study, share), sure, patterns)
+    for name, patterns, stages in REPLAYS:
+        found = signal.replay(trials(study), histories(study), stages, patterns)
+        said = "; ".join(f"{share:.0%} from {sure}" for share, sure in stages)
         stopped = f"{found.stopped} of {found.poisoned} ({found.wrong} wrongly, {found.undecided} undecided)"
         moved = f"{found.moved:.3f} ({found.farthest:.2f})"
-        rows.append((", ".join(patterns), f"{share:.0%}", sure, stopped, f"{found.saved:.0%}", moved))
-    head = (
-        "measures",
-        "speaks after",
-        "sure from",
-        "trials stopped",
-        "time saved",
-        "boundary moves, decades (farthest)",
-    )
+        rows.append((name, said, stopped, f"{found.saved:.0%}", moved))
+    head = ("warning", "speaks after, sure from", "trials stopped", "time saved", "boundary moves, decades (farthest)")
     return _table(head, rows)
 
 
@@ -182,5 +201,5 @@ if __name__ == "__main__":
     for one in STUDIES:
         print(text(one), end="\n\n")
     print(across())
-    fitted(DEFENDER, 0.2, sure=0.9).write(early_warning.DEFENDER)
-    fitted(WITH_TRIGGER, 0.4, sure=0.85).write(early_warning.WITH_TRIGGER)
+    write_warning(fitted(DEFENDER, ((0.2, 0.9),)), early_warning.DEFENDER)
+    write_warning(fitted(WITH_TRIGGER, STAGES), early_warning.WITH_TRIGGER)

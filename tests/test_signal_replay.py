@@ -1,13 +1,12 @@
 """Stopping on a warning, replayed: planted measures that tell all, nothing, and the wrong thing."""
 
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.signal import early_trials, read_trials, replay, write_trials
+from analysis.signal import replay
 from raybd.errors import InputError
 
 ATTACKS, RATES, SEEDS = ("badnets", "blended", "wanet"), (0.0, 0.003, 0.01, 0.03, 0.1), 3
@@ -35,7 +34,7 @@ def histories(trials: pd.DataFrame, values: np.ndarray, epochs: int = 10) -> pd.
 
 def replayed(values: np.ndarray, sure: float = 0.9):
     trials = frame()
-    return replay(early_trials(trials, histories(trials, values)), sure)
+    return replay(trials, histories(trials, values), [(0.2, sure)])
 
 
 def truth() -> np.ndarray:
@@ -75,17 +74,21 @@ def test_the_attack_that_is_judged_has_no_part_in_its_warning() -> None:
     assert replayed(values, sure=0.6).wrong >= 12
 
 
-def test_trials_in_a_file_give_the_same(tmp_path: Path) -> None:
+def test_stages_speak_one_after_another_and_the_first_that_is_sure_stops() -> None:
+    """By hand: at epoch 1 of 10 the measure tells all of badnets and blended, at epoch 2 of every attack."""
     trials = frame()
-    early = early_trials(trials, histories(trials, 10 * truth()))
-    again = read_trials(write_trials(early, tmp_path / "t.csv.gz"))
-    assert str(replay(again)) == str(replay(early))
+    early = np.where(trials["attack.name"] == "wanet", 5.0, 10 * truth())
+    found = histories(trials, 10 * truth())
+    found.loc[found["epoch"] == 1, "defender/noise/entropy"] = early
+    assert replay(trials, found, [(0.1, 0.8)]).stopped == 24
+    both = replay(trials, found, [(0.2, 0.9), (0.1, 0.8)])
+    assert (both.stopped, both.wrong) == (36, 0)
+    assert both.saved == pytest.approx((24 * 9 + 12 * 8) / (45 * 10))
 
 
-def test_what_holds_no_trials_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no column run_id, attack.name"):
-        read_trials(write_trials(pd.DataFrame({"a": [1]}), tmp_path / "t.csv"))
+def test_what_no_measure_matches_is_refused() -> None:
+    trials = frame()
     with pytest.raises(InputError, match="no measure matches mi/"):
-        replay(early_trials(frame(), histories(frame(), truth())), patterns=["mi/*"])
-    with pytest.raises(InputError, match="holds no trials that can be read"):
-        read_trials(tmp_path / "none.csv")
+        replay(trials, histories(trials, truth()), patterns=["mi/*"])
+    with pytest.raises(InputError, match="no measure matches run_id"):  # nor is a column that is no measure
+        replay(trials, histories(trials, truth()), patterns=["run_id"])

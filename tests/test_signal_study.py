@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from analysis import signal
-from raybd.early_warning import DEFENDER, WITH_TRIGGER, WarningModel
+from raybd.early_warning import DEFENDER, WITH_TRIGGER, read_warning
 from tests import signal_study
 
 PAGE = (Path(__file__).parents[1] / "docs" / "signal.md").read_text()
@@ -31,13 +31,17 @@ def test_a_random_number_is_found_worthless(study: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "patterns", "share"),
-    [(DEFENDER, signal_study.DEFENDER, 0.2), (WITH_TRIGGER, signal_study.WITH_TRIGGER, 0.4)],
+    ("path", "patterns", "stages"),
+    [
+        (DEFENDER, signal_study.DEFENDER, ((0.2, 0.9),)),
+        (WITH_TRIGGER, signal_study.WITH_TRIGGER, signal_study.STAGES),
+    ],
 )
 def test_the_warnings_that_come_with_raybd_are_fitted_to_it(
-    path: Path, patterns: tuple[str, ...], share: float
+    path: Path, patterns: tuple[str, ...], stages: tuple[tuple[float, float], ...]
 ) -> None:
-    fitted = signal_study.fitted(patterns, share)
-    kept = WarningModel.read(path)
-    assert (kept.measures, kept.share) == (list(fitted.measures), share)
-    assert kept.coefficients == pytest.approx(list(fitted.coefficients), rel=1e-3, abs=1e-4)
+    fitted, kept = signal_study.fitted(patterns, stages), read_warning(path)
+    assert [(stage.share, stage.sure) for stage in kept] == list(stages)
+    for one, other in zip(kept, fitted, strict=True):
+        assert one.measures == list(other.measures)
+        assert one.coefficients == pytest.approx(list(other.coefficients), rel=1e-3, abs=1e-4)

@@ -9,6 +9,7 @@ import pytest
 from analysis import DefendedRegionMap
 from raybd.cli import main as raybd
 from raybd.command_line.command import main
+from raybd.early_warning import WITH_TRIGGER, write_warning
 from raybd.errors import InputError
 from raybd.tracking import load_runs
 from raybd.tracking.status import status
@@ -33,7 +34,7 @@ def swept(folder: Path, uri: str, *more: str) -> int:
 def test_a_trial_that_is_stopped_is_no_measured_cell_and_runs_whole_without_the_option(
     tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    always = ["--stop-on-warning", "--warning", str(made(intercept=5.0).write(tmp_path / "w.json"))]
+    always = ["--stop-on-warning", "--warning", str(write_warning([made(intercept=5.0)], tmp_path / "w.json"))]
     assert swept(tmp_path, uri, *always) == 0
     assert "1 stopped on their early warning" in capsys.readouterr().out
     runs = load_runs("w", uri).set_index("params.poison_rate")  # the clean trial is nobody's to stop
@@ -61,9 +62,17 @@ def test_a_trial_that_is_stopped_is_no_measured_cell_and_runs_whole_without_the_
 
 
 def test_a_warning_that_abstains_stops_nothing(tmp_path: Path, uri: str) -> None:
-    given = ["--stop-on-warning", "--warning", str(made(intercept=1.0).write(tmp_path / "w.json"))]
+    given = ["--stop-on-warning", "--warning", str(write_warning([made(intercept=1.0)], tmp_path / "w.json"))]
     assert swept(tmp_path, uri, *given) == 0
     assert set(load_runs("w", uri)["status"]) == {"FINISHED"}
+
+
+def test_a_later_stage_stops_whom_the_earlier_was_not_sure_of(tmp_path: Path, uri: str) -> None:
+    stages = [made(intercept=1.0), made(intercept=5.0, share=0.4), made(intercept=9.0, share=0.8)]
+    given = ["--stop-on-warning", "--warning", str(write_warning(stages, tmp_path / "w.json"))]
+    assert swept(tmp_path, uri, *given) == 0
+    stopped = load_runs("w", uri).set_index("params.poison_rate").loc["0.1"]
+    assert (stopped["status"], stopped["tags.raybd.warning"]) == ("KILLED", "0.9933")  # by the second
 
 
 @pytest.mark.parametrize(
@@ -72,13 +81,14 @@ def test_a_warning_that_abstains_stops_nothing(tmp_path: Path, uri: str) -> None
         (["--metrics", "stealth"], "--stop-on-warning needs --metrics defender"),
         (["--probes", "2", "5"], "--stop-on-warning needs a probe in the first 20% of the epochs"),
         (["--dry-run", "--metrics", "stealth"], "--stop-on-warning needs --metrics defender"),
+        (["--warning", str(WITH_TRIGGER)], "--stop-on-warning needs --metrics mutual_information"),
         (["--warning", "none.json"], "none.json holds no early warning"),
     ],
 )
 def test_what_could_stop_nothing_is_refused(
     more: list[str], said: str, tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["--stop-on-warning", "--warning", str(made().write(tmp_path / "w.json"))]
+    given = ["--stop-on-warning", "--warning", str(write_warning([made()], tmp_path / "w.json"))]
     assert swept(tmp_path, uri, *given, *more) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
@@ -130,7 +140,7 @@ def test_a_scheduler_of_tune_stops_trials_of_ones_own(tmp_path: Path) -> None:
 
     from raybd.execution.warning_scheduler import WarningScheduler
 
-    warning = made(coefficients=(4.0, 0.0)).write(tmp_path / "w.json")
+    warning = write_warning([made(coefficients=(4.0, 0.0))], tmp_path / "w.json")
 
     def train(config: dict[str, float]) -> None:
         for _ in range(10):
@@ -154,7 +164,7 @@ def test_a_scheduler_of_tune_stops_trials_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_the_command_of_the_map_shows_it(tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
-    always = ["--stop-on-warning", "--warning", str(made(intercept=5.0).write(tmp_path / "w.json"))]
+    always = ["--stop-on-warning", "--warning", str(write_warning([made(intercept=5.0)], tmp_path / "w.json"))]
     assert swept(tmp_path, uri, *always) == 0
     capsys.readouterr()
     assert raybd(["map", "w", "show", "--tracking-uri", uri]) == 0

@@ -12,7 +12,15 @@ from sklearn.preprocessing import StandardScaler
 
 from analysis.signal import fit_warning
 from raybd.cli import main as raybd
-from raybd.early_warning import DEFENDER, WITH_TRIGGER, WarningModel, last_values
+from raybd.early_warning import (
+    DEFENDER,
+    WITH_TRIGGER,
+    WarningModel,
+    last_values,
+    read_warning,
+    stage_due,
+    write_warning,
+)
 from raybd.errors import InputError
 from tests.test_signal import observations
 
@@ -63,9 +71,28 @@ def test_the_last_values_of_a_history() -> None:
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
-    path = made(0.25).write(tmp_path / "w.json")
-    again = WarningModel.read(path)
+    path = write_warning([made(0.25), made(0.5, share=0.4)], tmp_path / "w.json")
+    again, second = read_warning(path)
     assert (again.intercept, tuple(again.measures), tuple(again.scale)) == (0.25, NAMES, (1.0, 2.0))
+    assert (second.intercept, second.share) == (0.5, 0.4)
+
+
+def test_a_file_of_one_stage_without_a_list_is_read(tmp_path: Path) -> None:
+    path = write_warning([made(0.25)], tmp_path / "w.json")
+    path.write_text(json.dumps(json.loads(path.read_text())[0]))
+    assert [stage.intercept for stage in read_warning(path)] == [0.25]
+
+
+def test_of_stages_that_are_due_together_the_last_speaks() -> None:
+    stages = [made(share=0.4), made(share=0.1), made(share=0.15)]
+    assert [(e, found.share) for e in range(1, 21) if (found := stage_due(stages, e, 20))] == [
+        (2, 0.1),
+        (3, 0.15),
+        (8, 0.4),
+    ]
+    assert [(e, found.share) for e in range(1, 11) if (found := stage_due(stages, e, 10))] == [(1, 0.15), (4, 0.4)]
+    assert [found.share for e in range(1, 3) if (found := stage_due(stages, e, 2))] == [0.4]
+    assert stage_due([], 1, 1) is None
 
 
 @pytest.mark.parametrize(
@@ -80,25 +107,26 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_of_something_else_is_refused(change: dict[str, object], said: str, tmp_path: Path) -> None:
-    path = made().write(tmp_path / "w.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path = write_warning([made(), made()], tmp_path / "w.json")
+    stages = json.loads(path.read_text())
+    path.write_text(json.dumps([stages[0], stages[1] | change]))
     with pytest.raises(InputError, match=said):
-        WarningModel.read(path)
+        read_warning(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[1]", "3", "nonsense"])
 def test_a_file_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "w.json").write_text(text)
     for path in (tmp_path / "w.json", tmp_path / "none.json"):
         with pytest.raises(InputError, match=r"holds no early warning: .*raybd signal NAME --fit FILE"):
-            WarningModel.read(path)
+            read_warning(path)
 
 
 def test_those_that_come_with_raybd() -> None:
-    defender, with_trigger = map(WarningModel.read, (DEFENDER, WITH_TRIGGER))
-    assert all(name.startswith("defender/") for name in defender.measures)
-    assert "attack_success" in with_trigger.measures
-    assert all(len(warning.fitted_to["attacks"]) >= 8 for warning in (defender, with_trigger))
+    defender, with_trigger = map(read_warning, (DEFENDER, WITH_TRIGGER))
+    assert all(name.startswith("defender/") for stage in defender for name in stage.measures)
+    assert all("attack_success" in stage.measures for stage in with_trigger)
+    assert all(len(stage.fitted_to["attacks"]) >= 8 for stage in (*defender, *with_trigger))
 
 
 def test_the_command_writes_one(tmp_path: Path) -> None:
@@ -108,4 +136,9 @@ def test_the_command_writes_one(tmp_path: Path) -> None:
     frame[NAMES[0]] = frame["takes_hold"] + np.random.default_rng(1).normal(size=len(frame))
     place = write_observations(frame, tmp_path / "o.csv.gz")
     assert raybd(["signal", str(place), "--fit", str(tmp_path / "w.json")]) == 0
-    assert WarningModel.read(tmp_path / "w.json").measures == [NAMES[0]]
+    assert [stage.measures for stage in read_warning(tmp_path / "w.json")] == [[NAMES[0]]]
+    stages = ["--fit-shares", "0.2", "0.4", "1", "--fit-sure", "0.9", "0.8", "0.7"]
+    assert raybd(["signal", str(place), "--fit", str(tmp_path / "w.json"), *stages]) == 0
+    found = [(stage.share, stage.sure) for stage in read_warning(tmp_path / "w.json")]
+    assert found == [(0.2, 0.9), (0.4, 0.8), (1.0, 0.7)]
+    assert raybd(["signal", str(place), "--fit", str(tmp_path / "w.json"), *stages[:-1]]) == 2

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import raybd
+from raybd.early_warning import write_warning
 from raybd.errors import InputError
 from raybd.watching import Watcher
 from tests.test_docs import blocks
@@ -57,7 +58,7 @@ def images() -> tuple[Tensor, Tensor]:
 
 
 def watched(model: nn.Module, data: object, path: Path) -> Watcher:
-    found = raybd.watch(model, data, epochs=5, warning=made().write(path / "w.json"))  # type: ignore[arg-type]
+    found = raybd.watch(model, data, epochs=5, warning=write_warning([made()], path / "w.json"))  # type: ignore[arg-type]
     assert found.step() == pytest.approx(0.5)
     return found
 

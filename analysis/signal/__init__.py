@@ -7,27 +7,25 @@ its trials, or that `read_observations` finds in a file.
 
 from analysis.signal.measures import MEASURES, Measure
 from analysis.signal.observations import observe, read_observations, write_observations
-from analysis.signal.replay import Replay, early_trials, read_trials, replay, write_trials
+from analysis.signal.replay import Replay, replay
 from analysis.signal.sentences import signal_sentences
 from analysis.signal.table import signal_table
 from analysis.signal.trade_offs import trade_off_table
-from analysis.signal.warning import EarlyWarning, early_warning, fit_warning
+from analysis.signal.warning import EarlyWarning, early_warning, fit_stages, fit_warning
 
 __all__ = [
     "MEASURES",
     "EarlyWarning",
     "Measure",
     "Replay",
-    "early_trials",
     "early_warning",
+    "fit_stages",
     "fit_warning",
     "observe",
     "read_observations",
-    "read_trials",
     "replay",
     "signal_sentences",
     "signal_table",
     "trade_off_table",
     "write_observations",
-    "write_trials",
 ]

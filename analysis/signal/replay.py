@@ -5,8 +5,6 @@ A trial that is stopped is the same as a whole one until then, so a sweep need n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.region_map import DefendedRegionMap
-from analysis.signal import csv_files
-from analysis.signal.warning import DEFENDER, STOP_SURE, warning_pipeline
+from analysis.signal.warning import DEFENDER, STOP_SURE, logged, warning_pipeline
 from analysis.verdict import DECIDED
 from raybd.early_warning import due_epoch
 from raybd.errors import InputError
 
 Floats = NDArray[np.float64]
-EPOCHS, SHARE = "epochs", "share of epochs"  # columns: of a whole trial; that has passed when the warning is due
-EARLY = "early "  # before the name of a measure that trials have at their end too
 RATES = ["clean_accuracy", "attack_success"]
 
 
@@ -47,74 +42,63 @@ class Replay:
         )
 
 
-def early_trials(
-    frame: pd.DataFrame, histories: pd.DataFrame, share: float = 0.2, patterns: Sequence[str] = (DEFENDER,)
-) -> pd.DataFrame:
-    """The trials of a canonical frame, with the measures that match `patterns` as they are when a warning is due.
-
-    Args:
-        frame: as `DefendedRegionMap.from_frame` takes it.
-        histories: of the same trials, as `raybd.tracking.load_histories` gives them.
-        share: of the epochs that have passed.
-        patterns: of the names of measures.
-    """
-    names = _matching(histories, patterns)
-    epochs = histories.groupby("run_id")["epoch"].max().rename(EPOCHS)
-    due = epochs.map(lambda number: due_epoch(share, number))
-    early = (
-        histories[histories["epoch"] <= histories["run_id"].map(due)]
-        .sort_values("epoch")
-        .groupby("run_id")[names]
-        .last()
-    )
-    early = early.rename(columns={name: f"{EARLY}{name}" for name in names if "/" not in name})
-    found = frame.merge(early.join(epochs), left_on="run_id", right_index=True)
-    return found.assign(**{SHARE: found["run_id"].map(due) / found[EPOCHS]})
-
-
-def replay(trials: pd.DataFrame, sure: float = STOP_SURE, patterns: Sequence[str] = (DEFENDER,)) -> Replay:
+def replay(
+    frame: pd.DataFrame,
+    histories: pd.DataFrame,
+    stages: Sequence[tuple[float, float]] = ((0.2, STOP_SURE),),
+    patterns: Sequence[str] = (DEFENDER,),
+) -> Replay:
     """What --stop-on-warning would have done to a sweep.
 
     Args:
-        trials: as `early_trials` makes them.
-        sure: the probability from which the warning is sure, and under one less.
-        patterns: of the names of the measures from which the warning is made.
+        frame: the trials, as `DefendedRegionMap.from_frame` takes them.
+        histories: of the same trials, as `raybd.tracking.load_histories` gives them.
+        stages: after which share of the epochs the warning speaks, and the probability from which it is sure then.
+        patterns: of the names of the measures from which it is made.
 
     Raises:
         InputError: there are no such measures, or all verdicts but of one attack are equal.
     """
-    names = _matching(trials, [pattern if "/" in pattern else f"{EARLY}{pattern}" for pattern in patterns])
+    names = logged(histories, patterns)
     if not names:
         raise InputError(f"no measure matches {' or '.join(patterns)}")
-    frame = frame_of(trials)
     whole = DefendedRegionMap.from_frame(frame)
-    verdicts = trials["run_id"].map({run: cell.verdict.status for cell in whole.cells for run in cell.verdict.evidence})
-    label = verdicts.map(lambda status: float(status == "backdoored") if status in DECIDED else np.nan)
-    poisoned = (trials["poison_rate"] > 0).to_numpy()
-    probability = _unseen(trials[names].to_numpy(float), label.to_numpy(float), trials["attack.name"], poisoned)
-    stop = poisoned & (np.maximum(probability, 1 - probability) >= sure)
+    poisoned, label = (frame["poison_rate"] > 0).to_numpy(), _labels(frame, whole)
+    stop, probability, left = np.zeros(len(frame), bool), np.full(len(frame), np.nan), np.zeros(len(frame))
+    for share, sure in sorted(stages):
+        values, unspent = _early(frame, histories, share, names)
+        said = _unseen(values, label, frame["attack.name"], poisoned)
+        now = poisoned & ~stop & (np.maximum(said, 1 - said) >= sure)
+        probability[now], left[now] = said[now], unspent[now]
+        stop |= now
     lines = _lines(whole, DefendedRegionMap.from_frame(_stopped(frame, stop, probability)))
-    known = stop & label.notna().to_numpy()
+    known = stop & ~np.isnan(label)
     return Replay(
         stopped=int(stop.sum()),
         poisoned=int(poisoned.sum()),
         wrong=int(((probability > 0.5) != (label == 1))[known].sum()),
         undecided=int((stop & ~known).sum()),
-        saved=float(((1 - trials[SHARE]) * trials["seconds"])[stop].sum() / trials["seconds"].sum()),
+        saved=float((left * frame["seconds"]).sum() / frame["seconds"].sum()),
         moved=float(lines["moved"].mean()),
         farthest=float(lines["moved"].max()),
         lines=lines,
     )
 
 
-def frame_of(trials: pd.DataFrame) -> pd.DataFrame:
-    """The canonical frame of which `early_trials` made `trials`."""
-    measures = [name for name in map(str, trials) if "/" in name or name.startswith(EARLY)]
-    return trials.drop(columns=[*measures, EPOCHS, SHARE])
+def _labels(frame: pd.DataFrame, whole: DefendedRegionMap) -> Floats:
+    """(n,) whether the verdict on each trial's cell is that the backdoor takes hold, 1 or 0; NaN where undecided."""
+    verdicts = {run: cell.verdict.status for cell in whole.cells for run in cell.verdict.evidence}
+    status = frame["run_id"].map(verdicts)
+    return np.where(status.isin(DECIDED), (status == "backdoored").to_numpy(float), np.nan)
 
 
-def _matching(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
-    return [name for name in map(str, table) if any(fnmatchcase(name, pattern) for pattern in patterns)]
+def _early(frame: pd.DataFrame, histories: pd.DataFrame, share: float, names: Sequence[str]) -> tuple[Floats, Floats]:
+    """(n, d) the last value of each measure in the first `share` of the epochs, (n,) the share of epochs left then."""
+    epochs = histories.groupby("run_id")["epoch"].max()
+    due = epochs.map(lambda number: due_epoch(share, number))
+    early = histories[histories["epoch"] <= histories["run_id"].map(due)].sort_values("epoch")
+    last = early.groupby("run_id")[list(names)].last().reindex(frame["run_id"])
+    return last.to_numpy(float), (1 - due / epochs).reindex(frame["run_id"]).to_numpy(float)
 
 
 def _unseen(x: Floats, label: Floats, attack: "pd.Series[Any]", poisoned: NDArray[np.bool_]) -> Floats:
@@ -146,21 +130,3 @@ def _lines(whole: DefendedRegionMap, stopped: DefendedRegionMap) -> pd.DataFrame
     ends = [np.log10(both[f"largest defended{end}"].fillna(lowest)) for end in ("", " stopped")]
     columns = [*keys, "largest defended", "largest defended stopped"]
     return both[columns].assign(moved=(ends[0] - ends[1]).abs())
-
-
-def write_trials(trials: pd.DataFrame, path: str | Path) -> Path:
-    """Write trials as CSV, to be read by `read_trials`; where they are.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    return csv_files.write(trials, path)
-
-
-def read_trials(path: str | Path) -> pd.DataFrame:
-    """The trials that `write_trials` wrote.
-
-    Raises:
-        InputError: there is no such file, or it holds something else.
-    """
-    return csv_files.read(path, "trials", ("run_id", "attack.name", "poison_rate", EPOCHS, SHARE))

@@ -99,7 +99,7 @@ def fit_warning(
     """
     if not 0.5 < sure <= 1:
         raise InputError(f"sure must be above 0.5 and at most 1, got {sure}")
-    trials, names = _early_trials(observations, share, _logged(observations, patterns))
+    trials, names = _early_trials(observations, share, logged(observations, patterns))
     _check(trials, names, _folds(trials))
     fitted = warning_pipeline().fit(trials[names].to_numpy(float), trials["takes_hold"].to_numpy(float))
     imputer, scaler, regression = (fitted[name] for name in ("simpleimputer", "standardscaler", "logisticregression"))
@@ -117,14 +117,31 @@ def fit_warning(
     )
 
 
+def fit_stages(
+    observations: pd.DataFrame,
+    shares: Sequence[float] = (0.2,),
+    patterns: Sequence[str] = (DEFENDER,),
+    sure: Sequence[float] = (STOP_SURE,),
+) -> list[WarningModel]:
+    """An early warning of several stages, each as `fit_warning` fits it; `sure`: one for each share, or one for all.
+
+    Raises:
+        InputError: as `fit_warning`, or there are more or fewer `sure` than shares.
+    """
+    if len(sure) not in (1, len(shares)) or not shares:
+        raise InputError(f"one `sure` for each share, or one for all: got {len(sure)} for {len(shares)}")
+    each = sure if len(sure) == len(shares) else [*sure] * len(shares)
+    return [fit_warning(observations, *one) for one in zip(shares, [patterns] * len(shares), each, strict=True)]
+
+
 def _names(observations: pd.DataFrame, needs: Sequence[Needs] = ("nothing",)) -> list[str]:
     """The measures of the observations that somebody who has `needs` can take."""
     return [n for n, what in measured(map(str, observations.columns)).items() if what in needs and n != RANDOM]
 
 
-def _logged(observations: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
-    """The measures that match one of `patterns`, but those that `observe` makes."""
-    known = [name for name in measured(map(str, observations.columns)) if name not in (RANDOM, *SLOPES)]
+def logged(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
+    """The measures among its columns that match one of `patterns`, but those that `observe` makes."""
+    known = [name for name in measured(map(str, table.columns)) if name not in (RANDOM, *SLOPES)]
     return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 

@@ -127,7 +127,8 @@ def show_signal(
     out: str = "",
     fit: str = "",
     fit_measures: Sequence[str] = ("defender/*",),
-    fit_share: float = 0.2,
+    fit_shares: Sequence[float] = (0.2,),
+    fit_sure: Sequence[float] = (0.9,),
     tracking_uri: str | None = None,
     json: bool = False,
     csv: bool = False,
@@ -140,7 +141,8 @@ def show_signal(
         out: File to write the observations to, .csv or .csv.gz, from which this is said again without the store.
         fit: File to write an early warning to, fitted to all trials, for --stop-on-warning and `raybd.watch`.
         fit_measures: Patterns of the measures that enter it; `raybd.watch` takes defender/* alone.
-        fit_share: Share of the epochs after which it speaks.
+        fit_shares: Shares of the epochs after which it speaks.
+        fit_sure: Probabilities from which it is sure that a backdoor takes hold, one a share or one for all.
         tracking_uri: MLflow tracking URI; none: MLFLOW_TRACKING_URI or MLflow's own default.
         json: Print JSON.
         csv: Print CSV.
@@ -148,13 +150,14 @@ def show_signal(
     """
     from analysis import signal
     from analysis.signal.text import signal_text
+    from raybd.early_warning import write_warning
 
     form = TableFormat(json, csv, latex)
     observations = _observations(name, tracking_uri)
     if out:
         signal.write_observations(observations, out)
     if fit:
-        signal.fit_warning(observations, fit_share, fit_measures).write(fit)
+        write_warning(signal.fit_stages(observations, fit_shares, fit_measures, fit_sure), fit)
     table = signal.signal_table(observations)
     print(form.of(table, lambda: signal_text(observations, table)))
     return 0

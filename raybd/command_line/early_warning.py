@@ -3,38 +3,46 @@
 from collections.abc import Sequence
 
 from raybd.command_line.options import SweepOptions
-from raybd.early_warning import WITH_TRIGGER, WarningModel, due_epoch
+from raybd.early_warning import WITH_TRIGGER, WarningModel, due_epoch, read_warning
 from raybd.errors import InputError
 from raybd.metrics import METRICS
 from raybd.plugins.own import name_of
 from raybd.training import probe_schedule
 from raybd.trials.config import TrialConfig
 
+METRIC_OF = {"mi": "mutual_information"}  # metrics by the first word of their measures' names, where it is another
 
-def warning_of(options: SweepOptions, configs: Sequence[TrialConfig]) -> WarningModel | None:
-    """The early warning that is to stop trials of a sweep; None where none is.
+
+def warning_of(options: SweepOptions, configs: Sequence[TrialConfig]) -> tuple[WarningModel, ...]:
+    """The stages of the early warning that is to stop trials of a sweep; none where none is.
 
     Raises:
         InputError: its file holds none, or no trial could be stopped: none measures what it needs early enough.
     """
     if not options.execution.stop_on_warning:
-        return None
-    warning = WarningModel.read(options.execution.warning or WITH_TRIGGER)
-    needed = sorted({measure.partition("/")[0] for measure in warning.measures} & METRICS.keys())
+        return ()
+    stages = read_warning(options.execution.warning or WITH_TRIGGER)
+    needed, share = _metrics(stages), max(stage.share for stage in stages)
     problems = []
-    if not any(set(needed) <= {name_of(METRICS, metric) for metric in config.metrics} for config in configs):
-        problems.append(f"--stop-on-warning needs --metrics {' '.join(needed)}, from which its early warning is made")
-    if not any(_probed(config, warning) for config in configs):
-        problems.append(f"--stop-on-warning needs a probe in the first {warning.share:.0%} of the epochs: see --probes")
+    if not any(needed <= {name_of(METRICS, metric) for metric in config.metrics} for config in configs):
+        names = " ".join(sorted(needed))
+        problems.append(f"--stop-on-warning needs --metrics {names}, from which its early warning is made")
+    if not any(_probed(config, share) for config in configs):
+        problems.append(f"--stop-on-warning needs a probe in the first {share:.0%} of the epochs: see --probes")
     if any(config.train.workers > 1 for config in configs):
         problems.append("--stop-on-warning does not go with several workers a trial, which end together")
     if problems:
         raise InputError(problems)
-    return warning
+    return stages
 
 
-def _probed(config: TrialConfig, warning: WarningModel) -> bool:
-    """Whether the trial is measured before its early warning is due."""
+def _metrics(stages: Sequence[WarningModel]) -> set[str]:
+    """The metrics that take the measures of a warning and have to be asked for."""
+    words = {measure.partition("/")[0] for stage in stages for measure in stage.measures}
+    return {METRIC_OF.get(word, word) for word in words} & (METRICS.keys() - {"accuracy"})  # which every trial has
+
+
+def _probed(config: TrialConfig, share: float) -> bool:
+    """Whether the trial is measured in the first `share` of its epochs."""
     epochs = config.train.epochs
-    due = due_epoch(warning.share, epochs)
-    return any(epoch <= due for epoch in config.probes or probe_schedule(epochs))
+    return any(epoch <= due_epoch(share, epochs) for epoch in config.probes or probe_schedule(epochs))

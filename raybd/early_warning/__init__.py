@@ -1,7 +1,8 @@
 """The early warning: the probability, early in a training, that a backdoor takes hold in the end; from a file.
 
-`analysis.signal.fit_warning` fits one to the trials of a sweep. raybd comes with two, of the study in docs/signal.md: a
-defender's, and one of somebody who knows the trigger.
+A file holds one or several, its stages, which speak after different shares of the training.
+`analysis.signal.fit_warning` fits one to the trials of a sweep. raybd comes with two files, of the study in
+docs/signal.md: a defender's, and one of somebody who knows the trigger.
 """
 
 import json
@@ -52,36 +53,8 @@ class WarningModel:
         """Whether it speaks after this epoch of so many: at the last one of the first `share`, at least the first."""
         return epoch == due_epoch(self.share, epochs)
 
-    def write(self, path: str | Path) -> Path:
-        """Write it as JSON; where it is.
-
-        Raises:
-            InputError: the file cannot be written.
-        """
-        place = expanded(path)
-        try:
-            write_text(place, json.dumps(asdict(self), indent=1) + "\n")
-        except OSError as error:
-            raise InputError(f"{place} cannot be written: {error.strerror}") from error
-        return place
-
-    @classmethod
-    def read(cls, path: str | Path) -> "WarningModel":
-        """The early warning in a file.
-
-        Raises:
-            InputError: there is none.
-        """
-        try:
-            found = cls(**json.loads(expanded(path).read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            said = f"{path} holds no early warning: {error} (raybd signal NAME --fit FILE writes one)"
-            raise InputError(said) from error
-        if problems := found._problems():
-            raise InputError([f"{path} holds no early warning: {problem}" for problem in problems])
-        return found
-
-    def _problems(self) -> list[str]:
+    def problems(self) -> list[str]:
+        """What is wrong with it; empty if nothing is."""
         numbers = ("median", "mean", "scale", "coefficients")
         wrong = [name for name in numbers if not _finite(getattr(self, name), len(self.measures))]
         problems = [f"{name} must be {len(self.measures)} numbers, one a measure" for name in wrong]
@@ -99,12 +72,43 @@ def due_epoch(share: float, epochs: int) -> int:
     return max(1, math.floor(share * epochs + 1e-9))  # 0.29 * 100 is a little less than 29
 
 
-def _finite(values: Any, number: int) -> bool:
-    return isinstance(values, list | tuple) and len(values) == number and all(map(_is_number, values))
+def stage_due(stages: Iterable[WarningModel], epoch: int, epochs: int) -> WarningModel | None:
+    """The stage that speaks after this epoch of so many, the last of several; None where none does."""
+    due = [stage for stage in stages if stage.due(epoch, epochs)]
+    return max(due, key=lambda stage: stage.share, default=None)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def write_warning(stages: Sequence[WarningModel], path: str | Path) -> Path:
+    """Write the stages of an early warning as JSON; where it is.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    place = expanded(path)
+    try:
+        write_text(place, json.dumps([asdict(stage) for stage in stages], indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"{place} cannot be written: {error.strerror}") from error
+    return place
+
+
+def read_warning(path: str | Path) -> tuple[WarningModel, ...]:
+    """The stages of the early warning in a file, at least one.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        found = json.loads(expanded(path).read_text())
+        stages = tuple(WarningModel(**stage) for stage in (found if isinstance(found, list) else [found]))
+    except (OSError, ValueError, TypeError) as error:
+        said = f"{path} holds no early warning: {error} (raybd signal NAME --fit FILE writes one)"
+        raise InputError(said) from error
+    if not stages:
+        raise InputError(f"{path} holds no early warning: its list is empty (raybd signal NAME --fit FILE writes one)")
+    if problems := [problem for stage in stages for problem in stage.problems()]:
+        raise InputError([f"{path} holds no early warning: {problem}" for problem in problems])
+    return stages
 
 
 def last_values(history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -113,3 +117,11 @@ def last_values(history: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     for line in history:
         found |= line["metrics"]
     return found
+
+
+def _finite(values: Any, number: int) -> bool:
+    return isinstance(values, list | tuple) and len(values) == number and all(map(_is_number, values))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

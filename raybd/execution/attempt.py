@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from raybd.data.residency import fits, streamed
-from raybd.early_warning import WarningModel, last_values
+from raybd.early_warning import WarningModel, last_values, stage_due
 from raybd.errors import DivergedError, EndRequestedError, InputError, PoisoningError, ScriptError, WarnedError
 from raybd.execution import memory
 from raybd.execution.kept_networks import KeptNetworks
@@ -128,11 +128,11 @@ def _run(config: TrialConfig, data: Data, setup: TrialSetup, heartbeat: Callable
     return replace(outcome, note=note, memory=memory.peak(), permanent=permanent, out_of_memory=out_of_memory)
 
 
-def _stop_if_sure(warning: WarningModel, config: TrialConfig, folder: TrialFolder, epoch: int) -> None:
-    """End the trial where its early warning is due after `epoch`, and sure."""
-    if warning.due(epoch, config.train.epochs):
-        probability = warning.probability(last_values(folder.history()))
-        if warning.is_sure(probability):
+def _stop_if_sure(stages: tuple[WarningModel, ...], config: TrialConfig, folder: TrialFolder, epoch: int) -> None:
+    """End the trial where a stage of its early warning is due after `epoch`, and sure."""
+    if stage := stage_due(stages, epoch, config.train.epochs):
+        probability = stage.probability(last_values(folder.history()))
+        if stage.is_sure(probability):
             raise WarnedError(probability, epoch, config.train.epochs)
 
 

@@ -35,7 +35,7 @@ class SweepPlan:
     varying: tuple[str, ...] = ()  # names of the parameters in which its trials differ
     figure_formats: tuple[str, ...] = ()  # in which they are saved beside PNG
     keep_models: KeepModels = "none"  # see `TrialSetup`
-    warning: WarningModel | None = None  # see `TrialSetup`
+    warning: tuple[WarningModel, ...] = ()  # see `TrialSetup`
     trials: tuple[TrialConfig, ...] = ()  # all of them, finished or not
 
     @property

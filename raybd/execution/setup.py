@@ -30,7 +30,7 @@ class TrialSetup:
     figure_formats: tuple[str, ...] = ()  # in which they are saved beside PNG: svg, pdf
     keep_models: KeepModels = "none"  # which networks of a trial are kept
     function: Callable[..., Any] | None = None  # of the user, that trains: see `raybd.scripts`
-    warning: WarningModel | None = None  # which ends trials early whose verdict it is sure of
+    warning: tuple[WarningModel, ...] = ()  # its stages, which end trials early whose verdict they are sure of
     own_names: tuple[tuple[tuple[str, str], str], ...] = ()  # of methods of installed packages: `names_in_use`
     start: str = ""  # name of the driver's start, by which it asks its trials to end
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raybd.early_warning import WITH_TRIGGER, WarningModel
+from raybd.early_warning import WITH_TRIGGER, read_warning, stage_due
 
 
 class WarningScheduler(FIFOScheduler):
-    """Trials in order; each is stopped once its early warning is due and sure, of a backdoor or of none.
+    """Trials in order; each is stopped once a stage of its early warning is due and sure, of a backdoor or of none.
 
     The measures are keys of what a trial reports, with `time_attr` for the epoch; `probabilities` has what the warning
-    said, by trial. A warning is made from the last report at which it is due, and nothing else.
+    said last, by trial. A stage is made from the report at which it is due, and nothing else.
     """
 
     def __init__(self, epochs: int, warning: str | Path = WITH_TRIGGER, time_attr: str = "training_iteration") -> None:
@@ -25,13 +25,14 @@ class WarningScheduler(FIFOScheduler):
             InputError: the file holds no early warning.
         """
         super().__init__()  # type: ignore[no-untyped-call]
-        self.epochs, self.warning, self.time_attr = epochs, WarningModel.read(warning), time_attr
+        self.epochs, self.warning, self.time_attr = epochs, read_warning(warning), time_attr
         self.probabilities: dict[str, float] = {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """STOP where the warning is due and sure, else CONTINUE."""
-        if not self.warning.due(int(result[self.time_attr]), self.epochs):
+        stage = stage_due(self.warning, int(result[self.time_attr]), self.epochs)
+        if stage is None:
             return TrialScheduler.CONTINUE
-        probability = self.warning.probability(result)
+        probability = stage.probability(result)
         self.probabilities[trial.trial_id] = probability
-        return TrialScheduler.STOP if self.warning.is_sure(probability) else TrialScheduler.CONTINUE
+        return TrialScheduler.STOP if stage.is_sure(probability) else TrialScheduler.CONTINUE

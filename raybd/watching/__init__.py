@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from raybd.early_warning import DEFENDER, WarningModel
+from raybd.early_warning import DEFENDER, WarningModel, read_warning, stage_due
 from raybd.errors import InputError
 from raybd.metrics.defender import Defender
 from raybd.models import Classifier
@@ -25,30 +25,35 @@ class Watcher:
     `probability`: that a backdoor takes hold in the end; None until the first part of the training has passed.
     """
 
-    def __init__(self, model: nn.Module, images: Images, low: Tensor, high: Tensor, epochs: int, warning: WarningModel):
+    def __init__(
+        self, model: nn.Module, images: Images, low: Tensor, high: Tensor, epochs: int, stages: tuple[WarningModel, ...]
+    ):
         """`low` and `high` (C,): what the network is given for the bytes 0 and 255 of `images`, by channel."""
-        self.model, self.images, self.epochs, self.warning = model, images, epochs, warning
+        self.model, self.images, self.epochs, self.stages = model, images, epochs, stages
         self._range = low, high
         self.epoch = 0
         self.probability: float | None = None
+        self.sure = False  # whether it says yes or no, and does not abstain
         self.measures: dict[str, float] = {}  # what the warning was made from
 
     def step(self) -> float | None:
-        """Count an epoch; print the warning after the one at which it is due, and return its probability, else None."""
+        """Count an epoch; print the warning after those at which it is due, and return its probability, else None."""
         self.epoch += 1
-        if not self.warning.due(self.epoch, self.epochs):
+        stage = stage_due(self.stages, self.epoch, self.epochs)
+        if stage is None:
             return None
         network = _classifier(self.model, self.images, *self._range)
         images = self.images.to(network.head.weight.device)
         self.measures = Defender().numbers(network, images, images, network.head.out_features, seed=0)
-        self.probability = self.warning.probability(self.measures)
+        self.probability = stage.probability(self.measures)
+        self.sure = stage.is_sure(self.probability)
         print(f"raybd: after epoch {self.epoch} of {self.epochs}: {self}", flush=True)
         return self.probability
 
     def __str__(self) -> str:
         if self.probability is None or math.isnan(self.probability):
             return "no early warning"
-        says = "sure" if self.warning.is_sure(self.probability) else "not sure: it abstains"
+        says = "sure" if self.sure else "not sure: it abstains"
         return f"a backdoor takes hold with probability {self.probability:.2f} ({says})"
 
 
@@ -77,12 +82,12 @@ def watch(
     """
     if epochs < 1:
         raise InputError(f"epochs must be at least 1, got {epochs}")
-    fitted = WarningModel.read(warning)
+    stages = read_warning(warning)
     x, y = _pairs(data, samples)
     low, high = (getattr(x.transpose(0, 1).flatten(1), name)(1).float() for name in ("amin", "amax"))
     images = Images(_as_bytes(x, low, high), y.to(x.device))
     _classifier(model, images, low, high)  # refused now, not after hours
-    return Watcher(model, images, low, high, epochs, fitted)
+    return Watcher(model, images, low, high, epochs, stages)
 
 
 def _pairs(data: Given, samples: int) -> tuple[Tensor, Tensor]:
