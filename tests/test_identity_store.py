@@ -14,7 +14,9 @@ from mlflow.exceptions import MlflowException
 
 from raybd.errors import InputError
 from raybd.execution.plan import SweepPlan, plan_sweep
-from raybd.tracking import load_record, load_runs, sqlite
+from raybd.tracking import load_record, load_runs, sqlite, sweeps
+from raybd.tracking.audits import log_audit
+from raybd.tracking.relocation import relocate_all
 from raybd.tracking.status import status
 from raybd.tracking.store import Store
 from raybd.training import TrainConfig
@@ -90,8 +92,46 @@ def test_a_copied_project_leaves_the_first_one_alone(original: Path, tmp_path: P
     check_whole(original)
 
 
-def test_a_store_reached_by_a_link_is_the_same(project: Path, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(project)
+def test_a_copy_of_the_file_alone_leaves_the_artifacts_of_the_first_one_alone(original: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(original / "mlflow.db", copy)
+    before = sorted(path for path in original.rglob("*") if "mlruns" in path.parts)
+    assert run_inline(plan(copy, seeds=3)).exit_status == 0
+    assert sorted(path for path in original.rglob("*") if "mlruns" in path.parts) == before
+    runs = load_runs("ib", uri(copy), all_metrics=True)
+    assert runs["metrics.accuracy/class/3"].notna().tolist() == [True] * 3
+    sweeps.delete_sweep("ib", uri(copy))
+    assert not (copy / "mlruns" / "ib").exists()
+    check_whole(original)
+
+
+def test_a_place_that_somebody_chose_for_artifacts_stays(tmp_path: Path) -> None:
+    store = Store.open("other", uri(tmp_path))
+    (tmp_path / "chosen").mkdir()
+    store.client.create_experiment("ib", (tmp_path / "chosen").as_uri())
+    relocate_all(uri(tmp_path))
+    assert (
+        Store.open("ib", uri(tmp_path)).client.get_experiment_by_name("ib").artifact_location
+        == (tmp_path / "chosen").as_uri()
+    )
+
+
+def test_the_ui_and_an_audit_of_a_moved_store_know_where_its_artifacts_are(project: Path) -> None:
+    log_audit("digits", {}, {}, {}, [], uri(project))
+    moved = project.rename(project.with_name("moved"))
+    relocate_all(uri(moved))
+    log_audit("digits", {}, {}, {}, [], uri(moved))
+    client = Store.open("ib", uri(moved)).client
+    for name in ("ib", "audits"):
+        assert client.get_experiment_by_name(name).artifact_location == (moved / "mlruns" / name).as_uri()
+
+
+@pytest.mark.parametrize("target", ["", "mlflow.db"])
+def test_a_store_reached_by_a_link_is_the_same(project: Path, tmp_path: Path, target: str) -> None:
+    link = tmp_path / "link" / target
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(project / target)
     again = plan(project, uri(tmp_path / "link"))
     assert again.todo == []
     assert len(load_runs("ib", uri(project))) == 2
@@ -121,7 +161,9 @@ def test_a_deleted_experiment_names_the_remedy(tmp_path: Path) -> None:
 
 def test_a_store_that_may_only_be_read_is_read(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "writable", lambda _: False)
+    monkeypatch.chdir(project)
     before = sorted(path.name for path in project.iterdir())
+    assert [entry.finished for entry in sweeps.list_sweeps(uri(project))] == [2]
     assert status("ib", uri(project)).planned == 2
     runs = load_runs("ib", uri(project), all_metrics=True)
     assert len(runs) == 2

@@ -12,8 +12,9 @@ import optuna
 import pytest
 
 from raybd.cli import main
+from raybd.errors import InputError
 from raybd.execution.plan import SweepPlan, plan_sweep
-from raybd.tracking import load_record, load_runs
+from raybd.tracking import load_record, load_runs, sqlite
 from raybd.training import TrainConfig
 from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.records import SweepFolder
@@ -152,6 +153,38 @@ def test_a_sweep_is_exported(project: Path, tmp_path: Path, capsys: pytest.Captu
     history = again.store.client.get_metric_history(runs["run_id"][0], "attack_success")
     assert [metric.step for metric in history] == [1]
     assert raybd(there, "map", "first", "show", results=False) == 0
+
+
+def test_a_sweep_that_may_only_be_read_is_exported_as_one_that_can_be_written_to(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in project.rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    monkeypatch.setattr(sqlite, "writable", lambda path: path.parent != project)
+    assert raybd(project, "export", "first", "--out", str(tmp_path / "out")) == 0
+    copied = list((tmp_path / "out").rglob("*"))
+    assert {path.name for path in copied} >= {"mlflow.db", "trial.json", "sent.json"}
+    assert all(path.stat().st_mode & 0o200 for path in copied)
+
+
+@pytest.mark.parametrize("command", [["rm", "first"], ["mv", "first", "third"]])
+def test_nothing_of_a_sweep_is_changed_where_its_store_or_folder_cannot_be(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    def refuse(path: Path, *args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for name, said in (("raybd.tracking.sqlite.prepare", "not writable"), ("filelock.FileLock.acquire", "written to")):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, refuse if "lock" in name else not_writable)
+            assert raybd(project, *command, "--yes") == 2
+        assert said in capsys.readouterr().err
+        assert set(listed(project, capsys)) == {"first", "second"}
+        assert plan(project, "first").todo == []
+
+
+def not_writable(uri: str) -> None:
+    raise InputError(f"the tracking store {uri} is not writable")
 
 
 def test_an_export_overwrites_nothing(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

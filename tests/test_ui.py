@@ -9,6 +9,7 @@ import pytest
 
 from raybd.cli import main
 from raybd.command_line import ui
+from raybd.tracking import sqlite
 from tests.conftest import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -90,3 +91,14 @@ def test_a_store_that_is_a_server_shows_itself(started: Started, capsys: pytest.
 def test_make_ui_is_the_command() -> None:
     assert "$(BIN)/raybd ui " in (ROOT / "Makefile").read_text()
     assert "mlflow server" not in (ROOT / "Makefile").read_text()
+
+
+def test_a_store_that_may_only_be_read_is_shown(
+    started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path}/x.db"
+    sqlite.prepare(uri)
+    monkeypatch.setattr(sqlite, "writable", lambda _: False)
+    assert main(["ui", "--tracking-uri", uri]) == 0
+    [(_, environment, _)] = started
+    assert "mode=ro" in environment["MLFLOW_BACKEND_STORE_URI"]

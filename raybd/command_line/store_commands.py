@@ -54,10 +54,10 @@ def remove_sweep(name: Name, tracking_uri: str | None = None, results: str = RES
     stored, folder = _parts(name, tracking_uri, results)
     _confirm([f"deletes for good: {part}" for part in _described(name, stored, folder)], yes)
     with _locked(folder):
-        if folder is not None:
-            shutil.rmtree(folder.path)
         if stored:
             sweeps.delete_sweep(name, tracking_uri)
+        if folder is not None:
+            shutil.rmtree(folder.path)
     return 0
 
 
@@ -100,14 +100,25 @@ def export_sweep(name: Name, out: str, tracking_uri: str | None = None, results:
     from raybd.tracking.export import export_sweep
 
     folder = SweepFolder.find(results, name)
-    runs = export_sweep(name, Path(out), tracking_uri, folder.path if folder is not None else None)
+    try:
+        runs = export_sweep(name, Path(out), tracking_uri, folder.path if folder is not None else None)
+    except OSError as error:
+        raise InputError(f"{name!r} cannot be copied to {out}: {error}") from error
     print(f"{runs} runs copied; in {Path(out).absolute()}: raybd map {name} show")
     return 0
 
 
 def _locked(folder: SweepFolder | None) -> AbstractContextManager[None]:
-    """The lock of the sweep's folder, before anything of it is changed: no driver is at work on it."""
-    return nullcontext() if folder is None else folder.locked()
+    """The lock of the sweep's folder, before anything of it is changed: no driver is at work on it.
+
+    Raises:
+        InputError: one is, or the folder can be neither deleted nor renamed.
+    """
+    if folder is None:
+        return nullcontext()
+    if not os.access(folder.path.parent, os.W_OK):
+        raise InputError(f"the results folder {folder.path.parent} cannot be written to")
+    return folder.locked()
 
 
 def _parts(name: str, tracking_uri: str | None, results: str) -> tuple[bool, SweepFolder | None]:

@@ -24,17 +24,21 @@ def show_ui(tracking_uri: str | None = None, port: int | None = None, login: boo
         port: Port; none: 5000, or a free one where that is taken.
         login: Ask for a name and a password, which other users of this machine do not have.
     """
-    from raybd.tracking.client import absolute_uri
+    from raybd.tracking import relocation, sqlite
+    from raybd.tracking.client import absolute_uri, client_settings
 
     uri = absolute_uri(tracking_uri)
     if uri.startswith(("http://", "https://")):
         print(f"The tracking store is a server, and shows itself: {public(uri)}")
         return 0
     door = str(_port(port))
+    with client_settings():
+        relocation.relocate_all(uri)
     print(f"MLflow: http://localhost:{door}   ({public(uri)}; Ctrl-C ends it)")
     print("".join(f"{line}\n" for line in _sweep_links(uri, f"http://localhost:{door}")), end="")
     command = [sys.executable, "-m", "mlflow", "server", "--host", ADDRESS, "--port", door, "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    served = {"MLFLOW_BACKEND_STORE_URI": sqlite.readable(uri), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**os.environ, **served}
     environment.pop("MLFLOW_TRACKING_URI", None)
     folder = Path.cwd()
     if login:

@@ -53,7 +53,7 @@ def local_folder(tracking_uri: str, artifact_uri: str) -> Path | None:
     written, store = local_path(artifact_uri), sqlite.path_of(tracking_uri)
     if store is None:
         return written
-    beside = store.parent / sqlite.ARTIFACTS / Path(*written.parts[-3:])  # experiment, run, "artifacts"
+    beside = sqlite.artifacts_beside(store) / Path(*written.parts[-3:])  # experiment, run, "artifacts"
     return beside if beside.is_dir() else written
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from raybd.errors import InputError
 from raybd.tracking import sqlite
 from raybd.tracking.client import absolute_uri, connect, one_line
+from raybd.tracking.relocation import relocated
 
 EXPERIMENT = "audits"
 TEXT_LIMIT = 5000  # characters of a tag
@@ -29,9 +30,10 @@ def log_audit(
     try:
         client = connect(uri)
         known = client.get_experiment_by_name(EXPERIMENT)
-        id_ = (
-            known.experiment_id if known else client.create_experiment(EXPERIMENT, sqlite.artifacts_of(uri, EXPERIMENT))
-        )
+        if known is None:
+            id_ = client.create_experiment(EXPERIMENT, sqlite.artifacts_of(uri, EXPERIMENT))
+        else:
+            id_ = relocated(client, uri, known).experiment_id
         tags = {f"raybd.{name}": str(value)[:TEXT_LIMIT] for name, value in facts.items()}
         run = client.create_run(id_, run_name=f"audit {source}", tags={"raybd.kind": "audit", **tags}).info.run_id
         for name, value in params.items():

@@ -1,6 +1,5 @@
 """A copy of a sweep in a folder of its own: store, artifacts and the trials' folders, which opens anywhere."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,18 @@ from mlflow.entities import Metric, Param, RunTag
 from raybd.errors import InputError
 from raybd.tracking import sqlite
 from raybd.tracking.artifact_files import local_folder, local_path, read_artifact
-from raybd.tracking.client import absolute_uri, find_experiments, sweep_run, trial_runs
+from raybd.tracking.client import absolute_uri, client_settings, find_experiments, sweep_run, trial_runs
 from raybd.tracking.metric_table import parse_table
 from raybd.tracking.store import Store
 from raybd.tracking.uploads import METRICS_PER_BATCH, PARENT
 from raybd.trials.records import SweepFolder, TrialFolder
-from raybd.utils.files import expanded
+from raybd.utils.files import copy_folder, expanded
 from raybd.utils.metric_names import TABLE, headline
 
 TEXTS_PER_BATCH = 100  # parameters or tags; MLflow's own limit
 
 
+@client_settings()
 def export_sweep(name: str, out: Path, tracking_uri: str | None = None, folder: Path | None = None) -> int:
     """Copy the sweep `name`, and the `folder` of its trials if it is here, to `out`; the number of its runs.
 
@@ -86,7 +86,7 @@ def _metrics(client: MlflowClient, uri: str, run: Any) -> Iterator[Metric]:
 def _copy_artifacts(uri: str, run: Any, target: Path) -> None:
     source = local_folder(uri, run.info.artifact_uri)
     if source is not None and source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        copy_folder(source, target)
     elif source is None:
         target.mkdir(parents=True, exist_ok=True)
         mlflow.artifacts.download_artifacts(artifact_uri=run.info.artifact_uri, dst_path=str(target), tracking_uri=uri)
@@ -94,7 +94,7 @@ def _copy_artifacts(uri: str, run: Any, target: Path) -> None:
 
 def _copy_folder(source: Path, target: SweepFolder, copies: dict[str, str], identity: str) -> None:
     """Copy the sweep's folder; its trials are uploaded to the copy's store, under their new run ids."""
-    shutil.copytree(source, target.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock", ".writable"))
+    copy_folder(source, target.path, (".lock", ".writable"))
     for path in (target.path / "trials").iterdir():
         trial = TrialFolder(path)
         for state in list(trial.upload_states().values()):

@@ -14,6 +14,7 @@ from raybd.utils.locks import lock
 
 ARTIFACTS = "mlruns"  # folder beside the file, an experiment's artifacts in a folder of its name
 LOCK_TIMEOUT = 60.0  # seconds to wait for a locked file
+READ_ONLY = "sqlite+pysqlite:///"  # of `sqlite:///file:PATH` MLflow makes the folder "file:" in the working folder
 _copies = ExitStack()  # folders of copies of stores that may only be read
 atexit.register(_copies.close)
 
@@ -110,11 +111,12 @@ def readable(uri: str) -> str:
     Such a file is opened as one that nobody changes, or, if it has a write-ahead log, copied for this process.
     """
     path = path_of(uri)
-    if path is None or writable(path):
+    if path is None or not path.exists() or writable(path):
         return uri
+    path = path.resolve()  # beside it are the log's files, of which a link knows nothing
     if _has_log(path):
         path = _copy(path)
-    return f"sqlite:///file:{quote(str(path))}?mode=ro&immutable=1&uri=true"
+    return f"{READ_ONLY}file:{quote(str(path))}?mode=ro&immutable=1&uri=true"
 
 
 def open_to_read(uri: str) -> sqlite3.Connection:
@@ -125,7 +127,7 @@ def open_to_read(uri: str) -> sqlite3.Connection:
     """
     place = readable(uri)
     if place != uri:
-        return sqlite3.connect(place.removeprefix("sqlite:///"), uri=True)
+        return sqlite3.connect(place.removeprefix(READ_ONLY), uri=True)
     connection = sqlite3.connect(f"file:{quote(str(path_of(uri)))}?mode=rw", timeout=LOCK_TIMEOUT, uri=True)
     connection.execute("PRAGMA query_only=on")
     return connection
@@ -133,7 +135,7 @@ def open_to_read(uri: str) -> sqlite3.Connection:
 
 def writable(path: Path) -> bool:
     """Whether this process may write to the database at `path` and make the files beside it that SQLite needs."""
-    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return os.access(path, os.W_OK) and os.access(path.resolve().parent, os.W_OK)
 
 
 def _has_log(path: Path) -> bool:
@@ -173,4 +175,9 @@ def relocate(path: Path, old: str, new: str) -> None:
 def artifacts_of(uri: str, name: str) -> str | None:
     """The artifact URI of experiment `name`: a folder beside the file of `uri`; None if the store is no file."""
     path = path_of(uri)
-    return None if path is None else (path.parent / ARTIFACTS / name).as_uri()
+    return None if path is None else (artifacts_beside(path) / name).as_uri()
+
+
+def artifacts_beside(path: Path) -> Path:
+    """The folder of the artifacts of the store in the file `path`, which may be reached by a link."""
+    return path.resolve().parent / ARTIFACTS

@@ -14,10 +14,10 @@ from mlflow.exceptions import MlflowException
 
 from raybd.errors import InputError, public
 from raybd.tracking import database, sqlite
-from raybd.tracking.artifact_files import local_path
 from raybd.tracking.client import absolute_uri, connect, one_line, sweep_run, trial_runs
 from raybd.tracking.landing import VIEW_TAG, runs_path, view_of
 from raybd.tracking.networks import KEPT
+from raybd.tracking.relocation import relocated
 from raybd.tracking.runs import ALIVE, DRIVER, PLAN, PLANNED
 from raybd.utils.process_name import ProcessName
 
@@ -207,21 +207,7 @@ def _experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
             f"the experiment {name!r} in {public(uri)} is deleted: restore it (mlflow experiments restore "
             f"--experiment-id {found.experiment_id}), delete it for good (mlflow gc), or choose another --name"
         )
-    return _relocated(client, uri, found, own)
-
-
-def _relocated(client: MlflowClient, uri: str, found: Experiment, own: str | None) -> Experiment:
-    """`found`; of a store in a file that was moved or copied with its artifacts, with their present location."""
-    path = sqlite.path_of(uri)
-    if path is None or own is None or _same_place(found.artifact_location, own) or not local_path(own).is_dir():
-        return found
-    log.warning("the store has been moved or copied: artifacts are now in %s", local_path(own))
-    sqlite.relocate(path, found.artifact_location, own)
-    return client.get_experiment(found.experiment_id)
-
-
-def _same_place(one: str, other: str) -> bool:
-    return one == other or local_path(one).resolve() == local_path(other).resolve()
+    return relocated(client, uri, found)
 
 
 def _identity(client: MlflowClient, experiment: Experiment) -> str:

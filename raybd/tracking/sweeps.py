@@ -88,7 +88,7 @@ def delete_sweep(name: str, tracking_uri: str | None = None) -> None:
         done = subprocess.run(command, capture_output=True, text=True, cwd=path.parent, check=False)
         if done.returncode:
             raise InputError(f"{name!r} is marked deleted, but mlflow gc failed: {done.stderr.strip()[-300:]}")
-        shutil.rmtree(path.parent / sqlite.ARTIFACTS / name, ignore_errors=True)
+        shutil.rmtree(sqlite.artifacts_beside(path) / name, ignore_errors=True)
 
 
 def rename_sweep(old: str, new: str, tracking_uri: str | None = None) -> None:
@@ -107,7 +107,7 @@ def rename_sweep(old: str, new: str, tracking_uri: str | None = None) -> None:
         client.set_tag(run_id, "raybd.sweep", new)
     path = sqlite.path_of(uri)
     if path is not None:
-        folder = path.parent / sqlite.ARTIFACTS
+        folder = sqlite.artifacts_beside(path)
         if (folder / old).is_dir():
             (folder / old).rename(folder / new)
         sqlite.relocate(path, (folder / old).as_uri(), (folder / new).as_uri())

@@ -216,13 +216,15 @@ class SweepFolder:
         """Lock the sweep: two drivers at once would run its trials twice.
 
         Raises:
-            InputError: another process holds it.
+            InputError: another process holds it, or the folder cannot be written to.
         """
         sweep_lock = FileLock(self.path / ".lock")
         try:
             sweep_lock.acquire(timeout=0)
         except Timeout:
             raise InputError(f"another process is at work on {self.path}: wait for it, or use another name") from None
+        except OSError as error:
+            raise InputError(f"the sweep's folder {self.path} cannot be written to: {error.strerror}") from error
         try:
             yield
         finally:

@@ -1,5 +1,7 @@
 """Paths as users write them, and atomic writing of files."""
 
+import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -32,6 +34,22 @@ def read_content(path: str | Path, what: str = "file") -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def copy_folder(source: Path, target: Path, leave_out: tuple[str, ...] = ()) -> None:
+    """Copy what is in the folder `source` to `target`, of which all can be written to, though `source` may not be.
+
+    Args:
+        source: folder.
+        target: folder, made if need be.
+        leave_out: names, or patterns of names, of what is not copied, at any depth.
+
+    Raises:
+        OSError: something cannot be read or written.
+    """
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*leave_out), dirs_exist_ok=True)
+    for path in (target, *target.rglob("*")):  # which have the modes of what they are copies of
+        path.chmod(path.stat().st_mode | (stat.S_IRWXU if path.is_dir() else stat.S_IRUSR | stat.S_IWUSR))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
