@@ -1,7 +1,9 @@
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 # Before torch and Ray are imported anywhere: one thread, as in every trial, and workers that can import tests.
@@ -16,6 +18,7 @@ from raybd.contracts.promises import made_images as made_images  # for tests
 from raybd.errors import InputError
 from raybd.models import sketch_model
 from raybd.models.base import Shape
+from raybd.tracking import sqlite
 from raybd.types import Data
 
 
@@ -49,6 +52,22 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is trained or fetched once and kept, is kept for these tests only, and never taken from a person's home."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAYBD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stores_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A new store in a file is a copy of an empty one that MLflow has made: its tables take it one or two seconds."""
+    make = sqlite.make_tables
+
+    @cache
+    def empty() -> Path:
+        path = tmp_path_factory.mktemp("store") / "empty.db"
+        make(path)
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite, "make_tables", lambda path: shutil.copyfile(empty(), path))
         yield
 
 

@@ -209,15 +209,14 @@ def test_sweeps_that_start_at_the_same_moment_make_one_store(tmp_path: Path) -> 
 
 
 def test_a_store_whose_making_is_interrupted_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(tracking_uri: str) -> None:
-        path = Path(tracking_uri.removeprefix("sqlite:///"))
+    def interrupted(path: Path) -> None:
         with sqlite3.connect(path) as connection:  # some of MLflow's tables and not the others
             connection.execute("CREATE TABLE registered_models (name TEXT)")
         connection.close()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlflow.MlflowClient", interrupted)
+        patch.setattr(sqlite, "make_tables", interrupted)
         with pytest.raises(KeyboardInterrupt):
             Store.open("ib", uri(tmp_path))
     assert not (tmp_path / "mlflow.db").exists()
