@@ -1,18 +1,39 @@
-"""Processes that a test may see killed, started anew: a fork of a test process with threads can wait for ever."""
+"""Processes that a test may see killed, forked by one that has imported the libraries and has no other thread.
 
+A fork of a test process itself, with its threads, can wait for ever; one that starts anew imports for seconds.
+"""
+
+import os
 from collections.abc import Callable
 from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 SECONDS = 120.0  # no process of a test takes longer
+IMPORTED = ("raybd.trials.run",)  # with PyTorch; MLflow would start a thread
+
+
+def context() -> ForkServerContext:
+    """How processes of tests start: forked by a server that has imported what they need."""
+    made = get_context("forkserver")
+    made.set_forkserver_preload(list(IMPORTED))
+    return made
 
 
 def spawned(work: Callable[..., object], *args: Any) -> BaseProcess:
-    """A new process that does `work(*args)`, which is a function of a module."""
-    process = get_context("spawn").Process(target=work, args=args)
+    """A new process that does `work(*args)`, a function of a module, in this process's environment and folder."""
+    process = context().Process(target=_work, args=(dict(os.environ), str(Path.cwd()), work, args))
     process.start()
     return process
+
+
+def _work(environment: dict[str, str], folder: str, work: Callable[..., object], args: tuple[Any, ...]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    work(*args)
 
 
 def exit_status(work: Callable[..., object], *args: Any) -> int:

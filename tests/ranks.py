@@ -1,4 +1,4 @@
-"""Processes of a gloo group for tests, and the work that they do; spawned processes import it from here."""
+"""Processes of a gloo group for tests, and the work that they do, which they import from here."""
 
 import copy
 import math
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.run import follow_trial, run_trial
 from raybd.types import Data, Images
 from tests.conftest import made_images
+from tests.processes import context
 
 State = dict[str, Tensor]
 
@@ -35,8 +35,8 @@ def on_ranks(folder: Path, size: int, work: Callable[..., Any], *args: Any) -> l
 
 @cache
 def _pool() -> ProcessPoolExecutor:
-    """Three processes for all tests: each imports PyTorch once."""
-    return ProcessPoolExecutor(3, mp_context=get_context("spawn"))
+    """Three processes for all tests."""
+    return ProcessPoolExecutor(3, mp_context=context())
 
 
 def _join(store: str, rank: int, size: int, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -28,6 +28,7 @@ from raybd.trials.validate import check_trial
 from raybd.types import Data
 from tests import ranks
 from tests.conftest import made_images
+from tests.processes import context
 from tests.ranks import Plain, normed, on_ranks
 
 TRAIN = TrainConfig(epochs=3, batch_size=16, learning_rate=0.05, crop=1, flip=True)  # of 43: batches of 16, 16 and 11
@@ -188,12 +189,10 @@ def test_what_rank_0_computes_is_on_every_rank(tmp_path: Path) -> None:
 
 def test_a_rank_that_is_killed_is_told_from_a_failure_of_ones_own(tmp_path: Path) -> None:
     from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
 
-    context = get_context("spawn")
-    answers = context.Queue()
+    answers = context().Queue()
     args = (str(tmp_path / "store"), 2, TWO, answers)
-    processes = [context.Process(target=ranks.report_of_rank, args=(rank, *args)) for rank in range(2)]
+    processes = [context().Process(target=ranks.report_of_rank, args=(rank, *args)) for rank in range(2)]
     for process in processes:
         process.start()
     said = answers.get(timeout=60)

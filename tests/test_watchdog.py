@@ -59,7 +59,7 @@ def test_a_stack_that_cannot_be_written_ends_the_process_all_the_same(tmp_path: 
     assert exit_status(watched, 0.5, tmp_path / "file" / "report", act) == -signal.SIGKILL
 
 
-def work_for_three_trials() -> None:
+def work_for_three_trials(hanging: Path) -> None:
     numbers = set()
     for _ in range(3):
         with watchdog(1) as heartbeat:
@@ -73,13 +73,13 @@ def work_for_three_trials() -> None:
     first.kill()
     first.wait()
     with watchdog(1):  # its process is started anew
-        print("hangs", flush=True)
+        hanging.touch()
         time.sleep(60)
 
 
-def test_it_watches_inside_alone_and_from_trial_to_trial_by_one_process(capfd: pytest.CaptureFixture[str]) -> None:
-    assert exit_status(work_for_three_trials) == -signal.SIGKILL
-    assert capfd.readouterr().out == "hangs\n"
+def test_it_watches_inside_alone_and_from_trial_to_trial_by_one_process(tmp_path: Path) -> None:
+    assert exit_status(work_for_three_trials, tmp_path / "hanging") == -signal.SIGKILL
+    assert (tmp_path / "hanging").exists()
 
 
 def test_it_outlives_signals_to_the_group_and_ends_with_its_process() -> None:
