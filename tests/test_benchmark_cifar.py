@@ -119,6 +119,7 @@ def test_it_runs_whole_on_a_bare_machine_and_prints_a_table(whole: tuple[str, in
     assert f"with {', '.join(cifar.MEASURES)}: " in said.split("alone:")[1]
 
 
+@pytest.mark.long  # of the same run
 def test_a_failing_trial_is_named_and_the_others_go_on(whole: tuple[str, int, Path]) -> None:
     said, status, out = whole
     assert status == 1
@@ -133,6 +134,7 @@ def test_a_failing_trial_is_named_and_the_others_go_on(whole: tuple[str, int, Pa
     assert said.count(": clean ") == TRAINED + 1  # a line as each ends
 
 
+@pytest.mark.long  # of the same run
 def test_what_has_ended_is_not_trained_again(
     whole: tuple[str, int, Path], data: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

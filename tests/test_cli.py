@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,6 +33,27 @@ def run(*args: str, cwd: Path, script: Path = SCRIPT) -> subprocess.CompletedPro
     )
 
 
+@dataclass
+class Said:
+    """What the script prints, and its exit status, in this process and the folder of the test."""
+
+    capsys: pytest.CaptureFixture[str]
+    status: int = 0
+    out: str = ""
+    err: str = ""
+
+    def by(self, *args: str) -> "Said":
+        self.status = main(PRESETS, summarise, args)
+        self.out, self.err = self.capsys.readouterr()
+        return self
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
+    monkeypatch.chdir(tmp_path)
+    return Said(capsys)
+
+
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *args: str) -> str:
     """What the script says on standard error when it refuses `args`, having written nothing."""
     places = ["--results", str(tmp_path / "r"), "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]
@@ -52,23 +74,23 @@ def test_help_lists_typed_options_with_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_copy_of_the_script_runs_alone(tmp_path: Path) -> None:
+def test_a_copy_of_the_script_runs_alone(said: Said, tmp_path: Path) -> None:
     """As `ray submit` does it: this one file in the home folder, no sibling beside it."""
     copy = tmp_path / "ib.py"
     shutil.copy(SCRIPT, copy)
-    said = run(*SMALL, "--inline", cwd=tmp_path, script=copy)
-    assert said.returncode == 0, said.stderr
-    assert "2 trials finished" in said.stdout
-    assert "nanobind" not in said.stderr  # Triton's farewell, where it was imported
-    assert re.search(r"attack +10%\nbadnets +-?\d+ ", said.stdout)
+    done = run(*SMALL, "--inline", cwd=tmp_path, script=copy)
+    assert done.returncode == 0, done.stderr
+    assert "2 trials finished" in done.stdout
+    assert "nanobind" not in done.stderr  # Triton's farewell, where it was imported
+    assert re.search(r"attack +10%\nbadnets +-?\d+ ", done.stdout)
     assert (tmp_path / "results" / "ib" / "map.png").read_bytes().startswith(b"\x89PNG")
-    second = run(*SMALL, "--inline", cwd=tmp_path, script=copy)
-    assert "2 trials have finished, 0 to run" in second.stdout
+    store = f"sqlite:///{tmp_path}/mlflow.db"  # where MLflow makes its own
+    assert said.by(*SMALL, "--inline", "--tracking-uri", store).status == 0
+    assert "2 trials have finished, 0 to run" in said.out
 
 
-def test_dry_run_lists_the_trials_and_an_estimate(tmp_path: Path) -> None:
-    said = run("--dry-run", cwd=tmp_path)
-    head, trials, last = (block.splitlines() for block in said.stdout.strip().split("\n\n"))
+def test_dry_run_lists_the_trials_and_an_estimate(said: Said, tmp_path: Path) -> None:
+    head, trials, last = (block.splitlines() for block in said.by("--dry-run").out.strip().split("\n\n"))
     number = int(re.fullmatch(r"(\d+) trials", head[0]).group(1))  # type: ignore[union-attr]
     assert head[1].startswith("all trials: data=digits")
     assert "weight_decay" not in head[1]
@@ -185,10 +207,11 @@ def test_all_problems_come_at_once(capsys: pytest.CaptureFixture[str], tmp_path:
         assert piece in said
 
 
-def test_unknown_options_are_refused(tmp_path: Path) -> None:
-    said = run("--posion-rates", "0.1", cwd=tmp_path)
-    assert said.returncode == 2
-    assert "--poison-rates" in said.stdout + said.stderr
+def test_unknown_options_are_refused(said: Said) -> None:
+    with pytest.raises(SystemExit) as ended:
+        said.by("--posion-rates", "0.1")
+    assert ended.value.code == 2
+    assert "--poison-rates" in said.capsys.readouterr().err
 
 
 def test_bad_data_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -244,9 +267,8 @@ def test_send_needs_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "there is no sweep 'none-such'" in capsys.readouterr().err
 
 
-def test_a_dry_run_without_the_data_prints_the_setting_all_the_same(tmp_path: Path) -> None:
-    said = run("--preset", "paper", "--dry-run", "--all", "--data-root", str(tmp_path), cwd=tmp_path)
-    assert said.returncode == 0, said.stderr
+def test_a_dry_run_without_the_data_prints_the_setting_all_the_same(said: Said, tmp_path: Path) -> None:
+    assert said.by("--preset", "paper", "--dry-run", "--all", "--data-root", str(tmp_path)).status == 0, said.err
     for part in (
         "data=cifar10",
         "model.name=resnet18",
@@ -256,20 +278,18 @@ def test_a_dry_run_without_the_data_prints_the_setting_all_the_same(tmp_path: Pa
         "adaptive_blend 0.025",
         "without the data",
     ):
-        assert part in said.stdout
+        assert part in said.out
     for nothing in ("npz:nowhere.npz", "digits[7,12]"):  # no data of the table that only wait to be brought
-        assert run("--data", nothing, "--dry-run", cwd=tmp_path).returncode == 2
+        assert said.by("--data", nothing, "--dry-run").status == 2
 
 
-@pytest.mark.long
-def test_a_sweep_by_its_name_is_its_script(tmp_path: Path) -> None:
-    args = [*SMALL, "--dry-run"]
-    command = [sys.executable, "-m", "raybd.cli", "sweep", "ib", *args]
-    named = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert named.returncode == 0, named.stderr
-    keys = re.findall(r"^[0-9a-f]{16} ", run(*args, cwd=tmp_path).stdout, re.MULTILINE)
+def test_a_sweep_by_its_name_is_its_script(said: Said) -> None:
+    args = [*SMALL, "--dry-run", "--noise", "0", "--metrics", "stealth"]
+    assert raybd_main(["sweep", "ib", *args]) == 0
+    named = said.capsys.readouterr().out
+    keys = re.findall(r"^[0-9a-f]{16} ", said.by(*args).out, re.MULTILINE)
     assert len(keys) == 2
-    assert re.findall(r"^[0-9a-f]{16} ", named.stdout, re.MULTILINE) == keys
+    assert re.findall(r"^[0-9a-f]{16} ", named, re.MULTILINE) == keys
 
 
 def test_a_sweep_by_its_name_ends_as_its_script_does(capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,7 +327,8 @@ def test_a_dry_run_into_a_pipe_that_is_closed_says_nothing(tmp_path: Path) -> No
     """As `sweeps/ib.py --dry-run | head -1`, after which Python says a word at its end."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, SCRIPT, *SMALL, "--seeds", "500", "--dry-run", "--all"]
+    command = [sys.executable, SCRIPT, *SMALL, "--seeds", "100", "--dry-run", "--all", "--noise", "0"]
+    command += ["--metrics", "stealth"]
     with os.fdopen(writing, "wb") as closed:
         said = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
     assert (said.returncode, said.stderr) == (128 + signal.SIGPIPE, "")

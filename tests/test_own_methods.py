@@ -43,7 +43,7 @@ def forget() -> None:
         del sys.modules[name]
     for known in (own._modules, own._names, own._told):
         known.clear()  # type: ignore[attr-defined]
-    own.entry_points.cache_clear()
+    own.all_entry_points.cache_clear()
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_name_of_raybd_s_stays_raybd_s_and_two_packages_of_one_name_are_told(
         "(it is own_methods.attacks:Stripe)"
     ]
     metadata(package, "other_methods", "[raybd.attacks]\nstripe = other_methods:Stripe\n")
-    own.entry_points.cache_clear()
+    own.all_entry_points.cache_clear()
     with pytest.raises(InputError, match="attack stripe is offered by that of .*_methods and that of .*_methods"):
         parse("stripe")
     assert name_of(ATTACKS, parse("own_methods.attacks:Stripe")) == "own_methods.attacks:Stripe"

@@ -1,9 +1,11 @@
 """Memory of a network's activations, counted in a forward pass of two images."""
 
 import logging
+import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from copy import deepcopy
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 IMAGES = 2  # of the pass that is counted
+SMALL = 64 * 2**20, 3 * 64**2  # bytes of weights and values of an image, at most, of what is computed in no time
 Shape = tuple[int, int, int]  # (C, H, W)
 
 log = logging.getLogger(__name__)
@@ -48,7 +51,8 @@ def peak_bytes(forward: Callable[[Tensor], Any], x: Tensor, gradients: bool = Fa
 
 
 def _count(model: nn.Module, shape: Shape, gradients: bool, dtype: torch.dtype) -> int:
-    device = next((value.device for value in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    model = _computed(model, shape)
+    device = next((value.device for value in _values(model)), torch.device("cpu"))
     token = _counting.set(True)
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -63,6 +67,24 @@ def _count(model: nn.Module, shape: Shape, gradients: bool, dtype: torch.dtype) 
         for module, training in modes:
             module.training = training
     return max(1, found // IMAGES)
+
+
+def _computed(model: nn.Module, shape: Shape) -> nn.Module:
+    """`model`; of a small one on "meta", where PyTorch first imports its compiler, a copy of zeros on the CPU."""
+    values = list(_values(model))
+    size = sum(value.numel() * value.element_size() for value in values)
+    if not any(value.is_meta for value in values) or size > SMALL[0] or math.prod(shape) > SMALL[1]:
+        return model
+    copy = deepcopy(model).to_empty(device="cpu")
+    with torch.no_grad():
+        for value in _values(copy):
+            value.zero_()
+    return copy
+
+
+def _values(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 class _Counter(TorchFunctionMode):

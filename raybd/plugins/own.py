@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib import import_module
@@ -137,25 +137,29 @@ def refused_names(kind: str, names: Iterable[str]) -> list[str]:
     ]
 
 
-@cache  # reads a file of every installed package
 def entry_points(kind: str) -> dict[str, list[EntryPoint]]:
     """The entry points of a kind by their names; several where packages disagree. None of them is imported."""
     found: dict[str, list[EntryPoint]] = {}
-    for one in _all_entry_points(GROUPS.get(kind, "")):
-        found.setdefault(one.name, []).append(one)
+    for one in all_entry_points():
+        if one.group == GROUPS.get(kind, ""):
+            found.setdefault(one.name, []).append(one)
     return found
 
 
-def _all_entry_points(group: str) -> Iterator[EntryPoint]:
-    seen: set[str] = set()
+@cache  # reads a file of every installed package
+def all_entry_points() -> tuple[EntryPoint, ...]:
+    """Those of raybd's groups."""
+    seen, groups = set[str](), set(GROUPS.values())
+    found: list[EntryPoint] = []
     for package in distributions():
         try:
-            name, own = package.name, [one for one in package.entry_points if one.group == group]
+            name, own = package.name, [one for one in package.entry_points if one.group in groups]
         except Exception:  # noqa: BLE001 - a package whose metadata are broken offers nothing
             continue
         if name not in seen:  # the first on the path is the one that is imported
             seen.add(name)
-            yield from own
+            found += own
+    return tuple(found)
 
 
 def _target(kind: str, table: Mapping[str, Any], name: str) -> str:
