@@ -13,13 +13,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), o
 
 import pytest
 import torch
+from torch import nn
 
 from raybd.contracts.promises import made_images as made_images  # for tests
 from raybd.errors import InputError
 from raybd.models import sketch_model
 from raybd.models.base import Shape
 from raybd.tracking import sqlite
-from raybd.types import Data
+from raybd.types import Data, Images
 
 
 def pytest_configure() -> None:
@@ -86,6 +87,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def steep_network(train: Images, classes: int) -> nn.Module:
+    """A linear network with large weights, on the device of `train`: in the place of a surrogate that has to be
+    trained."""
+    layer = nn.Linear(train.x[0].numel(), classes)
+    layer.weight.data = 3 * torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0))
+    layer.bias.data = -layer.weight.data.sum(1) / 2
+    return nn.Sequential(nn.Flatten(), layer).to(train.y.device)
 
 
 def free_port() -> int:

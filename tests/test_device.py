@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.records import SweepFolder
 from raybd.trials.run import run_trial
 from raybd.types import Data, Images, Poisoned
+from tests.conftest import steep_network
 from tests.stand_in_device import CUDA, Waits, stand_in_device
 
 CLASSES = 4
@@ -58,9 +59,16 @@ def data(host: Data, waits: Waits) -> Data:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_attacks(name: str, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attacks(name: str, data: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if name == "advdoor":
+        monkeypatch.setenv("RAYBD_CACHE", str(tmp_path))
+        monkeypatch.setattr("raybd.attacks.advdoor.surrogate", steep_network)
     monkeypatch.setattr("raybd.attacks.generator.MASK_EPOCHS", 1)
-    quick = {"label_consistent": {"steps": 2}, "narcissus": {"steps": 12, "step": 50.0}}
+    quick: dict[str, dict[str, Any]] = {
+        "advdoor": {"images": 20, "passes": 1},
+        "label_consistent": {"steps": 2},
+        "narcissus": {"steps": 12, "step": 50.0},
+    }
     attack: Attack = ATTACKS[name](**quick.get(name, {}))
     rate = 0.0 if name == "none" else 0.1
     result = run_trial(replace(QUICK, attack=attack, poison_rate=rate), data)

@@ -390,7 +390,8 @@ def test_clean_groups_have_curves_too(trial: Trial, digits: Data) -> None:
 def test_every_attack_has_fresh_images(trial: Trial, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the trigger of test time, whatever it does to training images."""
     monkeypatch.setattr("raybd.attacks.generator.MASK_EPOCHS", 1)
-    settings = {"steps": 12, "step": 50.0} if name == "narcissus" else {}  # which is quick
+    quick = {"narcissus": {"steps": 12, "step": 50.0}, "advdoor": {"images": 20, "passes": 1}}
+    settings = quick.get(name, {})
     images, attack = made_images(160, (3, 32, 32), classes=5), ATTACKS[name](**settings)
     assert attack.check(images.shape, 5) == []
     data = Data("made", images, images, tuple("abcde"), "", (0.5,) * 3, (0.3,) * 3)

@@ -57,7 +57,12 @@ def test_every_attack_stamps_the_same_bytes_when_images_are_read(
     data: Data, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raybd.attacks.generator.MASK_EPOCHS", 1)
-    attack = ATTACKS[name](**{"wanet": {"each_epoch": True}, "narcissus": {"steps": 12, "step": 50.0}}.get(name, {}))
+    settings = {
+        "advdoor": {"images": 20, "passes": 1},
+        "narcissus": {"steps": 12, "step": 50.0},
+        "wanet": {"each_epoch": True},
+    }
+    attack = ATTACKS[name](**settings.get(name, {}))
     spec = PoisonSpec(attack, 0.1, 3).on(data.train, CLASSES)
     kept, read = spec.poison(data.train, CLASSES), spec.poison(streamed(data).train, CLASSES)
     assert is_streamed(read.images.x)

@@ -7,6 +7,7 @@ from raybd import plugins
 from raybd.attacks.adaptive_blend import AdaptiveBlend
 from raybd.attacks.adaptive_k_way import AdaptiveKWay
 from raybd.attacks.adaptive_patch import AdaptivePatch
+from raybd.attacks.advdoor import AdvDoor
 from raybd.attacks.badnets import BadNets
 from raybd.attacks.base import Attack, CoveredAttack, Member, Trigger
 from raybd.attacks.batt import Batt
@@ -34,6 +35,7 @@ _ATTACKS: dict[str, type[Attack]] = {
     "adaptive_blend": AdaptiveBlend,
     "adaptive_k_way": AdaptiveKWay,
     "adaptive_patch": AdaptivePatch,
+    "advdoor": AdvDoor,
     "badnets": BadNets,
     "batt": Batt,
     "blended": Blended,
