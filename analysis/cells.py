@@ -140,6 +140,7 @@ def _verdict(
         evidence=tuple(runs),
         failures=failures,
         warned=warned,
+        above_twins=bool(found.success.twins.any[cell]),
     )
 
 

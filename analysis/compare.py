@@ -55,9 +55,13 @@ class Comparison:
 
 
 def compare(
-    table: CellTable, first: Mapping[str, Value], second: Mapping[str, Value], fixed: Mapping[str, Value]
+    table: CellTable,
+    first: Mapping[str, Value],
+    second: Mapping[str, Value],
+    fixed: Mapping[str, Value],
+    named: Sequence[Mapping[str, Value]],
 ) -> Comparison:
-    """The comparison of two settings of a defence (by full names) over the cells that both have.
+    """The comparison of two settings of a defence (by full names), `named` as asked, over the cells that both have.
 
     Raises:
         InputError: one of the two has several settings of its defence at a cell, they share no cell and seed, or
@@ -65,7 +69,7 @@ def compare(
     """
     for side in (first, second):
         table.require({**side, **fixed})
-    labels = [", ".join(format_value(v) for v in side.values()) for side in (first, second)]
+    labels = [", ".join(format_value(value) for value in side.values()) for side in named]
     one, other = (
         _cells_by_place(table, {**side, **fixed}, label) for side, label in zip((first, second), labels, strict=True)
     )
@@ -154,5 +158,6 @@ def _interval(differences: NDArray[np.float64]) -> Estimate:
 
 
 def _in_points(difference: Estimate) -> str:
-    value, low, high = (100 * end for end in (difference.value, difference.low, difference.high))
+    ends = (difference.value, difference.low, difference.high)
+    value, low, high = (round(100 * end, 1) + 0.0 for end in ends)  # no -0.0
     return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"

@@ -40,6 +40,7 @@ def interpolate_verdict(surrogate: Surrogate, setting: Mapping[str, Value], name
         evidence=tuple(run for cell in nearest for run in cell.verdict.evidence),
         failures=tuple(f for cell in failing if surrogate.beside(point, cell)[0] for f in cell.verdict.failures),
         interpolated=True,
+        above_twins=all(cell.verdict.above_twins for cell in nearest),
     )
 
 

@@ -199,7 +199,7 @@ class DefendedRegionMap:
         """Two defences, by name or as {axis: value}, paired by cell and seed; differences are first less second."""
         sides = [side if isinstance(side, Mapping) else {"defence.name": side} for side in (first, second)]
         one, other, rest = map(self.table.names.full_setting, [*sides, fixed])
-        return compare.compare(self.table, one, other, rest)
+        return compare.compare(self.table, one, other, rest, sides)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a cell: the axes, the verdict's numbers, and how many trials failed."""

@@ -148,8 +148,9 @@ def _why(verdict: Verdict) -> str:
         return "no trial finished"
     if verdict.seeds < 2:
         return "one seed"
-    excess, loss = _range(verdict.attack_success_excess), _range(verdict.accuracy_loss)
-    return f"attack success {excess} points above the twins', accuracy {loss} points lost"
+    excess, raw = _range(verdict.attack_success_excess), _range(verdict.attack_success)
+    success = f"{excess} points above the twins'" if verdict.above_twins else f"{raw} %, without a clean twin"
+    return f"attack success {success}, accuracy {_range(verdict.accuracy_loss)} points lost"
 
 
 def _points(share: float) -> str:
@@ -157,4 +158,5 @@ def _points(share: float) -> str:
 
 
 def _range(estimate: Estimate) -> str:
-    return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+    low, high = (round(100 * end, 1) + 0.0 for end in (estimate.low, estimate.high))  # no -0.0
+    return f"{low} to {high}"

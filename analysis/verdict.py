@@ -69,6 +69,7 @@ class Verdict:
     failures: tuple[str, ...] = ()  # "run id: error" of the trials that failed there
     warned: tuple[float, ...] = ()  # of the trials that their early warning stopped: that a backdoor takes hold
     interpolated: bool = False  # read off a surface through measured cells, not measured
+    above_twins: bool = True  # whether there were clean twins whose attack success is taken off; without, nothing is
 
     @property
     def undefended(self) -> bool:
@@ -80,12 +81,15 @@ class Verdict:
         if self.status == "unmeasured":
             failed = [f"  failed          {failure}" for failure in self.failures]
             return "\n".join([f"unmeasured at {where or 'any setting'}", f"  why             {self.reason}", *failed])
+        twins = (
+            f"over its twins' by {self.attack_success_excess.points}" if self.above_twins else "without a clean twin"
+        )
         chance = "unknown" if math.isnan(self.probability) else f"{self.probability:.0%}"
         return "\n".join(
             [
                 f"{self.status}{' (interpolated)' * self.interpolated} at {where or 'every setting'}",
                 f"  clean accuracy  {self.clean_accuracy}, under the reference by {self.accuracy_loss.points}",
-                f"  attack success  {self.attack_success}, over its twins' by {self.attack_success_excess.points}",
+                f"  attack success  {self.attack_success}, {twins}",
                 f"  probability     {chance} that it is defended",
                 f"  why             {self.reason}",
                 f"  evidence        {_list_runs(self.evidence)}",
@@ -112,8 +116,8 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but the setting, for JSON."""
-        more = {name: getattr(self, name) for name in ("reason", "evidence", "failures", "warned", "interpolated")}
-        return self.row() | more
+        names = ("reason", "evidence", "failures", "warned", "interpolated", "above_twins")
+        return self.row() | {name: getattr(self, name) for name in names}
 
 
 def pooled(verdicts: Sequence[Verdict], setting: Mapping[str, Value], free: Mapping[str, int]) -> Verdict:
@@ -142,6 +146,7 @@ def pooled(verdicts: Sequence[Verdict], setting: Mapping[str, Value], free: Mapp
         evidence=tuple(run for verdict in measured for run in verdict.evidence),
         failures=tuple(failure for verdict in verdicts for failure in verdict.failures),
         warned=tuple(probability for verdict in verdicts for probability in verdict.warned),
+        above_twins=all(v.above_twins for v in measured),
     )
 
 

@@ -148,6 +148,15 @@ def test_no_clean_twins() -> None:
     assert "add poison rate 0" in missing
 
 
+def test_a_clean_training_that_saw_no_trigger_is_no_twin() -> None:
+    """Sweeps that share their twins log them without an attack: their attack success is that of no trigger."""
+    shared: list[Row] = [{**row, "attack.name": "none"} for row in cell(0.01, 0.0)]
+    badnets = cell(0.9, 0.05)
+    assert "no clean twin was measured" in about(told(shared, badnets), "Where an attack takes hold")
+    with_own = told(shared, badnets, grid("wanet", (0.6, 0.8), 5e-4))
+    assert "above the clean twins' where there are, 90% interval" in about(with_own, "Where an attack takes hold")
+
+
 def test_all_defended_and_none_undecided() -> None:
     sentences = told(grid("badnets", (0.0, 0.02), 5e-4), grid("badnets", (0.01, 0.0), 0.04))
     assert sentences[0].startswith("Of 4 settings with poison, 4 are defended (")

@@ -64,9 +64,9 @@ def test_a_name_stands_for_every_setting(region: DefendedRegionMap) -> None:
     )
     assert region.query(defence="vibe:default", attack="badnets", poison_rate=0.1).status == "kept_out"
     assert region.aliases["vibe:winner"] == {"defence": "vibe", "kappa": 40.0, "deploy": "retrained"}
-    assert region.compare("vibe:winner", "vibe:default", attack="badnets").clean_accuracy.value == pytest.approx(
-        0.055, abs=0.002
-    )
+    compared = region.compare("vibe:winner", "vibe:default", attack="badnets")
+    assert compared.clean_accuracy.value == pytest.approx(0.055, abs=0.002)
+    assert str(compared).startswith("vibe:winner against vibe:default: 1 cells")
 
 
 def test_names_that_nothing_has(region: DefendedRegionMap) -> None:

@@ -80,6 +80,12 @@ def test_the_twin_has_the_same_attack_and_the_same_defence():
     alone = found.query(poison_rate=0.1, attack="blend", defence="none")
     assert alone.attack_success_excess.value == alone.attack_success.value == pytest.approx(0.32)
     assert "no clean twin, so nothing is taken off" in alone.reason
+    assert "without a clean twin" in str(alone)
+    assert not alone.above_twins
+    known = found.query(defence="vibe", **at)
+    assert known.above_twins
+    assert "over its twins' by" in str(known)
+    assert not found.query(poison_rate=0.1, defence="none").above_twins  # of two attacks one has none
 
 
 def test_what_is_allowed_bounds_the_excess():

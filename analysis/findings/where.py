@@ -24,12 +24,17 @@ def attack_sentence(table: CellTable) -> str:
         return ""
     order = sorted(attacks, key=lambda name: _first_rate(attacks[name]))
     parts = [_one_attack(table, name, attacks[name]) for name in order[:MOST]]
-    return f"{_heading(table, measured)}: {'; '.join([*parts, *_others(attacks, order[MOST:])])}."
+    return f"{_heading(measured)}: {'; '.join([*parts, *_others(attacks, order[MOST:])])}."
 
 
-def _heading(table: CellTable, measured: Sequence[Cell]) -> str:
-    clean = any(not cell.poisoned and cell.seeds for cell in table.cells)
-    success = "attack success above the clean twins'" if clean else "attack success; no clean twin was measured"
+def _heading(measured: Sequence[Cell]) -> str:
+    twins = {cell.verdict.above_twins for cell in measured}
+    some = " where there are" * (len(twins) > 1)
+    success = (
+        f"attack success above the clean twins'{some}"
+        if True in twins
+        else "attack success; no clean twin was measured"
+    )
     training = "without a defence" if ordinary(measured) else "with a defence, the only training measured"
     return f"Where an attack takes hold {training} ({success}, 90% interval)"
 
