@@ -5,6 +5,7 @@ A fork of a test process itself, with its threads, can wait for ever; one that s
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -34,6 +35,12 @@ def _work(environment: dict[str, str], folder: str, work: Callable[..., object],
     os.environ.update(environment)
     os.chdir(folder)
     work(*args)
+
+
+def answered(work: Callable[..., Any], *args: Any) -> Any:
+    """What `work(*args)`, a function of a module, returns in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=context()) as pool:
+        return pool.submit(work, *args).result(SECONDS)
 
 
 def exit_status(work: Callable[..., object], *args: Any) -> int:

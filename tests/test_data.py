@@ -51,15 +51,6 @@ def test_check_name_and_load_refuse(name, said):
     assert caught.value.problems == problems
 
 
-def test_check_name_imports_no_reader_library():
-    code = (
-        "import sys, raybd.data as d; d.check_name('cifar10'); "
-        "print([m for m in ('torchvision', 'sklearn', 'PIL', 'scipy') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_data_root_prefers_argument_then_environment_then_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAYBD_DATA", raising=False)
@@ -95,13 +86,18 @@ def test_digits_are_scikit_learns_when_they_are_read_and_when_they_come_from_the
     assert raybd.data.load("digits").fingerprint == data.fingerprint
 
 
-def test_digits_once_cached_need_no_scikit_learn(tmp_path):
+def test_a_name_is_checked_without_a_reader_s_library_and_digits_once_cached_are_read_without(tmp_path):
+    raybd.data.load("digits", tmp_path)
     code = f"""
 import sys, raybd.data
+raybd.data.check_name("cifar10")
+print([m for m in ("torchvision", "sklearn", "PIL", "scipy") if m in sys.modules])
 raybd.data.load("digits", {str(tmp_path)!r})
+print("sklearn" in sys.modules)
+raybd.data.load("digits", {str(tmp_path / "new")!r})
 print("sklearn" in sys.modules)"""
-    says = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True) for _ in "12"]
-    assert [said.stdout.strip() for said in says] == ["True", "False"]
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[]", "False", "True"]
 
 
 def test_fingerprint_sees_each_pixel_label_order_and_half_but_no_name():

@@ -1,5 +1,6 @@
 """What no linter says of the layout: which import loads what, pins, and that links and make targets exist."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -8,23 +9,41 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import answered
+
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("raybd.trials.run", ("ray", "mlflow", "optuna")),
         ("analysis", ("ray", "torch", "optuna")),
         ("raybd.tracking", ("ray", "torch")),
-        ("raybd.execution.sweep", ("ray",)),
-        ("sweeps.ib", ("ray", "mlflow", "sklearn", "scipy.stats", "pandas", "matplotlib")),  # slow to import
     ],
 )
 def test_importing_the_one_does_not_load_the_other(module: str, absent: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print(sorted(set({absent!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+def loaded_by(module: str, names: tuple[str, ...]) -> list[str]:
+    """Those of `names` that are there once `module` is imported."""
+    importlib.import_module(module)
+    return sorted(set(names) & set(sys.modules))
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("raybd.trials.run", ("ray", "mlflow", "optuna")),
+        ("raybd.execution.sweep", ("ray",)),
+        ("sweeps.ib", ("ray", "mlflow", "sklearn", "scipy.stats", "pandas", "matplotlib")),  # slow to import
+    ],
+)
+def test_importing_what_needs_torch_does_not_load_the_other(module: str, absent: tuple[str, ...]) -> None:
+    """In a process that has imported `raybd.trials.run`, and with it PyTorch, alone."""
+    assert answered(loaded_by, module, (*absent, "torch")) == ["torch"]
 
 
 def test_everything_that_is_needed_is_pinned() -> None:
