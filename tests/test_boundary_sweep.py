@@ -153,7 +153,7 @@ def test_real_trials_resume_and_are_compared(tmp_path: Path, capsys: pytest.Capt
     args = (
         "--inline --attacks badnets --model tests.misbehaving:healthy --widths 1 --epochs 2 --probes 2 --seeds 2"
         " --batch 1 --poison-rates 0.01 0.03 0.1 --weight-decays 0.001 0.1 --budget 18"
-        f" --tracking-uri {uri} --results {tmp_path}/r"
+        f" --figures none --tracking-uri {uri} --results {tmp_path}/r"
     ).split()
     assert command.main(PRESETS, summarise, [*args, "--no-compare"], search, expand) == 0
     first = load_runs("boundary", uri)

@@ -31,7 +31,7 @@ from sweeps.ib import PRESETS, summarise
 
 ANIMALS = ("cat", "bird", "dog", "10")
 SMALL = "--epochs 1 --widths 0.25 --weight-decays 5e-4 --poison-rates 0 0.1 --seeds 1".split()
-SMALL += "--noise 0 --metrics stealth --inline".split()
+SMALL += "--noise 0 --metrics stealth --figures none --inline".split()
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from raybd.execution.stop_file import StopFile, StopPoll
 from raybd.tracking import load_runs
 from raybd.training import Checkpoint, checkpoint
 from raybd.training.config import TrainConfig
-from raybd.trials.config import TrialConfig
+from raybd.trials.config import ModelConfig, TrialConfig
 from raybd.trials.records import FAILED, SweepFolder
 from raybd.trials.run import run_trial
 from raybd.trials.validate import prepare
@@ -92,7 +92,8 @@ def test_where_the_number_of_epochs_is_unknown_the_first_state_is_kept_after_ten
 
 def test_a_trial_that_is_killed_again_and_again_ends(clock: Clock, digits: Data, tmp_path: Path) -> None:
     """Each life lasts for three of 20 epochs, of two seconds each, and gets further than the one before."""
-    config, path = TrialConfig(train=TrainConfig(epochs=20), poison_rate=0.1), tmp_path / "c.pt"
+    config = TrialConfig(train=TrainConfig(epochs=20), model=ModelConfig(width=0.25), poison_rate=0.1)
+    path = tmp_path / "c.pt"
     begun: list[int] = []  # the first epoch of each life
 
     def life() -> float | None:
@@ -169,7 +170,7 @@ def test_a_trial_whose_process_was_asked_to_end_goes_on_and_not_for_ever() -> No
 
 ARGS = (
     "--epochs 12 --weight-decays 5e-4 --widths 1.0 --poison-rates 0.1 --attacks badnets --seeds 2 --noise 0 "
-    "--metrics smoothness --model tests.misbehaving:signalled_once --inline"
+    "--metrics smoothness --model tests.misbehaving:signalled_once --figures none --inline"
 )
 
 

@@ -75,7 +75,10 @@ def flip(path: Path) -> None:
 def test_a_damaged_checkpoint(harm: Callable[[Path], None], tmp_path: Path) -> None:
     """The training begins anew, ends with the same numbers, and the run and the summary say so."""
     a = made([CONFIG], tmp_path / "r", tmp_path)
-    setup, folder = TrialSetup("s", a.folder, a.store.address, checkpoint_seconds=0.0), a.folder.trial(a.todo[0].key)
+    setup, folder = (
+        TrialSetup("s", a.folder, a.store.address, checkpoint_seconds=0.0, figures="none"),
+        a.folder.trial(a.todo[0].key),
+    )
 
     def die() -> None:
         if len(folder.history()) == 2:
@@ -118,6 +121,6 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_trial(
 ) -> None:
     a = made([CONFIG], tmp_path / "r", tmp_path)
     monkeypatch.setattr("raybd.training.checkpoint.write_atomically", lambda path, write: write(Path("/dev/full")))
-    setup = TrialSetup("s", a.folder, a.store.address, checkpoint_seconds=0.0)
+    setup = TrialSetup("s", a.folder, a.store.address, checkpoint_seconds=0.0, figures="none")
     assert run_attempt(a.todo[0], a.data["digits"], setup).status == FINISHED
     assert "checkpoint.pt cannot be written" in caplog.text

@@ -36,6 +36,7 @@ from tests.sweeping import run_inline
 
 CONFIG = TrialConfig(train=TrainConfig(epochs=2), model=ModelConfig(name="tests.misbehaving:healthy"))
 SMALL = "--epochs 2 --widths 0.25 --weight-decays 5e-4 --poison-rates 0.1 --seeds 3 --attacks badnets --inline".split()
+SMALL += ["--figures", "none"]
 
 
 class Server:
@@ -212,7 +213,7 @@ def test_a_worker_that_finished_a_trial_long_ago_brings_it_to_the_store(tmp_path
     emptied(tmp_path)
     driving = plan_sweep("s", [CONFIG], tmp_path / "driver", uri)
     [config] = driving.todo
-    setup = TrialSetup("s", SweepFolder.of(tmp_path / "worker", "s"), driving.store.address)
+    setup = TrialSetup("s", SweepFolder.of(tmp_path / "worker", "s"), driving.store.address, figures="none")
     for _ in range(2):
         outcome = attempt.run_attempt(config, driving.data["digits"], setup)
         assert (outcome.status, outcome.uploaded) == (FINISHED, True)
@@ -224,7 +225,7 @@ def test_a_run_that_somebody_deletes_is_run_again(tmp_path: Path) -> None:
     run_inline(a := plan_sweep("s", [CONFIG], tmp_path / "r", uri))
     [first] = load_runs("s", uri)["run_id"]
     a.store.client.delete_run(first)
-    setup = TrialSetup("s", a.folder, a.store.address)
+    setup = TrialSetup("s", a.folder, a.store.address, figures="none")
     attempt.run_attempt(a.todo[0], a.data["digits"], setup)  # by a worker on whose disk it lies
     [second] = load_runs("s", uri)["run_id"]
     a.store.client.delete_run(second)

@@ -98,7 +98,7 @@ def test_a_hang_is_ended_wherever_it_is(place: str, tmp_path: Path) -> None:
     a = plan_sweep("s", [own(place)], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
     [config], folder = a.todo, a.folder.trial(a.todo[0].key)
     (tmp_path / "begun").touch()
-    setup = TrialSetup("s", a.folder, a.store.address)
+    setup = TrialSetup("s", a.folder, a.store.address, figures="none")
     assert exit_status(attempt_watched, config, a.data["digits"], setup, tmp_path / "hanging") == -signal.SIGKILL
     said = folder.crash_report.read_text()
     assert said.startswith("hung: no heartbeat for 3 s\n")
@@ -114,7 +114,7 @@ def test_an_attempt_that_is_still_at_work_is_waited_for_and_its_trial_not_run_ag
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = plan_sweep("s", [own("slow")], tmp_path / "results", f"sqlite:///{tmp_path}/mlflow.db")
-    [config], setup = a.todo, TrialSetup("s", a.folder, a.store.address)
+    [config], setup = a.todo, TrialSetup("s", a.folder, a.store.address, figures="none")
     folder, beats = a.folder.trial(config.key), list[int]()
     first = spawned(run_attempt, config, a.data["digits"], setup)
     while not (folder.path / "history.jsonl").exists():

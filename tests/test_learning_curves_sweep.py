@@ -17,7 +17,7 @@ from raybd.metrics.learning_curves import LearningCurves
 from raybd.tracking import load_runs
 from sweeps.learning_curves import PRESETS, run
 
-SMALL = "--models svm ridge --Cs 0.01 0.1 1 --poison-rates 0.1 --seeds 3 --inline"
+SMALL = "--models svm ridge --Cs 0.01 0.1 1 --poison-rates 0.1 --seeds 3 --figures first_seed --inline"
 
 
 def sweep(folder: Path, more: str = "", name: str = "lc") -> tuple[int, str]:
@@ -50,7 +50,7 @@ def test_artifacts_of_a_trial_and_of_the_sweep(done: tuple[Path, str]) -> None:
     folder = done[0] / "results" / "lc"
     names = {p.name for p in (folder / "figures").glob("*.png")}
     assert {n.split("_")[0] for n in names} == {"curves", "paths", "slopes", "regions"}
-    key = trial_table(load_runs("lc", done[1], all_metrics=True)).query("poison_rate > 0")["key"].iloc[0]
+    key = trial_table(load_runs("lc", done[1], all_metrics=True)).query("poison_rate > 0 and seed == 0")["key"].iloc[0]
     trial = folder / "trials" / str(key)
     assert {p.name for p in (trial / "figures").iterdir()} == {"examples.png", "learning_curve.png"}
     kept = np.load(trial / "arrays.npz")

@@ -116,6 +116,7 @@ def test_a_store_that_no_driver_has_written_to(tmp_path: Path) -> None:
 def test_the_command_after_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--tracking-uri", f"sqlite:///{tmp_path}/m.db"]
     small = "--epochs 1 --widths 0.25 --weight-decays 5e-4 --poison-rates 0 0.1 --seeds 1 --attacks badnets --inline"
+    small += " --figures none"
     args = [*small.split(), *where, "--results", str(tmp_path), "--noise", "0", "--metrics", "smoothness"]
     assert main(PRESETS, summarise, args) == 0
     capsys.readouterr()

@@ -67,7 +67,7 @@ def children(a: SweepPlan) -> list[dict[str, str]]:
 def test_inline_and_ray_give_the_same_numbers(tmp_path: Path, local_ray: None) -> None:
     configs = [replace(CONFIG, attack=attack, seed=seed) for attack in (BadNets(), Blended()) for seed in (0, 1)]
     metrics = []
-    for folder, run in (("a", run_inline), ("b", lambda p: run_on_ray(p, ONE, "local"))):
+    for folder, run in (("a", lambda p: run_inline(p, p.figures)), ("b", lambda p: run_on_ray(p, ONE, "local"))):
         (tmp_path / folder).mkdir()
         a = replace(made(configs, tmp_path / folder), figures={"a": "first_seed", "b": "none"}[folder])
         result = run(a)  # type: ignore[operator]
@@ -130,7 +130,7 @@ def test_the_same_trial_twice_in_a_list_runs_once(tmp_path: Path) -> None:
 def test_what_mlflow_holds(tmp_path: Path, digits: Data) -> None:
     a = made([CONFIG], tmp_path)
     a.store.begin({"name": "s"}, ["k"])
-    run_inline(a)
+    run_inline(a, figures="all")
     a.store.end("FINISHED", {"trials": 1.0}, "the table", [])
     client = MlflowClient(a.store.address.uri)
     experiment = client.get_experiment_by_name("s")
@@ -306,7 +306,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     looking = MutualInformation(samples=32, passes=4, classes=1)
     noisy = replace(CONFIG, model=replace(CONFIG.model, noise=0.4), metrics=(looking,))
     a = made([replace(noisy, train=TrainConfig(epochs=6))], tmp_path)
-    setup = TrialSetup("s", a.folder, a.store.address, checkpoint_seconds=0.0)
+    setup = TrialSetup("s", a.folder, a.store.address, checkpoint_seconds=0.0, figures="none")
     data, folder = a.data["digits"], a.folder.trial(a.todo[0].key)
 
     def die() -> None:

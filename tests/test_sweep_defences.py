@@ -18,7 +18,7 @@ from raybd.defences import DEFENCES
 from raybd.tracking import load_runs
 from sweeps import defences, vibe
 
-TINY = ["--epochs", "2", "--widths", "0.25", "--seeds", "1", "--inline"]
+TINY = ["--epochs", "2", "--widths", "0.25", "--seeds", "1", "--figures", "none", "--inline"]
 
 
 def places(tmp_path: Path) -> list[str]:

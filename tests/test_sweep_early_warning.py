@@ -11,7 +11,7 @@ from raybd.command_line.command import main
 from raybd.command_line.options import SweepOptions
 from sweeps import early_warning
 
-SMALL = ["--epochs", "4", "--widths", "0.5", "--seeds", "1", "--weight-decays", "5e-4", "--inline"]
+SMALL = ["--epochs", "4", "--widths", "0.5", "--seeds", "1", "--weight-decays", "5e-4", "--figures", "none", "--inline"]
 
 
 def test_the_sweep_writes_observations_that_say_the_same_without_its_store(

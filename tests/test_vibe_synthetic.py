@@ -40,13 +40,13 @@ def drawn(tau: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor
 
 def defended(tau: float, variant: Variant, seed: int, **settings: object) -> dict[str, float]:
     x, y, true, clean, triggered = drawn(tau, seed)
-    config = EmConfig(iterations=1000, e_steps=10, learning_rate=0.01, batch_size=256, **settings)  # type: ignore[arg-type]
+    config = EmConfig(iterations=400, e_steps=10, learning_rate=0.01, batch_size=256, **settings)  # type: ignore[arg-type]
     heads = Heads(K, D, variant, kappa=10, nu=10, scale=0.02)
     em = Em(heads, FrozenFeatures(x), y, config, seed)
     em.start()
     em.advance(1)
     first = float((em.labels == true).float().mean())
-    em.advance(1000)
+    em.advance(400)
     test = torch.arange(2000) % K
     victims = y != true
     with torch.no_grad():
@@ -96,9 +96,9 @@ def test_without_poison_nothing_is_lost() -> None:
     test = torch.arange(2000) % K
     plain = LogisticRegression(C=100, max_iter=300).fit(x.numpy(), true.numpy())
     heads = Heads(K, D, "A", 10, 10, 0.02)
-    em = Em(heads, FrozenFeatures(x), true, EmConfig(iterations=1000, e_steps=10), 1)
+    em = Em(heads, FrozenFeatures(x), true, EmConfig(iterations=400, e_steps=10), 1)
     em.start()
-    em.advance(1000)
+    em.advance(400)
     assert (em.labels == true).float().mean() >= 0.97
     ours = float((heads.clean_log(clean).argmax(1) == test).float().mean())
     assert ours >= plain.score(clean.numpy(), test.numpy()) - 0.01
