@@ -85,9 +85,10 @@ def import_object(name: str, what: str, known: Iterable[str] = ()) -> Any:
     try:
         found = getattr(import_module(module), attribute)
     except (Exception, SystemExit) as error:
-        absent = isinstance(error, ModuleNotFoundError) and "." not in module and error.name == module
-        meant = unknown("name", [module], known, 10) if absent and known else []
-        raise InputError(f"{what} cannot be imported: {_said(error)}{''.join(f'; {one}' for one in meant)}") from error
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        hints = unknown("name", [module], known, 10) if absent and known and "." not in module else []
+        hints += ["a module of your own must lie where Python looks (PYTHONPATH=.)"] * absent
+        raise InputError("; ".join([f"{what} cannot be imported: {_said(error)}", *hints])) from error
     _modules[module] = None
     return found
 
