@@ -164,7 +164,7 @@ def test_common_options_reach_the_trials() -> None:
     [
         (
             ["--attacks", "badnetz"],
-            "unknown attack: badnetz (known: adaptive_blend, adaptive_k_way, adaptive_patch, all, badnets",
+            "unknown attack: badnetz (known: adaptive_blend, adaptive_k_way, adaptive_patch, advdoor, all, badnets",
         ),
         (["--model", "smal_cnn"], "unknown model: smal_cnn"),
         (["--model", "torchvision:resnet19"], "resnet18"),
