@@ -134,14 +134,22 @@ def test_a_rank_that_dies_after_rank_0_has_finished_the_trial_is_no_failure(tmp_
     assert _failed_outcome(CONFIG, setup, died).finished
 
 
-def test_workers_that_do_not_fit_are_refused(flags: Path) -> None:
-    three = replace(CONFIG, train=replace(CONFIG.train, workers=3))
-    with pytest.raises(InputError, match="3 workers with 1 CPU each do not fit: there is room for 2"):
-        ray_executor(planned(flags, [three]), Resources(gpus=0), "local")
-    with pytest.raises(InputError, match="2 workers with 2 CPU each do not fit: there is room for 1"):
-        ray_executor(planned(flags, [CONFIG]), Resources(cpus=2, gpus=0), "local")
-    with pytest.raises(InputError, match="2 workers with 1 CPU and 1 GPU each do not fit: there is room for 0"):
-        ray_executor(planned(flags, [CONFIG]), Resources(gpus=2), "local")
+@pytest.mark.parametrize("flags", [(8, 3)], indirect=True)
+def test_what_fits_is_taken_what_does_not_is_refused_and_what_ranks_held_is_released(flags: Path) -> None:
+    """On one Ray, which takes seconds to start."""
+    check_workers_that_do_not_fit(flags)
+    check_gpus_that_fit(flags)
+    check_what_is_released()
+
+
+def check_workers_that_do_not_fit(flags: Path) -> None:
+    four, nine = (replace(CONFIG, train=replace(CONFIG.train, workers=count)) for count in (4, 9))
+    with pytest.raises(InputError, match="9 workers with 1 CPU each do not fit: there is room for 8"):
+        ray_executor(planned(flags, [nine]), Resources(gpus=0), "local")
+    with pytest.raises(InputError, match="2 workers with 5 CPU each do not fit: there is room for 1"):
+        ray_executor(planned(flags, [CONFIG]), Resources(cpus=5, gpus=0), "local")
+    with pytest.raises(InputError, match="4 workers with 1 CPU and 1 GPU each do not fit: there is room for 3"):
+        ray_executor(planned(flags, [four]), Resources(gpus=4), "local")
     with pytest.raises(InputError, match="a trial by several workers runs on Ray"):
         local_executor(planned(flags, [CONFIG]))
     synchronised = replace(CONFIG, train=replace(CONFIG.train, sync_batch_norm=True))
@@ -166,8 +174,7 @@ def test_four_trials_and_no_fifth_share_a_gpu(flags: Path) -> None:
     assert max(sum(start <= at <= end for start, end in spans) for at, _ in spans) == 4
 
 
-@pytest.mark.parametrize("flags", [(8, 3)], indirect=True)
-def test_the_numbers_of_gpus_that_fit(flags: Path) -> None:
+def check_gpus_that_fit(flags: Path) -> None:
     executor = ray_executor(planned(flags, [CONFIG]), Resources(gpus=2), "local")
     assert executor.setup.device == "cuda"
     assert executor.resources.of_worker == {"CPU": 1.0, "GPU": 1.0}  # type: ignore[attr-defined]
@@ -178,7 +185,8 @@ def test_the_numbers_of_gpus_that_fit(flags: Path) -> None:
         ray_executor(planned(flags, [CONFIG]), Resources(gpus=1.5), "local")
 
 
-def test_what_the_ranks_of_a_killed_trial_held_is_released_and_nothing_else(flags: Path) -> None:
+def check_what_is_released() -> None:
+    """What the ranks of a killed trial held, and nothing else."""
     from ray.util import placement_group, placement_group_table
 
     mark, other = new_mark(), new_mark()
