@@ -2,17 +2,20 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from raybd.command_line.command import main
 from raybd.command_line.options import SweepOptions
-from raybd.command_line.runner import Run
-from raybd.errors import EndRequestedError
+from raybd.command_line.runner import Run, _parent_run
+from raybd.errors import EndRequestedError, LostRayError
 from raybd.execution.outcome import Outcome
 from raybd.execution.plan import SweepPlan
 from raybd.execution.proposers import ListProposer
@@ -201,6 +204,38 @@ def test_a_signal_ends_a_sweep_in_this_process_with_a_checkpoint_a_summary_and_i
     assert main(PRESETS, summarise, arguments) == 0
     assert f"resumed from its checkpoint after epoch {state['epoch']}" in capsys.readouterr().out
     assert list(load_runs("ib", uri)["status"]).count("FINISHED") == 2
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), LostRayError("gone"), SignalError(15), RuntimeError("a bug")])
+def test_the_run_of_a_sweep_is_closed_whatever_ends_it(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, closed = Mock(), list[str]()
+    plan.store.close_runs = closed.append
+    monkeypatch.setattr("raybd.command_line.runner._begin", lambda *_: None)
+    with pytest.raises(type(error)), _parent_run(SweepOptions(), plan, []):
+        raise error
+    assert closed == ["KILLED"]
+
+
+def test_a_sweep_whose_output_nobody_reads_goes_on() -> None:
+    code = (
+        "import sys\n"
+        "from raybd.execution.progress import Progress\n"
+        "from raybd.execution.proposers import ListProposer\n"
+        "from raybd.execution.queue import TrialQueue\n"
+        "from raybd.utils.signals import say\n"
+        "sys.stdin.read()\n"
+        "with Progress(TrialQueue(ListProposer([]))).shown(): pass\n"
+        "for _ in range(3): say('more')\n"
+        "print('done', file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1) as process:
+        for stream in (process.stdout, process.stdin):
+            assert stream is not None
+            stream.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b"done\n"
+    assert process.returncode == 0
 
 
 def history(checkpoint_file: Path) -> list[str]:

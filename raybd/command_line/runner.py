@@ -33,7 +33,7 @@ from raybd.trials.config import TrialConfig
 from raybd.trials.records import SweepFolder
 from raybd.trials.validate import prepare
 from raybd.utils.locks import heartbeat_thread
-from raybd.utils.signals import SignalError
+from raybd.utils.signals import SignalError, say
 from raybd.utils.summary_folder import SummaryFolder
 
 Summary = Callable[[str, str, SummaryFolder], tuple[str, list[Path]]]  # (name, tracking URI, folder) -> (text, files)
@@ -122,7 +122,7 @@ def _parent_run(options: SweepOptions, plan: SweepPlan, keys: Sequence[str] | No
         _begin(options, plan, keys)
         with heartbeat_thread(_heartbeat(plan), HEARTBEAT_SECONDS):
             yield
-    except (SignalError, LostRayError):
+    except (SignalError, Exception):
         with suppress(Exception):  # a store may raise anything, and the sweep ends all the same
             plan.store.close_runs("KILLED")
         raise
@@ -153,9 +153,9 @@ def _run_and_sum_up(
     options: SweepOptions, plan: SweepPlan, summarise: Summary, where: RayChoice | None, failed: Sequence[Outcome] = ()
 ) -> int:
     finished = plan.finished_before - len(failed)
-    print(f"{options.name}: {finished} trials have finished, {len(plan.todo)} to run", flush=True)
+    say(f"{options.name}: {finished} trials have finished, {len(plan.todo)} to run")
     if said := told_of_networks(options.execution.keep_models, plan):
-        print(said, flush=True)
+        say(said)
     with _parent_run(options, plan, plan.keys):
         result = _run(options, plan, where)
         result = replace(result, outcomes=[*failed, *result.outcomes])
@@ -205,24 +205,24 @@ def _sum_up(options: SweepOptions, plan: SweepPlan, result: SweepResult, summari
     """Print the summary and write it to the parent run; where a signal ended the sweep, what counts most first, since
     its sender may not wait."""
     if result.store_lost:
-        print(f"\n{result.text}")
+        say(f"\n{result.text}")
         return
     if result.interrupted:
-        print(f"\n{result.text}", flush=True)
+        say(f"\n{result.text}")
         _close(options, plan, result, "", [])
     folder = SummaryFolder(plan.folder.path, options.execution.figure_formats)
     text, pictures = _summary(plan, folder, summarise)
     if not result.interrupted:
         _close(options, plan, result, text, pictures)
-        print(f"\n{result.text}")
-    print(f"\n{_next_commands(plan, options)}")
+        say(f"\n{result.text}")
+    say(f"\n{_next_commands(plan, options)}")
 
 
 def _summary(plan: SweepPlan, folder: SummaryFolder, summarise: Summary) -> tuple[str, list[Path]]:
     """Text and files of the summary, its text printed; none if it fails."""
     try:
         text, pictures = summarise(plan.name, plan.store.address.uri, folder)
-        print(f"\n{text}")
+        say(f"\n{text}")
     except Exception as error:  # noqa: BLE001 - the trials are recorded, and their results must be printed
         print(public(f"the summary failed: {type(error).__name__}: {error}"), file=sys.stderr)
         return "", []

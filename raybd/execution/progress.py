@@ -127,7 +127,8 @@ class Progress:
         """Print the line if its counts have changed."""
         if (counts := str(self.counts)) != self._printed:
             self._printed = counts
-            print(self.line, file=stream, flush=True)
+            with suppress(BrokenPipeError):  # nobody reads it any more: the trials go on
+                print(self.line, file=stream, flush=True)
 
     def _bar(self, stream: TextIO) -> Any:
         from rich.console import Console  # here: a run in a pipe needs none of it

@@ -58,6 +58,14 @@ def leave_closed_pipe() -> int:
     return 128 + signal.SIGPIPE
 
 
+def say(text: str) -> None:
+    """Print `text`; where nobody reads the output any more, print nothing from now on: the work goes on without it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        leave_closed_pipe()
+
+
 def raise_signal(number: int) -> NoReturn:
     """Raise SignalError: what a first signal does where nothing has to be ended in order."""
     raise SignalError(number)
