@@ -23,6 +23,7 @@ from raybd.attacks.narcissus import Narcissus
 from raybd.attacks.poisoning import PoisonSpec
 from raybd.attacks.primitive import Primitive
 from raybd.attacks.sig import Sig
+from raybd.attacks.ssba import Ssba
 from raybd.attacks.tact import TaCT
 from raybd.attacks.universal import Universal
 from raybd.attacks.wanet import WaNet
@@ -65,6 +66,8 @@ def test_contract(text: str, shape: Shape, monkeypatch: pytest.MonkeyPatch, tmp_
         monkeypatch.setenv("RAYBD_CACHE", str(tmp_path))
         monkeypatch.setattr("raybd.attacks.advdoor.surrogate", steep_network)
         attack = replace(attack, images=20, passes=1)
+    if isinstance(attack, Ssba):  # nor what its encoder has learnt
+        attack = replace(attack, steps=3, width=4)
     if isinstance(attack, NETWORKS):
         monkeypatch.setattr("raybd.attacks.surrogate.EPOCHS", (1, 1))
         monkeypatch.setattr("raybd.attacks.generator.MASK_EPOCHS", 1)
@@ -73,8 +76,8 @@ def test_contract(text: str, shape: Shape, monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_the_table_holds_what_the_issue_lists() -> None:
     wanted = """adaptive_blend adaptive_k_way adaptive_patch advdoor badnets batt blended bpp ctrl ftrojan input_aware
-        invisible_grid label_consistent low_frequency many_triggers multi narcissus placed primitive sig tact universal
-        view_invariant wanet"""
+        invisible_grid label_consistent low_frequency many_triggers multi narcissus placed primitive sig ssba tact
+        universal view_invariant wanet"""
     assert set(wanted.split()) <= set(POISONING)
 
 
@@ -235,6 +238,8 @@ def _refusals() -> list[tuple[Attack, str]]:
         (AdvDoor(labels="all_to_all"), "v is searched for one target: labels must be all_to_one"),
         (AdvDoor(success=0), "success must be in (0, 1], got 0"),
         (AdvDoor(images=0), "images must be at least 1, got 0"),
+        (Ssba(bits=1), "bits must be at least 2, got 1"),
+        (Ssba(weight=-1), "weight must be at least 0 and finite, got -1"),
         (Narcissus(epsilon=0.5), "epsilon must be at least 1 grey level, got 0.5"),
         (Narcissus(magnify=0), "magnify must be above 0 and finite, got 0"),
         (Narcissus(steps=0), "steps must be at least 1, got 0"),
@@ -267,6 +272,7 @@ def test_settings_that_make_no_sense(attack: Attack, says: str) -> None:
     [
         (AdaptiveKWay(), (1, 7, 8), "images of 7x8 are too small (allowed: 8x8 and more)"),
         (AdaptiveKWay(), (2, 8, 8), "1 or 3 channels, not 2"),
+        (Ssba(), (1, 7, 8), "images of 7x8 are too small (allowed: 8x8 and more)"),
         (InputAware(), (1, 7, 8), "images of 7x8 are too small (allowed: 8x8 and more)"),
         (LabelConsistent(), (1, 8, 3), "no room for four corners on 8x3"),
         (BadNets(colour=(1, 2, 3)), (2, 8, 8), "colour (1, 2, 3) must be 1 or 2 values"),

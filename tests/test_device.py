@@ -68,6 +68,7 @@ def test_attacks(name: str, data: Data, monkeypatch: pytest.MonkeyPatch, tmp_pat
         "advdoor": {"images": 20, "passes": 1},
         "label_consistent": {"steps": 2},
         "narcissus": {"steps": 12, "step": 50.0},
+        "ssba": {"steps": 3, "width": 4},
     }
     attack: Attack = ATTACKS[name](**quick.get(name, {}))
     rate = 0.0 if name == "none" else 0.1

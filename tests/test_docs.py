@@ -86,7 +86,7 @@ def test_the_networks_of_the_pages_tell_their_features(tmp_path: Path, monkeypat
 
 
 ADAPTIVE = ("view_invariant", "many_triggers", "placed")  # measured on digits, and against VIBE
-ON_DIGITS = (*ADAPTIVE, "advdoor", "input_aware", "narcissus")  # measured there alone
+ON_DIGITS = (*ADAPTIVE, "advdoor", "input_aware", "narcissus", "ssba")  # measured there alone
 
 
 def test_the_page_of_attacks_names_every_attack_and_setting() -> None:

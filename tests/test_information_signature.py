@@ -390,7 +390,11 @@ def test_clean_groups_have_curves_too(trial: Trial, digits: Data) -> None:
 def test_every_attack_has_fresh_images(trial: Trial, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the trigger of test time, whatever it does to training images."""
     monkeypatch.setattr("raybd.attacks.generator.MASK_EPOCHS", 1)
-    quick = {"narcissus": {"steps": 12, "step": 50.0}, "advdoor": {"images": 20, "passes": 1}}
+    quick = {
+        "advdoor": {"images": 20, "passes": 1},
+        "narcissus": {"steps": 12, "step": 50.0},
+        "ssba": {"steps": 3, "width": 4},
+    }
     settings = quick.get(name, {})
     images, attack = made_images(160, (3, 32, 32), classes=5), ATTACKS[name](**settings)
     assert attack.check(images.shape, 5) == []

@@ -60,6 +60,7 @@ def test_every_attack_stamps_the_same_bytes_when_images_are_read(
     settings = {
         "advdoor": {"images": 20, "passes": 1},
         "narcissus": {"steps": 12, "step": 50.0},
+        "ssba": {"steps": 3, "width": 4},
         "wanet": {"each_epoch": True},
     }
     attack = ATTACKS[name](**settings.get(name, {}))

@@ -26,6 +26,7 @@ from raybd.attacks.none import NoAttack
 from raybd.attacks.placed import Placed
 from raybd.attacks.primitive import Primitive
 from raybd.attacks.sig import Sig
+from raybd.attacks.ssba import Ssba
 from raybd.attacks.tact import TaCT
 from raybd.attacks.universal import Universal
 from raybd.attacks.view_invariant import ViewInvariant
@@ -53,6 +54,7 @@ _ATTACKS: dict[str, type[Attack]] = {
     "placed": Placed,
     "primitive": Primitive,
     "sig": Sig,
+    "ssba": Ssba,
     "tact": TaCT,
     "universal": Universal,
     "view_invariant": ViewInvariant,
