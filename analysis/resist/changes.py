@@ -26,6 +26,7 @@ from raybd.utils.metric_names import ACCURACY, ATTACK_SUCCESS
 # nearly: holds without the margin; open: an attack takes hold; lost: too much accuracy is
 State = Literal["holds", "nearly", "open", "lost"]
 SCREEN = 2  # seeds of a step at first
+CLEAR = 2.0  # times a limit, beyond which the first of them tells alone
 HALVINGS = 4  # of a line
 MARGIN = 0.5  # of the limit, that the mean excess of a screened step shall have at most
 FURTHER = 1.35  # times its step that a candidate takes which was not verified
@@ -198,17 +199,22 @@ class ChangeSearch:
         return found.get("holds", found.get("nearly"))
 
     def _screen(self, knobs: Knobs) -> Generator[list[Ask], None, State]:
-        """What SCREEN seeds say of a setting: clean accuracy first, then attack by attack until one takes hold."""
+        """What SCREEN seeds say of a setting: clean accuracy first, then attack by attack until one takes hold.
+
+        One seed is enough where it lies beyond CLEAR times a limit.
+        """
         self.tried.append(knobs)
-        yield self._more(self.targets[0][0], 0, knobs, SCREEN)
-        if not self._keeps(knobs):
-            return "lost"
         excess = -1.0
-        for attack, count in self.targets:
-            yield self._more(attack, count, knobs, SCREEN)
-            excess = max(excess, self._mean_excess(attack, count, knobs))
-            if excess > self.trainings.limit:
-                return "open"
+        for seeds, times in ((1, CLEAR), (SCREEN, 1.0)):
+            yield self._more(self.targets[0][0], 0, knobs, seeds)
+            if self.loss(knobs).value > times * self.max_accuracy_loss:
+                return "lost"
+            excess = -1.0
+            for attack, count in self.targets:
+                yield self._more(attack, count, knobs, seeds)
+                excess = max(excess, self._mean_excess(attack, count, knobs))
+                if excess > times * self.trainings.limit:
+                    return "open"
         return "holds" if excess <= MARGIN * self.trainings.limit else "nearly"
 
     def _mean_excess(self, attack: str, count: int, knobs: Knobs) -> float:
