@@ -1,6 +1,7 @@
 """Commands, layouts, knobs and the keys of a user's training."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from raybd.trials.run import run_trial
 from raybd.trials.validate import prepare
 from raybd.types import Data, Images
 from tests.conftest import made_images
+from tests.processes import SECONDS, spawned
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -69,6 +71,30 @@ def test_a_hang_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
 def test_what_goes_on_behind_a_command_that_has_ended_is_ended_too(tmp_path: Path) -> None:
     run(tmp_path, "sleep 60 & echo $! > child")
     assert ends(tmp_path / "child")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_command_ends_with_the_worker_that_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+    worker, started = (
+        spawned(run, tmp_path, "sleep 300 & echo $! > started.part; mv started.part started; wait"),
+        tmp_path / "started",
+    )
+    for _ in range(600):
+        if started.exists():
+            break
+        time.sleep(0.1)
+    assert worker.pid
+    os.kill(worker.pid, number)
+    worker.join(SECONDS)
+    assert worker.exitcode == -number
+    assert ends(started)
+
+
+def test_a_command_has_nothing_to_read_and_its_status_is_its_own(tmp_path: Path) -> None:
+    run(tmp_path, "cat; read -r line || echo 'no line'; echo \"$0 and 'quotes'\"")
+    assert (tmp_path / "train.log").read_text() == "no line\n/bin/sh and 'quotes'\n"
+    with pytest.raises(ScriptKilledError, match="SIGSEGV"):
+        run(tmp_path, "sh -c 'kill -SEGV $$'; exit $?")
 
 
 def test_a_signal_is_a_failure_of_its_own_for_which_another_attempt_is_worth_while(tmp_path: Path) -> None:

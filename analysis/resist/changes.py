@@ -147,33 +147,44 @@ class ChangeSearch:
 
     def _search(self, lines: Sequence[Line]) -> Asks:
         """Verify the smallest step of the lines on which one holds, the smaller steps first."""
-        found: list[tuple[float, Line]] = []
+        found: list[tuple[float, float, Line]] = []
         for line in lines:
             if self.budget.left >= self._cost(self.seeds):
-                share = yield from self._smallest(line)
-                found += [(share, line)] if share is not None else []
-        for share, line in sorted(found, key=lambda pair: pair[0]):
-            yield from self._settle(line, share)
+                share, nearly = yield from self._smallest(line)
+                found += [(share, nearly, line)] if share else []
+        for share, nearly, line in sorted(found, key=lambda one: one[0]):
+            yield from self._settle(line, share, nearly)
             if self.verified:
                 return
 
-    def _settle(self, line: Line, share: float) -> Asks:
-        """Verify a step, or a larger one if it fails, and so on to the end of the line."""
+    def _settle(self, line: Line, share: float, low: float) -> Asks:
+        """Verify a step; where it fails a larger one, or one nearer to `low`, a smaller step that nearly held."""
         before: Knobs = ()
+        high = 1.0
         while self.budget.left:
             knobs = line.at(self.knobs, share)
             if knobs != before:
                 yield from self._verify(knobs)
+            elif high < 1:
+                return  # no step lies between
             if self.holds(knobs):
                 self.verified.append(knobs)
                 return
-            if share >= 1 or not self._keeps(knobs):  # a larger step costs more accuracy still
+            before = knobs
+            if not self._keeps(knobs):  # a larger step costs more accuracy still
+                if not low:
+                    return
+                high = share
+            elif share >= high:
                 return
-            before, share = knobs, min(1.0, share * FURTHER)
+            else:
+                low = share
+            share = min(1.0, share * FURTHER) if high == 1 else (low + high) / 2
 
-    def _smallest(self, line: Line) -> Generator[list[Ask], None, float | None]:
-        """The share of the smallest step along a line that holds and keeps accuracy; None where none is found.
+    def _smallest(self, line: Line) -> Generator[list[Ask], None, tuple[float, float]]:
+        """The shares of the smallest steps along a line that hold, or nearly do, and keep accuracy; 0: none is found.
 
+        Where no step holds, the one that nearly does stands for it.
         A step that lets an attack in at full accuracy is too small, one that loses accuracy too large. So a line is
         given up at once where its end is too small.
         """
@@ -181,7 +192,7 @@ class ChangeSearch:
         found: dict[State, float] = {}
         first = yield from self._screen(line.at(self.knobs, 1.0))
         if first == "open":
-            return None
+            return 0.0, 0.0
         found[first] = 1.0
         for _ in range(HALVINGS):
             middle = (low + high) / 2
@@ -196,7 +207,9 @@ class ChangeSearch:
                 state = yield from self._screen(knobs)
                 low, high = (middle, high) if state in ("open", "nearly") else (low, middle)
                 found[state] = middle
-        return found.get("holds", found.get("nearly"))
+        nearly = found.get("nearly", 0.0)
+        holds = found.get("holds", nearly)
+        return holds, nearly if nearly < holds else 0.0
 
     def _screen(self, knobs: Knobs) -> Generator[list[Ask], None, State]:
         """What SCREEN seeds say of a setting: clean accuracy first, then attack by attack until one takes hold.
@@ -232,7 +245,8 @@ class ChangeSearch:
         for seeds in (self.seeds, self.seeds + 3):
             yield [ask for attack, count in self.targets for ask in self._more(attack, count, knobs, seeds)]
             judged = [self.trainings.judge(attack, knobs).get(count) for attack, count in self.targets]
-            if not any(one is not None and one.takes_hold is None for one in judged) or knobs == self.default:
+            told = not any(one is not None and one.takes_hold is None for one in judged)
+            if told or knobs == self.default or not self._keeps(knobs):
                 return
 
     def _keeps(self, knobs: Knobs) -> bool:

@@ -14,6 +14,9 @@ POLL = 0.5  # seconds between two heartbeats
 SHOWN = 15  # last lines of the output in a message
 WIDEST = 300  # characters of such a line
 TAIL = 2**16  # bytes of the log that are looked at for them
+# The standard input is a pipe that nobody writes to: it ends when this process does, killed or not, and with it the
+# command's process group. The command itself reads nothing.
+GUARDED = 'exec 3<&0 </dev/null; (read -r _ <&3; kill -KILL -$$) & exec 3<&-; exec /bin/sh -c "$0"'
 
 
 def run_command(
@@ -28,7 +31,7 @@ def run_command(
 ) -> float:
     """Run the shell `command` with its output in `log`; the seconds that it took.
 
-    It has a process group of its own, which ends with it: nothing that it started goes on.
+    It has a process group of its own, which ends with it, and with this process: nothing that it started goes on.
 
     Args:
         what: the command is for, in messages: train or predict.
@@ -45,12 +48,11 @@ def run_command(
     """
     start = time.monotonic()
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S602 - the user's own command, as typed in a shell
-            command,
-            shell=True,
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", GUARDED, command],
             cwd=folder or None,
             env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -78,6 +80,8 @@ def _end_group(process: "subprocess.Popen[bytes]") -> None:
     with suppress(ProcessLookupError, PermissionError):  # all have ended
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    if process.stdin:
+        process.stdin.close()
 
 
 def _check(what: str, command: str, status: int | None, log: Path, limit: float) -> None:
