@@ -172,6 +172,39 @@ def test_a_change_that_costs_too_much_accuracy_is_not_proposed_and_a_middle_one_
     assert 0.02 <= dict(best.knobs)["decay"] < 0.2
 
 
+def share_of(ask: Ask) -> float:
+    """How far the knob `decay` is on its way from 1e-4 to 1."""
+    return (math.log10(float(dict(ask.knobs)["decay"])) + 4) / 4
+
+
+def test_a_step_between_one_that_nearly_holds_and_one_that_loses_accuracy_is_found() -> None:
+    """Two seeds of 0.625 keep accuracy, all five do not; at half the way the excess is just below the limit."""
+
+    def rates(ask: Ask) -> tuple[float, float]:
+        share = share_of(ask)
+        middle = 0.045 if ask.seed < 2 else 0.085
+        lost = 0.2 if share > 0.65 else middle if share > 0.6 else 0.01
+        return 0.02 + (0.19 * (1 - share) if ask.count else 0.0), 0.95 - lost
+
+    search, _ = searched(rates, ["decay=1e-4..1:log"], [])
+    best = search.best()
+    assert best is not None
+    assert best.verified
+    assert share_of(Ask("", 0, 0, best.knobs)) == pytest.approx(0.5625, abs=0.002)
+
+
+def test_what_is_far_beyond_a_limit_takes_one_seed() -> None:
+    """Of both ends of a line alone, which let the attack in and lose accuracy, two trainings and one."""
+    search, asked = searched(lambda ask: (0.9 if ask.count else 0.0, 0.95), ["epochs=5,10"], ["epochs=10"])
+    assert (asked, search.verified) == (2, [])
+    search, asked = searched(
+        lambda ask: (0.9 if ask.count else 0.0, 0.95 if float(dict(ask.knobs)["epochs"]) == 10 else 0.5),
+        ["epochs=5,10"],
+        ["epochs=10"],
+    )
+    assert (asked, search.verified) == (1, [])
+
+
 def test_two_knobs_are_changed_where_none_alone_holds() -> None:
     rates = planted(lambda _, v: v["decay"] >= 0.05 and v["epochs"] <= 10, lambda v: 0.95)
     best = searched(rates, ["decay=1e-3..1:log", "epochs=5,10,20"], ["epochs=20"], budget=90)[0].best()

@@ -11,6 +11,7 @@ from raybd.cli import main as raybd
 from raybd.command_line.command import main
 from raybd.early_warning import WITH_TRIGGER, write_warning
 from raybd.errors import InputError
+from raybd.execution.warning_scheduler import WarningScheduler
 from raybd.tracking import load_runs
 from raybd.tracking.status import status
 from sweeps import ib
@@ -94,6 +95,20 @@ def test_what_could_stop_nothing_is_refused(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize(("epochs", "refused"), [(20, True), (5, False), (8, False), (4, True)])
+def test_a_warning_of_other_trainings_is_refused(
+    epochs: int, refused: bool, tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warning = write_warning([made(fitted_to={"epochs": [5, 8]})], tmp_path / "w.json")
+    more = ["--stop-on-warning", "--warning", str(warning), "--epochs", str(epochs), "--dry-run"]
+    assert swept(tmp_path, uri, *more) == (2 if refused else 0)
+    said = f"fitted to trainings of 5, 8 epochs and is wrong where there are {epochs}: fit one to a sweep of this kind"
+    assert (said in capsys.readouterr().err) == refused
+    if refused:
+        with pytest.raises(InputError, match=f"trainings of 5, 8 epochs, not {epochs}"):
+            WarningScheduler(epochs, warning)
+
+
 def rows(**statuses: float) -> pd.DataFrame:
     """Cells of three seeds by poison rate: a probability (the trials were stopped), or 2 (defended), 3 (backdoored)."""
     found = []
@@ -137,8 +152,6 @@ def test_a_table_with_a_warning_that_is_no_probability_is_refused(value: object)
 def test_a_scheduler_of_tune_stops_trials_of_ones_own(tmp_path: Path) -> None:
     import ray
     from ray import tune
-
-    from raybd.execution.warning_scheduler import WarningScheduler
 
     warning = write_warning([made(coefficients=(4.0, 0.0))], tmp_path / "w.json")
 

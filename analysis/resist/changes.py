@@ -189,11 +189,11 @@ class ChangeSearch:
         given up at once where its end is too small.
         """
         low, high = 0.0, 1.0
-        found: dict[State, float] = {}
         first = yield from self._screen(line.at(self.knobs, 1.0))
         if first == "open":
             return 0.0, 0.0
-        found[first] = 1.0
+        found: dict[State, list[float]] = {"holds": [], "nearly": [], "lost": [], "open": []}
+        found[first].append(1.0)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             knobs = line.at(self.knobs, middle)
@@ -206,10 +206,9 @@ class ChangeSearch:
             else:
                 state = yield from self._screen(knobs)
                 low, high = (middle, high) if state in ("open", "nearly") else (low, middle)
-                found[state] = middle
-        nearly = found.get("nearly", 0.0)
-        holds = found.get("holds", nearly)
-        return holds, nearly if nearly < holds else 0.0
+                found[state].append(middle)
+        share = min(found["holds"], default=max(found["nearly"], default=0.0))
+        return share, max((nearly for nearly in found["nearly"] if nearly < share), default=0.0)
 
     def _screen(self, knobs: Knobs) -> Generator[list[Ask], None, State]:
         """What SCREEN seeds say of a setting: clean accuracy first, then attack by attack until one takes hold.

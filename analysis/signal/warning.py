@@ -104,6 +104,7 @@ def fit_warning(
     fitted = warning_pipeline().fit(trials[names].to_numpy(float), trials["takes_hold"].to_numpy(float))
     imputer, scaler, regression = (fitted[name] for name in ("simpleimputer", "standardscaler", "logisticregression"))
     attacks = sorted(trials.loc[trials["poison_rate"] > 0, "attack"].unique())
+    epochs = sorted(map(int, observations.groupby("trial")["epoch"].max().unique()))
     return WarningModel(
         measures=names,
         share=share,
@@ -113,7 +114,12 @@ def fit_warning(
         scale=scaler.scale_.tolist(),
         coefficients=regression.coef_[0].tolist(),
         intercept=float(regression.intercept_[0]),
-        fitted_to={"trials": len(trials), "cells": int(trials["cell"].nunique()), "attacks": attacks},
+        fitted_to={
+            "trials": len(trials),
+            "cells": int(trials["cell"].nunique()),
+            "attacks": attacks,
+            "epochs": epochs,
+        },
     )
 
 

@@ -17,11 +17,22 @@ def warning_of(options: SweepOptions, configs: Sequence[TrialConfig]) -> tuple[W
     """The stages of the early warning that is to stop trials of a sweep; none where none is.
 
     Raises:
-        InputError: its file holds none, or no trial could be stopped: none measures what it needs early enough.
+        InputError: its file holds none, no trial could be stopped since none measures what it needs early enough, or it
+            was fitted to trainings of other numbers of epochs.
     """
     if not options.execution.stop_on_warning:
         return ()
     stages = read_warning(options.execution.warning or WITH_TRIGGER)
+    problems = [*_unmeasured(stages, configs), *_of_another_kind(stages, configs)]
+    if any(config.train.workers > 1 for config in configs):
+        problems.append("--stop-on-warning does not go with several workers a trial, which end together")
+    if problems:
+        raise InputError(problems)
+    return stages
+
+
+def _unmeasured(stages: Sequence[WarningModel], configs: Sequence[TrialConfig]) -> list[str]:
+    """Why no trial is measured in time."""
     needed, share = _metrics(stages), max(stage.share for stage in stages)
     problems = []
     if not any(needed <= {name_of(METRICS, metric) for metric in config.metrics} for config in configs):
@@ -29,11 +40,19 @@ def warning_of(options: SweepOptions, configs: Sequence[TrialConfig]) -> tuple[W
         problems.append(f"--stop-on-warning needs --metrics {names}, from which its early warning is made")
     if not any(_probed(config, share) for config in configs):
         problems.append(f"--stop-on-warning needs a probe in the first {share:.0%} of the epochs: see --probes")
-    if any(config.train.workers > 1 for config in configs):
-        problems.append("--stop-on-warning does not go with several workers a trial, which end together")
-    if problems:
-        raise InputError(problems)
-    return stages
+    return problems
+
+
+def _of_another_kind(stages: Sequence[WarningModel], configs: Sequence[TrialConfig]) -> list[str]:
+    """Why the warning knows nothing of these trainings."""
+    others = sorted({config.train.epochs for config in configs if not stages[0].fits(config.train.epochs)})
+    if not others:
+        return []
+    known, given = (", ".join(map(str, numbers)) for numbers in (stages[0].fitted_to["epochs"], others))
+    return [
+        f"--stop-on-warning: its early warning was fitted to trainings of {known} epochs and is wrong where there are "
+        f"{given}: fit one to a sweep of this kind (raybd signal NAME --fit FILE, then --warning FILE)"
+    ]
 
 
 def _metrics(stages: Sequence[WarningModel]) -> set[str]:

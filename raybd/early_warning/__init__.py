@@ -33,7 +33,7 @@ class WarningModel:
     scale: Sequence[float]
     coefficients: Sequence[float]
     intercept: float
-    fitted_to: Mapping[str, Any] = field(default_factory=dict)  # trials, attacks and data sets, for whoever reads it
+    fitted_to: Mapping[str, Any] = field(default_factory=dict)  # trials, cells, attacks; epochs of the trainings
 
     def probability(self, values: Mapping[str, float]) -> float:
         """The probability in [0, 1] that a backdoor takes hold; NaN where none of the measures is among `values`."""
@@ -48,6 +48,14 @@ class WarningModel:
     def is_sure(self, probability: float) -> bool:
         """Whether the warning says yes or no, and does not abstain."""
         return max(probability, 1 - probability) >= self.sure
+
+    def fits(self, epochs: int) -> bool:
+        """Whether it was fitted to trainings of so many epochs, neither shorter nor longer; or to none that it tells.
+
+        A backdoor that is learnt at epoch 3 is there after 15 % of 20 epochs and not after 15 % of 10.
+        """
+        known = self.fitted_to.get("epochs")
+        return not known or min(known) <= epochs <= max(known)
 
     def due(self, epoch: int, epochs: int) -> bool:
         """Whether it speaks after this epoch of so many: at the last one of the first `share`, at least the first."""

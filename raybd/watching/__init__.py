@@ -54,6 +54,8 @@ class Watcher:
         if self.probability is None or math.isnan(self.probability):
             return "no early warning"
         says = "sure" if self.sure else "not sure: it abstains"
+        if not self.stages[0].fits(self.epochs):
+            says += f"; fitted to trainings of {', '.join(map(str, self.stages[0].fitted_to['epochs']))} epochs"
         return f"a backdoor takes hold with probability {self.probability:.2f} ({says})"
 
 
