@@ -130,7 +130,9 @@ def checked(config: TrialConfig, data: Data, result: TrialResult) -> list[float]
 def finish(configs: list[TrialConfig], at: Bench) -> int:
     """Add to the file `at.out` each trial that it has not yet; how many failed."""
     known, failed = read(at.out), 0
-    with ProcessPoolExecutor(at.at_once, get_context("spawn"), _begin) as pool:
+    context = get_context("forkserver")  # one imports PyTorch for all, and touches no device
+    context.set_forkserver_preload(["tests.benchmarks.cifar"])
+    with ProcessPoolExecutor(at.at_once, context, _begin) as pool:
         running = {pool.submit(trial, config, at): config for config in configs if config.key not in known}
         for future in as_completed(running):
             if error := future.exception():

@@ -230,7 +230,7 @@ def packed(at: Bench) -> list[Row]:
 def _together(at: Bench, count: int) -> tuple[float, list[float]]:
     """Seconds from when all `count` have done an epoch until the last has done the others; their last losses."""
     context = torch.multiprocessing.get_context("forkserver")  # one imports PyTorch for all, and touches no device
-    context.set_forkserver_preload([_member.__module__.replace("__main__", "tests.benchmarks.gpu")])
+    context.set_forkserver_preload(["tests.benchmarks.gpu"])
     ready, told = context.Barrier(count), context.Queue()
     members = [context.Process(target=_member, args=(at, ready, told)) for _ in range(count)]
     for member in members:
