@@ -230,6 +230,16 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
         Store.open("ib", uri(tmp_path))
 
 
+def test_a_file_that_may_not_be_written_to_is_told_before_anything_is_copied(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(original / "mlflow.db", tmp_path)
+    monkeypatch.setattr(sqlite, "writable", lambda _: False)
+    with pytest.raises(InputError, match="is not writable: .*Permission denied"):
+        Store.open("ib", uri(tmp_path))
+    assert not (tmp_path / "mlruns").exists()
+
+
 def test_a_store_that_cannot_be_written_to_is_told_before_any_work(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

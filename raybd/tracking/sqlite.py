@@ -1,6 +1,7 @@
 """Tracking stores in a SQLite file: path, creation, artifact folder."""
 
 import atexit
+import errno
 import os
 import shutil
 import sqlite3
@@ -68,6 +69,8 @@ def prepare(uri: str) -> None:
         if not _made(path):
             with lock(path.with_name(f"{path.name}.lock")):
                 _make(path)
+        if not writable(path):  # SQLite itself finds out at the first change, after BEGIN IMMEDIATE
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         with closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT)) as connection:
             connection.execute("PRAGMA journal_mode=wal")  # many trials write while others read
             connection.execute("BEGIN IMMEDIATE")
