@@ -158,6 +158,5 @@ def _interval(differences: NDArray[np.float64]) -> Estimate:
 
 
 def _in_points(difference: Estimate) -> str:
-    ends = (difference.value, difference.low, difference.high)
-    value, low, high = (round(100 * end, 1) + 0.0 for end in ends)  # no -0.0
+    value, low, high = difference.in_points
     return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"

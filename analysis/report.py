@@ -25,7 +25,7 @@ from analysis.signatures import signature_table
 from analysis.values import Value, distinct, format_value, to_python
 from analysis.verdict import STATUSES
 from raybd.errors import InputError
-from raybd.utils.files import expanded
+from raybd.utils.files import expanded, write_errors
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c2733; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
@@ -95,10 +95,8 @@ def save_report(
         InputError: the file cannot be written.
     """
     text, path = report(runs, name, histories=histories, pictures=pictures), expanded(path)
-    try:
+    with write_errors(path):
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
     return path
 
 

@@ -158,5 +158,5 @@ def _points(share: float) -> str:
 
 
 def _range(estimate: Estimate) -> str:
-    low, high = (round(100 * end, 1) + 0.0 for end in (estimate.low, estimate.high))  # no -0.0
+    _, low, high = estimate.in_points
     return f"{low} to {high}"

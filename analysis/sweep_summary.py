@@ -12,7 +12,7 @@ from analysis.findings.wording import percent
 from analysis.region_map import DefendedRegionMap
 from analysis.text_table import align_columns
 from analysis.values import Value, distinct, format_value
-from raybd.errors import InputError
+from raybd.utils.files import write_errors
 
 WIDTH = 80  # columns of a terminal
 MARKS = {"defended": "D", "kept_out": "K", "backdoored": "B", "uncertain": "?", "unmeasured": "-"}
@@ -80,11 +80,8 @@ def _entry(cells: Sequence[Cell]) -> str:
 
 def _write(table: SummaryTable, folder: Path) -> Path:
     path = folder / table.name
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(table.lines)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    with write_errors(path), path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(table.lines)
     return path
 
 

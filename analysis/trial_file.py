@@ -10,7 +10,7 @@ from analysis.parquet import write_parquet
 from analysis.records import REQUIRED, canonical_frame
 from analysis.values import parse
 from raybd.errors import InputError
-from raybd.utils.files import expanded
+from raybd.utils.files import expanded, write_errors
 
 NUMBERS = ("clean_accuracy", "attack_success", "clean_count", "triggered_count", "seconds")
 TEXTS = ("run_id", "status", "key", "error", "alias", "held_out", "class_names", "fingerprint")
@@ -36,10 +36,8 @@ def write(runs: pd.DataFrame, path: str | Path) -> int:
         texts = frame.astype({name: "str" for name in frame if frame[name].dtype == object})
         write_parquet(texts, target, ", or name the file .csv.gz")
         return len(frame)
-    try:
+    with write_errors(path):
         frame.to_csv(target, index=False)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
     return len(frame)
 
 

@@ -38,8 +38,14 @@ class Estimate:
         """In points of percent."""
         if math.isnan(self.value):
             return "not known"
-        value, low, high = (round(100 * number, 1) + 0.0 for number in (self.value, self.low, self.high))  # no -0.0
+        value, low, high = self.in_points
         return f"{value} points ({low} to {high})"
+
+    @property
+    def in_points(self) -> tuple[float, float, float]:
+        """Value, low and high in points of percent, to one digit, without -0.0."""
+        value, low, high = (round(100 * number, 1) + 0.0 for number in (self.value, self.low, self.high))
+        return value, low, high
 
     def row(self, name: str) -> dict[str, float]:
         """Value and ends as columns `name`, `name`_low and `name`_high of a table."""

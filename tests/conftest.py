@@ -2,9 +2,10 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # Before torch and Ray are imported anywhere: one thread, as in every trial, and workers that can import tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -87,6 +88,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+Surrogates = Callable[[nn.Module], None]
+
+
+def surrogates_of(module: str) -> Any:
+    """A fixture that makes a network the surrogate of the attack in `module`, with an empty cache."""
+
+    @pytest.fixture
+    def surrogates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Surrogates:
+        def use(model: nn.Module) -> None:
+            monkeypatch.setenv("RAYBD_CACHE", str(tmp_path))
+            monkeypatch.setattr(f"{module}.surrogate", lambda train, classes: model.eval())
+
+        return use
+
+    return surrogates
 
 
 def steep_network(train: Images, classes: int) -> nn.Module:

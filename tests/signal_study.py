@@ -12,7 +12,7 @@ from analysis import DefendedRegionMap, signal
 from analysis.records import canonical_frame
 from analysis.signal import csv_files
 from analysis.signal.measures import RANDOM, measured
-from analysis.signal.warning import area_of
+from analysis.signal.warning import area_of, early_values
 from raybd import early_warning
 from raybd.early_warning import WarningModel, write_warning
 from raybd.tracking import load_histories, load_runs
@@ -97,8 +97,7 @@ def across() -> str:
 
 def _area(warning: WarningModel, study: str) -> float:
     """AUC of a warning on the trials with poison of a data set."""
-    early = observations(study).query(f"epoch <= {warning.share} * {END} and poison_rate > 0").sort_values("epoch")
-    last = early.groupby("trial")[["takes_hold", *warning.measures]].last()
+    last = early_values(observations(study).query("poison_rate > 0"), "trial", warning.share)
     said = [warning.probability(row) for row in last[list(warning.measures)].to_dict("records")]
     return area_of(last["takes_hold"].to_numpy(float), np.array(said))
 

@@ -1,6 +1,5 @@
 """Narcissus: its picture against the closed form of a linear surrogate, its pixels in training and at test."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,20 +15,10 @@ from raybd.attacks.surrogate import surrogate
 from raybd.trials.base import poisoned_sets
 from raybd.trials.config import TrialConfig
 from raybd.types import POISON, Data, Images
+from tests.conftest import Surrogates, surrogates_of
 
 SHAPE = (1, 4, 4)
-Surrogates = Callable[[nn.Module], None]
-
-
-@pytest.fixture
-def surrogates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Surrogates:
-    """Makes a network the surrogate, with an empty cache."""
-
-    def use(model: nn.Module) -> None:
-        monkeypatch.setenv("RAYBD_CACHE", str(tmp_path))
-        monkeypatch.setattr("raybd.attacks.narcissus.surrogate", lambda train, classes: model.eval())
-
-    return use
+surrogates = surrogates_of("raybd.attacks.narcissus")
 
 
 def greys(n: int = 40) -> Images:

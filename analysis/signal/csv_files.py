@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis import arguments
 from raybd.errors import InputError
-from raybd.utils.files import expanded
+from raybd.utils.files import expanded, write_errors
 
 
 def write(table: pd.DataFrame, path: str | Path) -> Path:
@@ -17,10 +17,8 @@ def write(table: pd.DataFrame, path: str | Path) -> Path:
         InputError: the file cannot be written.
     """
     place = expanded(path)
-    try:
+    with write_errors(place):
         table.to_csv(place, index=False, float_format="%.9g")
-    except OSError as error:
-        raise InputError(f"{place} cannot be written: {error.strerror}") from error
     return place
 
 

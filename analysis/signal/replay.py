@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.region_map import DefendedRegionMap
-from analysis.signal.warning import DEFENDER, STOP_SURE, logged, warning_pipeline
+from analysis.signal.warning import DEFENDER, STOP_SURE, early_values, logged, warning_pipeline
 from analysis.verdict import DECIDED
 from raybd.early_warning import due_epoch
 from raybd.errors import InputError
@@ -65,11 +65,12 @@ def replay(
     whole = DefendedRegionMap.from_frame(frame)
     poisoned, label = (frame["poison_rate"] > 0).to_numpy(), _labels(frame, whole)
     stop, probability, left = np.zeros(len(frame), bool), np.full(len(frame), np.nan), np.zeros(len(frame))
+    seen = histories[["run_id", "epoch", *names]]
     for share, sure in sorted(stages):
-        values, unspent = _early(frame, histories, share, names)
-        said = _unseen(values, label, frame["attack.name"], poisoned)
+        early = early_values(seen, "run_id", share).reindex(frame["run_id"])
+        said = _unseen(early[names].to_numpy(float), label, frame["attack.name"], poisoned)
         now = poisoned & ~stop & (np.maximum(said, 1 - said) >= sure)
-        probability[now], left[now] = said[now], unspent[now]
+        probability[now], left[now] = said[now], _left(seen, frame, share)[now]
         stop |= now
     lines = _lines(whole, DefendedRegionMap.from_frame(_stopped(frame, stop, probability)))
     known = stop & ~np.isnan(label)
@@ -92,13 +93,10 @@ def _labels(frame: pd.DataFrame, whole: DefendedRegionMap) -> Floats:
     return np.where(status.isin(DECIDED), (status == "backdoored").to_numpy(float), np.nan)
 
 
-def _early(frame: pd.DataFrame, histories: pd.DataFrame, share: float, names: Sequence[str]) -> tuple[Floats, Floats]:
-    """(n, d) the last value of each measure in the first `share` of the epochs, (n,) the share of epochs left then."""
-    epochs = histories.groupby("run_id")["epoch"].max()
-    due = epochs.map(lambda number: due_epoch(share, number))
-    early = histories[histories["epoch"] <= histories["run_id"].map(due)].sort_values("epoch")
-    last = early.groupby("run_id")[list(names)].last().reindex(frame["run_id"])
-    return last.to_numpy(float), (1 - due / epochs).reindex(frame["run_id"]).to_numpy(float)
+def _left(histories: pd.DataFrame, frame: pd.DataFrame, share: float) -> Floats:
+    """(n,) the share of the epochs that is left when a warning is due after the first `share` of them."""
+    epochs = histories.groupby("run_id")["epoch"].max().reindex(frame["run_id"])
+    return (1 - epochs.map(lambda number: due_epoch(share, number)) / epochs).to_numpy(float)
 
 
 def _unseen(x: Floats, label: Floats, attack: "pd.Series[Any]", poisoned: NDArray[np.bool_]) -> Floats:

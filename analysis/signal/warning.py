@@ -137,7 +137,7 @@ def fit_stages(
     if len(sure) not in (1, len(shares)) or not shares:
         raise InputError(f"one `sure` for each share, or one for all: got {len(sure)} for {len(shares)}")
     each = sure if len(sure) == len(shares) else [*sure] * len(shares)
-    return [fit_warning(observations, *one) for one in zip(shares, [patterns] * len(shares), each, strict=True)]
+    return [fit_warning(observations, share, patterns, one) for share, one in zip(shares, each, strict=True)]
 
 
 def _names(observations: pd.DataFrame, needs: Sequence[Needs] = ("nothing",)) -> list[str]:
@@ -159,15 +159,20 @@ def _early_trials(observations: pd.DataFrame, share: float, names: Sequence[str]
     """
     if not 0 < share <= 1:
         raise InputError(f"share must be above 0 and at most 1, got {share}")
-    trials = _early_values(observations, names, share)
+    trials = early_values(observations, "trial", share).reset_index()
     return trials, [name for name in names if trials[name].notna().any()]
 
 
-def _early_values(observations: pd.DataFrame, names: Sequence[str], share: float) -> pd.DataFrame:
-    """A row a trial: its keys, and each measure's last value in the first `share` of the epochs."""
-    due = observations.groupby("trial")["epoch"].max().map(lambda epochs: due_epoch(share, epochs))
-    early = observations[observations["epoch"] <= observations["trial"].map(due)].sort_values("epoch")
-    return early.groupby("trial").last().reset_index().reindex(columns=[*early.columns])
+def early_values(table: pd.DataFrame, trial: str, share: float) -> pd.DataFrame:
+    """The last value of each column in the first `share` of the epochs of each trial, whose name is in column `trial`.
+
+    Args:
+        table: a row a trial and epoch.
+        trial: name of the column; the index of what is returned.
+        share: of the epochs, by `raybd.early_warning.due_epoch`.
+    """
+    due = table.groupby(trial)["epoch"].max().map(lambda epochs: due_epoch(share, epochs))
+    return table[table["epoch"] <= table[trial].map(due)].sort_values("epoch").groupby(trial).last()
 
 
 def _folds(trials: pd.DataFrame) -> NDArray[np.int64]:

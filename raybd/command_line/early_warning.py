@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from raybd.command_line.options import SweepOptions
-from raybd.early_warning import WITH_TRIGGER, WarningModel, due_epoch, read_warning
+from raybd.early_warning import WITH_TRIGGER, WarningModel, due_epoch, misfit, read_warning
 from raybd.errors import InputError
 from raybd.metrics import METRICS
 from raybd.plugins.own import name_of
@@ -45,13 +45,13 @@ def _unmeasured(stages: Sequence[WarningModel], configs: Sequence[TrialConfig]) 
 
 def _of_another_kind(stages: Sequence[WarningModel], configs: Sequence[TrialConfig]) -> list[str]:
     """Why the warning knows nothing of these trainings."""
-    others = sorted({config.train.epochs for config in configs if not stages[0].fits(config.train.epochs)})
+    others = {epochs: said for epochs in sorted({c.train.epochs for c in configs}) if (said := misfit(stages, epochs))}
     if not others:
         return []
-    known, given = (", ".join(map(str, numbers)) for numbers in (stages[0].fitted_to["epochs"], others))
     return [
-        f"--stop-on-warning: its early warning was fitted to trainings of {known} epochs and is wrong where there are "
-        f"{given}: fit one to a sweep of this kind (raybd signal NAME --fit FILE, then --warning FILE)"
+        f"--stop-on-warning: its early warning was {next(iter(others.values()))} and is wrong where there are "
+        f"{', '.join(map(str, others))}: fit one to a sweep of this kind (raybd signal NAME --fit FILE, then "
+        "--warning FILE)"
     ]
 
 

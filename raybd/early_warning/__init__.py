@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raybd.errors import InputError
-from raybd.utils.files import expanded, write_text
+from raybd.utils.files import expanded, write_errors, write_text
 
 DEFENDER, WITH_TRIGGER = (Path(__file__).with_name(f"{name}.json") for name in ("defender", "with_trigger"))
 
@@ -80,6 +80,14 @@ def due_epoch(share: float, epochs: int) -> int:
     return max(1, math.floor(share * epochs + 1e-9))  # 0.29 * 100 is a little less than 29
 
 
+def misfit(stages: Sequence[WarningModel], epochs: int) -> str:
+    """To which trainings an early warning was fitted, where others than those of so many epochs; else ""."""
+    for stage in stages:
+        if not stage.fits(epochs):
+            return f"fitted to trainings of {', '.join(map(str, stage.fitted_to['epochs']))} epochs"
+    return ""
+
+
 def stage_due(stages: Iterable[WarningModel], epoch: int, epochs: int) -> WarningModel | None:
     """The stage that speaks after this epoch of so many, the last of several; None where none does."""
     due = [stage for stage in stages if stage.due(epoch, epochs)]
@@ -93,10 +101,8 @@ def write_warning(stages: Sequence[WarningModel], path: str | Path) -> Path:
         InputError: the file cannot be written.
     """
     place = expanded(path)
-    try:
+    with write_errors(place):
         write_text(place, json.dumps([asdict(stage) for stage in stages], indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"{place} cannot be written: {error.strerror}") from error
     return place
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raybd.early_warning import WITH_TRIGGER, read_warning, stage_due
+from raybd.early_warning import WITH_TRIGGER, misfit, read_warning, stage_due
 from raybd.errors import InputError
 
 
@@ -27,9 +27,8 @@ class WarningScheduler(FIFOScheduler):
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.epochs, self.warning, self.time_attr = epochs, read_warning(warning), time_attr
-        if not self.warning[0].fits(epochs):
-            known = ", ".join(map(str, self.warning[0].fitted_to["epochs"]))
-            raise InputError(f"the early warning was fitted to trainings of {known} epochs, not {epochs}")
+        if other := misfit(self.warning, epochs):
+            raise InputError(f"the early warning was {other}, not {epochs}")
         self.probabilities: dict[str, float] = {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

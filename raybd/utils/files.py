@@ -2,7 +2,8 @@
 
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -50,6 +51,19 @@ def copy_folder(source: Path, target: Path, leave_out: tuple[str, ...] = ()) -> 
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*leave_out), dirs_exist_ok=True)
     for path in (target, *target.rglob("*")):  # which have the modes of what they are copies of
         path.chmod(path.stat().st_mode | (stat.S_IRWXU if path.is_dir() else stat.S_IRUSR | stat.S_IWUSR))
+
+
+@contextmanager
+def write_errors(path: str | Path) -> Iterator[None]:
+    """For writing the file `path` that a user asked for.
+
+    Raises:
+        InputError: of an OSError inside, it names the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from raybd.early_warning import DEFENDER, WarningModel, read_warning, stage_due
+from raybd.early_warning import DEFENDER, WarningModel, misfit, read_warning, stage_due
 from raybd.errors import InputError
 from raybd.metrics.defender import Defender
 from raybd.models import Classifier
@@ -54,8 +54,8 @@ class Watcher:
         if self.probability is None or math.isnan(self.probability):
             return "no early warning"
         says = "sure" if self.sure else "not sure: it abstains"
-        if not self.stages[0].fits(self.epochs):
-            says += f"; fitted to trainings of {', '.join(map(str, self.stages[0].fitted_to['epochs']))} epochs"
+        if other := misfit(self.stages, self.epochs):
+            says += f"; {other}"
         return f"a backdoor takes hold with probability {self.probability:.2f} ({says})"
 
 
