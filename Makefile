@@ -46,7 +46,7 @@ types: $(INSTALLED)  ## mypy, strictly
 	$(BIN)/mypy
 
 docs: $(DOCS)  ## the pages of docs/ and the reference of the Python API as a site: build/site/index.html
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --jobs auto docs build/site
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet --jobs auto docs build/site
 	@echo "the site: build/site/index.html"
 
 bench: $(INSTALLED)  ## both sides of every speed claim
